@@ -1,0 +1,1 @@
+"""Who makes it: one contract, several engines."""

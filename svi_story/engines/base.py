@@ -1,0 +1,71 @@
+"""The contract between the renderer and whatever makes the frames."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Protocol, Self
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Mapping
+    from types import TracebackType
+
+    import numpy as np
+    from numpy.typing import NDArray
+
+    from svi_story.plan.keys import Identity
+    from svi_story.plan.model import Segment
+
+    Frame = NDArray[np.uint8]
+    """One picture: height x width x 3, RGB."""
+    Latents = Mapping[str, NDArray[np.generic]]
+    """What an engine needs to decode a segment again and to continue from it, by name."""
+    OnStep = Callable[[int, int], None]
+    """Called after every step with (steps done, steps in all)."""
+
+
+@dataclass(frozen=True)
+class Carry:
+    """What the parent segment hands over. It always comes from the store, even right after rendering."""
+
+    latents: Latents
+    last_frame: Frame
+
+
+class Checkpoint(Protocol):
+    """Where an engine keeps a segment's unfinished state, so that a killed one goes on from there."""
+
+    def load(self) -> Latents | None:
+        """The newest state that was saved whole, or None."""
+        ...
+
+    def save(self, state: Latents) -> None:
+        """Replace the state, durably and atomically."""
+        ...
+
+
+class Engine(Protocol):
+    """Same key, same machine, same versions: same frames.
+
+    Enter it before sampling: it owns its models and frees them on exit.
+    """
+
+    @property
+    def identity(self) -> Identity:
+        """Name, revision and the inputs that this engine's frames depend on."""
+        ...
+
+    def __enter__(self) -> Self: ...
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None: ...
+
+    def sample(
+        self, segment: Segment, carry: Carry | None, checkpoint: Checkpoint, on_step: OnStep
+    ) -> Latents:
+        """Make a segment's final latents. `carry` is None where a chain starts."""
+        ...
+
+    def decode(self, segment: Segment, latents: Latents) -> Iterator[Frame]:
+        """Turn final latents into exactly `segment.frames` frames."""
+        ...

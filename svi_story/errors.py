@@ -1,0 +1,45 @@
+"""Every error a user can meet: where, what, got, do this; and the exit code it ends with."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Problem:
+    """One thing to mend, as `board.yaml:14: clips[3].frames: 80 is not 4k+1; use 81 (or 77)`."""
+
+    what: str
+    """What is wrong, the value that was got, and what to do about it."""
+    file: str = ""
+    """The file as the user named it."""
+    line: int = 0
+    """1-based line in the file; 0 when there is none."""
+    path: str = ""
+    """The place inside the file, as `clips[3].frames`."""
+
+    def __str__(self) -> str:
+        place = f"{self.file}:{self.line}" if self.file and self.line else self.file
+        return ": ".join(part for part in (place, self.path, self.what) if part)
+
+
+class StoryError(Exception):
+    """An error with a cure. Never shown as a traceback."""
+
+    exit_code = 1
+
+    def __init__(self, *problems: Problem | str) -> None:
+        self.problems = tuple(p if isinstance(p, Problem) else Problem(p) for p in problems)
+        super().__init__("\n".join(str(problem) for problem in self.problems))
+
+
+class BadInput(StoryError):
+    """Found wrong before anything was started: nothing was rendered, nothing was written."""
+
+    exit_code = 2
+
+
+class RenderFailed(StoryError):
+    """A board could not be finished. What was rendered is kept."""
+
+    exit_code = 1
