@@ -33,13 +33,13 @@ class StoryError(Exception):
         super().__init__("\n".join(str(problem) for problem in self.problems))
 
 
-class BadInput(StoryError):
+class InputError(StoryError):
     """Found wrong before anything was started: nothing was rendered, nothing was written."""
 
     exit_code = 2
 
 
-class RenderFailed(StoryError):
+class RenderError(StoryError):
     """A board could not be finished. What was rendered is kept."""
 
     exit_code = 1

@@ -1,0 +1,1 @@
+"""Parse, call, report: the only room that prints or exits."""

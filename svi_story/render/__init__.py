@@ -1,0 +1,1 @@
+"""The story of the program: one film, or a folder of them."""
