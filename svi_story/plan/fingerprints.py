@@ -1,0 +1,66 @@
+"""Content hashes of the files a board names, memoised by inode, size and times."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+from dataclasses import dataclass, field
+from importlib.metadata import version
+from pathlib import Path
+from tempfile import NamedTemporaryFile
+from typing import TYPE_CHECKING
+
+from svi_story.plan.model import Anchor
+
+if TYPE_CHECKING:
+    from svi_story.plan.model import Fit, Size
+
+
+@dataclass
+class Fingerprints:
+    """Hashes found so far. `memo` is the JSON file that keeps them; losing it costs time, nothing else."""
+
+    memo: Path
+    known: dict[str, str] = field(default_factory=dict)
+    fresh: dict[str, str] = field(default_factory=dict)
+
+    @classmethod
+    def load(cls, memo: Path) -> Fingerprints:
+        """The hashes a memo holds; an unreadable memo is an empty one."""
+        with contextlib.suppress(OSError, ValueError, AttributeError):
+            return cls(memo, {str(k): str(v) for k, v in json.loads(memo.read_text("utf-8")).items()})
+        return cls(memo)
+
+    def save(self) -> None:
+        """Write what is new. A memo that cannot be written is done without."""
+        if not self.fresh:
+            return
+        with contextlib.suppress(OSError):
+            self.memo.parent.mkdir(parents=True, exist_ok=True)
+            with NamedTemporaryFile("w", encoding="utf-8", dir=self.memo.parent, delete=False) as file:
+                json.dump(Fingerprints.load(self.memo).known | self.fresh, file)
+            Path(file.name).replace(self.memo)
+
+    def anchor(self, path: Path, size: Size, fit: Fit) -> Anchor:
+        """A reference image with the hash of its pixels after fit. Raises InputError for a bad picture."""
+        memo_key = f"pixels {size} {fit} pillow-{version('pillow')} {_file_state(path)}"
+        pixels = self.known.get(memo_key)
+        if pixels is None:
+            pixels = self.known[memo_key] = self.fresh[memo_key] = _hash_pixels(path, size, fit)
+        return Anchor(path, size, fit, pixels)
+
+
+def _file_state(path: Path) -> str:
+    """What changes whenever a file's content does; empty when it cannot be asked (reading it says why)."""
+    try:
+        stat = os.stat(path)  # noqa: PTH116 - Path.stat raises ValueError for a NUL in some versions, as this does
+    except (OSError, ValueError):
+        return f"unreadable {path}"
+    return f"{stat.st_dev} {stat.st_ino} {stat.st_size} {stat.st_mtime_ns} {stat.st_ctime_ns}"
+
+
+def _hash_pixels(path: Path, size: Size, fit: Fit) -> str:
+    from svi_story.pictures.images import fit_picture, open_picture, pixels_digest
+
+    return pixels_digest(fit_picture(open_picture(path), size.width, size.height, fit))
