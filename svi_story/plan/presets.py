@@ -6,7 +6,6 @@ from dataclasses import dataclass
 
 from svi_story.plan.model import Guidance, Size
 
-
 STANDARD = Size(832, 480)
 """What the model was trained at."""
 

@@ -204,8 +204,8 @@ def _latent_problems(board: BoardFile, shots: list[Shot]) -> Iterator[Problem]:
         continued = index + 1 < len(shots) and not shots[index + 1].starts_chain
         if continued and last.frames < least:
             what = (
-                f"makes {last.frames} frames, too few to carry {engine.motion_latents} motion latents into the "
-                f"next clip; make it {least} frames or longer"
+                f"makes {last.frames} frames, too few to carry {engine.motion_latents} motion latents "
+                f"into the next clip; make it {least} frames or longer"
             )
             yield board.problem(("clips", index), what)
 
@@ -223,8 +223,8 @@ def _seed_problems(board: BoardFile, shots: list[Shot]) -> Iterator[Problem]:
         clash = next((s.seed for s in shot.segments if s.seed in owners), None)
         if clash is not None and not board.story.allow_repeated_seeds:
             what = (
-                f"seed {clash} is used by clip {owners[clash]} of the same chain too, which makes them look alike; "
-                "give this clip another `seed`, or set `allow_repeated_seeds: true`"
+                f"seed {clash} is used by clip {owners[clash]} of the same chain too, which makes them look "
+                "alike; give this clip another `seed`, or set `allow_repeated_seeds: true`"
             )
             yield board.problem(("clips", index, "seed"), what)
         owners |= {segment.seed: shot.id for segment in shot.segments}
@@ -239,14 +239,14 @@ def _fade_problems(board: BoardFile, shots: list[Shot]) -> Iterator[Problem]:
         for neighbour in (before, shot) if shot.fade else ():
             if shot.fade > neighbour.frames:
                 what = (
-                    f"a fade of {shot.fade} frames is longer than clip {neighbour.id} ({neighbour.frames} frames); "
+                    f"a fade of {shot.fade} frames is longer than clip {neighbour.id} ({neighbour.frames}); "
                     "use a shorter fade or a longer clip"
                 )
                 yield board.problem(place, what)
         into, out_of = fades[index], fades[index + 1]
         if into and out_of and max(into, out_of) <= shot.frames < into + out_of:
             what = (
-                f"the fade into clip {shot.id} ({into} frames) and the one out of it ({out_of}) overlap: the clip "
-                f"has {shot.frames} frames; shorten one, or make the clip longer"
+                f"the fade into clip {shot.id} ({into} frames) and the one out of it ({out_of}) overlap: "
+                f"the clip has {shot.frames} frames; shorten one, or make the clip longer"
             )
             yield board.problem(place, what)

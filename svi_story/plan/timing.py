@@ -18,7 +18,7 @@ GRID = 4
 
 
 def overlap_frames(variant: Variant, motion_latents: int) -> int:
-    """Frames to drop at a join: the carried last frame (2.0), or the motion latents and one more (2.0-pro)."""
+    """Frames to drop at a join: the carried last one (2.0), or the motion latents' and one more (2.0-pro)."""
     return 1 if variant == "2.0" else 1 + GRID * motion_latents
 
 
