@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Mapping
 
     from svi_story.plan.model import FilmPlan, Segment
 
@@ -59,20 +59,27 @@ def key_of(inputs: Mapping[str, Json]) -> str:
     return hashlib.sha256(canonical(inputs)).hexdigest()
 
 
-def tasks(plan: FilmPlan, identity: Identity) -> Iterator[Task]:
-    """Every segment of a film with its key, in film order; a segment's key holds its parent's."""
-    parent: str | None = None
+def tasks_of(plan: FilmPlan, identity: Identity) -> tuple[tuple[Task, ...], ...]:
+    """Every segment of a film with its key, clip by clip; a segment's key holds its parent's."""
+    clips = []
+    last: Task | None = None
     for shot in plan.shots:
         if shot.starts_chain:
-            parent = None
+            last = None
+        tasks = []
         for segment in shot.segments:
-            inputs: dict[str, Json] = {
-                "key_version": KEY_VERSION,
-                "engine": identity.name,
-                "revision": identity.revision,
-                "inputs": dict(identity.inputs(segment)),
-                "parent": parent,
-            }
-            key = key_of(inputs)
-            yield Task(segment, key, parent, inputs)
-            parent = key
+            last = _task(segment, last.key if last else None, identity)
+            tasks.append(last)
+        clips.append(tuple(tasks))
+    return tuple(clips)
+
+
+def _task(segment: Segment, parent: str | None, identity: Identity) -> Task:
+    inputs: dict[str, Json] = {
+        "key_version": KEY_VERSION,
+        "engine": identity.name,
+        "revision": identity.revision,
+        "inputs": dict(identity.inputs(segment)),
+        "parent": parent,
+    }
+    return Task(segment, key_of(inputs), parent, inputs)

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from svi_story.errors import InputError, Problem
-from svi_story.plan.model import FilmPlan, Guidance, Sampler, Segment, Shot, Size
+from svi_story.plan.model import Anchor, FilmPlan, Guidance, Sampler, Segment, Shot, Size
 from svi_story.plan.presets import PRESETS
 from svi_story.plan.timing import (
     frames_of,
@@ -21,7 +21,6 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from svi_story.plan.fingerprints import Fingerprints
-    from svi_story.plan.model import Anchor
     from svi_story.storyboard.schema import Clip, EngineSettings
     from svi_story.storyboard.schema import Guidance as WrittenGuidance
     from svi_story.storyboard.source import BoardFile
@@ -65,14 +64,11 @@ def plan_film(board: BoardFile, fingerprints: Fingerprints, engine: str | None =
     for link in links:
         found = list(_length_problems(board, link))
         problems += found
-        if not found and link.reference in anchors:
+        if not found:
             shots.append(_shot(board, link, anchors[link.reference]))
-    if not problems:
-        problems = [
-            *_seed_problems(board, shots),
-            *_fade_problems(board, shots),
-            *_latent_problems(board, shots),
-        ]
+    if len(shots) == len(links):
+        for check in (_seed_problems, _fade_problems, _latent_problems):
+            problems += check(board, shots)
     if problems:
         raise InputError(*problems)
     return FilmPlan(
@@ -117,18 +113,19 @@ def sampler_of(engine: EngineSettings, guidance: WrittenGuidance | None) -> Samp
 def _anchors(
     board: BoardFile, links: tuple[Link, ...], fingerprints: Fingerprints, size: Size
 ) -> tuple[dict[str, Anchor], list[Problem]]:
-    """Every chain's reference image, each opened once, and what is wrong with the others."""
+    """Every chain's reference image, each opened once, and what is wrong with any."""
     anchors: dict[str, Anchor] = {}
-    problems: dict[str, Problem] = {}
+    problems: list[Problem] = []
     for link in links:
-        if link.reference in anchors or link.reference in problems:
+        if link.reference in anchors:
             continue
         path = board.path.parent / link.reference
         try:
             anchors[link.reference] = fingerprints.anchor(path, size, board.story.fit)
         except InputError as error:
-            problems[link.reference] = board.problem(link.reference_at, error.problems[0].what)
-    return anchors, list(problems.values())
+            anchors[link.reference] = Anchor(path, size, board.story.fit, pixels="")
+            problems.append(board.problem(link.reference_at, error.problems[0].what))
+    return anchors, problems
 
 
 def _shot(board: BoardFile, link: Link, anchor: Anchor) -> Shot:

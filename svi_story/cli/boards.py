@@ -1,0 +1,202 @@
+"""Commands about boards: new, import, validate, plan, status, schema."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from svi_story.cli.options import (
+    CACHE,
+    FILMS,
+    AsJson,
+    Cache,
+    Engine,
+    Films,
+    Paths,
+    engine_named,
+    fingerprints_in,
+)
+from svi_story.cli.terminal import answer, answer_json, complain, table
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from svi_story.cache.store import Store
+    from svi_story.render.jobs import Job, Rejected
+
+NONE_VALID, SOME_INVALID = 2, 1
+
+
+def register(app: typer.Typer) -> None:
+    """Add this module's commands."""
+    app.command("new")(new)
+    app.command("import")(import_prompts)
+    app.command()(validate)
+    app.command()(plan)
+    app.command()(status)
+    app.command()(schema)
+
+
+def new(
+    name: Annotated[
+        str, typer.Argument(metavar="NAME", help="A folder to make, or a board ending in .yaml.")
+    ],
+    template: Annotated[
+        str, typer.Option("--template", "-t", metavar="T", help="Which template; `list` shows them.")
+    ] = "minimal",
+) -> None:
+    """Start a board from a template.
+
+    \b
+    svi-story new my-film
+    svi-story new my-film --template scenes
+    svi-story new x --template list
+    """
+    from svi_story.storyboard import templates
+
+    if template == "list":
+        for each in templates.names():
+            answer(f"{each}: {templates.describe(each)}")
+    else:
+        answer(str(templates.create(template, Path(name))))
+
+
+def import_prompts(
+    prompts: Annotated[Path, typer.Argument(metavar="PROMPTS", help="Upstream's prompt.txt: a Python list.")],
+    reference: Annotated[
+        Path, typer.Option("--reference", "-r", metavar="IMAGE", help="The film's reference image.")
+    ],
+    output: Annotated[
+        Path | None,
+        typer.Option("--output", "-o", metavar="BOARD", help="The board to write [PROMPTS.yaml]."),
+    ] = None,
+    clips: Annotated[int, typer.Option("--clips", min=1, metavar="N", help="Take the first N prompts.")] = 10
+    ** 6,
+) -> None:
+    """Turn an upstream prompt file into a board; the image stays where it is.
+
+    \b
+    svi-story import prompt.txt --reference frame.jpg
+    svi-story import prompt.txt --reference frame.jpg --clips 10 -o boards/sea.yaml
+    """
+    from svi_story.cli.console import warn
+    from svi_story.pictures.images import open_picture
+    from svi_story.storyboard.importers import board_from_prompts, read_prompts, write_board
+
+    texts = read_prompts(prompts, warn)
+    open_picture(reference)
+    board = output or Path(f"{prompts.stem}.yaml")
+    relative = os.path.relpath(reference.absolute(), board.absolute().parent)
+    write_board(board, board_from_prompts(texts[:clips], Path(relative).as_posix(), board.stem))
+    answer(str(board))
+
+
+def validate(paths: Paths) -> None:
+    """Check boards, their images and their timing; needs no engine and writes nothing.
+
+    \b
+    svi-story validate board.yaml
+    svi-story validate boards/
+    """
+    jobs, rejected = _prepare(paths, FILMS, CACHE, None)
+    for job in jobs:
+        seconds = f"{job.plan.seconds:.2f} s"
+        answer(f"{job.place.board}: valid: {len(job.plan.shots)} clips, {job.plan.frames} frames, {seconds}")
+    _exit_for(jobs, rejected)
+
+
+def plan(
+    paths: Paths,
+    output: Films = FILMS,
+    cache: Cache = CACHE,
+    engine: Engine = "",
+    why: Annotated[bool, typer.Option("--why", help="Tell what changed since the last film.")] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Show what would be made and what is made already; needs no engine and no GPU.
+
+    \b
+    svi-story plan board.yaml
+    svi-story plan board.yaml --why --engine animatic
+    svi-story plan boards/ --json
+    """
+    from svi_story.cli import plans
+
+    jobs, rejected = _prepare(paths, output, cache, engine_named(engine), remember=True)
+    store = _store(cache)
+    for job in jobs:
+        if job.lacks:
+            complain(f"{job.place.board}: no keys: {job.lacks}")
+    if as_json:
+        answer_json({"boards": [plans.as_json(job, store, why=why) for job in jobs]})
+    else:
+        for job in jobs:
+            answer(plans.as_text(job, store, why=why))
+    _exit_for(jobs, rejected)
+
+
+def status(
+    paths: Paths,
+    output: Films = FILMS,
+    cache: Cache = CACHE,
+    engine: Engine = "",
+    as_json: AsJson = False,
+) -> None:
+    """Show how far every board's film is.
+
+    \b
+    svi-story status boards/
+    """
+    from svi_story.cli import plans
+
+    jobs, rejected = _prepare(paths, output, cache, engine_named(engine), remember=True)
+    states: list[dict[str, Any]] = [plans.status_of(job, _store(cache)) for job in jobs]
+    if as_json:
+        answer_json({"boards": states})
+    elif states:
+        titles = ("board", "film", "cached", "partial", "to render", "path")
+        answer(table(titles, ([str(state[title]) for title in titles] for state in states)))
+    _exit_for(jobs, rejected)
+
+
+def schema() -> None:
+    """Print the storyboard's JSON Schema, for editors.
+
+    \b
+    svi-story schema > storyboard.schema.json
+    """
+    import json
+
+    from svi_story.storyboard.schema import json_schema
+
+    answer(json.dumps(json_schema(), indent=2, ensure_ascii=False))
+
+
+def _prepare(
+    paths: Sequence[Path], films: Path, cache: Path, engine: str | None, *, remember: bool = False
+) -> tuple[list[Job], list[Rejected]]:
+    from svi_story.render.jobs import find_places, prepare
+
+    fingerprints = fingerprints_in(cache)
+    jobs, rejected = prepare(find_places(paths, films, cache), fingerprints, engine)
+    for each in rejected:
+        for problem in each.error.problems:
+            complain(str(problem))
+    if remember:
+        fingerprints.save()
+    return jobs, rejected
+
+
+def _store(cache: Path) -> Store:
+    from svi_story.cache.store import Store
+    from svi_story.cli.console import warn
+
+    return Store(cache, warn)
+
+
+def _exit_for(jobs: Sequence[object], rejected: Sequence[object]) -> None:
+    if rejected:
+        raise typer.Exit(SOME_INVALID if jobs else NONE_VALID)

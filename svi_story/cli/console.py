@@ -1,0 +1,160 @@
+"""Reporters: what happens, shown as progress bars, as lines, as JSON, or hardly at all."""
+
+from __future__ import annotations
+
+import sys
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from svi_story.cli.terminal import answer_json, complain, plain, shorten
+from svi_story.events import (
+    BoardFailed,
+    BoardStarted,
+    ClipDone,
+    Event,
+    FilmDone,
+    PreviewDone,
+    SegmentDone,
+    SegmentReused,
+    SegmentStarted,
+    StepDone,
+    Warned,
+    as_json,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from rich.progress import Progress, TaskID
+
+    from svi_story.events import Reporter
+
+
+def warn(event: Event) -> None:
+    """Show what went wrong or may; nothing else."""
+    if isinstance(event, Warned):
+        complain(f"warning: {event.message}")
+    else:
+        fail(event)
+
+
+def fail(event: Event) -> None:
+    """Show failures only."""
+    if isinstance(event, BoardFailed):
+        complain(f"{event.board}: failed: {event.message.strip().splitlines()[-1]}")
+
+
+def tell(event: Event) -> None:
+    """Show everything, a line each."""
+    line = describe(event)
+    if line:
+        complain(line)
+    else:
+        warn(event)
+
+
+def to_json(event: Event) -> None:
+    """Give every event as a line of JSON on standard output."""
+    answer_json(as_json(event))
+
+
+def describe(event: Event) -> str:
+    """One line for a person; empty for what `warn` shows."""
+    match event:
+        case BoardStarted():
+            return (
+                f"{event.board}: {event.clips} clips, {event.to_render} of {event.segments} segments to make"
+            )
+        case SegmentStarted():
+            return f"{event.board}: {event.clip}/{event.segment}: making {event.frames} frames"
+        case SegmentReused():
+            return f"{event.board}: {event.clip}/{event.segment}: made already ({event.key[:12]})"
+        case StepDone():
+            return f"{event.board}: {event.clip}/{event.segment}: step {event.step} of {event.steps}"
+        case SegmentDone():
+            return f"{event.board}: {event.clip}/{event.segment}: done in {event.seconds:.1f} s"
+        case ClipDone():
+            return f"{event.board}: {event.clip}: all there"
+        case PreviewDone():
+            return f"{event.board}: so far: {event.preview}"
+        case FilmDone():
+            state = "done" if event.made else "up to date"
+            return f"{event.film}: {state}: {event.frames} frames, {event.seconds:.2f} s"
+        case _:
+            return ""
+
+
+@contextmanager
+def reporter(*, as_json: bool, quiet: bool, verbose: bool) -> Iterator[Reporter]:
+    """The reporter that fits what the user asked for and where standard error goes."""
+    if as_json:
+        yield to_json
+    elif quiet:
+        yield fail
+    elif verbose:
+        yield tell
+    elif sys.stderr.isatty():
+        with bars() as report:
+            yield report
+    else:
+        yield warn
+
+
+@contextmanager
+def bars() -> Iterator[Reporter]:
+    """Progress bars: the film, the clip under way, and its steps."""
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+    console = Console(stderr=True, markup=False, highlight=False, emoji=False)
+    columns = (
+        TextColumn("{task.description}", markup=False),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TextColumn("{task.fields[unit]}", markup=False),
+        TimeRemainingColumn(elapsed_when_finished=True),
+    )
+    with Progress(*columns, console=console, transient=True) as progress:
+        yield Bars(progress)
+
+
+@dataclass
+class Bars:
+    """Turns events into the movement of three bars and a line per finished film."""
+
+    progress: Progress
+
+    def __post_init__(self) -> None:
+        self.film = self._bar("segments")
+        self.clip = self._bar("steps")
+
+    def _bar(self, unit: str) -> TaskID:
+        return self.progress.add_task("", total=None, visible=False, unit=unit)
+
+    def __call__(self, event: Event) -> None:
+        """Show one event."""
+        match event:
+            case BoardStarted():
+                name = shorten(event.board.name, 30)
+                self.progress.reset(self.film, total=event.segments, description=name, visible=True)
+            case SegmentStarted():
+                name = shorten(f"{event.clip}/{event.segment}", 30)
+                self.progress.reset(self.clip, total=None, description=name, visible=True)
+            case StepDone():
+                self.progress.update(self.clip, completed=event.step, total=event.steps)
+            case SegmentDone() | SegmentReused():
+                self.progress.advance(self.film)
+                self.progress.update(self.clip, visible=False)
+            case FilmDone():
+                self.progress.update(self.film, visible=False)
+                self._say(describe(event))
+            case Warned():
+                self._say(f"warning: {event.message}")
+            case BoardFailed():
+                self._say(f"{event.board}: failed: {event.message.strip().splitlines()[-1]}")
+            case _:
+                pass
+
+    def _say(self, line: str) -> None:
+        self.progress.console.print(plain(line), soft_wrap=True)

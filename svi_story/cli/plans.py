@@ -1,0 +1,140 @@
+"""A plan, and how far it is, for people and for scripts."""
+
+from __future__ import annotations
+
+from collections import Counter
+from typing import TYPE_CHECKING, Any
+
+from svi_story.cli.terminal import shorten, table
+from svi_story.plan.why import what_changed
+from svi_story.render.film import recipe_of
+from svi_story.render.record import is_up_to_date, made_clips, planned_clips, read_record
+
+if TYPE_CHECKING:
+    from svi_story.cache.store import Store
+    from svi_story.plan.keys import Task
+    from svi_story.plan.model import Segment, Shot
+    from svi_story.render.jobs import Job
+
+TITLES = ("#", "clip", "frames", "seconds", "asked", "passes", "seed", "state", "prompt")
+
+
+def as_json(job: Job, store: Store, *, why: bool) -> dict[str, Any]:
+    """One board of `plan --json`."""
+    plan = job.plan
+    board = {
+        "board": str(job.place.board),
+        "film": str(job.place.film),
+        "frames": plan.frames,
+        "seconds": plan.seconds,
+        "fps": str(plan.fps),
+        "width": plan.size.width,
+        "height": plan.size.height,
+        "clips": [_clip(shot, tasks, store) for shot, tasks in _with_tasks(job)],
+    }
+    return {**board, "why": list(reasons(job))} if why else board
+
+
+def _clip(shot: Shot, tasks: tuple[Task, ...], store: Store) -> dict[str, Any]:
+    if tasks:
+        segments = [
+            {
+                "key": task.key,
+                **_counts(task.segment),
+                "state": store.state(task.key),
+                "path": str(store.folder(task.key)),
+            }
+            for task in tasks
+        ]
+    else:
+        segments = [{"key": None, **_counts(part), "state": None, "path": None} for part in shot.segments]
+    return {
+        "id": shot.id,
+        "prompt": shot.prompt,
+        "seed": shot.seed,
+        "asked_frames": shot.asked_frames,
+        "fade": shot.fade,
+        "segments": segments,
+    }
+
+
+def _counts(segment: Segment) -> dict[str, int]:
+    return {"frames": segment.frames, "contributes": segment.contributes, "seed": segment.seed}
+
+
+def _with_tasks(job: Job) -> list[tuple[Shot, tuple[Task, ...]]]:
+    return list(zip(job.plan.shots, job.tasks or ((),) * len(job.plan.shots), strict=True))
+
+
+def as_text(job: Job, store: Store, *, why: bool) -> str:
+    """One board of `plan`, for a person."""
+    plan = job.plan
+    head = (
+        f"{job.place.board} -> {job.place.film}\n{plan.frames} frames, {plan.seconds:.2f} s at {plan.fps} fps, "
+        f"{plan.size}, {_settings(job)}"
+    )
+    rows = (_row(number, *pair, job, store) for number, pair in enumerate(_with_tasks(job), 1))
+    told = ["", *reasons(job)] if why else []
+    return "\n".join([head, "", table(TITLES, rows), *told, ""])
+
+
+def _settings(job: Job) -> str:
+    sampler = job.plan.shots[0].segments[0].sampler
+    guidance = f"{sampler.guidance.high:g}"
+    if sampler.guidance.high != sampler.guidance.low:
+        guidance = f"{sampler.guidance.high:g}/{sampler.guidance.low:g}"
+    if job.plan.engine != "svi":
+        return f"engine {job.plan.engine}"
+    return (
+        f"engine svi {sampler.variant}: {sampler.steps} steps, guidance {guidance}, shift {sampler.shift:g}, "
+        f"boundary {sampler.boundary:g}"
+    )
+
+
+def _row(number: int, shot: Shot, tasks: tuple[Task, ...], job: Job, store: Store) -> tuple[str, ...]:
+    states = Counter(store.state(task.key) for task in tasks)
+    state = ", ".join(name if len(states) == 1 else f"{count} {name}" for name, count in states.items())
+    mark = "" if not shot.starts_chain or number == 1 else (f"(fade {shot.fade})" if shot.fade else "(cut)")
+    return (
+        str(number),
+        f"{shot.id} {mark}".rstrip(),
+        str(shot.frames),
+        f"{float(shot.frames / job.plan.fps):.2f}",
+        str(shot.asked_frames),
+        "+".join(str(segment.frames) for segment in shot.segments),
+        str(shot.seed),
+        state or "-",
+        shorten(shot.prompt, 60),
+    )
+
+
+def reasons(job: Job) -> tuple[str, ...]:
+    """What changed since the last film, in words."""
+    if job.lacks:
+        return (f"cannot tell: {job.lacks}",)
+    record = read_record(job.place.film)
+    if record is None:
+        return ("no film has been made yet: everything is new",)
+    changes = what_changed(made_clips(record), planned_clips(job))
+    if changes:
+        return changes
+    if is_up_to_date(job.place.film, recipe_of(job)):
+        return ("nothing changed since the last film",)
+    return ("no frame changed since the last film; it is cut again",)
+
+
+def status_of(job: Job, store: Store) -> dict[str, Any]:
+    """How far a board's film is: `up to date`, `outdated` or `missing`, and its segments by state."""
+    states = Counter(store.state(task.key) for tasks in job.tasks for task in tasks)
+    if job.tasks and is_up_to_date(job.place.film, recipe_of(job)):
+        film = "up to date"
+    else:
+        film = "outdated" if job.place.film.exists() else "missing"
+    return {
+        "board": str(job.place.board),
+        "film": film,
+        "cached": states["cached"],
+        "partial": states["partial"],
+        "to render": states["to-render"],
+        "path": str(job.place.film),
+    }

@@ -1,0 +1,101 @@
+"""A folder of films: one engine for all; a failing board never stops the others."""
+
+from __future__ import annotations
+
+import traceback
+from dataclasses import dataclass
+from itertools import groupby
+from typing import TYPE_CHECKING, Literal
+
+from svi_story.engines import create
+from svi_story.errors import InputError, StoryError
+from svi_story.events import BoardFailed
+from svi_story.render.film import render_clips, render_film
+from svi_story.render.jobs import select
+from svi_story.render.segment import Studio
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+    from pathlib import Path
+
+    from svi_story.cache.store import Store
+    from svi_story.events import Reporter
+    from svi_story.plan.keys import Task
+    from svi_story.render.jobs import Job
+
+Ending = Literal["done", "failed", "bug"]
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """How a board ended."""
+
+    board: Path
+    ending: Ending
+    message: str = ""
+    """What went wrong, for a person; the traceback of a bug."""
+
+
+@dataclass(frozen=True)
+class Wish:
+    """What a user wants of every board."""
+
+    only: str = ""
+    """Make this clip and what it continues from, and no film; all of the film when empty."""
+    force: str = ""
+    """Make this clip again, or `all`; nothing when empty."""
+
+
+@dataclass(frozen=True)
+class Order:
+    """One board's share of a wish."""
+
+    job: Job
+    tasks: tuple[Task, ...]
+    """What to make when only a clip is wanted; empty for the whole film."""
+    forced: tuple[Task, ...]
+
+
+def order(job: Job, wish: Wish) -> Order:
+    """A wish for one board. Raises InputError for an engine that is missing or a clip that the board lacks."""
+    if job.lacks:
+        raise InputError(f"{job.place.board}: {job.lacks}")
+    tasks = select(job, wish.only) if wish.only else ()
+    return Order(job, tasks, _forced(job, wish.force))
+
+
+def _forced(job: Job, force: str) -> tuple[Task, ...]:
+    if force == "all":
+        return tuple(task for clip in job.tasks for task in clip)
+    if not force:
+        return ()
+    return tuple(task for task in select(job, force) if task.segment.clip == force)
+
+
+def render_orders(orders: Sequence[Order], store: Store, report: Reporter) -> Iterator[Outcome]:
+    """Render board after board, grouped by engine; yields how each ended."""
+
+    def engine_of(item: Order) -> str:
+        return item.job.plan.engine
+
+    for name, group in groupby(sorted(orders, key=engine_of), key=engine_of):
+        with create(name) as engine:
+            for item in group:
+                yield _render(item, Studio(engine, store, report))
+
+
+def _render(item: Order, studio: Studio) -> Outcome:
+    board = item.job.place.board
+    try:
+        if item.tasks:
+            render_clips(item.job, item.tasks, item.forced, studio)
+        else:
+            render_film(item.job, item.forced, studio)
+    except StoryError as error:
+        outcome = Outcome(board, "failed", str(error))
+    except Exception:  # noqa: BLE001 - a bug in one board must not cost the night's other boards
+        outcome = Outcome(board, "bug", traceback.format_exc())
+    else:
+        return Outcome(board, "done")
+    studio.report(BoardFailed(board, outcome.message))
+    return outcome

@@ -1,0 +1,173 @@
+"""One film: every segment in the cache, every piece encoded once, the film in place when it is complete."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, dataclass, field, replace
+from typing import TYPE_CHECKING
+
+from svi_story import __version__
+from svi_story.cut.encode import Encoding, encode_piece, piece_inputs
+from svi_story.cut.join import join
+from svi_story.cut.timeline import Piece, Span, Strip, edit_list
+from svi_story.events import BoardStarted, ClipDone, FilmDone, PreviewDone, Warned
+from svi_story.plan.keys import key_of
+from svi_story.render.record import is_up_to_date, write_record
+from svi_story.render.segment import ensure
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+    from pathlib import Path
+
+    from svi_story.cache.frames import Frames
+    from svi_story.cache.store import Entry
+    from svi_story.plan.keys import Json, Task
+    from svi_story.render.jobs import Job
+    from svi_story.render.segment import Studio
+
+
+def render_film(job: Job, forced: Iterable[Task], studio: Studio) -> None:
+    """Make what is missing of a film and put it in place; the forced segments are made again."""
+    recipe = recipe_of(job)
+    again = tuple(forced)
+    if not again and is_up_to_date(job.place.film, recipe):
+        _report_film(job, studio, made=False)
+        return
+    start(job, [task for clip in job.tasks for task in clip], again, studio)
+    reel = Reel(job, studio)
+    for shot, tasks in zip(job.plan.shots, job.tasks, strict=True):
+        for task in tasks:
+            reel.add(task)
+        studio.report(ClipDone(job.place.board, shot.id))
+        if shot is not job.plan.shots[-1]:
+            reel.refresh_preview()
+    reel.finish(recipe)
+    _report_film(job, studio, made=True)
+
+
+def render_clips(job: Job, tasks: Iterable[Task], forced: Iterable[Task], studio: Studio) -> None:
+    """Make these segments, which hold all that they continue from, and no film."""
+    wanted = tuple(tasks)
+    start(job, wanted, forced, studio)
+    entries: dict[str, Entry] = {}
+    for task in wanted:
+        parent = entries[task.parent] if task.parent else None
+        entries[task.key] = ensure(task, parent, job.place.board, studio)
+
+
+def start(job: Job, tasks: Iterable[Task], forced: Iterable[Task], studio: Studio) -> None:
+    """Set the forced entries aside, tell what is about to happen, and protect it from `cache gc`."""
+    store = studio.store
+    for task in forced:
+        store.set_aside(task.key, "forced")
+    wanted = tuple(tasks)
+    missing = [task for task in wanted if store.state(task.key) != "cached"]
+    store.remember_film(job.place.film, job.place.board, [task.key for task in wanted])
+    studio.report(
+        BoardStarted(job.place.board, job.place.film, len(job.plan.shots), len(wanted), len(missing))
+    )
+    notes = [note for task in missing for note in studio.engine.notes(task.segment)]
+    for note in dict.fromkeys(notes):
+        studio.report(Warned(f"{job.place.board}: {note}"))
+
+
+@dataclass
+class Reel:
+    """The film as far as it goes: the finished segments, and the pieces encoded from them so far."""
+
+    job: Job
+    studio: Studio
+    entries: dict[str, Entry] = field(default_factory=dict)
+    pieces: list[Path] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        self.waiting = list(reversed(edit_list(strips_of(self.job))))
+        self.encoding = encoding_of(self.job)
+
+    def add(self, task: Task) -> None:
+        """Make sure of one segment, then encode every piece that it completes."""
+        parent = self.entries[task.parent] if task.parent else None
+        self.entries[task.key] = ensure(task, parent, self.job.place.board, self.studio)
+        while self.waiting and keys_in(self.waiting[-1]) <= self.entries.keys():
+            self.pieces.append(self._encoded(self.waiting.pop()))
+
+    def refresh_preview(self) -> None:
+        """Put what exists so far beside the film's place, watchable, under another name."""
+        if self.pieces:
+            frames = join(self.pieces, self.encoding, self._preview, metadata_of(self.job))
+            self.studio.report(PreviewDone(self.job.place.board, self._preview, frames))
+
+    def finish(self, recipe: str) -> None:
+        """Put the complete film in place, then its record; the preview has served."""
+        film = self.job.place.film
+        join(self.pieces, self.encoding, film, metadata_of(self.job), self.job.plan.frames)
+        write_record(self.job, recipe)
+        self._preview.unlink(missing_ok=True)
+
+    @property
+    def _preview(self) -> Path:
+        return self.job.place.film.with_suffix(".partial.mp4")
+
+    def _encoded(self, piece: Piece) -> Path:
+        """The piece's file, encoded once for the same frames: it is addressed by their content."""
+
+        def content(spans: tuple[Span, ...]) -> tuple[Span, ...]:
+            return tuple(replace(span, key=self.entries[span.key].frames_sha256) for span in spans)
+
+        by_content = Piece(content(piece.spans), content(piece.under))
+        inputs = piece_inputs(by_content, self.encoding)
+
+        def build(target: Path) -> None:
+            encode_piece(piece, self._open, self.encoding, target)
+
+        return self.studio.store.make_piece(key_of(inputs), build, inputs)
+
+    def _open(self, key: str) -> Frames:
+        return self.entries[key].frames()
+
+
+def strips_of(job: Job) -> tuple[Strip, ...]:
+    """Every clip's frames after the drop, and the fade that joins it to the one before."""
+    return tuple(
+        Strip(
+            clip=shot.id,
+            spans=tuple(Span(task.key, task.segment.overlap, task.segment.frames) for task in tasks),
+            fade=shot.fade,
+        )
+        for shot, tasks in zip(job.plan.shots, job.tasks, strict=True)
+    )
+
+
+def keys_in(piece: Piece) -> set[str]:
+    """The segments that a piece shows."""
+    return {span.key for span in (*piece.spans, *piece.under)}
+
+
+def encoding_of(job: Job) -> Encoding:
+    """How the film's pieces are encoded."""
+    plan = job.plan
+    return Encoding(plan.size.width, plan.size.height, plan.fps, plan.crf)
+
+
+def metadata_of(job: Job) -> dict[str, str]:
+    """What the film's file tells about itself."""
+    about = {
+        "tool": f"svi-story {__version__}",
+        "storyboard": job.place.board.name,
+        "storyboard_sha256": job.plan.digest,
+        "engine": job.plan.engine,
+    }
+    return {"title": job.plan.title, "comment": json.dumps(about, ensure_ascii=False)}
+
+
+def recipe_of(job: Job) -> str:
+    """One hash of everything that decides the film's bytes."""
+    pieces = [asdict(piece) for piece in edit_list(strips_of(job))]
+    encoding = piece_inputs(Piece(()), encoding_of(job))
+    inputs: dict[str, Json] = {"pieces": list(pieces), "encoding": encoding, "metadata": {**metadata_of(job)}}
+    return key_of(inputs)
+
+
+def _report_film(job: Job, studio: Studio, *, made: bool) -> None:
+    plan = job.plan
+    studio.report(FilmDone(job.place.board, job.place.film, plan.frames, round(plan.seconds, 3), made))

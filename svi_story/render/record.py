@@ -1,0 +1,117 @@
+"""The film's sibling .json: what made it, and how to know that it is still up to date."""
+
+from __future__ import annotations
+
+import json
+import platform
+from importlib.metadata import version
+from typing import TYPE_CHECKING, Any
+
+from svi_story import __version__
+from svi_story.cache.files import sha256_file, write_atomic
+from svi_story.plan.why import MadeClip, MadeSegment
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from svi_story.render.jobs import Job
+
+RECORD_VERSION = 1
+
+
+def record_path(film: Path) -> Path:
+    """Where a film's record lies: beside it."""
+    return film.with_suffix(".json")
+
+
+def read_record(film: Path) -> dict[str, Any] | None:
+    """The record beside a film; None where there is none that can be read."""
+    try:
+        record = json.loads(record_path(film).read_text("utf-8"))
+    except (OSError, ValueError):
+        return None
+    return record if isinstance(record, dict) and record.get("version") == RECORD_VERSION else None
+
+
+def is_up_to_date(film: Path, recipe: str) -> bool:
+    """Whether the film at that place was made by this recipe and is still the file that was made."""
+    record = read_record(film)
+    if record is None or record.get("recipe") != recipe:
+        return False
+    try:
+        return film.stat().st_size == record.get("bytes") and sha256_file(film) == record.get("sha256")
+    except OSError:
+        return False
+
+
+def write_record(job: Job, recipe: str) -> None:
+    """Describe the film that was just put in place."""
+    film, plan = job.place.film, job.plan
+    record = {
+        "version": RECORD_VERSION,
+        "film": film.name,
+        "bytes": film.stat().st_size,
+        "sha256": sha256_file(film),
+        "recipe": recipe,
+        "title": plan.title,
+        "board": str(job.place.board.resolve()),
+        "board_sha256": plan.digest,
+        "engine": plan.engine,
+        "frames": plan.frames,
+        "seconds": plan.seconds,
+        "fps": str(plan.fps),
+        "width": plan.size.width,
+        "height": plan.size.height,
+        "crf": plan.crf,
+        "clips": _clips(job),
+        "versions": versions(),
+    }
+    write_atomic(record_path(film), json.dumps(record, indent=1, ensure_ascii=False).encode() + b"\n")
+
+
+def _clips(job: Job) -> list[dict[str, Any]]:
+    return [
+        {
+            "id": shot.id,
+            "prompt": shot.prompt,
+            "seed": shot.seed,
+            "fade": shot.fade,
+            "segments": [
+                {
+                    "key": task.key,
+                    "frames": task.segment.frames,
+                    "contributes": task.segment.contributes,
+                    "seed": task.segment.seed,
+                    "inputs": task.inputs,
+                }
+                for task in tasks
+            ],
+        }
+        for shot, tasks in zip(job.plan.shots, job.tasks, strict=True)
+    ]
+
+
+def made_clips(record: dict[str, Any]) -> tuple[MadeClip, ...]:
+    """The clips a record tells of, to compare with a plan."""
+    return tuple(
+        MadeClip(clip["id"], tuple(MadeSegment(part["key"], part["inputs"]) for part in clip["segments"]))
+        for clip in record["clips"]
+    )
+
+
+def planned_clips(job: Job) -> tuple[MadeClip, ...]:
+    """The clips of a plan, to compare with a record."""
+    return tuple(
+        MadeClip(shot.id, tuple(MadeSegment(task.key, task.inputs) for task in tasks))
+        for shot, tasks in zip(job.plan.shots, job.tasks, strict=True)
+    )
+
+
+def versions() -> dict[str, str]:
+    """Versions of everything that can touch a frame."""
+    packages = ("numpy", "pillow", "av", "moviepy", "imageio-ffmpeg")
+    return {
+        "svi-story": __version__,
+        "python": platform.python_version(),
+        **{package: version(package) for package in packages},
+    }

@@ -1,0 +1,81 @@
+"""One segment: look it up, else make it. The carry always comes from the store."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from svi_story.engines.base import Carry
+from svi_story.events import SegmentDone, SegmentReused, SegmentStarted, StepDone
+from svi_story.render.record import versions
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from svi_story.cache.store import Entry, Store, Work
+    from svi_story.engines.base import Engine, Latents
+    from svi_story.events import Reporter
+    from svi_story.plan.keys import Task
+
+
+@dataclass(frozen=True)
+class Studio:
+    """What rendering works with: an entered engine, the store, and who is told."""
+
+    engine: Engine
+    store: Store
+    report: Reporter
+
+
+def ensure(task: Task, parent: Entry | None, board: Path, studio: Studio) -> Entry:
+    """The segment's verified entry, made now if it is not there: look up, lock, look up again, build."""
+    name = (board, task.segment.clip, task.segment.index)
+    entry = studio.store.entry(task.key)
+    if entry is None:
+        with studio.store.work(task.key) as work:
+            entry = studio.store.entry(task.key)
+            if entry is None:
+                studio.report(SegmentStarted(*name, task.key, task.segment.frames))
+                start = time.monotonic()
+                entry = _make(task, parent, work, board, studio)
+                studio.report(SegmentDone(*name, task.key, round(time.monotonic() - start, 3)))
+                return entry
+    studio.report(SegmentReused(*name, task.key))
+    return entry
+
+
+def _make(task: Task, parent: Entry | None, work: Work, board: Path, studio: Studio) -> Entry:
+    """Sample unless the latents were saved already, decode, publish."""
+    segment = task.segment
+    start = time.monotonic()
+    latents = work.latents()
+    if latents is None:
+        latents = _sample(task, parent, work, board, studio)
+        work.save_latents(latents)
+    sampled = time.monotonic()
+    work.write_frames(studio.engine.decode(segment, latents), segment.fps, segment.frames)
+    notes = {
+        "clip": segment.clip,
+        "prompt": segment.prompt,
+        "sampling_seconds": round(sampled - start, 3),
+        "decoding_seconds": round(time.monotonic() - sampled, 3),
+        "versions": versions(),
+    }
+    return work.publish(task.inputs, notes)
+
+
+def _sample(task: Task, parent: Entry | None, work: Work, board: Path, studio: Studio) -> Latents:
+    segment = task.segment
+
+    def on_step(step: int, steps: int) -> None:
+        studio.report(StepDone(board, segment.clip, segment.index, step, steps))
+
+    carry = None if parent is None else carry_of(parent)
+    return studio.engine.sample(segment, carry, work.checkpoint, on_step)
+
+
+def carry_of(entry: Entry) -> Carry:
+    """What a finished segment hands over."""
+    with entry.frames() as frames:
+        return Carry(entry.latents(), frames[len(frames) - 1])
