@@ -10,7 +10,7 @@ from pathlib import Path
 
 @dataclass(frozen=True)
 class Event:
-    """Something that happened."""
+    """Something that happened. As text, it is a sentence for people."""
 
 
 @dataclass(frozen=True)
@@ -18,6 +18,9 @@ class Warned(Event):
     """Something the user should know; the work goes on."""
 
     message: str
+
+    def __str__(self) -> str:
+        return f"warning: {self.message}"
 
 
 @dataclass(frozen=True)
@@ -30,48 +33,65 @@ class BoardStarted(Event):
     segments: int
     to_render: int
 
+    def __str__(self) -> str:
+        return f"{self.board}: {self.to_render} of {self.segments} segments to make ({self.clips} clips)"
+
 
 @dataclass(frozen=True)
-class SegmentReused(Event):
+class SegmentEvent(Event):
+    """Something that happened to one segment."""
+
+    board: Path
+    clip: str
+    segment: int
+
+    @property
+    def where(self) -> str:
+        """The segment's name for people."""
+        return f"{self.board}: {self.clip}/{self.segment}"
+
+
+@dataclass(frozen=True)
+class SegmentReused(SegmentEvent):
     """A segment was made already."""
 
-    board: Path
-    clip: str
-    segment: int
     key: str
+
+    def __str__(self) -> str:
+        return f"{self.where}: made already"
 
 
 @dataclass(frozen=True)
-class SegmentStarted(Event):
-    """A segment's sampling starts."""
+class SegmentStarted(SegmentEvent):
+    """A segment's making starts."""
 
-    board: Path
-    clip: str
-    segment: int
     key: str
     frames: int
 
+    def __str__(self) -> str:
+        return f"{self.where}: making {self.frames} frames"
+
 
 @dataclass(frozen=True)
-class StepDone(Event):
+class StepDone(SegmentEvent):
     """One sampling step is done."""
 
-    board: Path
-    clip: str
-    segment: int
     step: int
     steps: int
 
+    def __str__(self) -> str:
+        return f"{self.where}: step {self.step} of {self.steps}"
+
 
 @dataclass(frozen=True)
-class SegmentDone(Event):
+class SegmentDone(SegmentEvent):
     """A segment is in the cache."""
 
-    board: Path
-    clip: str
-    segment: int
     key: str
     seconds: float
+
+    def __str__(self) -> str:
+        return f"{self.where}: done in {self.seconds:.1f} s"
 
 
 @dataclass(frozen=True)
@@ -81,6 +101,9 @@ class ClipDone(Event):
     board: Path
     clip: str
 
+    def __str__(self) -> str:
+        return f"{self.board}: {self.clip}: complete"
+
 
 @dataclass(frozen=True)
 class PreviewDone(Event):
@@ -89,6 +112,9 @@ class PreviewDone(Event):
     board: Path
     preview: Path
     frames: int
+
+    def __str__(self) -> str:
+        return f"{self.preview}: what exists so far: {self.frames} frames"
 
 
 @dataclass(frozen=True)
@@ -103,6 +129,10 @@ class FilmDone(Event):
     made: bool
     """False when an up-to-date film was there already."""
 
+    def __str__(self) -> str:
+        state = "done" if self.made else "up to date"
+        return f"{self.film}: {state}: {self.frames} frames, {self.seconds:.2f} s"
+
 
 @dataclass(frozen=True)
 class BoardFailed(Event):
@@ -110,6 +140,9 @@ class BoardFailed(Event):
 
     board: Path
     message: str
+
+    def __str__(self) -> str:
+        return f"{self.board}: failed: {self.message.strip().splitlines()[-1]}"
 
 
 Reporter = Callable[[Event], None]

@@ -18,13 +18,13 @@ from svi_story.cli.options import (
     Paths,
     engine_named,
     fingerprints_in,
+    store_in,
 )
 from svi_story.cli.terminal import answer, answer_json, complain, table
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from svi_story.cache.store import Store
     from svi_story.render.jobs import Job, Rejected
 
 NONE_VALID, SOME_INVALID = 2, 1
@@ -41,9 +41,7 @@ def register(app: typer.Typer) -> None:
 
 
 def new(
-    name: Annotated[
-        str, typer.Argument(metavar="NAME", help="A folder to make, or a board ending in .yaml.")
-    ],
+    name: Annotated[str, typer.Argument(metavar="NAME", help="A folder to make, or a board (*.yaml).")],
     template: Annotated[
         str, typer.Option("--template", "-t", metavar="T", help="Which template; `list` shows them.")
     ] = "minimal",
@@ -71,10 +69,11 @@ def import_prompts(
     ],
     output: Annotated[
         Path | None,
-        typer.Option("--output", "-o", metavar="BOARD", help="The board to write [PROMPTS.yaml]."),
+        typer.Option("--output", "-o", metavar="BOARD", help="The board to write."),
     ] = None,
-    clips: Annotated[int, typer.Option("--clips", min=1, metavar="N", help="Take the first N prompts.")] = 10
-    ** 6,
+    clips: Annotated[
+        int | None, typer.Option("--clips", min=1, metavar="N", help="Take only the first N prompts.")
+    ] = None,
 ) -> None:
     """Turn an upstream prompt file into a board; the image stays where it is.
 
@@ -126,7 +125,7 @@ def plan(
     from svi_story.cli import plans
 
     jobs, rejected = _prepare(paths, output, cache, engine_named(engine), remember=True)
-    store = _store(cache)
+    store = store_in(cache)
     for job in jobs:
         if job.lacks:
             complain(f"{job.place.board}: no keys: {job.lacks}")
@@ -153,7 +152,7 @@ def status(
     from svi_story.cli import plans
 
     jobs, rejected = _prepare(paths, output, cache, engine_named(engine), remember=True)
-    states: list[dict[str, Any]] = [plans.status_of(job, _store(cache)) for job in jobs]
+    states: list[dict[str, Any]] = [plans.status_of(job, store_in(cache)) for job in jobs]
     if as_json:
         answer_json({"boards": states})
     elif states:
@@ -188,13 +187,6 @@ def _prepare(
     if remember:
         fingerprints.save()
     return jobs, rejected
-
-
-def _store(cache: Path) -> Store:
-    from svi_story.cache.store import Store
-    from svi_story.cli.console import warn
-
-    return Store(cache, warn)
 
 
 def _exit_for(jobs: Sequence[object], rejected: Sequence[object]) -> None:

@@ -11,10 +11,8 @@ from svi_story.cli.terminal import answer_json, complain, plain, shorten
 from svi_story.events import (
     BoardFailed,
     BoardStarted,
-    ClipDone,
     Event,
     FilmDone,
-    PreviewDone,
     SegmentDone,
     SegmentReused,
     SegmentStarted,
@@ -31,58 +29,26 @@ if TYPE_CHECKING:
     from svi_story.events import Reporter
 
 
-def warn(event: Event) -> None:
-    """Show what went wrong or may; nothing else."""
-    if isinstance(event, Warned):
-        complain(f"warning: {event.message}")
-    else:
-        fail(event)
-
-
 def fail(event: Event) -> None:
     """Show failures only."""
     if isinstance(event, BoardFailed):
-        complain(f"{event.board}: failed: {event.message.strip().splitlines()[-1]}")
+        tell(event)
+
+
+def warn(event: Event) -> None:
+    """Show what went wrong or may; nothing else."""
+    if isinstance(event, BoardFailed | Warned):
+        tell(event)
 
 
 def tell(event: Event) -> None:
     """Show everything, a line each."""
-    line = describe(event)
-    if line:
-        complain(line)
-    else:
-        warn(event)
+    complain(str(event))
 
 
 def to_json(event: Event) -> None:
     """Give every event as a line of JSON on standard output."""
     answer_json(as_json(event))
-
-
-def describe(event: Event) -> str:
-    """One line for a person; empty for what `warn` shows."""
-    match event:
-        case BoardStarted():
-            return (
-                f"{event.board}: {event.clips} clips, {event.to_render} of {event.segments} segments to make"
-            )
-        case SegmentStarted():
-            return f"{event.board}: {event.clip}/{event.segment}: making {event.frames} frames"
-        case SegmentReused():
-            return f"{event.board}: {event.clip}/{event.segment}: made already ({event.key[:12]})"
-        case StepDone():
-            return f"{event.board}: {event.clip}/{event.segment}: step {event.step} of {event.steps}"
-        case SegmentDone():
-            return f"{event.board}: {event.clip}/{event.segment}: done in {event.seconds:.1f} s"
-        case ClipDone():
-            return f"{event.board}: {event.clip}: all there"
-        case PreviewDone():
-            return f"{event.board}: so far: {event.preview}"
-        case FilmDone():
-            state = "done" if event.made else "up to date"
-            return f"{event.film}: {state}: {event.frames} frames, {event.seconds:.2f} s"
-        case _:
-            return ""
 
 
 @contextmanager
@@ -146,15 +112,7 @@ class Bars:
             case SegmentDone() | SegmentReused():
                 self.progress.advance(self.film)
                 self.progress.update(self.clip, visible=False)
-            case FilmDone():
-                self.progress.update(self.film, visible=False)
-                self._say(describe(event))
-            case Warned():
-                self._say(f"warning: {event.message}")
-            case BoardFailed():
-                self._say(f"{event.board}: failed: {event.message.strip().splitlines()[-1]}")
+            case FilmDone() | Warned() | BoardFailed():
+                self.progress.console.print(plain(str(event)), soft_wrap=True)
             case _:
                 pass
-
-    def _say(self, line: str) -> None:
-        self.progress.console.print(plain(line), soft_wrap=True)

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from svi_story.plan.fingerprints import Fingerprints
+if TYPE_CHECKING:
+    from svi_story.cache.store import Store
+    from svi_story.plan.fingerprints import Fingerprints
 
 Paths = Annotated[list[Path], typer.Argument(metavar="PATH...", help="Boards, or folders that hold boards.")]
 Films = Annotated[
@@ -15,9 +17,7 @@ Films = Annotated[
 ]
 Cache = Annotated[
     Path,
-    typer.Option(
-        "--cache", metavar="DIR", envvar="SVI_STORY_CACHE", help="Where finished segments are kept."
-    ),
+    typer.Option("--cache", metavar="DIR", envvar="SVI_STORY_CACHE", help="Where segments are kept."),
 ]
 Engine = Annotated[
     str,
@@ -39,4 +39,14 @@ def engine_named(name: str) -> str | None:
 
 def fingerprints_in(cache: Path) -> Fingerprints:
     """Hashes of files, memoised in the cache's folder."""
+    from svi_story.plan.fingerprints import Fingerprints
+
     return Fingerprints.load(cache / "memo.json")
+
+
+def store_in(cache: Path) -> Store:
+    """The store of a cache folder; what is wrong with it is told on standard error."""
+    from svi_story.cache.store import Store
+    from svi_story.cli.console import warn
+
+    return Store(cache, warn)

@@ -70,8 +70,8 @@ def as_text(job: Job, store: Store, *, why: bool) -> str:
     """One board of `plan`, for a person."""
     plan = job.plan
     head = (
-        f"{job.place.board} -> {job.place.film}\n{plan.frames} frames, {plan.seconds:.2f} s at {plan.fps} fps, "
-        f"{plan.size}, {_settings(job)}"
+        f"{job.place.board} -> {job.place.film}\n{plan.frames} frames, {plan.seconds:.2f} s "
+        f"at {plan.fps} fps, {plan.size}, {_settings(job)}"
     )
     rows = (_row(number, *pair, job, store) for number, pair in enumerate(_with_tasks(job), 1))
     told = ["", *reasons(job)] if why else []

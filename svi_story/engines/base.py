@@ -54,6 +54,10 @@ class Engine(Protocol):
         """Name, revision and the inputs that this engine's frames depend on."""
         ...
 
+    def notes(self, segment: Segment) -> tuple[str, ...]:
+        """What the user should know before this segment is made; empty when there is nothing."""
+        ...
+
     def __enter__(self) -> Self: ...
 
     def __exit__(

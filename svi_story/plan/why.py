@@ -51,7 +51,7 @@ def what_changed(old: Sequence[MadeClip], new: Sequence[MadeClip]) -> tuple[str,
         known = before.pop(clip.id, None)
         if known is not None and known.keys == clip.keys:
             continue
-        changes = ["new"] if known is None else [f"{word} changed" for word in _changes(known, clip)]
+        changes = ["new"] if known is None else _changes(known, clip)
         if changes:
             _close(lines, followers)
             lines.append(f"clip {number} ({clip.id}): {', '.join(changes)}")
@@ -84,13 +84,13 @@ def _runs(numbers: Sequence[int]) -> Iterator[str]:
 
 
 def _changes(old: MadeClip, new: MadeClip) -> list[str]:
-    """The words for the inputs that differ, the parent's key aside."""
-    words: list[str] = []
+    """A phrase for each input that differs, the parent's key aside."""
+    phrases: list[str] = []
     if len(old.segments) != len(new.segments):
-        words.append("length")
+        phrases.append("length changed")
     for was, now in zip(old.segments, new.segments, strict=False):
-        words += _differing(_flat(was.inputs), _flat(now.inputs))
-    return list(dict.fromkeys(words))
+        phrases += _differing(_flat(was.inputs), _flat(now.inputs))
+    return list(dict.fromkeys(phrases))
 
 
 def _flat(inputs: Mapping[str, Any]) -> dict[str, Any]:
@@ -101,6 +101,6 @@ def _flat(inputs: Mapping[str, Any]) -> dict[str, Any]:
 
 def _differing(was: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
     if was.get("engine") != now.get("engine"):
-        return [f"engine ({was.get('engine')} to {now.get('engine')})"]
+        return [f"engine changed from {was.get('engine')} to {now.get('engine')}"]
     names = [name for name in {**was, **now} if was.get(name) != now.get(name)]
-    return [WORDS.get(name, name.replace("_", " ")) for name in names]
+    return [f"{WORDS.get(name, name.replace('_', ' '))} changed" for name in names]

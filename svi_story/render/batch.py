@@ -57,7 +57,7 @@ class Order:
 
 
 def order(job: Job, wish: Wish) -> Order:
-    """A wish for one board. Raises InputError for an engine that is missing or a clip that the board lacks."""
+    """A wish for one board. Raises InputError when its engine or the clip is missing."""
     if job.lacks:
         raise InputError(f"{job.place.board}: {job.lacks}")
     tasks = select(job, wish.only) if wish.only else ()

@@ -1,0 +1,35 @@
+# Two commands for a newcomer: `make demo` and `make test`. Everything lives in .venv.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+DEMO := storyboards/lighthouse.yaml
+
+.PHONY: setup demo test lint types suite schema clean
+
+setup: $(BIN)/.installed
+
+$(BIN)/.installed: pyproject.toml constraints.txt
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]'
+	touch $@
+
+demo: setup
+	@$(BIN)/svi-story render $(DEMO) --engine animatic
+
+test: lint types suite
+
+lint: setup
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+types: setup
+	$(BIN)/mypy
+
+suite: setup
+	$(BIN)/python -m pytest -n 2
+
+schema: setup
+	$(BIN)/svi-story schema > docs/storyboard.schema.json
+
+clean:
+	rm -rf $(VENV)
