@@ -2,7 +2,7 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
-DEMO := storyboards/lighthouse.yaml
+DEMO := storyboards/demo.yaml
 
 .PHONY: setup demo test lint types suite schema clean
 
@@ -24,6 +24,7 @@ lint: setup
 
 types: setup
 	$(BIN)/mypy
+	$(BIN)/mypy storyboards/images/draw
 
 suite: setup
 	$(BIN)/python -m pytest -n 2

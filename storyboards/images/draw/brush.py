@@ -7,11 +7,14 @@ in pixels of the finished picture. Nothing is rounded to 8 bits before `save`, s
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw
+
+if TYPE_CHECKING:
+    from pathlib import Path
 
 Array = NDArray[np.float32]
 Point = tuple[float, float]
@@ -19,7 +22,7 @@ Outline = Sequence[Point]
 Size = tuple[int, int]  # width, height
 
 SUPERSAMPLE = 4
-GRAIN = 0.012
+GRAIN = 0.008
 
 
 def rgb(colour: str) -> Array:
@@ -56,7 +59,13 @@ def strokes(size: Size, lines: Iterable[Outline], width: float) -> Array:
 
 
 def _reduce(canvas: Image.Image) -> Array:
-    return np.asarray(canvas.reduce(SUPERSAMPLE), np.float32) / 255
+    return np.asarray(canvas.reduce(SUPERSAMPLE), np.float32) / np.float32(255)
+
+
+def dots(text: str) -> list[Point]:
+    """Points written as in SVG: `x,y x,y ...`."""
+    pairs = (pair.split(",") for pair in text.split())
+    return [(float(x), float(y)) for x, y in pairs]
 
 
 def disc(centre: Point, radius: float, tall: float = 1.0) -> list[Point]:
@@ -72,16 +81,16 @@ def box(left: float, top: float, right: float, bottom: float) -> list[Point]:
 
 def curve(points: Outline, *, closed: bool = True, steps: int = 14) -> list[Point]:
     """A smooth line through the points (Catmull-Rom). A point given twice is a sharp corner."""
-    dots = np.array(points, float)
-    count = len(dots)
-    pick = (lambda i: dots[i % count]) if closed else (lambda i: dots[min(max(i, 0), count - 1)])
+    knots = np.array(points, np.float64)
+    padded = np.pad(knots, ((1, 2), (0, 0)), mode="wrap" if closed else "edge")
     line: list[Point] = []
-    for i in range(count if closed else count - 1):
-        a, b, c, d = pick(i - 1), pick(i), pick(i + 1), pick(i + 2)
+    for a, b, c, d in zip(padded, padded[1:], padded[2:], padded[3:], strict=False):
+        if (b == c).all():
+            continue
         for t in np.linspace(0, 1, steps, endpoint=False):
             p = 2 * b + (c - a) * t + (2 * a - 5 * b + 4 * c - d) * t**2 + (3 * b - a - 3 * c + d) * t**3
             line.append((p[0] / 2, p[1] / 2))
-    return line if closed else [*line, (dots[-1][0], dots[-1][1])]
+    return line if closed else [*line, (knots[-1][0], knots[-1][1])]
 
 
 def moved(outline: Outline, to: Point, scale: float = 1.0, *, mirror: bool = False) -> list[Point]:
@@ -90,7 +99,41 @@ def moved(outline: Outline, to: Point, scale: float = 1.0, *, mirror: bool = Fal
     return [(to[0] + x * side, to[1] + y * scale) for x, y in outline]
 
 
-def ridge(size: Size, base: float, height: float, seed: int, waves: Sequence[float] = (1, 2.3, 5.1)) -> Outline:
+def turned(outline: Outline, degrees: float) -> list[Point]:
+    """An outline turned clockwise around (0, 0)."""
+    cos, sin = np.cos(np.deg2rad(degrees)), np.sin(np.deg2rad(degrees))
+    return [(x * cos - y * sin, x * sin + y * cos) for x, y in outline]
+
+
+def cloud(place: Point, scale: float) -> list[list[Point]]:
+    """The outlines of a cloud: round above, flat below."""
+    puffs = (
+        (-96, 0, 32),
+        (-54, -20, 46),
+        (8, -32, 58),
+        (68, -16, 44),
+        (110, 2, 30),
+        (30, 0, 40),
+        (-20, 0, 40),
+    )
+    discs = [moved(disc((x, y), radius), place, scale) for x, y, radius in puffs]
+    flat = place[1] + 14 * scale
+    return [[(x, min(y, flat)) for x, y in outline] for outline in discs]
+
+
+def blade(foot: Point, height: float, bend: float, width: float) -> list[Point]:
+    """The outline of a long leaf that rises from its foot and bends to one side."""
+    ups = np.linspace(0, 1, 24)
+    xs, ys = foot[0] + bend * ups**2, foot[1] - height * (ups - 0.25 * abs(bend) / height * ups**3)
+    half = width / 2 * np.sqrt(1 - ups) * (0.7 + ups)
+    left = [(float(x - w), float(y)) for x, y, w in zip(xs, ys, half, strict=True)]
+    right = [(float(x + w), float(y)) for x, y, w in zip(xs, ys, half, strict=True)]
+    return [*left, *right[::-1]]
+
+
+def ridge(
+    size: Size, base: float, height: float, seed: int, waves: Sequence[float] = (1, 2.3, 5.1)
+) -> Outline:
     """Everything below a hilly line around y = base, as an outline; waves are hills per picture width."""
     rng = np.random.default_rng(seed)
     xs = np.linspace(-20, size[0] + 20, 240)
@@ -103,7 +146,8 @@ def ridge(size: Size, base: float, height: float, seed: int, waves: Sequence[flo
 
 def glow(size: Size, centre: Point, radius: float, *, tall: float = 1.0) -> Array:
     """A soft round light that fades to about a third at the radius."""
-    ys, xs = np.mgrid[0 : size[1], 0 : size[0]].astype(np.float32)
+    xs = np.arange(size[0], dtype=np.float32)[None, :]
+    ys = np.arange(size[1], dtype=np.float32)[:, None]
     distance = ((xs - centre[0]) ** 2 + ((ys - centre[1]) / tall) ** 2) / radius**2
     return np.exp(-distance).astype(np.float32)
 
@@ -140,20 +184,22 @@ def light(picture: Array, colour: str, mask: Array, strength: float = 1.0) -> No
 
 def sheet(picture: Array, colour: str | Array, mask: Array, *, lift: float = 8, dark: float = 0.35) -> None:
     """Lay a sheet of cut paper on the picture: its shadow falls down around it, its upper edge is lit."""
-    shadow = blur(np.roll(mask, round(lift / 2), axis=0), lift) * (1 - mask)
+    shadow = blur(_lowered(mask, round(lift / 2)), lift) * (1 - mask)
     paint(picture, "#0a0a1e", shadow, dark)
     paint(picture, colour, mask)
-    edge = np.clip(mask - np.roll(mask, 2, axis=0), 0, 1)
-    edge[:2] = 0
-    light(picture, "#ffffff", edge, 0.22)
+    light(picture, "#ffffff", np.clip(mask - _lowered(mask, 2), 0, 1), 0.22)
 
 
-def fibres(picture: Array, seed: int, strength: float = 0.02) -> None:
+def _lowered(mask: Array, rows: int) -> Array:
+    return np.pad(mask, ((rows, 0), (0, 0)), mode="edge")[: len(mask)]
+
+
+def fibres(picture: Array, seed: int, strength: float = 0.012) -> None:
     """Give the whole picture the faint tooth of paper."""
     rng = np.random.default_rng(seed)
     noise = rng.standard_normal(picture.shape[:2]).astype(np.float32)
-    cloud = blur(noise, 2) * 6 + blur(noise, 9) * 14
-    picture *= 1 + strength * cloud[..., None]
+    tooth = blur(noise, 2) * 6 + blur(noise, 9) * 14
+    picture *= 1 + strength * tooth[..., None]
 
 
 def save(picture: Array, path: Path, seed: int = 0) -> None:

@@ -18,7 +18,6 @@ def draw() -> Array:
     _beams(picture)
     _boat(picture, (330, 584))
     _headland(picture)
-    _cottage(picture, (1085, 418))
     _tower(picture)
     _sea(picture, first=3, last=6)
     _lamp(picture)
@@ -27,28 +26,29 @@ def draw() -> Array:
 
 
 def _sky() -> Array:
-    stops = (0, "#141b45"), (170, "#37306e"), (320, "#87457f"), (430, "#d9687a"), (505, "#ffa877"), (540, "#ffd9a0")
+    stops = (
+        (0, "#141b45"),
+        (170, "#37306e"),
+        (320, "#87457f"),
+        (430, "#d9687a"),
+        (505, "#ffa877"),
+        (540, "#ffd9a0"),
+    )
     sky = brush.gradient(SIZE, *stops)
     rng = np.random.default_rng(11)
-    for _ in range(150):
-        spot = (rng.uniform(0, 1280), rng.uniform(0, 300) ** 1.0)
-        dot = brush.moved(brush.disc((0, 0), 1), spot, rng.uniform(0.5, 1.7))
-        brush.light(sky, "#fff3d6", brush.shapes(SIZE, [dot]), (1 - spot[1] / 330) * rng.uniform(0.4, 1))
+    for brightness in (0.9, 0.6, 0.35):
+        spots = rng.uniform((0, 0), (1280, 310 * brightness), (50, 2))
+        dots = [brush.disc((x, y), rng.uniform(0.6, 1.5)) for x, y in spots]
+        brush.light(sky, "#fff3d6", brush.shapes(SIZE, dots), brightness)
     brush.light(sky, "#ffb066", brush.glow(SIZE, (400, 545), 420, tall=0.5), 0.55)
     brush.paint(sky, "#fff0c4", brush.shapes(SIZE, [brush.disc((400, 528), 62)]), 0.95)
-    for (x, y), scale, colour in (((240, 330), 1.5, "#a2517f"), ((640, 250), 1.1, "#6b407d"), ((1130, 372), 1.3, "#c4607d")):
-        brush.sheet(sky, colour, brush.shapes(SIZE, _cloud((x, y), scale)), lift=6, dark=0.16)
+    for (x, y), scale, colour in (
+        ((240, 330), 1.5, "#a2517f"),
+        ((640, 250), 1.1, "#6b407d"),
+        ((1130, 372), 1.3, "#c4607d"),
+    ):
+        brush.sheet(sky, colour, brush.shapes(SIZE, brush.cloud((x, y), scale)), lift=6, dark=0.16)
     return sky
-
-
-def _cloud(place: Point, scale: float) -> list[list[Point]]:
-    puffs = [(-95, -10, 30), (-50, -26, 44), (10, -34, 54), (66, -20, 40), (106, -8, 26)]
-    outline = [brush.moved(brush.disc((x, y), r), place, scale) for x, y, r in puffs]
-    flat = brush.moved(brush.box(-150, -8, 150, 20), place, scale)
-    cut = place[1] + 14 * scale
-    return [[(x, min(y, cut)) for x, y in puff] for puff in outline] + [
-        brush.curve(brush.moved([(-140, 6), (0, -6), (140, 4), (150, 12), (0, 15), (-150, 13)], place, scale))
-    ][: len(flat)]
 
 
 def _far_shore(picture: Array) -> None:
@@ -78,19 +78,25 @@ def _waves(top: float, length: float, height: float, shift: float) -> list[Point
 
 
 def _boat(picture: Array, place: Point) -> None:
-    hull = brush.curve([(-44, 0), (-44, 0), (44, -2), (44, -2), (30, 20), (-28, 20)])
-    main = brush.curve([(2, -96), (2, -96), (40, -40), (44, -10), (44, -10), (2, -8), (2, -8)])
-    fore = brush.curve([(-3, -82), (-3, -82), (-24, -40), (-34, -10), (-34, -10), (-3, -8), (-3, -8)])
+    hull = brush.curve(brush.dots("-44,0 -44,0 44,-2 44,-2 30,20 -28,20"))
+    main = brush.curve(brush.dots("2,-96 2,-96 40,-40 44,-10 44,-10 2,-8 2,-8"))
+    fore = brush.curve(brush.dots("-3,-82 -3,-82 -24,-40 -34,-10 -34,-10 -3,-8 -3,-8"))
     for outline, colour in ((main, "#fff1dc"), (fore, "#f4b9a0"), (hull, "#7d2f4f")):
         brush.sheet(picture, colour, brush.shapes(SIZE, [brush.moved(outline, place)]), lift=3, dark=0.3)
 
 
 def _headland(picture: Array) -> None:
-    back = [(640, 660), (640, 660), (690, 600), (740, 560), (790, 520), (850, 492), (960, 478), (1090, 486), (1200, 470), (1300, 440)]
-    front = [(600, 700), (600, 700), (660, 655), (730, 625), (800, 570), (880, 548), (1000, 545), (1110, 560), (1300, 540)]
-    for line, colour in ((back, "#3d2f5f"), (front, "#2a2450")):
-        outline = [*brush.curve(line, closed=False), (1300, 760), (600, 760)]
-        brush.sheet(picture, colour, brush.shapes(SIZE, [outline]), lift=8, dark=0.4)
+    back = brush.dots("640,660 640,660 690,600 740,560 790,520 850,492 960,478 1090,486 1300,440")
+    front = brush.dots("600,700 600,700 660,655 730,625 800,572 880,548 1000,542 1110,536 1300,505")
+    _cliff(picture, back, "#4a3768")
+    _cottage(picture, (1095, 462))
+    _cliff(picture, front, "#2a2450")
+
+
+def _cliff(picture: Array, line: list[Point], colour: str) -> None:
+    outline = [*brush.curve(line, closed=False), (1300, 760), (600, 760)]
+    paper = brush.gradient(SIZE, (430, colour), (660, "#1f1b42"))
+    brush.sheet(picture, paper, brush.shapes(SIZE, [outline]), lift=8, dark=0.4)
 
 
 def _tower(picture: Array) -> None:
@@ -104,7 +110,7 @@ def _tower(picture: Array) -> None:
     brush.paint(picture, "#2b1f4d", mask * across, 0.55)
     slits = [brush.disc((898, y), 6, tall=1.7) for y in (316, 420)]
     brush.paint(picture, "#ffd27a", brush.shapes(SIZE, slits))
-    door = brush.curve([(884, 560), (884, 560), (884, 520), (900, 504), (916, 520), (916, 560), (916, 560)])
+    door = brush.curve(brush.dots("884,560 884,560 884,520 900,504 916,520 916,560 916,560"))
     brush.paint(picture, "#4a2340", brush.shapes(SIZE, [door]))
 
 
@@ -115,7 +121,7 @@ def _lamp(picture: Array) -> None:
     bars = [[(x, 134), (x, 194)] for x in (878, 893, 907, 922)]
     brush.paint(picture, "#3b2145", brush.strokes(SIZE, rails, 2.2))
     brush.paint(picture, "#5a2d4a", brush.strokes(SIZE, bars, 3))
-    roof = brush.curve([(868, 138), (868, 138), (880, 112), (900, 96), (920, 112), (932, 138), (932, 138)])
+    roof = brush.curve(brush.dots("868,138 868,138 880,112 900,96 920,112 932,138 932,138"))
     ball = brush.disc((900, 92), 6)
     deck = brush.box(854, 194, 946, 208)
     brush.sheet(picture, "#9c2f49", brush.shapes(SIZE, [roof, ball, deck]), lift=4, dark=0.3)
@@ -141,6 +147,10 @@ def _cottage(picture: Array, place: Point) -> None:
     brush.sheet(picture, "#7a2f52", brush.shapes(SIZE, [roof]), lift=6)
     panes = [brush.moved(brush.box(x, 26, x + 28, 56), place) for x in (-42, 14)]
     brush.paint(picture, "#ffd27a", brush.shapes(SIZE, panes))
-    bars = [brush.moved(line, place) for x in (-42, 14) for line in ([(x + 14, 26), (x + 14, 56)], [(x, 41), (x + 28, 41)])]
+    bars = [
+        brush.moved(line, place)
+        for x in (-42, 14)
+        for line in ([(x + 14, 26), (x + 14, 56)], [(x, 41), (x + 28, 41)])
+    ]
     brush.paint(picture, "#7a2f52", brush.strokes(SIZE, bars, 2.5))
     brush.light(picture, "#ffb45a", brush.glow(SIZE, (place[0], place[1] + 40), 90), 0.3)
