@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 DEMO := storyboards/demo.yaml
 
-.PHONY: setup demo test lint types suite schema clean
+.PHONY: setup demo test lint types suite docs clean
 
 setup: $(BIN)/.installed
 
@@ -29,8 +29,8 @@ types: setup
 suite: setup
 	$(BIN)/python -m pytest -n 2
 
-schema: setup
-	$(BIN)/svi-story schema > docs/storyboard.schema.json
+docs: setup
+	$(BIN)/python docs/generate.py
 
 clean:
 	rm -rf $(VENV)

@@ -5,22 +5,19 @@ from __future__ import annotations
 import os
 import signal
 import sys
-import tempfile
 import traceback
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from typer.core import TyperGroup
 
 from svi_story import __version__
-from svi_story.cli.terminal import complain
+from svi_story.cli import boards, films, storage
+from svi_story.cli.terminal import BUG, INTERRUPTED, complain, log_bug
 from svi_story.errors import StoryError
 
 if TYPE_CHECKING:
     from types import FrameType
-
-BUG, INTERRUPTED = 3, 130
 
 
 class ErrorBoundary(TyperGroup):
@@ -45,17 +42,8 @@ class ErrorBoundary(TyperGroup):
             raise
         except Exception as error:
             complain(f"this is a bug in svi-story, not your mistake: {type(error).__name__}: {error}")
-            complain(f"please report it with this log: {write_log(traceback.format_exc())}")
+            complain(f"please report it with this log: {log_bug(traceback.format_exc())}")
             raise typer.Exit(BUG) from error
-
-
-def write_log(text: str) -> Path:
-    """Keep a bug's traceback in a file of its own."""
-    with tempfile.NamedTemporaryFile(
-        "w", prefix="svi-story-", suffix=".log", encoding="utf-8", errors="backslashreplace", delete=False
-    ) as log:
-        log.write(f"svi-story {__version__}\n{' '.join(sys.argv)}\n\n{text}")
-    return Path(log.name)
 
 
 app = typer.Typer(
@@ -91,16 +79,17 @@ def svi_story(
     """
 
 
+boards.register(app)
+films.register(app)
+storage.register(app)
+
+
 def _interrupt(_number: int, _frame: FrameType | None) -> None:
     raise KeyboardInterrupt
 
 
 def run() -> None:
     """Run the command that was typed; SIGTERM stops it just as ^C does."""
-    from svi_story.cli import boards, films, storage
-
-    for room in (boards, films, storage):
-        room.register(app)
     signal.signal(signal.SIGTERM, _interrupt)
     for stream in (sys.stdout, sys.stderr):
         stream.reconfigure(errors="backslashreplace")  # type: ignore[union-attr] # text streams of an interpreter

@@ -40,26 +40,35 @@ def register(app: typer.Typer) -> None:
     app.command()(schema)
 
 
+def _list_templates(value: bool) -> None:  # noqa: FBT001 - the signature of a Typer callback
+    from svi_story.storyboard import templates
+
+    if value:
+        for each in templates.names():
+            answer(f"{each}: {templates.describe(each)}")
+        raise typer.Exit
+
+
 def new(
     name: Annotated[str, typer.Argument(metavar="NAME", help="A folder to make, or a board (*.yaml).")],
     template: Annotated[
-        str, typer.Option("--template", "-t", metavar="T", help="Which template; `list` shows them.")
+        str, typer.Option("--template", "-t", metavar="T", help="What to start from.")
     ] = "minimal",
+    list_them: Annotated[  # noqa: ARG001 - the callback answers before the command runs
+        bool,
+        typer.Option("--list", callback=_list_templates, is_eager=True, help="List the templates."),
+    ] = False,
 ) -> None:
     """Start a board from a template.
 
     \b
     svi-story new my-film
     svi-story new my-film --template scenes
-    svi-story new x --template list
+    svi-story new --list
     """
     from svi_story.storyboard import templates
 
-    if template == "list":
-        for each in templates.names():
-            answer(f"{each}: {templates.describe(each)}")
-    else:
-        answer(str(templates.create(template, Path(name))))
+    answer(str(templates.create(template, Path(name))))
 
 
 def import_prompts(
@@ -75,7 +84,9 @@ def import_prompts(
         int | None, typer.Option("--clips", min=1, metavar="N", help="Take only the first N prompts.")
     ] = None,
 ) -> None:
-    """Turn an upstream prompt file into a board; the image stays where it is.
+    """Turn an upstream prompt file into a board.
+
+    The file is read as data, never run; the image stays where it is.
 
     \b
     svi-story import prompt.txt --reference frame.jpg
@@ -94,7 +105,9 @@ def import_prompts(
 
 
 def validate(paths: Paths) -> None:
-    """Check boards, their images and their timing; needs no engine and writes nothing.
+    """Check boards, images and timing.
+
+    Needs no engine and writes nothing. Every mistake is told at once.
 
     \b
     svi-story validate board.yaml
@@ -115,7 +128,9 @@ def plan(
     why: Annotated[bool, typer.Option("--why", help="Tell what changed since the last film.")] = False,
     as_json: AsJson = False,
 ) -> None:
-    """Show what would be made and what is made already; needs no engine and no GPU.
+    """Show what would be made, and what is there.
+
+    Needs no engine and no GPU.
 
     \b
     svi-story plan board.yaml
@@ -144,7 +159,7 @@ def status(
     engine: Engine = "",
     as_json: AsJson = False,
 ) -> None:
-    """Show how far every board's film is.
+    """Show how far every film is.
 
     \b
     svi-story status boards/
@@ -162,7 +177,9 @@ def status(
 
 
 def schema() -> None:
-    """Print the storyboard's JSON Schema, for editors.
+    """Print the JSON Schema of boards.
+
+    Editors complete and check boards with it.
 
     \b
     svi-story schema > storyboard.schema.json

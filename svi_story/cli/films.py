@@ -18,7 +18,7 @@ from svi_story.cli.options import (
     engine_named,
     fingerprints_in,
 )
-from svi_story.cli.terminal import answer, complain, shorten, table
+from svi_story.cli.terminal import BUG, answer, complain, log_bug, shorten, table
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -50,7 +50,9 @@ def render(
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Errors only.")] = False,
     verbose: Annotated[bool, typer.Option("--verbose", "-v", help="One line for everything done.")] = False,
 ) -> None:
-    """Make the films of boards; what is made already is used, what was interrupted goes on.
+    """Make the films of boards.
+
+    What is made already is used, and what was interrupted goes on.
 
     \b
     svi-story render board.yaml
@@ -111,17 +113,17 @@ def _answer_films(orders: Sequence[Order], outcomes: Sequence[Outcome]) -> None:
 
 def _summary(outcomes: Sequence[Outcome], errors: Sequence[tuple[Path, InputError]]) -> str:
     """A line for every board: how it ended, and why."""
-    rows = [(str(each.board), each.ending, shorten(each.message, 100)) for each in outcomes]
-    rows += [(str(board), "invalid", shorten(str(error), 100)) for board, error in errors]
+    rows = [
+        *((str(each.board), each.ending, shorten(each.message, 100)) for each in outcomes),
+        *((str(board), "invalid", shorten(str(error), 100)) for board, error in errors),
+    ]
     return table(("board", "ended", ""), rows)
 
 
 def _exit_code(outcomes: Sequence[Outcome], errors: Sequence[tuple[Path, InputError]]) -> int:
-    from svi_story.cli.app import BUG, write_log
-
     bugs = [outcome for outcome in outcomes if outcome.ending == "bug"]
     for bug in bugs:
-        complain(f"{bug.board}: a bug in svi-story; please report it with this log: {write_log(bug.message)}")
+        complain(f"{bug.board}: a bug in svi-story; please report it with this log: {log_bug(bug.message)}")
     if bugs:
         return BUG
     return 1 if errors or any(outcome.ending == "failed" for outcome in outcomes) else 0

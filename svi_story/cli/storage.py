@@ -2,7 +2,21 @@
 
 from __future__ import annotations
 
+import time
+from dataclasses import asdict
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
 import typer
+
+from svi_story.cli.options import CACHE, AsJson, Cache, store_in
+from svi_story.cli.terminal import answer, answer_json, complain, in_bytes, shorten, table
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from svi_story.cache.garbage import Garbage
 
 cache_app = typer.Typer(
     no_args_is_help=True, help="Look after finished segments.", rich_markup_mode=None, add_completion=False
@@ -12,3 +26,82 @@ cache_app = typer.Typer(
 def register(app: typer.Typer) -> None:
     """Add this module's commands."""
     app.add_typer(cache_app, name="cache")
+
+
+@cache_app.command("ls")
+def list_cache(cache: Cache = CACHE, as_json: AsJson = False) -> None:
+    """List what is in the cache.
+
+    \b
+    svi-story cache ls
+    svi-story cache ls --json
+    """
+    found = list(store_in(cache).usage())
+    if as_json:
+        answer_json([_plain(asdict(item)) for item in found])
+        return
+    rows = [
+        (
+            item.kind,
+            item.key[:12],
+            in_bytes(item.bytes),
+            datetime.fromtimestamp(item.last_used, UTC).strftime("%Y-%m-%d"),
+            "yes" if item.in_use else "no",
+            shorten(" ".join(str(item.notes.get(name, "")) for name in ("clip", "prompt")), 60),
+        )
+        for item in found
+    ]
+    answer(table(("kind", "key", "size", "last used", "in use", "clip and prompt"), rows))
+    complain(f"{len(found)} things, {in_bytes(sum(item.bytes for item in found))}")
+
+
+@cache_app.command()
+def verify(cache: Cache = CACHE, as_json: AsJson = False) -> None:
+    """Check every byte that is kept.
+
+    What is damaged is set aside, and made again when it is needed.
+
+    \b
+    svi-story cache verify
+    """
+    checked = list(store_in(cache).verify())
+    damaged = [item for item in checked if item.problem]
+    if as_json:
+        answer_json([_plain(asdict(item)) for item in checked])
+    else:
+        for item in damaged:
+            answer(f"{item.path}: {item.problem}")
+    complain(f"{len(checked)} checked, {len(damaged)} damaged")
+    if damaged:
+        raise typer.Exit(1)
+
+
+@cache_app.command()
+def gc(
+    cache: Cache = CACHE,
+    yes: Annotated[bool, typer.Option("--yes", help="Delete; without it they are only listed.")] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Delete what nothing needs.
+
+    That is what no film uses and nobody has used for a week; only with --yes.
+
+    \b
+    svi-story cache gc          what would be deleted
+    svi-story cache gc --yes    delete it
+    """
+    store = store_in(cache)
+    items: Sequence[Garbage] = store.garbage(time.time())
+    if yes:
+        items = store.delete(items)
+    if as_json:
+        answer_json([_plain(asdict(item)) for item in items])
+    else:
+        for item in items:
+            answer(f"{item.path}: {in_bytes(item.bytes)}: {item.why}")
+    amount = in_bytes(sum(item.bytes for item in items))
+    complain(f"{amount} deleted" if yes else f"{amount} would be deleted; delete with --yes")
+
+
+def _plain(value: dict[str, Any]) -> dict[str, Any]:
+    return {name: str(item) if isinstance(item, Path) else item for name, item in value.items()}

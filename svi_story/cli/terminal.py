@@ -4,11 +4,18 @@ from __future__ import annotations
 
 import json
 import sys
+import tempfile
 import unicodedata
+from pathlib import Path
 from typing import TYPE_CHECKING
+
+from svi_story import __version__
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
+
+BUG, INTERRUPTED = 3, 130
+"""Exit codes that only the door gives."""
 
 KEPT = "\n\t"
 BIDI_CONTROLS = "\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069"
@@ -37,6 +44,15 @@ def answer_json(value: object) -> None:
     """Give one JSON value on a line of its own (ASCII, so that any terminal and pipe takes it)."""
     sys.stdout.write(json.dumps(value) + "\n")
     sys.stdout.flush()
+
+
+def log_bug(trace: str) -> Path:
+    """Keep a bug's traceback in a file of its own."""
+    with tempfile.NamedTemporaryFile(
+        "w", prefix="svi-story-", suffix=".log", encoding="utf-8", errors="backslashreplace", delete=False
+    ) as log:
+        log.write(f"svi-story {__version__}\n{' '.join(sys.argv)}\n\n{trace}")
+    return Path(log.name)
 
 
 def shorten(text: str, width: int) -> str:

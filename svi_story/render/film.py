@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import json
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 from svi_story import __version__
+from svi_story.cache.files import disk, make_folder
 from svi_story.cut.encode import Encoding, encode_piece, piece_inputs
 from svi_story.cut.join import join
 from svi_story.cut.timeline import Piece, Span, Strip, edit_list
@@ -19,8 +20,8 @@ if TYPE_CHECKING:
     from collections.abc import Iterable
     from pathlib import Path
 
+    from svi_story.cache.entry import Entry
     from svi_story.cache.frames import Frames
-    from svi_story.cache.store import Entry
     from svi_story.plan.keys import Json, Task
     from svi_story.render.jobs import Job
     from svi_story.render.segment import Studio
@@ -34,6 +35,8 @@ def render_film(job: Job, forced: Iterable[Task], studio: Studio) -> None:
         _report_film(job, studio, made=False)
         return
     start(job, [task for clip in job.tasks for task in clip], again, studio)
+    with disk(job.place.film, "making room for the film"):
+        make_folder(job.place.film.parent)
     reel = Reel(job, studio)
     for shot, tasks in zip(job.plan.shots, job.tasks, strict=True):
         for task in tasks:
@@ -62,7 +65,8 @@ def start(job: Job, tasks: Iterable[Task], forced: Iterable[Task], studio: Studi
         store.set_aside(task.key, "forced")
     wanted = tuple(tasks)
     missing = [task for task in wanted if store.state(task.key) != "cached"]
-    store.remember_film(job.place.film, job.place.board, [task.key for task in wanted])
+    keys = [task.key for tasks in job.tasks for task in tasks]
+    store.remember_film(job.place.film, job.place.board, keys, ())
     studio.report(
         BoardStarted(job.place.board, job.place.film, len(job.plan.shots), len(wanted), len(missing))
     )
@@ -78,7 +82,8 @@ class Reel:
     job: Job
     studio: Studio
     entries: dict[str, Entry] = field(default_factory=dict)
-    pieces: list[Path] = field(default_factory=list)
+    pieces: list[tuple[str, Path]] = field(default_factory=list)
+    """Content addresses and files, in film order."""
 
     def __post_init__(self) -> None:
         self.waiting = list(reversed(edit_list(strips_of(self.job))))
@@ -88,28 +93,31 @@ class Reel:
         """Make sure of one segment, then encode every piece that it completes."""
         parent = self.entries[task.parent] if task.parent else None
         self.entries[task.key] = ensure(task, parent, self.job.place.board, self.studio)
-        while self.waiting and keys_in(self.waiting[-1]) <= self.entries.keys():
-            self.pieces.append(self._encoded(self.waiting.pop()))
+        while self.waiting and self.waiting[-1].keys <= self.entries.keys():
+            self._encode(self.waiting.pop())
 
     def refresh_preview(self) -> None:
         """Put what exists so far beside the film's place, watchable, under another name."""
         if self.pieces:
-            frames = join(self.pieces, self.encoding, self._preview, metadata_of(self.job))
+            frames = self._join(self._preview)
             self.studio.report(PreviewDone(self.job.place.board, self._preview, frames))
 
     def finish(self, recipe: str) -> None:
         """Put the complete film in place, then its record; the preview has served."""
         film = self.job.place.film
-        join(self.pieces, self.encoding, film, metadata_of(self.job), self.job.plan.frames)
+        frames = self._join(film)
+        assert frames == self.job.plan.frames, "the edit list holds every frame of the plan"
         write_record(self.job, recipe)
+        keys = [key for key, _ in self.pieces]
+        self.studio.store.remember_film(film, self.job.place.board, self.entries, keys)
         self._preview.unlink(missing_ok=True)
 
     @property
     def _preview(self) -> Path:
         return self.job.place.film.with_suffix(".partial.mp4")
 
-    def _encoded(self, piece: Piece) -> Path:
-        """The piece's file, encoded once for the same frames: it is addressed by their content."""
+    def _encode(self, piece: Piece) -> None:
+        """Add the piece's file, encoded once for the same frames: it is addressed by their content."""
 
         def content(spans: tuple[Span, ...]) -> tuple[Span, ...]:
             return tuple(replace(span, key=self.entries[span.key].frames_sha256) for span in spans)
@@ -118,9 +126,14 @@ class Reel:
         inputs = piece_inputs(by_content, self.encoding)
 
         def build(target: Path) -> None:
-            encode_piece(piece, self._open, self.encoding, target)
+            encode_piece(piece, self._open, self.encoding, target, lambda _done, _all: None)
 
-        return self.studio.store.make_piece(key_of(inputs), build, inputs)
+        key = key_of(inputs)
+        self.pieces.append((key, self.studio.store.make_piece(key, build, inputs)))
+
+    def _join(self, target: Path) -> int:
+        files = [file for _, file in self.pieces]
+        return join(files, self.encoding, target, metadata_of(self.job))
 
     def _open(self, key: str) -> Frames:
         return self.entries[key].frames()
@@ -136,11 +149,6 @@ def strips_of(job: Job) -> tuple[Strip, ...]:
         )
         for shot, tasks in zip(job.plan.shots, job.tasks, strict=True)
     )
-
-
-def keys_in(piece: Piece) -> set[str]:
-    """The segments that a piece shows."""
-    return {span.key for span in (*piece.spans, *piece.under)}
 
 
 def encoding_of(job: Job) -> Encoding:
@@ -162,10 +170,9 @@ def metadata_of(job: Job) -> dict[str, str]:
 
 def recipe_of(job: Job) -> str:
     """One hash of everything that decides the film's bytes."""
-    pieces = [asdict(piece) for piece in edit_list(strips_of(job))]
-    encoding = piece_inputs(Piece(()), encoding_of(job))
-    inputs: dict[str, Json] = {"pieces": list(pieces), "encoding": encoding, "metadata": {**metadata_of(job)}}
-    return key_of(inputs)
+    encoding = encoding_of(job)
+    pieces: list[Json] = [dict(piece_inputs(piece, encoding)) for piece in edit_list(strips_of(job))]
+    return key_of({"pieces": pieces, "metadata": {**metadata_of(job)}})
 
 
 def _report_film(job: Job, studio: Studio, *, made: bool) -> None:

@@ -8,7 +8,7 @@ from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
 
 from svi_story import __version__
-from svi_story.cache.files import sha256_file, write_atomic
+from svi_story.cache.files import disk, sha256_file, write_atomic
 from svi_story.plan.why import MadeClip, MadeSegment
 
 if TYPE_CHECKING:
@@ -66,7 +66,8 @@ def write_record(job: Job, recipe: str) -> None:
         "clips": _clips(job),
         "versions": versions(),
     }
-    write_atomic(record_path(film), json.dumps(record, indent=1, ensure_ascii=False).encode() + b"\n")
+    with disk(record_path(film), "describing the film"):
+        write_atomic(record_path(film), json.dumps(record, indent=1, ensure_ascii=False).encode() + b"\n")
 
 
 def _clips(job: Job) -> list[dict[str, Any]]:

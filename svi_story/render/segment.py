@@ -13,10 +13,12 @@ from svi_story.render.record import versions
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from svi_story.cache.store import Entry, Store, Work
+    from svi_story.cache.entry import Entry
+    from svi_story.cache.store import Store
+    from svi_story.cache.work import Work
     from svi_story.engines.base import Engine, Latents
     from svi_story.events import Reporter
-    from svi_story.plan.keys import Task
+    from svi_story.plan.keys import Json, Task
 
 
 @dataclass(frozen=True)
@@ -49,18 +51,18 @@ def _make(task: Task, parent: Entry | None, work: Work, board: Path, studio: Stu
     """Sample unless the latents were saved already, decode, publish."""
     segment = task.segment
     start = time.monotonic()
-    latents = work.latents()
+    latents: Latents | None = work.latents()
     if latents is None:
         latents = _sample(task, parent, work, board, studio)
         work.save_latents(latents)
     sampled = time.monotonic()
     work.write_frames(studio.engine.decode(segment, latents), segment.fps, segment.frames)
-    notes = {
+    notes: dict[str, Json] = {
         "clip": segment.clip,
         "prompt": segment.prompt,
         "sampling_seconds": round(sampled - start, 3),
         "decoding_seconds": round(time.monotonic() - sampled, 3),
-        "versions": versions(),
+        "versions": {**versions()},
     }
     return work.publish(task.inputs, notes)
 

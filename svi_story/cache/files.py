@@ -1,0 +1,150 @@
+"""Durable files: a name holds all that was written under it, or what it held before."""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import os
+import re
+import secrets
+import shutil
+import socket
+import stat
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from svi_story.errors import Problem, RenderError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+TEMP = ".tmp-"
+
+SPACE = "free some space (`svi-story cache gc` lists what is old), then run the same command again"
+RIGHTS = "make it writable for you, or choose another cache with --cache, then run the same command again"
+IN_THE_WAY = "move away what is there under that name, then run the same command again"
+CURES = {
+    errno.ENOSPC: SPACE,
+    errno.EDQUOT: SPACE,
+    errno.EFBIG: "this file system holds no file of that size: choose another cache with --cache",
+    errno.EROFS: "choose another cache with --cache (or SVI_STORY_CACHE), then run the same command again",
+    errno.EACCES: RIGHTS,
+    errno.EPERM: RIGHTS,
+    errno.EEXIST: IN_THE_WAY,
+    errno.ENOTEMPTY: IN_THE_WAY,
+    errno.ENOTDIR: IN_THE_WAY,
+    errno.EISDIR: IN_THE_WAY,
+}
+CHECK = "check the disk, then run the same command again"
+
+
+class CorruptError(RenderError):
+    """A file is not what was written. Internal: the store makes a miss and a warning of it."""
+
+
+@contextmanager
+def disk(path: Path, doing: str) -> Iterator[None]:
+    """Turn any OSError inside into a RenderError that names `path`, what was being done, and the cure."""
+    try:
+        yield
+    except OSError as error:
+        cure = CURES.get(error.errno or 0, CHECK)
+        reason = error.strerror or str(error)
+        what = f"{doing} failed: {reason}; {cure}: everything rendered so far is kept"
+        raise RenderError(Problem(what, file=str(path))) from error
+
+
+def temp_name() -> str:
+    """A name that nobody else uses, on any host.
+
+    Not from `tempfile`: its files and folders are for their owner only, and a cache may be a team's.
+    """
+    return f"{TEMP}{_host()}-{os.getpid()}-{secrets.token_hex(4)}"
+
+
+def is_temp_of_this_host(name: str) -> bool:
+    """Whether `temp_name` made it, here.
+
+    A lock that is really held says that nobody *here* works under it; a network file system may grant
+    the same lock to two hosts, so what another one left is for `cache gc`.
+    """
+    return re.fullmatch(rf"{re.escape(TEMP)}{re.escape(_host())}-\d+-[0-9a-f]{{8}}(-.*)?", name) is not None
+
+
+def _host() -> str:
+    return re.sub(r"[^A-Za-z0-9]", "_", socket.gethostname())[:40]
+
+
+def sync(path: Path) -> None:
+    """Force a file's bytes or a folder's names to the disk."""
+    fd = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(fd)
+    except OSError as error:
+        # Some network file systems cannot sync a folder; their server does it by itself.
+        if error.errno not in (errno.EINVAL, errno.ENOTSUP):
+            raise
+    finally:
+        os.close(fd)
+
+
+def make_folder(folder: Path) -> None:
+    """Make a folder and its parents where they are missing, durably."""
+    missing = [place for place in (folder, *folder.parents) if not os.path.lexists(place)]
+    folder.mkdir(parents=True, exist_ok=True)
+    for made in missing:
+        sync(made.parent)
+
+
+def write_new(path: Path, data: bytes) -> None:
+    """Write a file that must not exist yet, down to the disk. Not atomic: for folders nobody else reads."""
+    with path.open("xb") as file:
+        file.write(data)
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def write_atomic(path: Path, data: bytes) -> None:
+    """Replace a file's content at once, durably; its folder must exist."""
+    temp = path.with_name(f"{temp_name()}-{path.name}")
+    try:
+        write_new(temp, data)
+        temp.replace(path)
+    except BaseException:
+        with suppress(OSError):
+            temp.unlink(missing_ok=True)
+        raise
+    sync(path.parent)
+
+
+def sha256_file(path: Path) -> str:
+    """The sha256 (hex) of a file's bytes."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def regular_size(path: Path) -> int | None:
+    """A regular file's size in bytes, or None for anything else: reading a pipe would wait for ever."""
+    status = path.stat()
+    return status.st_size if stat.S_ISREG(status.st_mode) else None
+
+
+def measure(path: Path) -> tuple[int, float]:
+    """Bytes and newest modification time of a file, or of a folder and all it holds; (0, 0) of nothing."""
+    size, newest = 0, 0.0
+    held = (Path(top, name) for top, folders, files in os.walk(path) for name in (*folders, *files))
+    for place in (path, *held):
+        with suppress(FileNotFoundError):  # deleted or published while we look
+            status = place.lstat()
+            newest = max(newest, status.st_mtime)
+            size += 0 if stat.S_ISDIR(status.st_mode) else status.st_size
+    return size, newest
+
+
+def remove(path: Path) -> None:
+    """Delete a file, or a folder and all it holds. OSError."""
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path)
+    else:
+        path.unlink()

@@ -1,0 +1,96 @@
+"""Which films are made of what, so that `gc` knows what is in use."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from svi_story.cache.files import disk, make_folder, write_atomic
+from svi_story.cache.layout import names
+from svi_story.events import Warned
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator
+    from pathlib import Path
+
+    from svi_story.cache.layout import Layout
+    from svi_story.events import Reporter
+
+
+@dataclass(frozen=True)
+class Film:
+    """The record of one film."""
+
+    film: str
+    board: str
+    keys: frozenset[str]
+    """Of entries and of pieces."""
+
+    @property
+    def exists(self) -> bool:
+        """Whether there is still a film or a board that would miss what it is made of."""
+        return os.path.lexists(self.film) or os.path.lexists(self.board)
+
+
+@dataclass(frozen=True)
+class Used:
+    """What films are made of. A damaged record could name anything: then everything counts as used."""
+
+    keys: frozenset[str]
+    known: bool
+
+    def __contains__(self, key: str) -> bool:
+        return key != "" and (key in self.keys or not self.known)
+
+
+def remember(layout: Layout, film: Path, board: Path, keys: Iterable[str], pieces: Iterable[str]) -> None:
+    """Record what a film is made of, in place of what it was made of before."""
+    layout.create()
+    film = film.absolute()
+    record = {
+        "film": str(film),
+        "board": str(board.absolute()),
+        "keys": sorted(set(keys)),
+        "pieces": sorted(set(pieces)),
+    }
+    path = layout.films / f"{hashlib.sha256(os.fsencode(film)).hexdigest()}.json"
+    with disk(path, "recording what the film is made of"):
+        make_folder(layout.films)
+        write_atomic(path, json.dumps(record, indent=1).encode())
+
+
+def used(layout: Layout, report: Reporter) -> Used:
+    """The keys of all films that exist, or whose board does."""
+    keys: set[str] = set()
+    known = True
+    for path, film in _records(layout):
+        if film is None:
+            known = False
+            report(Warned(f"{path} is damaged: while it is there, everything counts as used by a film"))
+        elif film.exists:
+            keys |= film.keys
+    return Used(frozenset(keys), known)
+
+
+def gone(layout: Layout) -> Iterator[Path]:
+    """The records of films that do not exist, and whose boards do not either."""
+    return (path for path, film in _records(layout) if film is not None and not film.exists)
+
+
+def _records(layout: Layout) -> Iterator[tuple[Path, Film | None]]:
+    """Every record with its film, None where it is damaged."""
+    for path in names(layout.films):
+        if path.suffix == ".json" and not path.name.startswith("."):
+            yield path, _read(path)
+
+
+def _read(path: Path) -> Film | None:
+    try:
+        record = json.loads(path.read_bytes())
+        keys = frozenset([*record["keys"], *record["pieces"]])
+        return Film(str(record["film"]), str(record["board"]), keys)
+    except (OSError, ValueError, KeyError, TypeError, RecursionError):
+        return None

@@ -1,0 +1,120 @@
+"""Where everything lies below the cache's root."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from svi_story.cache.files import TEMP, disk, make_folder, write_atomic
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+LATENTS = "latents.safetensors"
+FRAMES = "frames.avi"
+CHECKPOINT = "checkpoint.safetensors"
+PIECE_FILE = "piece.mp4"
+
+TAG = b"""Signature: 8a477f597d28d172789f06886806bc55
+# This folder is a cache of svi-story: finished segments by content address.
+# Whatever is missing is rendered again. For this tag see https://bford.info/cachedir/
+"""
+
+TRASH = ".trash-"
+
+KEY = re.compile(r"[0-9a-f]{64}")
+LOCK = re.compile(r"[0-9a-f]{64}\.lock")
+
+
+@dataclass(frozen=True)
+class Layout:
+    """The places of a cache. Asking for a place creates nothing."""
+
+    root: Path
+
+    def entry(self, key: str) -> Path:
+        """The folder of a finished segment."""
+        return self._sharded("entries", key)
+
+    def piece(self, key: str) -> Path:
+        """The folder of an encoded piece of film."""
+        return self._sharded("pieces", key)
+
+    def work(self, key: str) -> Path:
+        """The folder of a segment or piece under way."""
+        return self.root / "work" / _checked(key)
+
+    def lock(self, key: str) -> Path:
+        """The file whose lock says that somebody works on this key."""
+        return self.root / "locks" / f"{_checked(key)}.lock"
+
+    @property
+    def set_aside(self) -> Path:
+        """Where what was found damaged, or was made again by force, is kept."""
+        return self.root / "set-aside"
+
+    @property
+    def films(self) -> Path:
+        """One small record per film: the entries and pieces it is made of."""
+        return self.root / "films"
+
+    def create(self) -> None:
+        """Make the root and tag it as a cache, so that backups can leave it out."""
+        with disk(self.root, "creating the cache"):
+            if not (self.root / "CACHEDIR.TAG").exists():
+                make_folder(self.root)
+                write_atomic(self.root / "CACHEDIR.TAG", TAG)
+
+    def entries(self) -> Iterator[Path]:
+        """The folders of all finished segments, by key."""
+        return self._all("entries")
+
+    def pieces(self) -> Iterator[Path]:
+        """The folders of all pieces, by key."""
+        return self._all("pieces")
+
+    def works(self) -> Iterator[Path]:
+        """The folders of all work under way or left behind."""
+        return keyed(self.root / "work")
+
+    def locks(self) -> Iterator[Path]:
+        """The lock files of all keys that were ever worked on."""
+        return (path for path in names(self.root / "locks") if LOCK.fullmatch(path.name))
+
+    def trash(self) -> Iterator[Path]:
+        """What a deletion left, half gone."""
+        shards = [shard for kind in ("entries", "pieces") for shard in names(self.root / kind)]
+        for folder in (*shards, self.root / "work", self.set_aside, self.films):
+            yield from (path for path in names(folder) if path.name.startswith(TRASH))
+
+    def temps(self) -> Iterator[Path]:
+        """What a killed process left half-written, outside the work folders."""
+        places = (*names(self.root), *names(self.films))
+        return (path for path in places if path.name.startswith(TEMP))
+
+    def _sharded(self, kind: str, key: str) -> Path:
+        return self.root / kind / _checked(key)[:2] / key
+
+    def _all(self, kind: str) -> Iterator[Path]:
+        for shard in names(self.root / kind):
+            yield from (folder for folder in keyed(shard) if folder.name.startswith(shard.name))
+
+
+def _checked(key: str) -> str:
+    assert KEY.fullmatch(key), f"not a key: {key!r}"
+    return key
+
+
+def names(folder: Path) -> list[Path]:
+    """What a folder holds, sorted; nothing where there is no folder."""
+    try:
+        return sorted(folder.iterdir())
+    except (FileNotFoundError, NotADirectoryError):
+        return []
+
+
+def keyed(folder: Path) -> Iterator[Path]:
+    """What of it is named by a key; whatever else lies there is not ours."""
+    return (path for path in names(folder) if KEY.fullmatch(path.name))

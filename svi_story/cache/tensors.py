@@ -1,0 +1,100 @@
+"""Named tensors in a safetensors file that checks itself."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Any
+
+from svi_story.cache.files import CorruptError, disk, regular_size, write_atomic
+from svi_story.plan.keys import canonical
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+    from pathlib import Path
+
+    import numpy as np
+    from numpy.typing import NDArray
+
+    Tensors = Mapping[str, NDArray[np.generic]]
+
+META = "svi-story"
+"""The only metadata field: safetensors shuffles several, and equal tensors are to make equal files."""
+
+DTYPES = (
+    *("bool", "int8", "int16", "int32", "int64", "uint8", "uint16", "uint32", "uint64"),
+    *("float16", "float32", "float64", "complex64"),
+)
+"""What numpy and safetensors both know. bfloat16 goes in as float32 (exact) or viewed as uint16."""
+
+NO_NOTE: Mapping[str, str] = MappingProxyType({})
+
+
+def encode(tensors: Tensors, note: Mapping[str, str] = NO_NOTE) -> bytes:
+    """The bytes of a safetensors file: equal tensors and note, equal bytes.
+
+    Any shape and memory layout; values are kept little-endian. A dtype outside DTYPES is a TypeError.
+    """
+    from safetensors.numpy import save
+
+    plain = {name: _plain(name, array) for name, array in tensors.items()}
+    about = {"note": dict(note), "sha256": _digest(plain, note)}
+    return save(plain, {META: canonical(about).decode()})
+
+
+def save_tensors(path: Path, tensors: Tensors, note: Mapping[str, str] = NO_NOTE) -> None:
+    """Replace the file at once, durably; its folder must exist. RenderError when the disk refuses."""
+    data = encode(tensors, note)
+    with disk(path, "writing tensors"):
+        write_atomic(path, data)
+
+
+def load_tensors(path: Path, note: Mapping[str, str] = NO_NOTE) -> dict[str, NDArray[Any]] | None:
+    """What `save_tensors` wrote with this note; None when there is no file; CorruptError if damaged.
+
+    Read rather than mapped: a mapped file that shrinks kills the process.
+    """
+    with disk(path, "reading tensors"):
+        try:
+            data = path.read_bytes() if regular_size(path) is not None else b""
+        except FileNotFoundError:
+            return None
+    return _decoded(path, data, note)
+
+
+def _decoded(path: Path, data: bytes, note: Mapping[str, str]) -> dict[str, NDArray[Any]]:
+    from safetensors import SafetensorError
+    from safetensors.numpy import load
+
+    try:
+        tensors = load(data)
+        about = json.loads(_metadata(data)[META])
+        whole = about["note"] == dict(note) and about["sha256"] == _digest(tensors, note)
+    except (SafetensorError, ValueError, KeyError, TypeError, RecursionError) as error:
+        raise CorruptError(f"{path} is not a safetensors file of ours") from error
+    if not whole:
+        raise CorruptError(f"{path} holds other tensors than were written")
+    return tensors
+
+
+def _plain(name: str, array: NDArray[Any]) -> NDArray[Any]:
+    if array.dtype.name not in DTYPES:
+        raise TypeError(f"tensor {name!r} is {array.dtype}; what can be kept: {', '.join(DTYPES)}")
+    return array.astype(array.dtype.newbyteorder("<"), order="C", copy=False)
+
+
+def _digest(tensors: Mapping[str, NDArray[Any]], note: Mapping[str, str]) -> str:
+    names = sorted(tensors)
+    shapes = [[name, tensors[name].dtype.name, list(tensors[name].shape)] for name in names]
+    digest = hashlib.sha256(canonical([dict(note), shapes]))
+    for name in names:
+        digest.update(tensors[name].data)
+    return digest.hexdigest()
+
+
+def _metadata(data: bytes) -> dict[str, str]:
+    """The metadata of a safetensors file; the library gives it for a path only, and we read once."""
+    length = int.from_bytes(data[:8], "little")
+    metadata: dict[str, str] = json.loads(data[8 : 8 + length])["__metadata__"]
+    return metadata

@@ -1,0 +1,58 @@
+"""moviepy and its ffmpeg, without what comes along when they are imported carelessly."""
+
+from __future__ import annotations
+
+import importlib
+import os
+import subprocess
+from functools import cache
+from importlib.metadata import version
+
+from svi_story.errors import RenderError
+
+
+@cache
+def ffmpeg_path() -> str:
+    """The ffmpeg that encodes: imageio-ffmpeg's own, or the one IMAGEIO_FFMPEG_EXE names.
+
+    Raises RenderError where there is none.
+    """
+    from imageio_ffmpeg import get_ffmpeg_exe
+
+    try:
+        return str(get_ffmpeg_exe())
+    except RuntimeError as error:
+        raise RenderError("no ffmpeg found; reinstall imageio-ffmpeg or set IMAGEIO_FFMPEG_EXE") from error
+
+
+@cache
+def encoder_versions() -> tuple[str, str]:
+    """What ffmpeg and moviepy call their versions. Imports neither; raises RenderError without an ffmpeg."""
+    command = [ffmpeg_path(), "-version"]
+    try:
+        done = subprocess.run(  # noqa: S603 - the program that is going to encode, and no text of a stranger
+            command, stdin=subprocess.DEVNULL, capture_output=True, check=True, timeout=60
+        )
+    except (OSError, subprocess.SubprocessError) as error:
+        what = f"{command[0]} does not run ({error}); reinstall imageio-ffmpeg or set IMAGEIO_FFMPEG_EXE"
+        raise RenderError(what) from error
+    return done.stdout.decode(errors="replace").partition("\n")[0], version("moviepy")
+
+
+@cache
+def import_moviepy() -> None:
+    """Import moviepy, which looks for a `.env` in every folder above itself and runs the programs it names.
+
+    Here it finds its programs chosen, reads no `.env`, and the environment is afterwards what it was.
+    Raises RenderError where there is no ffmpeg that runs.
+    """
+    encoder_versions()
+    chosen = {"FFMPEG_BINARY": ffmpeg_path(), "FFPLAY_BINARY": ffmpeg_path(), "PYTHON_DOTENV_DISABLED": "1"}
+    before = dict(os.environ)
+    os.environ.update(chosen)
+    try:
+        importlib.import_module("moviepy")
+    finally:
+        for name in set(os.environ) - set(before):
+            del os.environ[name]
+        os.environ.update(before)

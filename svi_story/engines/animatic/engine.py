@@ -1,0 +1,156 @@
+"""The animatic engine: same key, same machine, same versions: same frames."""
+
+from __future__ import annotations
+
+import random
+import unicodedata
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Self
+
+from svi_story.engines.animatic.camera import Pose, first_pose, next_pose, path, view
+from svi_story.errors import InputError, RenderError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping
+    from types import TracebackType
+
+    import numpy as np
+    from numpy.typing import NDArray
+    from PIL import Image
+
+    from svi_story.engines.base import Carry, Checkpoint, Frame, Latents, OnStep
+    from svi_story.plan.keys import Json
+    from svi_story.plan.model import Anchor, Segment
+
+_MOST_NAMED = 10
+
+
+@dataclass(frozen=True)
+class AnimaticIdentity:
+    """What the plan needs to know; nothing is loaded for it."""
+
+    name: str = "animatic"
+    revision: int = 1
+
+    def inputs(self, segment: Segment) -> Mapping[str, Json]:
+        """Camera: seed, fps, frames, overlap, anchor; slate: clip, prompt, fps, first frame."""
+        return {
+            "prompt": segment.prompt,
+            "seed": segment.seed,
+            "width": segment.size.width,
+            "height": segment.size.height,
+            "frames": segment.frames,
+            "overlap": segment.overlap,
+            "anchor": segment.anchor.pixels,
+            "clip": segment.clip,
+            "fps": str(segment.fps),
+            "first_frame": segment.first_frame,
+        }
+
+
+class Animatic:
+    """The anchor under a slow camera, with clip id, prompt and timecode burnt in.
+
+    Its latents are two poses of the camera, (x, y, zoom) as float64: `start`, and `pose` at the last frame,
+    which the next segment of the chain starts from.
+    """
+
+    def __init__(self) -> None:
+        self._pictures: dict[str, Image.Image] = {}
+
+    @property
+    def identity(self) -> AnimaticIdentity:
+        """Name, revision and the inputs that the frames depend on."""
+        return AnimaticIdentity()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._pictures.clear()
+
+    def notes(self, segment: Segment) -> tuple[str, ...]:
+        """What the user should know before this segment is made: characters that no font here can show."""
+        from svi_story.pictures.fonts import missing_characters
+        from svi_story.pictures.text import clean_text
+
+        missing = missing_characters(clean_text(segment.prompt))
+        if not missing:
+            return ()
+        more = f" and {len(missing) - _MOST_NAMED} more" if len(missing) > _MOST_NAMED else ""
+        named = ", ".join(map(_named, missing[:_MOST_NAMED]))
+        note = (
+            f"no font on this machine can show {named}{more}: the animatic shows \ufffd instead; "
+            "install a font that has them (Noto fonts cover every script), or change the prompt"
+        )
+        return (note,)
+
+    def sample(
+        self, segment: Segment, carry: Carry | None, checkpoint: Checkpoint, on_step: OnStep
+    ) -> Latents:
+        """Choose the camera's move. Instant, so there is nothing to keep in a checkpoint."""
+        del checkpoint
+        rng = random.Random(segment.seed)  # noqa: S311 - a camera move is no secret
+        start = _pose(carry.latents["pose"]) if carry else first_pose(rng)
+        end = next_pose(start, rng, float(segment.contributes / segment.fps))
+        on_step(1, 1)
+        return {"start": _array(start), "pose": _array(end)}
+
+    def decode(self, segment: Segment, latents: Latents) -> Iterator[Frame]:
+        """Draw exactly `segment.frames` frames.
+
+        Errors: RenderError when the anchor's file is gone or no longer holds the planned pixels.
+        """
+        import numpy as np
+
+        from svi_story.engines.animatic.slate import Slate
+
+        anchor = self._anchor(segment.anchor)
+        slate = Slate(segment)
+        poses = path(_pose(latents["start"]), _pose(latents["pose"]), segment.frames, segment.overlap)
+        for frame, pose in enumerate(poses):
+            picture = view(anchor, pose)
+            slate.burn(picture, frame)
+            yield np.array(picture, dtype=np.uint8)
+
+    def _anchor(self, anchor: Anchor) -> Image.Image:
+        if anchor.pixels not in self._pictures:
+            self._pictures.clear()
+            self._pictures[anchor.pixels] = _load(anchor)
+        return self._pictures[anchor.pixels]
+
+
+def _load(anchor: Anchor) -> Image.Image:
+    from PIL import Image
+
+    from svi_story.pictures.images import fit_picture, open_picture, pixels_digest
+
+    try:
+        pixels = fit_picture(open_picture(anchor.path), anchor.size.width, anchor.size.height, anchor.fit)
+    except InputError as error:
+        raise RenderError(*error.problems) from error
+    if pixels_digest(pixels) != anchor.pixels:
+        raise RenderError(
+            f"the image {anchor.path} changed while the film was being made; "
+            "run the same command again, it goes on with the image as it is now"
+        )
+    return Image.fromarray(pixels)
+
+
+def _array(pose: Pose) -> NDArray[np.float64]:
+    import numpy as np
+
+    return np.array([pose.x, pose.y, pose.zoom], dtype=np.float64)
+
+
+def _pose(array: NDArray[np.generic]) -> Pose:
+    x, y, zoom = array.tolist()
+    return Pose(x, y, zoom)
+
+
+def _named(char: str) -> str:
+    name = unicodedata.name(char, "")
+    shown = f"{char} " if char.isprintable() else ""
+    return f"{shown}(U+{ord(char):04X}{' ' + name if name else ''})"

@@ -1,0 +1,172 @@
+"""What is burnt into an animatic: clip id, timecode and prompt, in a band over the top of the picture.
+
+At the top because burnt-in captions belong at the bottom.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from fractions import Fraction
+from functools import lru_cache
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from PIL import Image
+
+    from svi_story.pictures.text import TextStyle
+    from svi_story.plan.model import Segment, Size
+
+ID_COLOUR = (255, 204, 92)
+PROMPT_COLOUR = (240, 240, 240)
+BAND_OPACITY = 0.62
+"""White under the band comes out at 38 %: white text on it keeps a contrast of 5.9 to 1."""
+MAX_BAND = 0.42
+"""Share of the picture's height that the band may take; a clip id alone may push it to MAX_ID_BAND."""
+MAX_ID_BAND = 0.6
+MAX_PROMPT_LINES = 4
+MIN_SIZE = 9
+"""Letters of fewer pixels cannot be read."""
+
+
+def timecode(frame: int, fps: Fraction) -> str:
+    """HH:MM:SS:FF of a frame counted from 0; frames before 0 show 00:00:00:00.
+
+    Seconds are real seconds, except that rates over 1001 count as the whole rate beside them, non-drop: at
+    24000/1001 every 24 frames make a second of the code.
+    """
+    rate = Fraction(round(fps)) if fps.denominator == 1001 else fps
+    frame = max(frame, 0)
+    seconds = math.floor(frame / rate)
+    rest = frame - math.ceil(seconds * rate)
+    digits = max(2, len(str(math.ceil(rate) - 1)))
+    return f"{seconds // 3600:02}:{seconds // 60 % 60:02}:{seconds % 60:02}:{rest:0{digits}}"
+
+
+@dataclass(frozen=True)
+class Layout:
+    """Where everything goes; lengths in pixels."""
+
+    size: int
+    """Height of the em of clip id and timecode."""
+    pad: int
+    code: slice
+    """The part of the timecode that there is room for."""
+    code_left: int
+    code_top: int
+    id_width: int
+    """0 when there is no room for the clip id."""
+    prompt_top: int
+    prompt_lines: int
+    """0 when there is no room for the prompt."""
+
+
+class Slate:
+    """One segment's slate: drawn once, burnt into every frame."""
+
+    def __init__(self, segment: Segment) -> None:
+        self._segment = segment
+        self._layout = lay_out(segment.size, len(timecode(0, segment.fps)))
+        self._glyphs = _code_glyphs(self._layout.size)
+        self._band = _draw_band(segment, self._layout)
+
+    def burn(self, picture: Image.Image, frame: int) -> None:
+        """Draw over a picture; `frame` counts within the segment."""
+        picture.paste(self._band, (0, 0), self._band)
+        layout = self._layout
+        code = timecode(self._segment.first_frame + frame, self._segment.fps)[layout.code]
+        margin = _code_style("0", layout.size).margin
+        left = layout.code_left
+        for char in code:
+            glyph = self._glyphs[char]
+            picture.paste(glyph, (left - margin, layout.code_top - margin), glyph)
+            left += _cell(char, layout.size)
+
+
+def lay_out(picture: Size, code_length: int) -> Layout:
+    """Fit the slate to a picture. For want of room first the prompt goes, then the id, then the hours."""
+    size = max(MIN_SIZE, round(math.sqrt(picture.width * picture.height) / 34))
+    pad, line = math.ceil(size * 0.6), _code_style("0", size).line_height
+    code = _code_part(code_length, size, picture.width - 2 * pad)
+    code_width = _code_width(code_length, size, code)
+    id_width = picture.width - 2 * pad - code_width - size
+    code_top = pad
+    if id_width < 6 * size:  # the clip id needs a line of its own
+        fits = 2 * pad + 2 * line <= picture.height * MAX_ID_BAND
+        id_width = picture.width - 2 * pad if fits else 0
+        code_top = pad + line if fits else pad
+    prompt_top = code_top + line
+    room = picture.height * MAX_BAND - prompt_top - pad
+    lines = max(0, min(MAX_PROMPT_LINES, int(room // _prompt_style(size, 1, 1).line_height)))
+    left = picture.width - pad - code_width
+    return Layout(size, pad, code, left, code_top, id_width, prompt_top, lines)
+
+
+def _code_part(length: int, size: int, room: int) -> slice:
+    parts = [slice(start, length) for start in (0, 3, 6, length)]
+    return next(part for part in parts if _code_width(length, size, part) <= max(room, 0))
+
+
+def _code_width(length: int, size: int, part: slice) -> int:
+    return sum(_cell(char, size) for char in ("00:00:00:" + "0" * (length - 9))[part])
+
+
+def _cell(char: str, size: int) -> int:
+    return math.ceil(size * (0.34 if char == ":" else 0.6))
+
+
+@lru_cache(maxsize=4)
+def _code_glyphs(size: int) -> dict[str, Image.Image]:
+    from PIL import Image
+
+    from svi_story.pictures.text import draw_text
+
+    return {char: Image.fromarray(draw_text(char, _code_style(char, size))) for char in "0123456789:"}
+
+
+def _code_style(char: str, size: int) -> TextStyle:
+    from svi_story.pictures.text import TextStyle
+
+    return TextStyle(size, max_width=_cell(char, size), max_lines=1, align="center")
+
+
+def _prompt_style(size: int, width: int, lines: int) -> TextStyle:
+    from svi_story.pictures.text import TextStyle
+
+    return TextStyle(max(MIN_SIZE, round(size * 0.86)), width, lines, colour=PROMPT_COLOUR)
+
+
+def _draw_band(segment: Segment, layout: Layout) -> Image.Image:
+    from svi_story.pictures.text import TextStyle
+
+    texts: list[tuple[str, TextStyle, int]] = []
+    if layout.id_width:
+        texts.append((segment.clip, TextStyle(layout.size, layout.id_width, 1, colour=ID_COLOUR), layout.pad))
+    if layout.prompt_lines:
+        style = _prompt_style(layout.size, segment.size.width - 2 * layout.pad, layout.prompt_lines)
+        texts.append((" ".join(segment.prompt.split()), style, layout.prompt_top))
+    return _compose(segment.size.width, layout, texts)
+
+
+def _compose(width: int, layout: Layout, texts: list[tuple[str, TextStyle, int]]) -> Image.Image:
+    from PIL import Image
+
+    from svi_story.pictures.text import draw_text
+
+    drawn = [(Image.fromarray(draw_text(text, style)), style.margin, top) for text, style, top in texts]
+    bottom = max([layout.prompt_top, *(top + image.height - 2 * margin for image, margin, top in drawn)])
+    band = _shade(width, bottom + layout.pad, layout.size)
+    for image, margin, top in drawn:
+        band.alpha_composite(image, (layout.pad - margin, top - margin))
+    return band
+
+
+def _shade(width: int, height: int, fade: int) -> Image.Image:
+    """Black at BAND_OPACITY, fading out below the text."""
+    import numpy as np
+    from PIL import Image
+
+    alpha = np.concatenate([np.ones(height), np.linspace(1, 0, fade + 2)[1:-1] ** 1.5]) * BAND_OPACITY * 255
+    shade = np.zeros((alpha.size, width, 4), np.uint8)
+    shade[..., 3] = np.rint(alpha)[:, None]
+    return Image.fromarray(shade)

@@ -1,0 +1,209 @@
+"""Images from strangers, opened safely, as plain 8-bit sRGB; and brought to the film's size."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import os
+import stat
+import warnings
+from typing import TYPE_CHECKING, BinaryIO, Literal
+
+import numpy as np
+from PIL import Image, ImageCms, UnidentifiedImageError
+
+from svi_story.errors import InputError, Problem
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from numpy.typing import NDArray
+
+FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "TIFF", "GIF")
+MAX_PIXELS = 100_000_000
+MAX_SIDE = 32_768
+BACKGROUND = (0, 0, 0)
+"""What shows through transparent pixels: black, as the bars of `fit: pad`."""
+
+_CURE = "save it again as an 8-bit PNG or JPEG"
+_ORIENTATION = 0x0112
+_UPRIGHT = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+
+
+class PictureError(InputError):
+    """An image that cannot be used. `reason` says why and what to do, without naming the file."""
+
+    def __init__(self, path: Path, reason: str) -> None:
+        super().__init__(Problem(f"the image {path} {reason}"))
+        self.reason = reason
+
+
+def open_picture(path: Path) -> Image.Image:
+    """Read an image file as upright 8-bit sRGB (mode RGB); of an animation, the first frame.
+
+    The size is checked before anything is decoded. Transparency is laid over `BACKGROUND`, an embedded colour
+    profile is converted to sRGB, 16-bit grey is scaled.
+
+    Errors: PictureError for whatever is no readable image of `FORMATS`.
+    """
+    with _open_regular(path) as file, warnings.catch_warnings():
+        # Pillow warns about sizes that our own limit judges, and about metadata that no pixel depends on.
+        warnings.simplefilter("ignore")
+        return _as_rgb(path, _decoded(path, file))
+
+
+def fit_picture(
+    image: Image.Image, width: int, height: int, fit: Literal["crop", "pad", "stretch"]
+) -> NDArray[np.uint8]:
+    """Bring an RGB image to a size: height x width x 3, uint8.
+
+    crop fills the frame and cuts what is over, centred; pad shows everything, centred on black; stretch
+    ignores the shape.
+    """
+    if fit == "crop":
+        fitted = image.resize((width, height), Image.Resampling.LANCZOS, box=_cover(image, width, height))
+    elif fit == "pad":
+        fitted = _padded(image, width, height)
+    else:
+        fitted = image.resize((width, height), Image.Resampling.LANCZOS)
+    return np.array(fitted, dtype=np.uint8)
+
+
+def pixels_digest(frame: NDArray[np.uint8]) -> str:
+    """The sha256 (hex) of a picture's RGB bytes, row by row."""
+    return hashlib.sha256(np.ascontiguousarray(frame).tobytes()).hexdigest()
+
+
+def _open_regular(path: Path) -> BinaryIO:
+    try:
+        _check_regular(path, path.stat())
+        # The file may be swapped for a named pipe meanwhile: O_NONBLOCK keeps that from waiting for ever.
+        return os.fdopen(os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC), "rb")
+    except FileNotFoundError:
+        raise PictureError(path, "does not exist; check the path and its spelling") from None
+    except (OSError, ValueError) as error:
+        reason = error.strerror if isinstance(error, OSError) else str(error)
+        raise PictureError(path, f"cannot be read ({reason}); check the path and its permissions") from None
+
+
+def _check_regular(path: Path, status: os.stat_result) -> None:
+    if stat.S_ISDIR(status.st_mode):
+        raise PictureError(path, "is a folder; name an image file in it")
+    if not stat.S_ISREG(status.st_mode):
+        raise PictureError(path, "is not a regular file; name an image file")
+    if status.st_size == 0:
+        raise PictureError(path, "is empty (0 bytes); copy or save it again")
+
+
+def _decoded(path: Path, file: BinaryIO) -> Image.Image:
+    try:
+        image = Image.open(file, formats=FORMATS)
+        _check_size(path, image.size)
+        image.load()
+    except PictureError:
+        raise
+    except UnidentifiedImageError:
+        known = ", ".join(FORMATS)
+        raise PictureError(path, f"is no image of a known kind ({known}); {_CURE}") from None
+    except Image.DecompressionBombError:
+        raise PictureError(path, _too_large("more pixels than that")) from None
+    except Exception as error:  # noqa: BLE001 - on hostile files decoders raise whatever they like
+        detail = str(error).strip() or type(error).__name__
+        raise PictureError(path, f"is truncated or damaged ({detail}); {_CURE}") from None
+    return image
+
+
+def _check_size(path: Path, size: tuple[int, int]) -> None:
+    width, height = size
+    if width * height > MAX_PIXELS or max(size) > MAX_SIDE:
+        raise PictureError(path, _too_large(f"{width}x{height}"))
+
+
+def _too_large(got: str) -> str:
+    limit = f"at most {MAX_PIXELS // 1_000_000} megapixels and {MAX_SIDE} pixels a side are read"
+    return f"is too large: {limit}, and it has {got}; make it smaller"
+
+
+def _as_rgb(path: Path, image: Image.Image) -> Image.Image:
+    transpose = _UPRIGHT.get(_orientation(image))
+    profile = image.info.get("icc_profile")
+    try:
+        image = _to_srgb(_in_known_mode(path, image), profile)
+    except ValueError:
+        raise PictureError(path, f"has pixels of an unusual kind ({image.mode}); {_CURE}") from None
+    image = _over_background(image) if image.mode == "RGBA" else image.convert("RGB")
+    return image if transpose is None else image.transpose(transpose)
+
+
+def _in_known_mode(path: Path, image: Image.Image) -> Image.Image:
+    """As RGB, RGBA or CMYK, 8 bits a channel."""
+    if image.mode == "CMYK":
+        return image
+    if image.mode == "F" or image.mode.startswith("I"):
+        image = _from_16_bit(path, image)
+    return image.convert("RGBA" if image.has_transparency_data else "RGB")
+
+
+def _orientation(image: Image.Image) -> int:
+    try:
+        return int(image.getexif().get(_ORIENTATION, 1))
+    except Exception:  # noqa: BLE001 - damaged metadata raises whatever it likes, and no pixel depends on it
+        return 1
+
+
+def _from_16_bit(path: Path, image: Image.Image) -> Image.Image:
+    """Grey of 16 bits as 8 bits; Pillow's own conversion would clip it."""
+    grey = np.asarray(image)
+    if image.mode == "F" or grey.min() < 0 or grey.max() > 65_535:
+        raise PictureError(path, f"has pixels of more than 16 bits; {_CURE}")
+    return Image.fromarray(((grey.astype(np.uint32) + 128) // 257).astype(np.uint8))
+
+
+def _over_background(image: Image.Image) -> Image.Image:
+    background = Image.new("RGB", image.size, BACKGROUND)
+    background.paste(image, mask=image)
+    return background
+
+
+def _to_srgb(image: Image.Image, profile: bytes | None) -> Image.Image:
+    """Convert RGB, RGBA or CMYK by its embedded profile, if it has one that is not sRGB already."""
+    if not profile:
+        return image
+    mode = "RGBA" if image.mode == "RGBA" else "RGB"
+    try:
+        source = ImageCms.getOpenProfile(io.BytesIO(profile))
+        if "sRGB" in ImageCms.getProfileDescription(source):
+            return image
+        converted = ImageCms.profileToProfile(image, source, ImageCms.createProfile("sRGB"), outputMode=mode)
+    except (ImageCms.PyCMSError, OSError, ValueError):
+        return image  # a damaged profile, or one for other channels: the pixels alone still make a picture
+    assert converted is not None
+    return converted
+
+
+def _cover(image: Image.Image, width: int, height: int) -> tuple[float, float, float, float]:
+    """The largest centred box of the target's shape, in source pixels."""
+    scale = min(image.width / width, image.height / height)
+    box_width, box_height = min(width * scale, image.width), min(height * scale, image.height)
+    left, top = (image.width - box_width) / 2, (image.height - box_height) / 2
+    return left, top, left + box_width, top + box_height
+
+
+def _padded(image: Image.Image, width: int, height: int) -> Image.Image:
+    scale = min(width / image.width, height / image.height)
+    inner = (
+        min(width, max(1, round(image.width * scale))),
+        min(height, max(1, round(image.height * scale))),
+    )
+    canvas = Image.new("RGB", (width, height), BACKGROUND)
+    corner = ((width - inner[0]) // 2, (height - inner[1]) // 2)
+    canvas.paste(image.resize(inner, Image.Resampling.LANCZOS), corner)
+    return canvas

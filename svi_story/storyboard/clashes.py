@@ -1,0 +1,74 @@
+"""Rules between fields: each is fine alone, together they make no sense."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from svi_story.storyboard.text import Loc, shown, spelled
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
+    from svi_story.storyboard.schema import Clip, Storyboard
+
+
+@dataclass(frozen=True)
+class Clash:
+    """Fields that contradict each other."""
+
+    loc: Loc
+    what: str
+    """What is wrong; `{other}` stands for the other place."""
+    needs: tuple[Loc, ...]
+    """The fields that were compared; when one of them is wrong already, this says nothing new."""
+    other: Loc = ()
+
+    @property
+    def place(self) -> str:
+        """The field, as an author reads it."""
+        return spelled(self.loc)
+
+    def text(self, line: int = 0) -> str:
+        """What is wrong, with the line of the other place where it is known."""
+        other = spelled(self.other) + (f" (line {line})" if line else "")
+        return self.what.format(other=other)
+
+
+def of(story: Storyboard, ids: Sequence[str]) -> Iterator[Clash]:
+    """Everything in a board that contradicts something else in it."""
+    for index, clip in enumerate(story.clips):
+        yield from _transitions(index, clip)
+        yield from _lengths(index, clip, story.engine.max_frames)
+    yield from _repeated_ids(ids)
+
+
+def _transitions(index: int, clip: Clip) -> Iterator[Clash]:
+    transition, reference = ("clips", index, "transition"), ("clips", index, "reference")
+    if index == 0 and clip.transition is not None:
+        yield Clash(transition, "nothing comes before the first clip; remove the transition", (transition,))
+    if index > 0 and clip.reference is not None and clip.transition in (None, "continue"):
+        what = "a new reference cannot come in mid-chain; add `transition: cut` or a fade, or remove it"
+        yield Clash(reference, what, (transition, reference))
+
+
+def _lengths(index: int, clip: Clip, max_frames: int) -> Iterator[Clash]:
+    frames, duration = ("clips", index, "frames"), ("clips", index, "duration")
+    if clip.frames is None:
+        return
+    if clip.duration is not None:
+        what = "`frames` and `duration` say the same thing twice; keep one"
+        yield Clash(frames, what, (frames, duration))
+    elif clip.frames > max_frames:
+        what = f"{shown(clip.frames)} is more than engine.max_frames ({max_frames}); use `duration` instead"
+        yield Clash(frames, what, (frames, ("engine", "max_frames")))
+
+
+def _repeated_ids(ids: Sequence[str]) -> Iterator[Clash]:
+    first: dict[str, int] = {}
+    for index, clip_id in enumerate(ids):
+        before = first.setdefault(clip_id, index)
+        if before != index:
+            loc, other = ("clips", index, "id"), ("clips", before)
+            what = f'"{clip_id}" is the id of {{other}} too; give each clip its own'
+            yield Clash(loc, what, (loc, ("clips", before, "id")), other)

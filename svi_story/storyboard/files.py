@@ -1,0 +1,100 @@
+"""Reading a small text file from a stranger: regular files only, size first, UTF-8 only."""
+
+from __future__ import annotations
+
+import os
+import re
+import secrets
+import stat
+from codecs import BOM_UTF16_BE, BOM_UTF16_LE, BOM_UTF32_BE, BOM_UTF32_LE
+from typing import TYPE_CHECKING
+
+from svi_story.errors import InputError, Problem
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+MAX_BYTES = 2_000_000
+
+_OTHER_ENCODINGS = (BOM_UTF32_LE, BOM_UTF32_BE, BOM_UTF16_LE, BOM_UTF16_BE)
+# U+0085, U+2028 and U+2029 break lines in some YAML and Python readers and not in others.
+FORBIDDEN = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\u2028\u2029\ufffe\uffff]")
+"""What no text file may hold."""
+
+
+def absent(path: Path) -> str:
+    """Why a path is no regular file that can be read; empty when it is one."""
+    try:
+        mode = path.stat().st_mode
+    except FileNotFoundError:
+        return "does not exist"
+    except (OSError, ValueError) as error:
+        return f"cannot be read ({getattr(error, 'strerror', None) or error})"
+    if stat.S_ISDIR(mode):
+        return "is a folder"
+    return "" if stat.S_ISREG(mode) else "is not a regular file"
+
+
+def read_bytes(path: Path) -> bytes:
+    """A regular file's bytes. Raises InputError when there is none, or more than MAX_BYTES."""
+    reason = absent(path)
+    if reason:
+        raise InputError(Problem(f"{reason}; check the path", file=str(path)))
+    try:
+        with path.open("rb") as file:
+            raw = file.read(MAX_BYTES + 1)
+    except OSError as error:
+        what = f"cannot be read ({error.strerror}); check its permissions"
+        raise InputError(Problem(what, file=str(path))) from error
+    if len(raw) > MAX_BYTES:
+        what = f"is larger than {MAX_BYTES:,} bytes; split it into several"
+        raise InputError(Problem(what, file=str(path)))
+    return raw
+
+
+def decode(raw: bytes, file: str) -> str:
+    """UTF-8 bytes as text with `\\n` line breaks. Raises InputError for anything else."""
+    if raw.startswith(_OTHER_ENCODINGS):
+        raise InputError(Problem("is UTF-16 or UTF-32; save it as UTF-8", file=file))
+    try:
+        text = raw.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        line = raw.count(b"\n", 0, error.start) + 1
+        what = f"is not UTF-8 (byte 0x{raw[error.start]:02X}); save it as UTF-8"
+        raise InputError(Problem(what, file=file, line=line)) from error
+    text = text.replace("\r\n", "\n").replace("\r", "\n")
+    found = FORBIDDEN.search(text)
+    if found:
+        line = text.count("\n", 0, found.start()) + 1
+        what = f"an invisible character (U+{ord(found.group()):04X}) that a text file may not hold; remove it"
+        raise InputError(Problem(what, file=file, line=line))
+    return text
+
+
+def write_new(path: Path, raw: bytes) -> None:
+    """Write a new file, whole or not at all, and the folders above it.
+
+    Raises InputError when the file exists or cannot be written.
+    """
+    if path.exists() or path.is_symlink():
+        raise InputError(Problem("exists already; choose another name", file=str(path)))
+    temporary = path.with_name(f".{secrets.token_hex(8)}.tmp")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            with temporary.open("xb") as file:
+                file.write(raw)
+                file.flush()
+                os.fsync(file.fileno())
+            temporary.rename(path)
+        finally:
+            temporary.unlink(missing_ok=True)
+    except OSError as error:
+        raise unwritable(path, error) from error
+
+
+def unwritable(path: Path, error: OSError) -> InputError:
+    """A failed write, with its reason."""
+    return InputError(
+        Problem(f"cannot be written ({error.strerror}); mend that and try again", file=str(path))
+    )

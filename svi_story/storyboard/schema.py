@@ -1,0 +1,351 @@
+"""The storyboard, version 1: what an author may write, as frozen models."""
+
+from __future__ import annotations
+
+import re
+from fractions import Fraction
+from typing import TYPE_CHECKING, Annotated, Any, Literal, Self
+
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Discriminator,
+    Field,
+    GetJsonSchemaHandler,
+    PlainValidator,
+    Tag,
+    WithJsonSchema,
+    model_validator,
+)
+from pydantic_core import CoreSchema, PydanticCustomError
+
+from svi_story.storyboard import clashes
+from svi_story.storyboard.text import shown
+from svi_story.storyboard.values import (
+    Duration,
+    FrameRate,
+    GridFrames,
+    Line,
+    PassFrames,
+    Prompt,
+    Seed,
+    Text,
+    is_number,
+    wrong,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+NOT_YET = frozenset(
+    {
+        "clips.caption",
+        "clips.end_frame",
+        "clips.end_reference",
+        "clips.loras",
+        "clips.pick",
+        "clips.start_video",
+        "clips.takes",
+        "clips.video",
+        "cut.audio",
+        "cut.captions",
+        "cut.title_card",
+        "engine.loras",
+        "end_frame",
+        "end_reference",
+        "start_video",
+        "takes",
+        "video",
+    }
+)
+"""Fields the format knows or will know that do nothing yet. A feature arrives: its name leaves this table."""
+
+WAN_NEGATIVE_PROMPT = (
+    "色调艳丽，过曝，静态，细节模糊不清，字幕，风格，作品，画作，画面，静止，整体发灰，"
+    "最差质量，低质量，JPEG压缩残留，丑陋的，残缺的，多余的手指，画得不好的手部，画得不好的脸部，"
+    "畸形的，毁容的，形态畸形的肢体，手指融合，静止不动的画面，杂乱的背景，三条腿，背景人很多，倒着走"
+)
+"""What Wan 2.2 was tuned to steer away from, as its authors wrote it."""
+
+SCHEMA_FILE = "storyboard.schema.json"
+MODELINE = f"# yaml-language-server: $schema={SCHEMA_FILE}"
+"""A board's first line: editors look for the schema beside it, where `svi-story schema` was written to."""
+
+LARGEST_GUIDANCE = 100.0
+SIDES = (16, 4096)
+
+_SIZE_NAMES = {"480p": (832, 480), "720p": (1280, 720)}
+_SIZE = re.compile("([0-9]{1,5})x([0-9]{1,5})")
+
+
+class _Part(BaseModel):
+    """What every part of a board shares."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)
+
+
+class Resolution(_Part):
+    """The film's size in pixels; both sides are multiples of 16."""
+
+    width: int = Field(ge=SIDES[0], le=SIDES[1], multiple_of=16, description="Width in pixels.")
+    height: int = Field(ge=SIDES[0], le=SIDES[1], multiple_of=16, description="Height in pixels.")
+
+
+class Guidance(_Part):
+    """How strongly the prompt steers, for each expert; one number means both."""
+
+    high: float = Field(
+        ge=0, le=LARGEST_GUIDANCE, examples=[4.0], description="Guidance of the high-noise expert."
+    )
+    low: float = Field(
+        ge=0, le=LARGEST_GUIDANCE, examples=[3.5], description="Guidance of the low-noise expert."
+    )
+
+    @classmethod
+    def __get_pydantic_json_schema__(cls, core: CoreSchema, handler: GetJsonSchemaHandler) -> dict[str, Any]:
+        both = handler.resolve_ref_schema(handler(core))
+        return {"anyOf": [{"type": "number", "minimum": 0, "maximum": LARGEST_GUIDANCE}, both]}
+
+
+class Fade(_Part):
+    """A cross-fade from the clip before, into a new chain."""
+
+    fade: Duration = Field(examples=["0.5s"], description="How long both clips are seen, as 0.5s.")
+
+
+def _resolution(value: object) -> Resolution:
+    if isinstance(value, Resolution):
+        return value
+    match = _SIZE.fullmatch(value) if isinstance(value, str) else None
+    if isinstance(value, str) and value in _SIZE_NAMES:
+        width, height = _SIZE_NAMES[value]
+    elif match:
+        width, height = int(match[1]), int(match[2])
+    else:
+        raise wrong(f"{shown(value)} is not a size; write width x height, as 832x480, or 480p or 720p")
+    sides = [min(max((side + 8) // 16 * 16, SIDES[0]), SIDES[1]) for side in (width, height)]
+    if sides != [width, height]:
+        limits = f"multiples of 16 from {SIDES[0]} to {SIDES[1]}"
+        raise wrong(f"{shown(value)} cannot be made: sides are {limits}; use {sides[0]}x{sides[1]}")
+    return Resolution(width=width, height=height)
+
+
+def _guidance(value: object) -> object:
+    if isinstance(value, dict | Guidance):
+        return value
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        raise wrong(f"{shown(value)} is not a number; write 5.0, or {{high: 4.0, low: 3.5}}")
+    if not is_number(value) or not 0 <= value <= LARGEST_GUIDANCE:
+        raise wrong(f"{shown(value)} is not between 0 and {LARGEST_GUIDANCE:g}; SVI's authors use 5.0")
+    return Guidance(high=value, low=value)
+
+
+def _some(clips: tuple[Clip, ...]) -> tuple[Clip, ...]:
+    if not clips:  # pydantic's own min_length counts sound clips only, and would call wrong ones missing
+        raise wrong("holds no clip; add one, as `- prompt: ...`")
+    return clips
+
+
+def _version(value: object) -> object:
+    if type(value) is not int:
+        raise wrong(f"{shown(value)} is not a version; write `version: 1`")
+    if value != 1:
+        raise wrong(f"{shown(value)} is not a version this svi-story reads; write `version: 1`")
+    return value
+
+
+def _variant(value: object) -> object:
+    return "2.0" if type(value) is float and value == 2.0 else value
+
+
+def _kind_of_transition(value: object) -> str:
+    return "<fade>" if isinstance(value, dict | Fade) else "<word>"
+
+
+WrittenGuidance = Annotated[Guidance, BeforeValidator(_guidance)]
+Transition = Annotated[
+    Annotated[Literal["continue", "cut"], Tag("<word>")] | Annotated[Fade, Tag("<fade>")],
+    Discriminator(_kind_of_transition),
+]
+ClipId = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$")]
+
+
+class EngineSettings(_Part):
+    """Who makes the frames, and how. What is left open comes from the preset."""
+
+    name: Literal["svi", "animatic"] = Field(
+        "svi", description="svi renders with the model; animatic is a quick preview on any machine."
+    )
+    variant: Annotated[
+        Literal["2.0", "2.0-pro"],
+        BeforeValidator(_variant),
+        WithJsonSchema({"enum": ["2.0", "2.0-pro", 2.0]}),
+    ] = Field("2.0", description="The variant of Stable Video Infinity.")
+    preset: Literal["quality", "fast", "draft"] = Field(
+        "quality", description="Fills in every sampler setting that is left open."
+    )
+    steps: int | None = Field(
+        None, ge=1, le=1000, examples=[50], description="Sampling steps. Default: the preset's."
+    )
+    guidance: WrittenGuidance | None = Field(
+        None,
+        examples=[5.0, {"high": 4.0, "low": 3.5}],
+        description="How strongly the prompt steers: one number, or one per expert. Default: the preset's.",
+    )
+    shift: float | None = Field(
+        None, gt=0, le=1000, examples=[5.0], description="Shift of the noise schedule. Default: the preset's."
+    )
+    boundary: float | None = Field(
+        None,
+        ge=0,
+        le=1,
+        examples=[0.875],
+        description="Where in the schedule (1 to 0) the low-noise expert takes over. Default: the preset's.",
+    )
+    motion_latents: int = Field(
+        1, ge=1, le=64, description="Latents of the clip before that a 2.0-pro segment continues from."
+    )
+    max_frames: PassFrames = Field(
+        81, description="The most frames of one model pass, 4k+1. The model was trained at 81."
+    )
+
+
+class Clip(_Part):
+    """One entry of `clips`."""
+
+    id: ClipId | None = Field(
+        None, examples=["window"], description="The clip's name. Default: clip-01, clip-02, ..."
+    )
+    prompt: Prompt = Field(
+        examples=["A tabby cat sits by the window."], description="What is seen and how it moves."
+    )
+    duration: Duration | None = Field(
+        None,
+        examples=["5s", 2.5],
+        description="How much the clip adds to the film; a bare number is seconds. Not with `frames`.",
+    )
+    frames: GridFrames | None = Field(
+        None, examples=[81], description="Frames of one model pass, 4k+1. Default: engine.max_frames."
+    )
+    seed: Seed | None = Field(
+        None,
+        examples=[1234],
+        description="The clip's seed. Default: the board's + 42 for each clip before it in its chain.",
+    )
+    guidance: WrittenGuidance | None = Field(
+        None, examples=[6.0], description="As engine.guidance, for this clip only."
+    )
+    transition: Transition | None = Field(
+        None,
+        examples=["cut", {"fade": "0.5s"}],
+        description="How it follows the clip before: continue (default), cut, or {fade: 0.5s}.",
+    )
+    reference: Line | None = Field(
+        None,
+        examples=["images/street.jpg"],
+        description="A new identity anchor from here on; needs a cut or a fade. Relative to the board.",
+    )
+
+
+class CutSettings(_Part):
+    """How the film is put together."""
+
+    crf: int = Field(18, ge=0, le=51, description="Quality of the encoded film: lower is better and larger.")
+
+
+class Storyboard(_Part):
+    """A storyboard, version 1: one film."""
+
+    version: Annotated[Literal[1], BeforeValidator(_version)] = Field(
+        examples=[1], description="The version of this format."
+    )
+    title: Line | None = Field(
+        None, examples=["Rain on the window"], description="The film's title. Default: the file's name."
+    )
+    reference: Line = Field(
+        examples=["images/cat.jpg"],
+        description="The film's first frame and its identity anchor: an image, relative to the board.",
+    )
+    resolution: (
+        Annotated[
+            Resolution,
+            PlainValidator(_resolution),
+            WithJsonSchema({"type": "string", "pattern": "^(480p|720p|[0-9]{2,4}x[0-9]{2,4})$"}),
+        ]
+        | None
+    ) = Field(
+        None,
+        examples=["832x480", "720p"],
+        description="Width x height in multiples of 16, or 480p or 720p. Default: the preset's, 832x480.",
+    )
+    fps: FrameRate = Field(
+        Fraction(15),
+        examples=[15, "24000/1001"],
+        json_schema_extra={"default": 15},
+        description="Frames per second when played: 1 to 240; fractions like 24000/1001 too.",
+    )
+    fit: Literal["crop", "pad", "stretch"] = Field(
+        "crop", description="How a reference of another shape is brought to the resolution."
+    )
+    seed: Seed = Field(0, description="The first clip's seed; the others count on from it.")
+    style: Text = Field(
+        "", examples=["35mm film, soft window light"], description="Joined to every prompt, after a space."
+    )
+    negative_prompt: Text = Field(
+        WAN_NEGATIVE_PROMPT, description="What to steer away from. Default: the one Wan 2.2 was tuned with."
+    )
+    allow_repeated_seeds: bool = Field(
+        default=False, description="Let segments of one chain share a seed; they tend to look alike."
+    )
+    engine: EngineSettings = Field(
+        default_factory=EngineSettings,
+        examples=[{"name": "svi"}],
+        description="Which engine makes the frames, and its settings.",
+    )
+    clips: Annotated[tuple[Clip, ...], Field(strict=False), AfterValidator(_some)] = Field(
+        json_schema_extra={"minItems": 1},
+        examples=[[{"prompt": "A tabby cat sits by the window."}]],
+        description="The clips, in the order of the film.",
+    )
+    cut: CutSettings = Field(
+        default_factory=CutSettings, examples=[{"crf": 18}], description="Settings of the finished film."
+    )
+
+    @model_validator(mode="after")
+    def _fields_agree(self) -> Self:
+        found = tuple(clashes.of(self, resolved_ids(self.clips)))
+        if found:
+            what = "; ".join(f"{clash.place}: {clash.text()}" for clash in found)
+            raise PydanticCustomError("clash", "{what}", {"what": what, "clashes": found})
+        return self
+
+
+def resolved_ids(clips: Sequence[Clip]) -> tuple[str, ...]:
+    """Every clip's id. A default counts from 1 and never gets wider: a new clip must not rename old ones."""
+    return tuple(clip.id or f"clip-{number:02d}" for number, clip in enumerate(clips, start=1))
+
+
+def json_schema() -> dict[str, Any]:
+    """What an author may write, as JSON Schema (draft 2020-12) with descriptions."""
+    draft = "https://json-schema.org/draft/2020-12/schema"
+    return {"$schema": draft, "title": "svi-story storyboard", **_for_authors(Storyboard.model_json_schema())}
+
+
+def _for_authors(node: Any) -> Any:
+    """The schema without what only the models know: nulls for "not written", and generated titles."""
+    if isinstance(node, list):
+        return [_for_authors(item) for item in node]
+    if not isinstance(node, dict):
+        return node
+    kept = {
+        key: _for_authors(value)
+        for key, value in node.items()
+        if not (key == "title" and isinstance(value, str)) and not (key == "default" and value is None)
+    }
+    kinds = [kind for kind in kept.get("anyOf", []) if kind != {"type": "null"}]
+    if "anyOf" in kept and len(kinds) == 1:
+        del kept["anyOf"]
+        return {**kinds[0], **kept}
+    return {**kept, "anyOf": kinds} if "anyOf" in kept else kept

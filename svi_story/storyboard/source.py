@@ -1,0 +1,96 @@
+"""A board's file: read, checked and typed, with the line of every place in it."""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from svi_story.errors import InputError, Problem
+from svi_story.storyboard.checks import Fault, check
+from svi_story.storyboard.files import absent, decode, read_bytes
+from svi_story.storyboard.schema import Storyboard, resolved_ids
+from svi_story.storyboard.text import Loc, shown, spelled
+from svi_story.storyboard.yaml12 import parse
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping
+    from pathlib import Path
+
+    from svi_story.storyboard.checks import Checked, Data
+
+
+@dataclass(frozen=True)
+class Lines:
+    """Where every place of a board is written."""
+
+    written: Mapping[Loc, int]
+
+    def of(self, loc: Loc) -> int:
+        """The 1-based line of a place, or of the nearest written part that holds it; 0 when there is none."""
+        for length in range(len(loc), -1, -1):
+            if loc[:length] in self.written:
+                return self.written[loc[:length]]
+        return 0
+
+
+@dataclass(frozen=True)
+class BoardFile:
+    """A storyboard that was read, with all that is needed to speak about its places."""
+
+    path: Path
+    """As the user gave it."""
+    story: Storyboard
+    ids: tuple[str, ...]
+    """Every clip's id, in order."""
+    lines: Lines
+    digest: str
+    """sha256 (hex) of the file's bytes."""
+
+    def problem(self, loc: Loc, what: str) -> Problem:
+        """Something wrong at a place of this board."""
+        return Problem(what, file=str(self.path), line=self.lines.of(loc), path=spelled(loc))
+
+
+def load(path: Path) -> BoardFile:
+    """Read a board. Raises InputError with everything that is wrong with it, in the order of its lines.
+
+    Reference images are looked for, not opened: `plan` does that.
+    """
+    raw = read_bytes(path)
+    document = parse(decode(raw, str(path)), str(path))
+    if not isinstance(document.data, dict):
+        what = f"{shown(document.data)} is no board; start with `version: 1` and write `name: value` lines"
+        raise InputError(Problem(what, file=str(path), line=document.lines[()]))
+    lines = Lines(document.lines)
+    checked = check(document.data)
+    faults = (*checked.faults, *_clashes(checked, lines), *_missing_images(checked.sound, path.parent))
+    problems = [Problem(f.what, str(path), lines.of(f.loc), spelled(f.loc)) for f in faults]
+    problems += document.problems
+    if problems or checked.story is None:
+        raise InputError(*sorted(problems, key=lambda problem: problem.line))
+    ids = resolved_ids(checked.story.clips)
+    return BoardFile(path, checked.story, ids, lines, hashlib.sha256(raw).hexdigest())
+
+
+def _clashes(checked: Checked, lines: Lines) -> Iterator[Fault]:
+    for clash in checked.clashes:
+        yield Fault(clash.loc, clash.text(lines.of(clash.other)))
+
+
+def _missing_images(data: Data, folder: Path) -> Iterator[Fault]:
+    """References that name no file. Each name is asked for once."""
+    reasons: dict[str, str] = {}
+    for loc, name in _references(data):
+        if name not in reasons:
+            reasons[name] = absent(folder / name)
+        if reasons[name]:
+            yield Fault(loc, f"{shown(name)} {reasons[name]}; name an image, relative to the board's folder")
+
+
+def _references(data: Data) -> Iterator[tuple[Loc, str]]:
+    if "reference" in data:
+        yield ("reference",), data["reference"]
+    for index, clip in enumerate(data.get("clips", ())):
+        if "reference" in clip:
+            yield ("clips", index, "reference"), clip["reference"]

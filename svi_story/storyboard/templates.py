@@ -1,0 +1,110 @@
+"""Starting points for new boards: a folder each, with `board.yaml` and its images."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+from svi_story.errors import InputError, Problem
+from svi_story.storyboard.files import unwritable, write_new
+from svi_story.storyboard.text import nearest, shown, unfit
+
+BOARD = "board.yaml"
+SUFFIXES = (".yaml", ".yml")
+
+
+def names() -> tuple[str, ...]:
+    """The templates that ship, sorted."""
+    return tuple(sorted(path.parent.name for path in _root().glob(f"*/{BOARD}")))
+
+
+def describe(name: str) -> str:
+    """What a template is for, in one line: the first comment in its board that is not for editors."""
+    for line in (_folder(name) / BOARD).read_text("utf-8").splitlines():
+        comment = line.removeprefix("#").strip()
+        if line.startswith("#") and comment and not comment.startswith("yaml-language-server"):
+            return comment
+    return ""
+
+
+def create(name: str, target: Path) -> Path:
+    """Copy a template and return the new board's path.
+
+    A target that ends in .yaml or .yml becomes the board, its images beside it; any other becomes a folder
+    with `<its name>.yaml` in it. Raises InputError, having written nothing, for an unknown template, for an
+    unusable name, and when anything that would be written exists.
+    """
+    source = _folder(name)
+    _check_name(target)
+    try:
+        return _beside(source, target) if target.suffix in SUFFIXES else _into_folder(source, target)
+    except OSError as error:
+        raise unwritable(target, error) from error
+
+
+def _root() -> Path:
+    """Where templates are: inside the package when installed, beside it in a checkout."""
+    package = Path(__file__).parents[1]
+    installed = package / "templates"
+    return installed if installed.is_dir() else package.parent / "templates"
+
+
+def _folder(name: str) -> Path:
+    known = names()
+    if name in known:
+        return _root() / name
+    meant = nearest(name, known)
+    cure = f'did you mean "{meant}"?' if meant else f"use one of {', '.join(known)}"
+    raise InputError(f"{shown(name)} is not a template; {cure}")
+
+
+def _check_name(target: Path) -> None:
+    if not target.name or target.name.startswith(".") or unfit(str(target), one_line=True):
+        raise InputError(
+            f"{shown(str(target))} cannot name a board; write a name, as my-film or my-film.yaml"
+        )
+
+
+def _into_folder(source: Path, target: Path) -> Path:
+    _refuse_existing(target)
+    work = target.with_name(f".{target.name}.new")
+    shutil.rmtree(work, ignore_errors=True)  # what an interrupted attempt left
+    try:
+        for file in _files(source):
+            place = work / (f"{target.name}.yaml" if file.name == BOARD else file.relative_to(source))
+            write_new(place, file.read_bytes())
+        work.rename(target)
+    finally:
+        shutil.rmtree(work, ignore_errors=True)
+    return target / f"{target.name}.yaml"
+
+
+def _beside(source: Path, target: Path) -> Path:
+    places = [
+        (target if file.name == BOARD else target.parent / file.relative_to(source), file)
+        for file in _files(source)
+    ]
+    _refuse_existing(*(place for place, _ in places))
+    written: list[Path] = []
+    try:
+        for place, file in places:
+            write_new(place, file.read_bytes())
+            written.append(place)
+    except BaseException:
+        for place in written:
+            place.unlink(missing_ok=True)
+        raise
+    return target
+
+
+def _files(source: Path) -> list[Path]:
+    """A template's files, the board last: it appears when its images are there."""
+    files = sorted(path for path in source.rglob("*") if path.is_file())
+    return sorted(files, key=lambda path: path.name == BOARD)
+
+
+def _refuse_existing(*places: Path) -> None:
+    there = [place for place in places if place.exists() or place.is_symlink()]
+    if there:
+        what = "exists already; choose another name"
+        raise InputError(*(Problem(what, file=str(place)) for place in there))

@@ -1,0 +1,143 @@
+"""The kinds of value a board holds: frame rates, durations, sizes, texts; each with its JSON Schema."""
+
+from __future__ import annotations
+
+import math
+import re
+from fractions import Fraction
+from typing import Annotated, Any
+
+from pydantic import AfterValidator, Field, PlainValidator, WithJsonSchema
+from pydantic_core import PydanticCustomError
+
+from svi_story.storyboard.text import blank, shown, unfit
+
+FPS_RANGE = (1, 240)
+_FPS_PARTS = 1_000_000
+_MANY_FRAMES = 1_000_000
+LONGEST = Fraction(3600)
+
+_FPS = re.compile(r"([0-9]{1,9})/([0-9]{1,9})")
+_DURATION = re.compile(r"(-?[0-9]{1,9}(?:\.[0-9]{1,9})?) ?(ms|s|m|h)")
+_UNITS = {"ms": Fraction(1, 1000), "s": Fraction(1), "m": Fraction(60), "h": Fraction(3600)}
+
+
+def wrong(what: str) -> PydanticCustomError:
+    """A refusal whose words reach the author as they are."""
+    return PydanticCustomError("wrong", "{what}", {"what": what})
+
+
+def is_number(value: object) -> bool:
+    """Whether a value is written as a number: true is none, nor are NaN and the infinities."""
+    return type(value) in (int, float) and math.isfinite(value)  # type: ignore[arg-type]  # narrowed by type()
+
+
+def exactly(value: float) -> Fraction:
+    """The number that was written: 0.1 is a tenth, not the nearest binary fraction."""
+    return Fraction(repr(value))
+
+
+def frame_rate(value: object) -> Fraction:
+    """15, 23.976, "24000/1001" or a Fraction, between 1 and 240."""
+    rate = _written_rate(value)
+    low, high = FPS_RANGE
+    if not low <= rate <= high:
+        raise wrong(f"{shown(value)} is not between {low} and {high} frames per second; 15 is what SVI knows")
+    if max(rate.numerator, rate.denominator) > _FPS_PARTS:
+        plain = rate.limit_denominator(1001)
+        raise wrong(f"{shown(value)} is finer than a video can say; use {plain}")
+    return rate
+
+
+def _written_rate(value: object) -> Fraction:
+    if isinstance(value, Fraction):
+        return value
+    if isinstance(value, int | float) and is_number(value):
+        return exactly(value)
+    match = _FPS.fullmatch(value) if isinstance(value, str) else None
+    if match is None or int(match[2]) == 0:
+        raise wrong(f"{shown(value)} is not a frame rate; write 15, or a fraction, as 24000/1001")
+    return Fraction(int(match[1]), int(match[2]))
+
+
+def duration(value: object) -> Fraction:
+    """Seconds from 2.5, "2.5s", "400ms", "2m", "1h" or a Fraction: more than 0, at most an hour."""
+    seconds = _written_duration(value)
+    if seconds <= 0:
+        raise wrong(f"{shown(value)} is not more than 0; write seconds, as 5s or 0.5s")
+    if seconds > LONGEST:
+        raise wrong(f"{shown(value)} is longer than an hour; write 1h or less")
+    return seconds
+
+
+def _written_duration(value: object) -> Fraction:
+    if isinstance(value, Fraction):
+        return value
+    if isinstance(value, int | float) and is_number(value):
+        return exactly(value)
+    match = _DURATION.fullmatch(value) if isinstance(value, str) else None
+    if match is None:
+        raise wrong(f"{shown(value)} is not a duration; write seconds, as 5s or 2.5s")
+    return Fraction(match[1]) * _UNITS[match[2]]
+
+
+def on_grid(frames: int) -> int:
+    """Frames the model can make in one pass: 4k+1."""
+    if frames > _MANY_FRAMES:
+        raise wrong(f"{shown(frames)} is far more than one model pass makes; use `duration`")
+    rest = (frames - 1) % 4
+    if rest:
+        below, above = frames - rest, frames - rest + 4
+        first, second = (above, below) if rest >= 2 else (below, above)
+        raise wrong(f"{frames} is not 4k+1; use {first} (or {second})")
+    return frames
+
+
+def _words(value: str) -> str:
+    found = unfit(value)
+    if found:
+        raise wrong(found)
+    return value
+
+
+def _visible(value: str) -> str:
+    if blank(value):
+        raise wrong(f"{shown(value)} is blank; describe what is seen")
+    return _words(value)
+
+
+def _one_line(value: str) -> str:
+    if blank(value):
+        raise wrong(f"{shown(value)} is blank; write something, or remove the line")
+    found = unfit(value, one_line=True)
+    if found:
+        raise wrong(found)
+    return value
+
+
+def _either(*kinds: dict[str, Any]) -> WithJsonSchema:
+    return WithJsonSchema({"anyOf": list(kinds)})
+
+
+FrameRate = Annotated[
+    Fraction,
+    PlainValidator(frame_rate),
+    _either(
+        {"type": "number", "minimum": FPS_RANGE[0], "maximum": FPS_RANGE[1]},
+        {"type": "string", "pattern": f"^{_FPS.pattern}$"},
+    ),
+]
+Duration = Annotated[
+    Fraction,
+    PlainValidator(duration),
+    _either(
+        {"type": "number", "exclusiveMinimum": 0, "maximum": int(LONGEST)},
+        {"type": "string", "pattern": f"^{_DURATION.pattern.replace('-?', '')}$"},
+    ),
+]
+GridFrames = Annotated[int, Field(ge=5), AfterValidator(on_grid)]
+PassFrames = Annotated[int, Field(ge=5, le=1025), AfterValidator(on_grid)]
+Text = Annotated[str, AfterValidator(_words)]
+Prompt = Annotated[str, AfterValidator(_visible), WithJsonSchema({"type": "string", "pattern": r"\S"})]
+Line = Annotated[str, AfterValidator(_one_line), WithJsonSchema({"type": "string", "pattern": r"^.*\S.*$"})]
+Seed = Annotated[int, Field(ge=0, le=2**63 - 1)]

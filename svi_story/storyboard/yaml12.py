@@ -1,0 +1,252 @@
+"""YAML with the scalars of YAML 1.2's core schema, read in one pass: plain values and the line of each."""
+
+from __future__ import annotations
+
+import math
+import re
+from dataclasses import dataclass, field
+from typing import NoReturn
+
+import yaml
+from yaml.events import (
+    AliasEvent,
+    CollectionEndEvent,
+    Event,
+    NodeEvent,
+    ScalarEvent,
+    SequenceStartEvent,
+    StreamEndEvent,
+)
+
+from svi_story.errors import InputError, Problem
+from svi_story.storyboard.text import Loc, joined_surrogates, shown, spelled
+from svi_story.storyboard.yamlwords import said
+
+MAX_DEPTH = 50
+MAX_ALIASED = 10_000
+MAX_VALUES = 100_000
+MAX_PROBLEMS = 500
+_MAX_DIGITS = 100
+
+_NULL = frozenset({"", "~", "null", "Null", "NULL"})
+_BOOL = {word: word.lower() == "true" for word in ("true", "True", "TRUE", "false", "False", "FALSE")}
+_INT = re.compile(r"[-+]?[0-9]+")
+_BASED = {"0o": (re.compile("0o[0-7]+"), 8), "0x": (re.compile("0x[0-9a-fA-F]+"), 16)}
+_FLOAT = re.compile(r"[-+]?(?:\.[0-9]+|[0-9]+(?:\.[0-9]*)?)(?:[eE][-+]?[0-9]+)?")
+_INFINITE = re.compile(r"([-+]?)\.(?:inf|Inf|INF)|\.(?:nan|NaN|NAN)")
+_NUMBER_STARTS = frozenset("+-.0123456789")
+
+
+@dataclass(frozen=True)
+class Refused:
+    """Stands for something that was written and is no value."""
+
+    what: str
+
+
+NOTHING = Refused("nothing is written here; give a value, or remove the line")
+
+
+@dataclass(frozen=True)
+class Document:
+    """One YAML document."""
+
+    data: object
+    """dict, list, str, int, float, bool or Refused. Aliases share their value: do not change it."""
+    lines: dict[Loc, int]
+    """1-based line of every place that is written out."""
+    problems: tuple[Problem, ...]
+    """What is wrong with it although it could be read."""
+
+
+def parse(text: str, file: str) -> Document:
+    """Read one document. `text` has `\\n` line breaks; `file` names it in messages.
+
+    Raises InputError for what is no YAML, for tags, and beyond MAX_DEPTH, MAX_ALIASED and MAX_VALUES.
+    """
+    events = _Events(text)
+    builder = _Builder(events, file)
+    try:
+        data = builder.document()
+    except yaml.MarkedYAMLError as error:
+        line, what = said(error)
+        raise InputError(Problem(what, file=file, line=line)) from error
+    except (ValueError, OverflowError) as error:  # PyYAML on "\UFFFFFFFF" and on %YAML with a long number
+        what = "an escape or a number that YAML does not know; write it plainly"
+        raise InputError(Problem(what, file=file, line=events.line + 1)) from error
+    return Document(data, builder.lines, tuple(builder.problems))
+
+
+def scalar(text: str) -> object:
+    """What an unquoted scalar means: null is NOTHING, and a number beyond all use is Refused."""
+    if text in _NULL:
+        return NOTHING
+    if text in _BOOL:
+        return _BOOL[text]
+    return _number(text) if text[0] in _NUMBER_STARTS else text
+
+
+def _number(text: str) -> object:
+    pattern, base = _BASED.get(text[:2], (_INT, 10))
+    is_int, is_float = pattern.fullmatch(text), _FLOAT.fullmatch(text)
+    if (is_int or is_float) and len(text) > _MAX_DIGITS:
+        return Refused(f"a number of {len(text)} characters; write a shorter one")
+    if is_int:
+        return int(text, base)
+    if is_float:
+        value = float(text)
+        return (
+            value if math.isfinite(value) else Refused(f"{text} is too large a number; write a smaller one")
+        )
+    infinite = _INFINITE.fullmatch(text)
+    return float(f"{infinite[1]}inf" if infinite[1] is not None else "nan") if infinite else text
+
+
+class _Events(yaml.SafeLoader):
+    """SafeLoader's events of a text whose only line breaks are `\\n`, so its reader is short and fast."""
+
+    buffer: str
+    pointer: int
+    index: int
+    line: int
+    column: int
+
+    def __init__(self, text: str) -> None:
+        super().__init__(text)
+        self.buffer += "\0" * 4  # the scanner looks up to four characters ahead
+
+    def take(self) -> Event:
+        event: Event = self.get_event()  # type: ignore[no-untyped-call]  # the stubs leave the parser untyped
+        return event
+
+    def peek(self, index: int = 0) -> str:
+        return self.buffer[self.pointer + index]
+
+    def prefix(self, length: int = 1) -> str:
+        return self.buffer[self.pointer : self.pointer + length]
+
+    def forward(self, length: int = 1) -> None:
+        start, end = self.pointer, self.pointer + length
+        self.pointer = self.index = end
+        newline = self.buffer.rfind("\n", start, end)
+        if newline < 0:
+            self.column += length
+        else:
+            self.line += self.buffer.count("\n", start, end)
+            self.column = end - newline - 1
+
+
+@dataclass
+class _Builder:
+    """Turns events into values, counting what it makes."""
+
+    events: _Events
+    file: str
+    lines: dict[Loc, int] = field(default_factory=dict)
+    problems: list[Problem] = field(default_factory=list)
+    anchors: dict[str, tuple[object, int]] = field(default_factory=dict)
+    """Name: the value, and how many values it holds. The size is 0 while it is being read."""
+    values: int = 0
+    aliased: int = 0
+
+    def document(self) -> object:
+        self.events.take()  # the stream's start
+        if self.events.check_event(StreamEndEvent):
+            raise InputError(Problem("is empty; `svi-story new NAME` starts a board", file=self.file))
+        self.events.take()  # the document's start
+        first = self.events.take()
+        self.lines[()] = _line(first)
+        data = self.value(first, (), 0)
+        self.events.take()  # the document's end
+        if not self.events.check_event(StreamEndEvent):
+            self.stop(self.events.take(), "a second document starts here; put it into its own file")
+        return data
+
+    def value(self, event: Event, loc: Loc, depth: int) -> object:
+        self.count(event)
+        if isinstance(event, AliasEvent):
+            return self.alias(event)
+        assert isinstance(event, NodeEvent)
+        if depth > MAX_DEPTH:
+            self.stop(event, f"is nested more than {MAX_DEPTH} levels deep; write it flat")
+        self.refuse_tag(event)
+        if event.anchor is None:
+            return self.content(event, loc, depth)
+        before = self.values
+        self.anchors[event.anchor] = (NOTHING, 0)
+        data = self.content(event, loc, depth)
+        self.anchors[event.anchor] = (data, self.values - before + 1)
+        return data
+
+    def content(self, event: Event, loc: Loc, depth: int) -> object:
+        if isinstance(event, ScalarEvent):
+            return scalar(event.value) if event.implicit[0] else joined_surrogates(event.value)
+        if isinstance(event, SequenceStartEvent):
+            return self.sequence(loc, depth)
+        return self.mapping(loc, depth)
+
+    def sequence(self, loc: Loc, depth: int) -> list[object]:
+        items: list[object] = []
+        while not self.events.check_event(CollectionEndEvent):
+            event = self.events.take()
+            place = (*loc, len(items))
+            self.lines[place] = _line(event)
+            items.append(self.value(event, place, depth + 1))
+        self.events.take()
+        return items
+
+    def mapping(self, loc: Loc, depth: int) -> dict[str, object]:
+        found: dict[str, object] = {}
+        while not self.events.check_event(CollectionEndEvent):
+            event = self.events.take()
+            if not isinstance(event, ScalarEvent):
+                self.stop(event, "a name must be plain text; write `name: value`")
+            self.refuse_tag(event)
+            name, line = joined_surrogates(event.value), _line(event)
+            place = (*loc, name)
+            data = self.value(self.events.take(), place, depth + 1)
+            if name == "<<":
+                self.report(place, line, "YAML 1.2 knows no merge keys; write the fields out")
+            elif name in found:
+                first = self.lines[place]
+                self.report(place, line, f"is written twice, first in line {first}; keep one")
+            else:
+                found[name] = data
+                self.lines[place] = line
+        self.events.take()
+        return found
+
+    def alias(self, event: AliasEvent) -> object:
+        if event.anchor not in self.anchors:
+            self.stop(event, f"*{event.anchor} means nothing yet; write &{event.anchor} before its first use")
+        data, size = self.anchors[event.anchor]
+        if not size:
+            self.stop(event, f"*{event.anchor} stands inside of what it names; write that part out")
+        self.values += size - 1
+        self.aliased += size
+        if self.aliased > MAX_ALIASED:
+            self.stop(event, f"aliases stand for more than {MAX_ALIASED:,} values; write fewer")
+        return data
+
+    def refuse_tag(self, event: Event) -> None:
+        tag = getattr(event, "tag", None)
+        if tag is not None:
+            written = shown(str(tag).replace("tag:yaml.org,2002:", "!!"))
+            self.stop(event, f"tags such as {written} are not supported; remove it")
+
+    def count(self, event: Event) -> None:
+        self.values += 1
+        if self.values > MAX_VALUES:
+            self.stop(event, f"holds more than {MAX_VALUES:,} values; split the board")
+
+    def report(self, loc: Loc, line: int, what: str) -> None:
+        self.problems.append(Problem(what, file=self.file, line=line, path=spelled(loc)))
+        if len(self.problems) == MAX_PROBLEMS:
+            raise InputError(*self.problems, Problem("and more like these", file=self.file))
+
+    def stop(self, event: Event, what: str) -> NoReturn:
+        raise InputError(Problem(what, file=self.file, line=_line(event)))
+
+
+def _line(event: Event) -> int:
+    return event.start_mark.line + 1 if event.start_mark else 0

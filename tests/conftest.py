@@ -1,0 +1,84 @@
+"""What every test stands on: a folder of its own, no network, no home, and short ways to the CLI."""
+
+from __future__ import annotations
+
+import socket
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, NoReturn
+
+import numpy as np
+import pytest
+import yaml
+from PIL import Image
+from typer.testing import CliRunner
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from pathlib import Path
+
+
+@pytest.fixture(autouse=True)
+def own_ground(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Tests work in an empty folder, write nothing at home and reach no network."""
+
+    def refuse(*args: object) -> NoReturn:
+        raise AssertionError("a test reached for the network")
+
+    monkeypatch.setattr(socket.socket, "connect", refuse)
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    monkeypatch.delenv("SVI_STORY_CACHE", raising=False)
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+@pytest.fixture
+def picture(tmp_path: Path) -> Path:
+    """A reference image with detail in every corner."""
+    path = tmp_path / "anchor.png"
+    if not path.exists():
+        pixels = np.random.default_rng(0).integers(0, 255, (9, 16, 3), dtype=np.uint8)
+        Image.fromarray(pixels).resize((160, 96), Image.Resampling.BICUBIC).save(path)
+    return path
+
+
+@pytest.fixture
+def write_board(tmp_path: Path, picture: Path) -> Callable[..., Path]:
+    """Write a small valid board, changed by keyword arguments (None leaves a field out); returns its path."""
+
+    def write(name: str = "board.yaml", **changes: Any) -> Path:
+        board = {
+            "version": 1,
+            "reference": picture.name,
+            "resolution": "64x64",
+            "engine": {"max_frames": 13},
+            "clips": [{"prompt": f"Clip {n} is drifting through the fog."} for n in (1, 2, 3)],
+            **changes,
+        }
+        board = {field: value for field, value in board.items() if value is not None}
+        path = tmp_path / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(yaml.safe_dump(board, allow_unicode=True, sort_keys=False), "utf-8")
+        return path
+
+    return write
+
+
+@dataclass(frozen=True)
+class Ended:
+    """How a command ended."""
+
+    code: int
+    out: str
+    err: str
+
+
+@pytest.fixture
+def svi_story() -> Callable[..., Ended]:
+    """Run a command of the CLI in this process."""
+    from svi_story.cli.app import app
+
+    def run(*args: object) -> Ended:
+        result = CliRunner().invoke(app, [str(arg) for arg in args])
+        return Ended(result.exit_code, result.stdout, result.stderr)
+
+    return run

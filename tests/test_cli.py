@@ -1,0 +1,213 @@
+"""The command line: what it says, where it says it, and with which code it ends."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from typing import TYPE_CHECKING
+
+import pytest
+
+from svi_story.errors import RenderError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from pathlib import Path
+
+    from conftest import Ended
+
+    Write = Callable[..., Path]
+    Run = Callable[..., Ended]
+
+ANIMATIC = ("--engine", "animatic")
+
+
+@pytest.mark.parametrize("template", ["minimal", "story", "scenes"])
+@pytest.mark.parametrize("name", ["my-film", "boards/one.yaml"])
+def test_new_makes_a_board_that_can_be_planned(svi_story: Run, template: str, name: str) -> None:
+    made = svi_story("new", name, "--template", template)
+    assert made.code == 0, made.err
+    board = made.out.strip()
+    assert board.endswith(".yaml")
+    assert svi_story("validate", board).code == 0
+    again = svi_story("new", name)
+    assert again.code == 2
+    assert "exists" in again.err
+
+
+def test_new_suggests_the_template_that_was_meant(svi_story: Run) -> None:
+    ended = svi_story("new", "x", "--template", "scene")
+    assert ended.code == 2
+    assert "scenes" in ended.err
+    assert svi_story("new", "--list").out.splitlines()[0].startswith("minimal: ")
+
+
+def test_import_turns_prompts_into_a_board(svi_story: Run, picture: Path, tmp_path: Path) -> None:
+    prompts = ["First, the sea.", 'Then "the" sky: 雨 🌧', "Last, the shore."]
+    (tmp_path / "prompt.txt").write_text(f"prompts = {prompts!r}", "utf-8")
+    ended = svi_story("import", "prompt.txt", "--reference", picture, "-o", "deep/sea.yaml", "--clips", 2)
+    assert (ended.code, ended.out) == (0, "deep/sea.yaml\n"), ended.err
+    plan = json.loads(svi_story("plan", "deep/sea.yaml", "--json").out)["boards"][0]
+    assert [clip["prompt"] for clip in plan["clips"]] == prompts[:2]
+    assert svi_story("import", "prompt.txt", "--reference", picture, "-o", "deep/sea.yaml").code == 2
+
+
+def test_import_runs_nothing(svi_story: Run, picture: Path, tmp_path: Path) -> None:
+    (tmp_path / "prompt.txt").write_text("prompts = [__import__('os').mkdir('owned')]")
+    ended = svi_story("import", "prompt.txt", "--reference", picture)
+    assert ended.code == 2
+    assert "prompt.txt:1" in ended.err
+    assert not (tmp_path / "owned").exists()
+    assert not (tmp_path / "prompt.yaml").exists()
+
+
+def test_import_refuses_a_picture_that_is_none(svi_story: Run, tmp_path: Path) -> None:
+    (tmp_path / "prompt.txt").write_text("['The sea.']")
+    (tmp_path / "frame.jpg").write_bytes(b"no picture")
+    ended = svi_story("import", "prompt.txt", "--reference", "frame.jpg")
+    assert ended.code == 2
+    assert "frame.jpg" in ended.err
+
+
+def test_plan_gives_the_promised_json(write_board: Write, svi_story: Run, tmp_path: Path) -> None:
+    board = write_board(style="35mm", fps="24000/1001")
+    ended = svi_story("plan", board, *ANIMATIC, "--json")
+    assert ended.err == ""
+    plan = json.loads(ended.out)["boards"][0]
+    assert {name: plan[name] for name in ("board", "film", "frames", "fps", "width", "height")} == {
+        "board": str(board),
+        "film": "renders/board.mp4",
+        "frames": 37,
+        "fps": "24000/1001",
+        "width": 64,
+        "height": 64,
+    }
+    clip = plan["clips"][1]
+    assert (clip["id"], clip["prompt"], clip["seed"]) == (
+        "clip-02",
+        "Clip 2 is drifting through the fog. 35mm",
+        42,
+    )
+    segment = clip["segments"][0]
+    assert {name: segment[name] for name in ("frames", "contributes", "seed", "state")} == {
+        "frames": 13,
+        "contributes": 12,
+        "seed": 42,
+        "state": "to-render",
+    }
+    assert segment["path"].startswith(str(tmp_path / "renders/.cache"))
+    svi_story("render", board, *ANIMATIC)
+    plan = json.loads(svi_story("plan", board, *ANIMATIC, "--json").out)["boards"][0]
+    assert [part["state"] for each in plan["clips"] for part in each["segments"]] == ["cached"] * 3
+
+
+def test_plan_for_people_shows_what_was_asked_and_what_is_made(write_board: Write, svi_story: Run) -> None:
+    clips = [{"prompt": "The fog is drifting.", "duration": "1s"}]
+    ended = svi_story("plan", write_board(clips=clips), *ANIMATIC, "--why")
+    assert "64x64" in ended.out
+    assert " 17 " in ended.out
+    assert " 15 " in ended.out
+    assert "no film has been made yet" in ended.out
+
+
+def test_the_cache_of_the_environment_is_used(
+    write_board: Write, svi_story: Run, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv("SVI_STORY_CACHE", "elsewhere")
+    svi_story("render", write_board(), *ANIMATIC)
+    assert (tmp_path / "elsewhere/entries").is_dir()
+    listed = json.loads(svi_story("cache", "ls", "--json").out)
+    assert {item["kind"] for item in listed} == {"entry", "piece"}
+    assert all(item["in_use"] for item in listed)
+    assert "Clip 2 is drifting" in svi_story("cache", "ls").out
+
+
+def test_cache_verify_finds_damage(write_board: Write, svi_story: Run, tmp_path: Path) -> None:
+    svi_story("render", write_board(), *ANIMATIC)
+    assert svi_story("cache", "verify").code == 0
+    victim = next((tmp_path / "renders/.cache/entries").rglob("frames.avi"))
+    victim.write_bytes(victim.read_bytes()[:-1])
+    ended = svi_story("cache", "verify")
+    assert ended.code == 1
+    assert "frames.avi" in ended.out
+    assert svi_story("cache", "verify").code == 0
+
+
+def test_cache_gc_deletes_only_with_yes_and_only_what_is_old_and_unused(
+    write_board: Write, svi_story: Run, tmp_path: Path
+) -> None:
+    board = write_board()
+    svi_story("render", board, *ANIMATIC)
+    entries = tmp_path / "renders/.cache/entries"
+    count = len(list(entries.rglob("entry.json")))
+
+    def left() -> int:
+        return len(list(entries.rglob("entry.json")))
+
+    for path in entries.rglob("*"):
+        os.utime(path, (0, 0))
+    svi_story("cache", "gc", "--yes")
+    assert left() == count  # in use
+    board.unlink()
+    (tmp_path / "renders/board.mp4").unlink()
+    assert "would be deleted" in svi_story("cache", "gc").err
+    assert left() == count
+    svi_story("cache", "gc", "--yes")
+    assert left() == 0
+
+
+@pytest.mark.parametrize(
+    "words", [("render",), ("plan", "x", "--nope"), ("render", "x", "--engine", "sora"), ("nothing",)]
+)
+def test_usage_errors_end_with_2(svi_story: Run, words: tuple[str, ...]) -> None:
+    ended = svi_story(*words)
+    assert ended.code == 2
+    assert ended.out == ""
+
+
+def test_text_of_strangers_is_never_markup_nor_control(write_board: Write, svi_story: Run) -> None:
+    clips = [{"prompt": "A [bold red]cat[/bold red] [link=http://x]\u202e sits."}]
+    board = write_board(title="[red]Fog[/red]", clips=clips)
+    ended = svi_story("plan", board)
+    assert "[bold red]cat[/bold red]" in ended.out
+    assert svi_story("render", board, *ANIMATIC, "-v").code == 0
+    bad = svi_story("validate", write_board("bad.yaml", **{"ti\x1b[31mtle": 1}))
+    assert bad.code == 2
+    assert "\x1b" not in bad.err
+
+
+def test_a_bug_ends_with_3_and_a_log(
+    write_board: Write, svi_story: Run, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    def broken(*args: object) -> None:
+        raise ZeroDivisionError("planted")
+
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    monkeypatch.setattr("svi_story.render.film.recipe_of", broken)
+    ended = svi_story("render", write_board(), *ANIMATIC)
+    assert ended.code == 3
+    assert "Traceback" not in ended.err
+    log = next(tmp_path.glob("svi-story-*.log"))
+    assert str(log) in ended.err
+    assert "ZeroDivisionError: planted" in log.read_text()
+
+
+def test_a_failing_board_ends_with_1(
+    write_board: Write, svi_story: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken(*args: object) -> None:
+        raise RenderError("the disk is full; free some space")
+
+    monkeypatch.setattr("svi_story.render.film.recipe_of", broken)
+    ended = svi_story("render", write_board(), *ANIMATIC)
+    assert ended.code == 1
+    assert "the disk is full; free some space" in ended.err
+
+
+def test_a_reader_that_leaves_early_is_no_error_of_ours(write_board: Write) -> None:
+    command = f"{sys.executable} -c 'from svi_story.cli import main; main()' schema | head -1"
+    done = subprocess.run(["bash", "-c", command], capture_output=True, text=True, check=True)
+    assert done.stdout == "{\n"
+    assert done.stderr == ""

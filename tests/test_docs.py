@@ -1,0 +1,81 @@
+"""The documents tell the truth: generated ones are fresh, and the README's commands run as written."""
+
+from __future__ import annotations
+
+import importlib.util
+import re
+import shlex
+import shutil
+import tomllib
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    import pytest
+    from conftest import Ended
+
+    Run = Callable[..., Ended]
+
+ROOT = Path(__file__).parent.parent
+README = (ROOT / "README.md").read_text("utf-8")
+BLOCKS = re.findall(r"```sh\n(.*?)```", README, re.DOTALL)
+LINES = [line.partition("  #")[0].strip() for block in BLOCKS for line in block.splitlines()]
+
+
+def generator() -> Any:
+    spec = importlib.util.spec_from_file_location("generate", ROOT / "docs/generate.py")
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def test_the_generated_documents_are_fresh() -> None:
+    made = generator()
+    assert (ROOT / "docs/cli.md").read_text("utf-8") == made.cli_reference(), "run `make docs`"
+    assert (ROOT / "docs/storyboard.schema.json").read_text("utf-8") == made.schema(), "run `make docs`"
+
+
+def test_every_command_is_in_the_readme() -> None:
+    for words in generator().COMMANDS:
+        assert not words or re.search(rf"`{words[0]}\b", README), words
+
+
+def test_the_readme_s_commands_run(
+    svi_story: Run, picture: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shutil.copy(picture, tmp_path / "frame.jpg")
+    (tmp_path / "prompt.txt").write_text("prompts = ['The sea is rising.', 'The sea is falling.']")
+    commands = [shlex.split(line) for line in LINES if line.startswith("svi-story ")]
+    assert len(commands) >= 7
+    for command in commands:
+        ended = svi_story(*command[1:])
+        assert ended.code == 0, (command, ended.err)
+
+
+def test_the_readme_s_other_commands_are_those_of_the_makefile() -> None:
+    makefile = (ROOT / "Makefile").read_text("utf-8")
+    targets = re.findall(r"^(\w+):", makefile, re.MULTILINE)
+    for line in LINES:
+        if line.startswith("make "):
+            assert line.split()[1] in targets
+    recipe = makefile.replace("$(BIN)", ".venv/bin").replace("$(VENV)", ".venv")
+    commands = [part for line in LINES for part in line.split(" && ") if part.startswith(".venv/bin/")]
+    for command in commands:
+        tool = Path(command.split()[0]).name
+        assert tool in ("pip", "svi-story", "pytest") or command in recipe, command
+
+
+def test_links_between_documents_lead_somewhere() -> None:
+    for page in (ROOT / "README.md", *(ROOT / "docs").glob("*.md"), ROOT / "storyboards/README.md"):
+        for target in re.findall(r"\]\((?!http)([^)#]+)", page.read_text("utf-8")):
+            assert (page.parent / target).exists(), f"{page.name}: {target}"
+
+
+def test_the_changelog_knows_the_version() -> None:
+    version = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["project"]
+    assert "version" in version["dynamic"]
+    assert "## Unreleased" in (ROOT / "CHANGELOG.md").read_text("utf-8")

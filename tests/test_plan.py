@@ -1,0 +1,158 @@
+"""From board to plan: chains, anchors, seeds, passes, and what cannot be planned."""
+
+from __future__ import annotations
+
+from fractions import Fraction
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from svi_story.errors import InputError
+from svi_story.plan.fingerprints import Fingerprints
+from svi_story.plan.model import Guidance, Size
+from svi_story.plan.shots import plan_film
+from svi_story.storyboard.source import load
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from pathlib import Path
+
+    from svi_story.plan.model import FilmPlan
+
+    Write = Callable[..., Path]
+
+
+def clip(**fields: Any) -> dict[str, Any]:
+    return {"prompt": "The fog is drifting.", **fields}
+
+
+def planned(board: Path) -> FilmPlan:
+    return plan_film(load(board), Fingerprints(board.parent / "memo.json"))
+
+
+def problems(board: Path) -> list[str]:
+    with pytest.raises(InputError) as caught:
+        planned(board)
+    return [str(problem) for problem in caught.value.problems]
+
+
+def test_defaults(write_board: Write) -> None:
+    plan = planned(write_board(resolution="832x480", engine={}))
+    sampler = plan.shots[0].segments[0].sampler
+    assert (plan.title, plan.size, plan.fps, plan.engine) == ("board", Size(832, 480), Fraction(15), "svi")
+    assert (sampler.steps, sampler.guidance, sampler.shift, sampler.boundary) == (
+        50,
+        Guidance(5, 5),
+        5,
+        0.875,
+    )
+    assert [shot.frames for shot in plan.shots] == [81, 80, 80]
+    assert plan.frames == 241
+
+
+@pytest.mark.parametrize(
+    ("preset", "steps", "size"), [("fast", 6, Size(832, 480)), ("draft", 4, Size(416, 240))]
+)
+def test_a_preset_fills_what_is_open(write_board: Write, preset: str, steps: int, size: Size) -> None:
+    plan = planned(write_board(resolution=None, engine={"preset": preset}))
+    assert plan.size == size
+    assert plan.shots[0].segments[0].sampler.steps == steps
+    own = planned(write_board(resolution="480p", engine={"preset": preset, "steps": 9, "guidance": 2}))
+    assert own.size == Size(832, 480)
+    assert own.shots[0].segments[0].sampler.steps == 9
+    assert own.shots[0].segments[0].sampler.guidance == Guidance(2, 2)
+
+
+def test_cut_and_fade_start_chains(write_board: Write) -> None:
+    plan = planned(
+        write_board(clips=[clip(), clip(), clip(transition="cut"), clip(), clip(transition={"fade": "0.2s"})])
+    )
+    assert [shot.starts_chain for shot in plan.shots] == [True, False, True, False, True]
+    assert [shot.segments[0].overlap for shot in plan.shots] == [0, 1, 0, 1, 0]
+    assert [shot.segments[0].first_frame for shot in plan.shots] == [0, -1, 0, -1, 0]
+    assert [shot.fade for shot in plan.shots] == [0, 0, 0, 0, 3]
+    assert plan.frames == 13 + 12 + 13 + 12 + 13 - 3
+
+
+def test_a_chain_takes_its_own_reference_or_the_boards(write_board: Write, picture: Path) -> None:
+    other = picture.with_name("other.png")
+    other.write_bytes(picture.read_bytes())
+    clips = [clip(), clip(transition="cut", reference="other.png"), clip(), clip(transition="cut")]
+    plan = planned(write_board(clips=clips))
+    assert [shot.segments[0].anchor.path.name for shot in plan.shots] == [
+        "anchor.png", "other.png", "other.png", "anchor.png",
+    ]  # fmt: skip
+
+
+def test_seeds_count_within_the_chain(write_board: Write) -> None:
+    clips = [clip(), clip(duration="2s"), clip(seed=7), clip(transition="cut"), clip()]
+    plan = planned(write_board(seed=100, clips=clips))
+    assert [shot.seed for shot in plan.shots] == [100, 142, 7, 100, 142]
+    assert [segment.seed for segment in plan.shots[1].segments] == [142, 143, 144]
+
+
+def test_segments_of_a_long_clip(write_board: Write) -> None:
+    plan = planned(write_board(clips=[clip(), clip(duration="2s")]))
+    long = plan.shots[1].segments
+    assert [(s.index, s.frames, s.first_frame) for s in long] == [(0, 13, -1), (1, 13, 11), (2, 9, 23)]
+    assert plan.shots[1].frames == 32
+
+
+def test_prompts_are_joined_with_the_style(write_board: Write) -> None:
+    plan = planned(write_board(style="35mm film", clips=[clip(prompt="  A cat.\n")]))
+    assert plan.shots[0].prompt == "A cat. 35mm film"
+
+
+def test_pro_overlaps_by_its_motion_latents(write_board: Write) -> None:
+    engine = {"variant": "2.0-pro", "motion_latents": 2, "max_frames": 33}
+    plan = planned(write_board(engine=engine))
+    assert [shot.frames for shot in plan.shots] == [33, 24, 24]
+    assert plan.shots[1].segments[0].first_frame == -9
+
+
+PRO = {"variant": "2.0-pro", "motion_latents": 2, "max_frames": 33}
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"engine": PRO | {"max_frames": 9}}, "engine.max_frames: 9 is too few"),
+        ({"engine": PRO, "clips": [clip(), clip(frames=9)]}, "clips[1].frames: 9 is too few"),
+        ({"engine": PRO, "clips": [clip(frames=5), clip()]}, "clips[0]: makes 5 frames, too few to carry"),
+        ({"clips": [clip(seed=1), clip(seed=1)]}, "clips[1].seed: seed 1 is used by clip clip-01"),
+        ({"clips": [clip(duration="2s"), clip(seed=1)]}, "clips[1].seed: seed 1 is used by clip clip-01"),
+        ({"seed": 2**63 - 1}, "clips[1].seed: the clip's seeds reach"),
+        ({"clips": [clip(), clip(transition={"fade": 1})]}, "clips[1].transition: a fade of 15 frames"),
+        ({"clips": [clip(), clip(transition={"fade": 0.01})]}, "shorter than half a frame"),
+        (
+            {"clips": [clip(), clip(transition={"fade": 0.6}), clip(transition={"fade": 0.6})]},
+            "clips[1].transition: the fade into clip clip-02 (9 frames) and the one out of it (9) overlap",
+        ),
+    ],
+)
+def test_what_cannot_be_planned(write_board: Write, changes: dict[str, Any], message: str) -> None:
+    told = problems(write_board(**changes))
+    assert any(message in line for line in told), told
+    assert all(line.partition(":")[0].endswith("board.yaml") for line in told)
+
+
+def test_repeated_seeds_are_allowed_on_request(write_board: Write) -> None:
+    clips = [clip(seed=1), clip(seed=1), clip(transition="cut", seed=1)]
+    assert planned(write_board(clips=clips, allow_repeated_seeds=True)).shots[1].seed == 1
+
+
+def test_problems_come_all_at_once(write_board: Write, picture: Path) -> None:
+    picture.with_name("broken.png").write_bytes(picture.read_bytes()[:100])
+    clips = [clip(seed=1), clip(seed=1), clip(transition={"fade": 3}, reference="broken.png")]
+    told = "\n".join(problems(write_board(clips=clips)))
+    for part in ("clips[1].seed", "clips[2].transition", "clips[2].reference"):
+        assert part in told
+
+
+@pytest.mark.parametrize("fps", [15, 16, 24, 30, "24000/1001"])
+def test_totals_are_exact(write_board: Write, fps: object) -> None:
+    clips = [clip(duration="1.5s"), clip(duration="2.2s"), clip(duration="0.9s", transition={"fade": "0.3s"})]
+    plan = planned(write_board(fps=fps, clips=clips))
+    shown = sum(s.frames - s.overlap for shot in plan.shots for s in shot.segments)
+    assert plan.frames == shown - plan.shots[2].fade
+    assert plan.seconds == pytest.approx(plan.frames / plan.fps)

@@ -1,0 +1,235 @@
+"""From board to film through the command line: what is made, what is not made again, and how it ends."""
+
+from __future__ import annotations
+
+import json
+from fractions import Fraction
+from typing import TYPE_CHECKING, Any
+
+import av
+import numpy as np
+import pytest
+
+from svi_story.cache.store import Store
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from pathlib import Path
+
+    from conftest import Ended
+    from numpy.typing import NDArray
+
+    Write = Callable[..., Path]
+    Run = Callable[..., Ended]
+
+ANIMATIC = ("--engine", "animatic")
+
+
+def clip(**fields: Any) -> dict[str, Any]:
+    return {"prompt": "The fog is drifting.", **fields}
+
+
+def events(ended: Ended) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in ended.out.splitlines()]
+
+
+def made(ended: Ended) -> list[str]:
+    """The clips that a `--json` run made anew."""
+    return [event["clip"] for event in events(ended) if event["event"] == "segment_done"]
+
+
+def decoded(film: Path) -> tuple[list[NDArray[np.uint8]], list[Fraction]]:
+    with av.open(str(film)) as container:
+        frames = list(container.decode(video=0))
+    pictures = [frame.to_ndarray(format="rgb24") for frame in frames]
+    times = [(frame.pts or 0) * Fraction(frame.time_base or 0) for frame in frames]
+    return pictures, times
+
+
+@pytest.mark.parametrize("fps", [15, 16, 24, 30, "24000/1001"])
+def test_a_film_holds_every_frame_of_its_entries_once_and_in_order(
+    write_board: Write, svi_story: Run, fps: object
+) -> None:
+    clips = [clip(frames=9), clip(duration="1.1s"), clip(frames=13, transition="cut"), clip(frames=5)]
+    board = write_board(fps=fps, clips=clips, resolution="160x96", cut={"crf": 4})
+    ended = svi_story("render", board, *ANIMATIC)
+    assert ended.code == 0, ended.err
+    plan = json.loads(svi_story("plan", board, *ANIMATIC, "--json").out)["boards"][0]
+    wanted: list[NDArray[np.uint8]] = []
+    for segment in (part for each in plan["clips"] for part in each["segments"]):
+        entry = Store(board.parent / "renders/.cache", print).entry(segment["key"])
+        assert entry is not None
+        with entry.frames() as frames:
+            assert len(frames) == segment["frames"]
+            wanted += [frames[k] for k in range(segment["frames"] - segment["contributes"], len(frames))]
+    shown, times = decoded(board.parent / "renders/board.mp4")
+    assert len(shown) == len(wanted) == plan["frames"]
+    assert times == [k / Fraction(plan["fps"]) for k in range(len(shown))]
+    for k, picture in enumerate(shown):
+        near = range(max(0, k - 3), min(len(wanted), k + 4))
+        distances = {n: float(np.abs(picture.astype(int) - wanted[n]).mean()) for n in near}
+        assert distances[k] == min(distances.values()), f"frame {k} shows another one: {distances}"
+
+
+def test_a_second_render_makes_nothing(write_board: Write, svi_story: Run) -> None:
+    board = write_board()
+    first = svi_story("render", board, *ANIMATIC)
+    film = board.parent / "renders/board.mp4"
+    assert first.code == 0, first.err
+    assert first.out == "renders/board.mp4\n"
+    before = film.stat().st_mtime_ns
+    again = events(svi_story("render", board, *ANIMATIC, "--json"))
+    assert [event["event"] for event in again] == ["film_done"]
+    assert again[0]["made"] is False
+    assert film.stat().st_mtime_ns == before
+
+
+def test_editing_a_clip_makes_it_and_its_followers(write_board: Write, svi_story: Run) -> None:
+    clips = [clip(prompt=f"Fog number {n} is drifting.") for n in range(4)]
+    svi_story("render", write_board(clips=clips), *ANIMATIC)
+    clips[2] = clip(prompt="The sun is coming out.")
+    board = write_board(clips=clips)
+    why = svi_story("plan", board, *ANIMATIC, "--why")
+    assert "clip 3 (clip-03): prompt changed; clip 4 follows it" in why.out
+    assert made(svi_story("render", board, *ANIMATIC, "--json")) == ["clip-03", "clip-04"]
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"title": "Another"},
+        {"cut": {"crf": 30}},
+        {"clips": [clip(), clip(), clip(transition={"fade": "0.3s"})]},
+        {"negative_prompt": "rain"},
+        {"engine": {"max_frames": 13, "steps": 3, "shift": 2.0, "guidance": 1}},
+    ],
+)
+def test_what_touches_no_frame_makes_no_frame(
+    write_board: Write, svi_story: Run, change: dict[str, Any]
+) -> None:
+    clips = [clip(), clip(), clip(transition="cut")]
+    svi_story("render", write_board(clips=clips), *ANIMATIC)
+    ended = svi_story("render", write_board(**{"clips": clips, **change}), *ANIMATIC, "--json")
+    assert ended.code == 0, ended.err
+    assert made(ended) == []
+
+
+def test_fades_shorten_the_film_and_blend_both_clips(write_board: Write, svi_story: Run) -> None:
+    clips = [clip(), clip(transition={"fade": "0.4s"}), clip(transition={"fade": "0.4s"})]
+    board = write_board(clips=clips, cut={"crf": 4})
+    assert svi_story("render", board, *ANIMATIC).code == 0
+    shown, _ = decoded(board.parent / "renders/board.mp4")
+    assert len(shown) == 13 * 3 - 2 * 6
+
+
+def test_the_preview_is_there_after_every_clip_and_gone_at_the_end(
+    write_board: Write, svi_story: Run
+) -> None:
+    board = write_board()
+    told = events(svi_story("render", board, *ANIMATIC, "--json"))
+    previews = [event for event in told if event["event"] == "preview_done"]
+    assert [event["frames"] for event in previews] == [13, 25]
+    assert not (board.parent / previews[0]["preview"]).exists()
+
+
+def test_the_film_tells_where_it_comes_from(write_board: Write, svi_story: Run) -> None:
+    board = write_board(title="Fog & <rain>")
+    svi_story("render", board, *ANIMATIC)
+    with av.open("renders/board.mp4") as film:
+        assert film.metadata["title"] == "Fog & <rain>"
+        about = json.loads(film.metadata["comment"])
+    record = json.loads((board.parent / "renders/board.json").read_text("utf-8"))
+    assert about["storyboard_sha256"] == record["board_sha256"]
+    assert about["tool"].startswith("svi-story ")
+    assert [len(each["segments"]) for each in record["clips"]] == [1, 1, 1]
+    assert set(record["versions"]) >= {"svi-story", "python", "numpy", "pillow", "moviepy", "av"}
+
+
+def test_a_board_of_svi_is_refused_with_the_cure(write_board: Write, svi_story: Run) -> None:
+    ended = svi_story("render", write_board())
+    assert ended.code == 2
+    assert "--engine animatic" in ended.err
+    plan = svi_story("plan", write_board(), "--json")
+    segment = json.loads(plan.out)["boards"][0]["clips"][0]["segments"][0]
+    assert plan.code == 0
+    assert (segment["key"], segment["path"], segment["state"]) == (None, None, None)
+    assert "svi" in plan.err
+
+
+def test_only_makes_a_clip_and_what_it_continues_from(write_board: Write, svi_story: Run) -> None:
+    board = write_board(clips=[clip(), clip(transition="cut"), clip(), clip()])
+    ended = svi_story("render", board, *ANIMATIC, "--only", "clip-03", "--json")
+    assert made(ended) == ["clip-02", "clip-03"]
+    assert not (board.parent / "renders/board.mp4").exists()
+    missing = svi_story("render", board, *ANIMATIC, "--only", "nobody")
+    assert missing.code == 2
+    assert "clip-01, clip-02, clip-03, clip-04" in missing.err
+
+
+@pytest.mark.parametrize(
+    ("name", "clips"), [("clip-02", ["clip-02"]), ("all", ["clip-01", "clip-02", "clip-03"])]
+)
+def test_force_makes_entries_again_and_keeps_the_old(
+    write_board: Write, svi_story: Run, name: str, clips: list[str]
+) -> None:
+    board = write_board()
+    svi_story("render", board, *ANIMATIC)
+    film = (board.parent / "renders/board.mp4").read_bytes()
+    assert made(svi_story("render", board, *ANIMATIC, "--force", name, "--json")) == clips
+    assert (board.parent / "renders/board.mp4").read_bytes() == film
+    aside = board.parent / "renders/.cache/set-aside"
+    assert len(list(aside.iterdir())) == len(clips)
+
+
+@pytest.mark.parametrize("file", ["frames.avi", "latents.safetensors", "entry.json"])
+@pytest.mark.parametrize("damage", ["flip", "truncate", "empty", "remove"])
+def test_a_damaged_entry_is_found_set_aside_and_made_again(
+    write_board: Write, svi_story: Run, file: str, damage: str
+) -> None:
+    board = write_board(clips=[clip(), clip()])
+    svi_story("render", board, *ANIMATIC)
+    film = board.parent / "renders/board.mp4"
+    before = film.read_bytes()
+    victim = next((board.parent / "renders/.cache/entries").rglob(file))
+    whole = victim.read_bytes()
+    broken = bytearray(whole)
+    broken[len(whole) // 2] ^= 1
+    if damage == "remove":
+        victim.unlink()
+    else:
+        victim.write_bytes({"flip": bytes(broken), "truncate": whole[:-7], "empty": b""}[damage])
+    film.unlink()
+    ended = svi_story("render", board, *ANIMATIC)
+    assert ended.code == 0
+    assert "warning" in ended.err
+    assert film.read_bytes() == before
+    assert next((board.parent / "renders/.cache/entries").rglob("frames.avi")).stat().st_size > 0
+
+
+def test_a_film_that_was_touched_is_joined_again(write_board: Write, svi_story: Run) -> None:
+    board = write_board()
+    svi_story("render", board, *ANIMATIC)
+    film = board.parent / "renders/board.mp4"
+    before = film.read_bytes()
+    film.write_bytes(before[:-1] + b"x")
+    ended = svi_story("render", board, *ANIMATIC, "--json")
+    assert made(ended) == []
+    assert film.read_bytes() == before
+
+
+def test_status_tells_how_far_a_film_is(write_board: Write, svi_story: Run) -> None:
+    board = write_board()
+
+    def state() -> dict[str, Any]:
+        boards: list[dict[str, Any]] = json.loads(svi_story("status", board, *ANIMATIC, "--json").out)[
+            "boards"
+        ]
+        return boards[0]
+
+    assert (state()["film"], state()["to render"]) == ("missing", 3)
+    svi_story("render", board, *ANIMATIC, "--only", "clip-01")
+    assert (state()["cached"], state()["to render"]) == (1, 2)
+    svi_story("render", board, *ANIMATIC)
+    assert (state()["film"], state()["cached"]) == ("up to date", 3)
+    write_board(title="Another")
+    assert state()["film"] == "outdated"

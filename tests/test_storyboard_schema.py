@@ -1,0 +1,196 @@
+"""The JSON Schema: it is sound, says what every field is for, and takes every board that `load` takes."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pytest
+from pydantic import BaseModel, ValidationError
+
+from svi_story.storyboard.files import decode
+from svi_story.storyboard.schema import (
+    MODELINE,
+    SCHEMA_FILE,
+    Clip,
+    CutSettings,
+    EngineSettings,
+    Fade,
+    Guidance,
+    Resolution,
+    Storyboard,
+    json_schema,
+    resolved_ids,
+)
+from svi_story.storyboard.yaml12 import parse
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+HERE = Path(__file__).parent
+DOCS = HERE.parent / "docs"
+SHIPPED = [
+    *sorted((HERE / "boards").glob("good-*.yaml")),
+    *sorted((HERE.parent / "storyboards").rglob("*.yaml")),
+    *sorted((HERE.parent / "templates").rglob("*.yaml")),
+]
+PARTS = (Storyboard, EngineSettings, Clip, Guidance, Fade, CutSettings)
+SCHEMA = json_schema()
+SILENT = {"$defs", "$schema", "default", "description", "examples", "title"}
+TYPES: dict[str, tuple[type, ...]] = {
+    "object": (dict,),
+    "array": (list,),
+    "string": (str,),
+    "integer": (int,),
+    "number": (int, float),
+    "boolean": (bool,),
+}
+KEYWORDS: dict[str, Callable[[Any, Any], bool]] = {
+    "$ref": lambda limit, value: accepts(SCHEMA["$defs"][limit.removeprefix("#/$defs/")], value),
+    "anyOf": lambda limit, value: any(accepts(kind, value) for kind in limit),
+    "const": lambda limit, value: bool(value == limit),
+    "enum": lambda limit, value: value in limit,
+    "exclusiveMinimum": lambda limit, value: bool(value > limit),
+    "items": lambda limit, value: all(accepts(limit, item) for item in value),
+    "maximum": lambda limit, value: bool(value <= limit),
+    "minItems": lambda limit, value: len(value) >= limit,
+    "minimum": lambda limit, value: bool(value >= limit),
+    "oneOf": lambda limit, value: sum(accepts(kind, value) for kind in limit) == 1,
+    "pattern": lambda limit, value: re.search(limit, value) is not None,
+    "properties": lambda limit, value: all(accepts(limit[key], value[key]) for key in value if key in limit),
+    "required": lambda limit, value: set(limit) <= set(value),
+}
+
+
+def accepts(schema: dict[str, Any], value: Any) -> bool:
+    """Whether a value fits, by the keywords that our schema uses; an unknown keyword fails the test."""
+    kind = schema.get("type")
+    if kind and (not isinstance(value, TYPES[kind]) or isinstance(value, bool) != (kind == "boolean")):
+        return False
+    if schema.get("additionalProperties") is False and not set(value) <= set(schema["properties"]):
+        return False
+    rest = schema.keys() - SILENT - {"type", "additionalProperties"}
+    return all(KEYWORDS[keyword](schema[keyword], value) for keyword in rest)
+
+
+@pytest.mark.parametrize("path", SHIPPED, ids=lambda path: path.name)
+def test_the_schema_takes_every_good_board(path: Path) -> None:
+    board = parse(decode(path.read_bytes(), path.name), path.name).data
+    assert accepts(SCHEMA, board)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"version": 2},
+        {"colour": "red"},
+        {"clips": []},
+        {"clips": [{"prompt": " "}]},
+        {"clips": [{"prompt": "A", "caption": "B"}]},
+        {"clips": [{"prompt": "A", "duration": "soon"}]},
+        {"clips": [{"prompt": "A", "transition": "wipe"}]},
+        {"fps": 0},
+        {"fps": "fast"},
+        {"engine": {"steps": 0}},
+        {"engine": {"guidance": {"high": 1}}},
+        {"resolution": "big"},
+        {"cut": {"crf": 52}},
+    ],
+    ids=str,
+)
+def test_the_schema_refuses_what_load_refuses(change: dict[str, Any]) -> None:
+    board = {"version": 1, "reference": "a.png", "clips": [{"prompt": "A"}]}
+    assert accepts(SCHEMA, board)
+    assert not accepts(SCHEMA, board | change)
+
+
+def test_every_field_says_what_it_is_for() -> None:
+    for part in PARTS:
+        for name, field in part.model_fields.items():
+            assert field.description, f"{part.__name__}.{name}"
+
+
+def test_every_field_has_an_example_or_a_plain_default() -> None:
+    for part in PARTS:
+        for name, field in part.model_fields.items():
+            value = field.examples[0] if field.examples else field.default
+            assert json.dumps(value) != "null", f"{part.__name__}.{name}"
+
+
+def test_examples_are_right_by_their_own_schema() -> None:
+    def walk(node: Any) -> None:
+        if isinstance(node, dict):
+            for example in node.get("examples", ()):
+                assert accepts({key: value for key, value in node.items() if key not in SILENT}, example)
+            if "default" in node:
+                assert accepts(
+                    {key: value for key, value in node.items() if key not in SILENT}, node["default"]
+                )
+            for value in node.values():
+                walk(value)
+
+    walk({key: value for key, value in SCHEMA.items() if key != "examples"})
+
+
+def test_the_schema_knows_no_null_and_names_its_draft() -> None:
+    assert "null" not in json.dumps(SCHEMA)
+    assert SCHEMA["$schema"] == "https://json-schema.org/draft/2020-12/schema"
+    assert SCHEMA["required"] == ["version", "reference", "clips"]
+
+
+def test_the_schema_in_docs_is_this_one() -> None:
+    written = (DOCS / SCHEMA_FILE).read_text("utf-8")
+    assert written == json.dumps(SCHEMA, indent=2, ensure_ascii=False) + "\n", (
+        "svi-story schema > docs/" + SCHEMA_FILE
+    )
+
+
+def test_the_modeline_names_the_schema() -> None:
+    assert f"# yaml-language-server: $schema={SCHEMA_FILE}" == MODELINE
+
+
+def test_the_reference_page_tells_of_every_field() -> None:
+    page = (DOCS / "storyboard.md").read_text("utf-8")
+    for part in PARTS:
+        for name in part.model_fields:
+            assert re.search(rf"`(\w+\.)?{name}`", page), f"{part.__name__}.{name}"
+
+
+def test_the_reference_page_tells_the_defaults() -> None:
+    page = (DOCS / "storyboard.md").read_text("utf-8")
+    for part in (EngineSettings, CutSettings):
+        for name, field in part.model_fields.items():
+            default = "the preset's" if field.default is None else f"`{field.default}`"
+            row = next(line for line in page.splitlines() if line.startswith(f"| `{name}`"))
+            assert default in row, name
+
+
+def test_models_are_frozen_and_take_no_other_field() -> None:
+    clip = Clip(prompt="A cat sits.")
+    with pytest.raises(ValidationError):
+        clip.prompt = "B"  # type: ignore[misc]  # that it fails is the point
+    with pytest.raises(ValidationError):
+        Clip.model_validate({"prompt": "A", "colour": "red"})
+    for part in (*PARTS, Resolution):
+        assert issubclass(part, BaseModel)
+        assert part.model_config.get("frozen") is True
+
+
+def test_a_storyboard_made_in_python_obeys_the_same_rules() -> None:
+    board = {
+        "version": 1,
+        "reference": "a.png",
+        "clips": [{"prompt": "A", "id": "x"}, {"prompt": "B", "id": "x"}],
+    }
+    with pytest.raises(ValidationError, match="is the id of"):
+        Storyboard.model_validate(board)
+
+
+def test_default_ids_count_from_one_and_never_change_their_width() -> None:
+    clips = [Clip(prompt="A")] * 100
+    ids = resolved_ids(clips)
+    assert (ids[0], ids[8], ids[98], ids[99]) == ("clip-01", "clip-09", "clip-99", "clip-100")
+    assert resolved_ids(clips[:5]) == ids[:5]
+    assert resolved_ids([Clip(prompt="A", id="cat"), Clip(prompt="B")]) == ("cat", "clip-02")
