@@ -24,6 +24,17 @@ class Warned(Event):
 
 
 @dataclass(frozen=True)
+class RunStarted(Event):
+    """All the work is known, and starts."""
+
+    boards: int
+    segments: int
+
+    def __str__(self) -> str:
+        return f"{self.boards} boards, {self.segments} segments"
+
+
+@dataclass(frozen=True)
 class BoardStarted(Event):
     """A board's rendering starts."""
 
@@ -81,6 +92,17 @@ class StepDone(SegmentEvent):
 
     def __str__(self) -> str:
         return f"{self.where}: step {self.step} of {self.steps}"
+
+
+@dataclass(frozen=True)
+class FramesDone(SegmentEvent):
+    """Some of a segment's frames are decoded and written."""
+
+    done: int
+    frames: int
+
+    def __str__(self) -> str:
+        return f"{self.where}: {self.done} of {self.frames} frames written"
 
 
 @dataclass(frozen=True)

@@ -26,6 +26,7 @@ import numpy as np
 import safetensors.numpy  # noqa: F401 - likewise
 
 from svi_story.cache import locks
+from svi_story.cache.files import disk
 from svi_story.cache.store import Store
 from svi_story.errors import RenderError
 from svi_story.events import Event, Warned
@@ -99,7 +100,7 @@ def render(root: Path, report: Callable[[Event], None], flavour: int = 0, pause:
 
 def encode(path: Path, entry: Entry) -> None:
     assert path.suffix == ".mp4"
-    with entry.frames() as frames, path.open("xb") as file:
+    with disk(path, "encoding"), entry.frames() as frames, path.open("xb") as file:
         file.write(b"piece" + b"".join(frame.tobytes() for frame in frames))
 
 
@@ -194,21 +195,21 @@ def faulty(n: int, fault: Callable[[Disk], None]) -> Iterator[Disk]:
             setattr(os, name, function)
 
 
-def full(disk: Disk) -> None:
+def full(_: Disk) -> None:
     raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
 
-def interrupted(disk: Disk) -> None:
+def interrupted(_: Disk) -> None:
     raise KeyboardInterrupt
 
 
-def killed(disk: Disk) -> None:
+def killed(_: Disk) -> None:
     os._exit(137)
 
 
-def power_cut(disk: Disk) -> None:
+def power_cut(counted: Disk) -> None:
     """Dies, and what was not synced lost its bytes: names live longer than content on most file systems."""
-    for fd in disk.unsynced.values():
+    for fd in counted.unsynced.values():
         os.ftruncate(fd, 0)
     os._exit(137)
 

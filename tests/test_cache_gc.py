@@ -1,14 +1,15 @@
-"""What is in the cache, whether it is whole, and what may go: nothing young, nothing in use, nothing locked."""
+"""What is in the cache, whether it is whole, and what may go: nothing young, in use or locked."""
 
 from __future__ import annotations
 
 import os
+import threading
 import time
 from pathlib import Path
 
 import numpy as np
 import pytest
-from cache_scenario import INPUTS, KEY, PIECE_INPUTS, PIECE_KEY, Heard, decode, render
+from cache_scenario import KEY, PIECE_KEY, Heard, render
 
 from svi_story.cache.store import Store
 
@@ -246,15 +247,24 @@ def test_a_link_is_deleted_and_not_what_it_names(store: Store, tmp_path: Path) -
     assert (elsewhere / "frames.avi").exists()
 
 
-def test_waiting_for_a_lock_that_gc_removed(store: Store) -> None:
-    """The next one makes a new lock file; both are served."""
+def test_whoever_waits_for_a_lock_that_gc_removes_is_served_alone(store: Store, heard: Heard) -> None:
+    """A lock file that was deleted guards nothing: the waiter has to notice."""
     film(store).unlink()
-    store.delete(store.garbage(time.time() + 8 * DAY))
-    with store.work(KEY) as work:
-        work.save_latents({"latents": np.ones(3)})
-        work.write_frames(
-            decode({"latents": np.ones(3)}), fps=__import__("fractions").Fraction(15), expected=5
-        )
-        work.publish(INPUTS, {})
-    piece = store.make_piece(PIECE_KEY, lambda path: path.write_bytes(b"x") and None, PIECE_INPUTS)
-    assert piece.exists()
+    os.utime(store.layout.lock(KEY), (1, 1))
+    inside: list[int] = []
+    overlaps: list[int] = []
+
+    def work_a_little() -> None:
+        with store.work(KEY):
+            inside.append(1)
+            overlaps.append(len(inside))
+            time.sleep(0.01)
+            inside.pop()
+
+    threads = [threading.Thread(target=work_a_little) for _ in range(6)]
+    for thread in threads:
+        thread.start()
+        store.delete(store.garbage(time.time()))
+    for thread in threads:
+        thread.join(30)
+    assert overlaps == [1] * 6

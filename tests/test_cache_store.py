@@ -39,6 +39,8 @@ from svi_story.plan.keys import key_of
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
+    from svi_story.plan.keys import Json
+
 
 SCENARIO = Path(__file__).with_name("cache_scenario.py")
 FPS = Fraction(15)

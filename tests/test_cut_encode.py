@@ -21,7 +21,7 @@ from svi_story.cut.encode import Encoding, encode_piece, piece_inputs
 from svi_story.cut.frames import blend
 from svi_story.cut.join import count_frames
 from svi_story.cut.timeline import Piece, Span
-from svi_story.cut.tools import ffmpeg_path, import_moviepy
+from svi_story.cut.tools import encoder_versions, ffmpeg_path, import_moviepy
 from svi_story.errors import RenderError
 from svi_story.plan.keys import key_of
 
@@ -54,6 +54,15 @@ def test_any_name_is_a_name(tmp_path: Path, name: str, monkeypatch: pytest.Monke
     encode_piece(NINE, Library(), encoding(), Path(name), quiet)
     assert [path.name for path in tmp_path.iterdir()] == [name]
     assert count_frames(Path(name)) == 9
+
+
+def test_a_long_piece_does_not_drift(tmp_path: Path) -> None:
+    """23.98 instead of 24000/1001 moves frames after 3,000; floats lose one of 27 already."""
+    fps = Fraction(24000, 1001)
+    frames = next(count for count in range(3_200, 4_000) if int(count / float(fps) * float(fps)) < count)
+    piece = Piece((Span("1", 0, frames),))
+    encode_piece(piece, Library(frames), encoding(fps), tmp_path / "p.mp4", quiet)
+    assert_shows(tmp_path / "p.mp4", [piece], fps)
 
 
 def test_entries_are_opened_once_and_closed_two_at_most(tmp_path: Path) -> None:
@@ -92,6 +101,26 @@ def test_the_inputs_of_a_piece_tell_it_from_every_other() -> None:
     keys += [key_of(piece_inputs(NINE, how)) for how in encodings[1:]]
     assert len(set(keys)) == len(keys)
     assert key_of(piece_inputs(Piece(NINE.spans, clip="renamed"), encoding())) == keys[0]
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("PIECE_VERSION", 2),
+        ("_CODEC", "libx265"),
+        ("_PRESET", "slow"),
+        ("_THREADS", 2),
+        ("_options", lambda how: ("-an",)),
+        ("encoder_versions", lambda: ("ffmpeg version 99", "2.2.1")),
+        ("encoder_versions", lambda: (encoder_versions()[0], "99")),
+    ],
+)
+def test_another_encoder_makes_other_pieces(
+    name: str, value: object, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before = key_of(piece_inputs(NINE, encoding()))
+    monkeypatch.setattr(f"svi_story.cut.encode.{name}", value)
+    assert key_of(piece_inputs(NINE, encoding())) != before
 
 
 class Flat:
@@ -276,6 +305,24 @@ def test_ffmpeg_fails(
     assert capfd.readouterr() == ("", "")
 
 
+def test_an_ffmpeg_that_hangs_does_not_hold_up_a_stop(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fake = tmp_path / "ffmpeg"
+    fake.write_text("#!/bin/sh\ncat >/dev/null\nexec sleep 60\n")
+    fake.chmod(0o755)
+    import_moviepy()
+    monkeypatch.setattr("moviepy.video.io.ffmpeg_writer.FFMPEG_BINARY", str(fake))
+
+    def on_frame(done: int, frames: int) -> None:
+        raise KeyboardInterrupt
+
+    start = time.monotonic()
+    with pytest.raises(KeyboardInterrupt):
+        encode_piece(NINE, Library(), encoding(), tmp_path / "p.mp4", on_frame)
+    assert time.monotonic() - start < 20
+
+
 def test_a_folder_that_is_not_there(tmp_path: Path) -> None:
     with pytest.raises(RenderError, match="No such file or directory; make that folder"):
         encode_piece(NINE, Library(), encoding(), tmp_path / "missing" / "p.mp4", quiet)
@@ -345,13 +392,15 @@ assert dict(os.environ) == before, set(os.environ) ^ set(before)
 """
 
 
-def test_a_stray_dotenv_changes_nothing(tmp_path: Path) -> None:
+@pytest.mark.parametrize("ending", [b"", b"\xff\xfe"], ids=["good", "broken"])
+def test_a_stray_dotenv_changes_nothing(tmp_path: Path, ending: bytes) -> None:
     program, env = tmp_path / "program", tmp_path / ".env"
     program.write_text(f"#!/bin/sh\ntouch {tmp_path}/ran\n")
     program.chmod(0o755)
     names = ("FFMPEG_BINARY", "FFPLAY_BINARY", "IMAGEIO_FFMPEG_EXE", "SOMETHING_ELSE")
-    env.write_text("".join(f"{name}={program}\n" for name in names))
-    subprocess.run([sys.executable, "-c", DOTENV.format(env=str(env))], check=True)
+    env.write_bytes("".join(f"{name}={program}\n" for name in names).encode() + ending)
+    clean = {name: value for name, value in os.environ.items() if name not in names}
+    subprocess.run([sys.executable, "-c", DOTENV.format(env=str(env))], env=clean, check=True)
     assert not (tmp_path / "ran").exists()
 
 

@@ -41,7 +41,7 @@ def made(ended: Ended) -> list[str]:
 def decoded(film: Path) -> tuple[list[NDArray[np.uint8]], list[Fraction]]:
     with av.open(str(film)) as container:
         frames = list(container.decode(video=0))
-    pictures = [frame.to_ndarray(format="rgb24") for frame in frames]
+    pictures = [np.asarray(frame.to_ndarray(format="rgb24"), np.uint8) for frame in frames]
     times = [(frame.pts or 0) * Fraction(frame.time_base or 0) for frame in frames]
     return pictures, times
 

@@ -5,29 +5,26 @@ from __future__ import annotations
 import json
 import re
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import pytest
 from pydantic import BaseModel, ValidationError
+from storyboard_schema import PARTS, SCHEMA, SILENT, accepts
 
 from svi_story.storyboard.files import decode
 from svi_story.storyboard.schema import (
     MODELINE,
+    NOT_YET,
     SCHEMA_FILE,
     Clip,
     CutSettings,
     EngineSettings,
-    Fade,
-    Guidance,
     Resolution,
     Storyboard,
-    json_schema,
     resolved_ids,
 )
+from svi_story.storyboard.source import load
 from svi_story.storyboard.yaml12 import parse
-
-if TYPE_CHECKING:
-    from collections.abc import Callable
 
 HERE = Path(__file__).parent
 DOCS = HERE.parent / "docs"
@@ -36,43 +33,6 @@ SHIPPED = [
     *sorted((HERE.parent / "storyboards").rglob("*.yaml")),
     *sorted((HERE.parent / "templates").rglob("*.yaml")),
 ]
-PARTS = (Storyboard, EngineSettings, Clip, Guidance, Fade, CutSettings)
-SCHEMA = json_schema()
-SILENT = {"$defs", "$schema", "default", "description", "examples", "title"}
-TYPES: dict[str, tuple[type, ...]] = {
-    "object": (dict,),
-    "array": (list,),
-    "string": (str,),
-    "integer": (int,),
-    "number": (int, float),
-    "boolean": (bool,),
-}
-KEYWORDS: dict[str, Callable[[Any, Any], bool]] = {
-    "$ref": lambda limit, value: accepts(SCHEMA["$defs"][limit.removeprefix("#/$defs/")], value),
-    "anyOf": lambda limit, value: any(accepts(kind, value) for kind in limit),
-    "const": lambda limit, value: bool(value == limit),
-    "enum": lambda limit, value: value in limit,
-    "exclusiveMinimum": lambda limit, value: bool(value > limit),
-    "items": lambda limit, value: all(accepts(limit, item) for item in value),
-    "maximum": lambda limit, value: bool(value <= limit),
-    "minItems": lambda limit, value: len(value) >= limit,
-    "minimum": lambda limit, value: bool(value >= limit),
-    "oneOf": lambda limit, value: sum(accepts(kind, value) for kind in limit) == 1,
-    "pattern": lambda limit, value: re.search(limit, value) is not None,
-    "properties": lambda limit, value: all(accepts(limit[key], value[key]) for key in value if key in limit),
-    "required": lambda limit, value: set(limit) <= set(value),
-}
-
-
-def accepts(schema: dict[str, Any], value: Any) -> bool:
-    """Whether a value fits, by the keywords that our schema uses; an unknown keyword fails the test."""
-    kind = schema.get("type")
-    if kind and (not isinstance(value, TYPES[kind]) or isinstance(value, bool) != (kind == "boolean")):
-        return False
-    if schema.get("additionalProperties") is False and not set(value) <= set(schema["properties"]):
-        return False
-    rest = schema.keys() - SILENT - {"type", "additionalProperties"}
-    return all(KEYWORDS[keyword](schema[keyword], value) for keyword in rest)
 
 
 @pytest.mark.parametrize("path", SHIPPED, ids=lambda path: path.name)
@@ -194,3 +154,22 @@ def test_default_ids_count_from_one_and_never_change_their_width() -> None:
     assert (ids[0], ids[8], ids[98], ids[99]) == ("clip-01", "clip-09", "clip-99", "clip-100")
     assert resolved_ids(clips[:5]) == ids[:5]
     assert resolved_ids([Clip(prompt="A", id="cat"), Clip(prompt="B")]) == ("cat", "clip-02")
+
+
+def test_the_boards_on_the_reference_page_are_right(own_ground: Path) -> None:
+    page = (DOCS / "storyboard.md").read_text("utf-8")
+    (own_ground / "images").mkdir()
+    for name in ("cat", "street"):
+        (own_ground / f"images/{name}.jpg").touch()
+    blocks = re.findall(r"```yaml\n(.*?)```", page, re.DOTALL)
+    assert len(blocks) == 3
+    for block in blocks:
+        head = "" if "version:" in block else "version: 1\nreference: images/cat.jpg\n"
+        (own_ground / "board.yaml").write_text(head + block, "utf-8")
+        assert load(Path("board.yaml")).ids
+
+
+def test_the_reference_page_names_all_that_is_not_there_yet() -> None:
+    page = (DOCS / "storyboard.md").read_text("utf-8").partition("## Not yet")[2]
+    for name in NOT_YET:
+        assert f"`{name.rpartition('.')[2]}`" in page, name

@@ -18,7 +18,9 @@ from svi_story.storyboard.yaml12 import NOTHING, Refused, scalar
 
 
 def story(**fields: object) -> Storyboard:
-    return Storyboard.model_validate({"version": 1, "reference": "a.png", "clips": [{"prompt": "A"}], **fields})
+    return Storyboard.model_validate(
+        {"version": 1, "reference": "a.png", "clips": [{"prompt": "A"}], **fields}
+    )
 
 
 def clip(**fields: object) -> Clip:
@@ -86,7 +88,9 @@ def test_decimals_mean_what_they_say(number: object) -> None:
         assert duration(f"{number}s") == duration(float(str(number))) == seconds
 
 
-@pytest.mark.parametrize("written", ["", "s", "5", "5S", "5sec", "1e3s", "٥s", "5s\n", "--5s", "1/2s", "0x5s", "9" * 99 + "s"])
+@pytest.mark.parametrize(
+    "written", ["", "s", "5", "5S", "5sec", "1e3s", "٥s", "5s\n", "--5s", "1/2s", "0x5s", "9" * 99 + "s"]
+)
 def test_what_is_no_duration_is_refused(written: str) -> None:
     with pytest.raises(ValidationError, match="is not a duration"):
         clip(duration=written)
@@ -128,7 +132,9 @@ def test_sizes_have_names() -> None:
     assert story(resolution="720p").resolution == Resolution(width=1280, height=720)
 
 
-@pytest.mark.parametrize("written", ["832X480", "832 x 480", "832x480x3", "-16x16", "832x", "٨٣٢x٤٨٠", "832x480\n"])
+@pytest.mark.parametrize(
+    "written", ["832X480", "832 x 480", "832x480x3", "-16x16", "832x", "٨٣٢x٤٨٠", "832x480\n"]
+)
 def test_sizes_are_written_one_way(written: str) -> None:
     with pytest.raises(ValidationError, match="is not a size"):
         story(resolution=written)

@@ -135,7 +135,7 @@ def measure(path: Path) -> tuple[int, float]:
     size, newest = 0, 0.0
     held = (Path(top, name) for top, folders, files in os.walk(path) for name in (*folders, *files))
     for place in (path, *held):
-        with suppress(FileNotFoundError):  # deleted or published while we look
+        with suppress(OSError):  # deleted or published while we look, or not for us to see
             status = place.lstat()
             newest = max(newest, status.st_mtime)
             size += 0 if stat.S_ISDIR(status.st_mode) else status.st_size

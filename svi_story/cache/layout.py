@@ -108,11 +108,12 @@ def _checked(key: str) -> str:
 
 
 def names(folder: Path) -> list[Path]:
-    """What a folder holds, sorted; nothing where there is no folder."""
-    try:
-        return sorted(folder.iterdir())
-    except (FileNotFoundError, NotADirectoryError):
-        return []
+    """What a folder holds, sorted; nothing where there is no folder. RenderError when it may not be read."""
+    with disk(folder, "reading the cache"):
+        try:
+            return sorted(folder.iterdir())
+        except (FileNotFoundError, NotADirectoryError):
+            return []
 
 
 def keyed(folder: Path) -> Iterator[Path]:

@@ -147,7 +147,8 @@ class Work:
     def write_frames(self, frames: Iterable[Frame], fps: Fraction, expected: int) -> None:
         """Keep the decoded frames. RenderError when they are not `expected`, or the disk refuses."""
         path = self._private / FRAMES
-        path.unlink(missing_ok=True)
+        with disk(path, "writing frames"):
+            path.unlink(missing_ok=True)
         self._frame_count = write_frames(path, islice(frames, expected + 1), fps)
         if self._frame_count != expected:
             got = "more" if self._frame_count > expected else f"only {self._frame_count}"

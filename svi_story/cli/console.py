@@ -13,6 +13,8 @@ from svi_story.events import (
     BoardStarted,
     Event,
     FilmDone,
+    FramesDone,
+    RunStarted,
     SegmentDone,
     SegmentReused,
     SegmentStarted,
@@ -92,6 +94,7 @@ class Bars:
     progress: Progress
 
     def __post_init__(self) -> None:
+        self.run = self._bar("segments")
         self.film = self._bar("segments")
         self.clip = self._bar("steps")
 
@@ -101,18 +104,24 @@ class Bars:
     def __call__(self, event: Event) -> None:
         """Show one event."""
         match event:
+            case RunStarted():
+                self._start(self.run, f"{event.boards} boards", event.segments, visible=event.boards > 1)
             case BoardStarted():
-                name = shorten(event.board.name, 30)
-                self.progress.reset(self.film, total=event.segments, description=name, visible=True)
+                self._start(self.film, event.board.name, event.segments)
             case SegmentStarted():
-                name = shorten(f"{event.clip}/{event.segment}", 30)
-                self.progress.reset(self.clip, total=None, description=name, visible=True)
+                self._start(self.clip, f"{event.clip}/{event.segment}", None)
             case StepDone():
-                self.progress.update(self.clip, completed=event.step, total=event.steps)
+                self.progress.update(self.clip, completed=event.step, total=event.steps, unit="steps")
+            case FramesDone():
+                self.progress.update(self.clip, completed=event.done, total=event.frames, unit="frames")
             case SegmentDone() | SegmentReused():
-                self.progress.advance(self.film)
                 self.progress.update(self.clip, visible=False)
+                self.progress.advance(self.film)
+                self.progress.advance(self.run)
             case FilmDone() | Warned() | BoardFailed():
                 self.progress.console.print(plain(str(event)), soft_wrap=True)
             case _:
                 pass
+
+    def _start(self, bar: TaskID, name: str, total: int | None, *, visible: bool = True) -> None:
+        self.progress.reset(bar, total=total, description=shorten(name, 30), visible=visible)

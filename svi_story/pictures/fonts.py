@@ -102,7 +102,7 @@ def _coverage(path: str, index: int) -> frozenset[str]:
     from fontTools.ttLib import TTFont  # type: ignore[import-untyped]  # fontTools ships no types
 
     try:
-        with TTFont(path, fontNumber=index, lazy=True) as font:
+        with Path(path).open("rb") as file, TTFont(file, fontNumber=index, lazy=True) as font:
             return frozenset(map(chr, font.getBestCmap() or ()))
     except Exception:  # noqa: BLE001 - a broken font of the system is as good as none
         return frozenset()

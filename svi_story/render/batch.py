@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Literal
 
 from svi_story.engines import create
 from svi_story.errors import InputError, StoryError
-from svi_story.events import BoardFailed
+from svi_story.events import BoardFailed, RunStarted
 from svi_story.render.film import render_clips, render_film
 from svi_story.render.jobs import select
 from svi_story.render.segment import Studio
@@ -66,7 +66,7 @@ def order(job: Job, wish: Wish) -> Order:
 
 def _forced(job: Job, force: str) -> tuple[Task, ...]:
     if force == "all":
-        return tuple(task for clip in job.tasks for task in clip)
+        return job.all_tasks
     if not force:
         return ()
     return tuple(task for task in select(job, force) if task.segment.clip == force)
@@ -78,6 +78,8 @@ def render_orders(orders: Sequence[Order], store: Store, report: Reporter) -> It
     def engine_of(item: Order) -> str:
         return item.job.plan.engine
 
+    wanted = [item.tasks or item.job.all_tasks for item in orders]
+    report(RunStarted(len(orders), sum(map(len, wanted))))
     for name, group in groupby(sorted(orders, key=engine_of), key=engine_of):
         with create(name) as engine:
             for item in group:

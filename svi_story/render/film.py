@@ -34,7 +34,7 @@ def render_film(job: Job, forced: Iterable[Task], studio: Studio) -> None:
     if not again and is_up_to_date(job.place.film, recipe):
         _report_film(job, studio, made=False)
         return
-    start(job, [task for clip in job.tasks for task in clip], again, studio)
+    start(job, job.all_tasks, again, studio)
     with disk(job.place.film, "making room for the film"):
         make_folder(job.place.film.parent)
     reel = Reel(job, studio)
@@ -65,8 +65,7 @@ def start(job: Job, tasks: Iterable[Task], forced: Iterable[Task], studio: Studi
         store.set_aside(task.key, "forced")
     wanted = tuple(tasks)
     missing = [task for task in wanted if store.state(task.key) != "cached"]
-    keys = [task.key for tasks in job.tasks for task in tasks]
-    store.remember_film(job.place.film, job.place.board, keys, ())
+    store.remember_film(job.place.film, job.place.board, [task.key for task in job.all_tasks], ())
     studio.report(
         BoardStarted(job.place.board, job.place.film, len(job.plan.shots), len(wanted), len(missing))
     )

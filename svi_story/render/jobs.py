@@ -43,6 +43,11 @@ class Job:
     lacks: str = ""
     """What the engine is missing; empty when it can work."""
 
+    @property
+    def all_tasks(self) -> tuple[Task, ...]:
+        """Every segment, in film order."""
+        return tuple(task for clip in self.tasks for task in clip)
+
 
 @dataclass(frozen=True)
 class Rejected:

@@ -7,16 +7,17 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from svi_story.engines.base import Carry
-from svi_story.events import SegmentDone, SegmentReused, SegmentStarted, StepDone
+from svi_story.events import FramesDone, SegmentDone, SegmentReused, SegmentStarted, StepDone
 from svi_story.render.record import versions
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
     from pathlib import Path
 
     from svi_story.cache.entry import Entry
     from svi_story.cache.store import Store
     from svi_story.cache.work import Work
-    from svi_story.engines.base import Engine, Latents
+    from svi_story.engines.base import Engine, Frame, Latents
     from svi_story.events import Reporter
     from svi_story.plan.keys import Json, Task
 
@@ -56,7 +57,8 @@ def _make(task: Task, parent: Entry | None, work: Work, board: Path, studio: Stu
         latents = _sample(task, parent, work, board, studio)
         work.save_latents(latents)
     sampled = time.monotonic()
-    work.write_frames(studio.engine.decode(segment, latents), segment.fps, segment.frames)
+    frames = _told(studio.engine.decode(segment, latents), task, board, studio)
+    work.write_frames(frames, segment.fps, segment.frames)
     notes: dict[str, Json] = {
         "clip": segment.clip,
         "prompt": segment.prompt,
@@ -65,6 +67,15 @@ def _make(task: Task, parent: Entry | None, work: Work, board: Path, studio: Stu
         "versions": {**versions()},
     }
     return work.publish(task.inputs, notes)
+
+
+def _told(frames: Iterator[Frame], task: Task, board: Path, studio: Studio) -> Iterator[Frame]:
+    """The same frames, telling of every tenth of them."""
+    segment = task.segment
+    for done, frame in enumerate(frames, 1):
+        yield frame
+        if done * 10 // segment.frames > (done - 1) * 10 // segment.frames:
+            studio.report(FramesDone(board, segment.clip, segment.index, done, segment.frames))
 
 
 def _sample(task: Task, parent: Entry | None, work: Work, board: Path, studio: Studio) -> Latents:

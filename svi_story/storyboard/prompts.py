@@ -61,11 +61,11 @@ class PromptFile:
         for token in self._tokens():
             if token.type == tokenize.ERRORTOKEN and token.string in "'\"":
                 self._stop(token, f"a quote that is not closed in its line; {_CURE}")
-            if token.type == tokenize.NEWLINE:
+            if token.type not in (*_SILENT, tokenize.NEWLINE):
+                statement.append(token)
+            elif token.type == tokenize.NEWLINE and statement:
                 yield statement
                 statement = []
-            elif token.type not in _SILENT:
-                statement.append(token)
         if statement:
             yield statement
 

@@ -1,0 +1,239 @@
+"""Upstream's prompt files become boards; nothing in them is run, and nothing is lost on the way."""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from pathlib import Path
+
+import pytest
+from hypothesis import example, given
+from hypothesis import strategies as st
+
+from svi_story.errors import InputError
+from svi_story.events import Event, Warned
+from svi_story.storyboard.importers import board_from_prompts, read_prompts, write_board
+from svi_story.storyboard.schema import MODELINE
+from svi_story.storyboard.source import load
+from svi_story.storyboard.text import blank, unfit
+
+
+def prompt_file(text: str | bytes) -> Path:
+    path = Path("prompt.txt")
+    path.write_bytes(text if isinstance(text, bytes) else text.encode())
+    return path
+
+
+@pytest.mark.parametrize(
+    ("text", "prompts"),
+    [
+        ('prompts = ["one"]', ("one",)),
+        ('["one", "two"]', ("one", "two")),
+        ("prompts = ['one',\n           'two',\n]\n", ("one", "two")),
+        ('prompts = ("one", "two")', ("one", "two")),
+        (
+            '# head\n"""About."""\n\nprompts: list[str] = [  # a list\n  "one",  # first\n\n  "two"\n]',
+            ("one", "two"),
+        ),
+        ('["""one\nline""", r"C:\\new", u"\\u732b"]', ("one\nline", "C:\\new", "猫")),
+        ('["one " "and only"]', ("one and only",)),
+        ('[("one "\n  "and only"),\n "two"]', ("one and only", "two")),
+        ('["a, b", "c] d", \'e "f"\', "g # h"]', ("a, b", "c] d", 'e "f"', "g # h")),
+        ('\ufeffprompts = ["one"]\r\n', ("one",)),
+        ('["\\ud83d\\udc31"]', ("🐱",)),
+        ('["50\\% grey"]', ("50\\% grey",)),
+        ('  prompts = ["one"]', ("one",)),
+    ],
+)
+def test_lists_of_texts_are_read(text: str, prompts: tuple[str, ...]) -> None:
+    def refuse(event: Event) -> None:
+        pytest.fail(str(event))
+
+    assert read_prompts(prompt_file(text), refuse) == prompts
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("", ': holds no list of prompts; write prompts = ["...", "..."]'),
+        ("# nothing\n", ': holds no list of prompts; write prompts = ["...", "..."]'),
+        ("prompts = []", ':1: the list of prompts is empty; write prompts = ["...", "..."]'),
+        ("\nprompts = list('a')", ':2: `list` is not a list; write prompts = ["...", "..."]'),
+        ('["one"]]\n\n', ":1: `]` after the list; remove it"),
+        ("prompts =", ':1: `prompts` is not a list; write prompts = ["...", "..."]'),
+        ("prompts = 'one'", ':1: `\'one\'` is not a list; write prompts = ["...", "..."]'),
+        ('["one",\n 2]', ':2: `2` is not text in quotes; write prompts = ["...", "..."]'),
+        ('["one",,]', ':1: `,` is not text in quotes; write prompts = ["...", "..."]'),
+        ('["one", ["two"]]', ':1: `[` is not text in quotes; write prompts = ["...", "..."]'),
+        ('["one", ("two", "three")]', ":1: a list inside of the list; write every prompt as one text"),
+        ('["one" + "two"]', ":1: `+` stands where a comma or the end must be"),
+        ('["one"] * 3', ":1: `*` after the list; remove it"),
+        ('["one"]\n["two"]', ":2: a second list of prompts, after the one in line 1; keep one"),
+        ('["one"]\nprompts.append("two")', ":2: is not a list of prompts, and code is never run; write pro"),
+        ('import os\nprompts = ["one"]', ":1: is not a list of prompts, and code is never run; write pro"),
+        ('prompts += ["one"]', ":1: is not a list of prompts, and code is never run; write prompts"),
+        ("A cat sits by the window.\n", ":1: is not a list of prompts, and code is never run; write prompts"),
+        ('[f"a {b}"]', ":1: f before a quote makes it more than text; remove the f"),
+        ('["one",\nb"two"]', ":2: b before a quote makes it more than text; remove the b"),
+        ('["one', ":1: a quote that is not closed in its line; write prompts"),
+        ('["""one', ":1: a bracket or a quote is never closed; write prompts"),
+        ('["one",', "a bracket or a quote is never closed; write prompts"),
+        ("[“one”]", ":1: `“` is not text in quotes; write prompts"),
+        ('["\\x4"]', ":1: an escape with a backslash that Python does not know; write \\\\ for a backslash"),
+        (
+            '["\\N{no such}"]',
+            ":1: an escape with a backslash that Python does not know; write \\\\ for a back",
+        ),
+        (
+            '["one",\n " ",\n ""]',
+            ':2: prompt " " is blank; describe what is seen\nprompt.txt:3: prompt "" is',
+        ),
+        ('["a\\x1b[2J"]', ":1: holds a control character (U+001B); remove it"),
+        ('["a\\ud83d"]', ":1: holds half a character (U+D83D); remove it"),
+        (b'["a\x00"]', ":1: an invisible character (U+0000) that a text file may not hold; remove it"),
+        (b'["one",\n "M\xe4dchen"]', ":2: is not UTF-8 (byte 0xE4); save it as UTF-8"),
+        ('["one"]'.encode("utf-16"), ": is UTF-16 or UTF-32; save it as UTF-8"),
+        ("if 1:\n    a = 1\n  b = 2\n", ":1: is not a list of prompts, and code is never run; write prompts"),
+    ],
+)
+def test_anything_else_is_refused_by_line(text: str | bytes, message: str) -> None:
+    with pytest.raises(InputError) as caught:
+        read_prompts(prompt_file(text))
+    assert f"prompt.txt{message}" in str(caught.value) or message in str(caught.value)
+    assert str(caught.value).replace("\n", "").isprintable()
+
+
+def test_a_missing_comma_and_other_settings_are_warned_of() -> None:
+    heard: list[Event] = []
+    text = 'fps = 15\nprompts = [\n "one"\n "two",\n "three",\n]\n'
+    assert read_prompts(prompt_file(text), heard.append) == ("onetwo", "three")
+    assert heard == [
+        Warned("prompt.txt:1: only `prompts` is read; `fps` is ignored"),
+        Warned("prompt.txt:3: no comma after this text, so the next line continues it"),
+    ]
+
+
+def test_nothing_in_a_prompt_file_is_run() -> None:
+    harm = "__import__('pathlib').Path('harm').touch()"
+    for text in (f"prompts = [{harm}]", f"x = {harm}\nprompts = ['a']", f'[f"{{{harm}}}"]', f"{harm}"):
+        with contextlib.suppress(InputError):
+            read_prompts(prompt_file(text))
+        assert not Path("harm").exists()
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "[" * 1_900_000,
+        "(" * 1_900_000,
+        "-" * 1_900_000,
+        "[" + "+".join(["1"] * 900_000) + "]",
+        "[" + '"a" ' * 450_000 + "]",
+        "[" + '"a"\n' * 450_000 + "]",
+        "a=1\n" * 450_000,
+        '"' * 1_900_000,
+        '["""' + "a\n" * 900_000,
+        "a" + ".a" * 900_000,
+        "?" * 1_900_000,
+        "\\\n" * 900_000,
+    ],
+    ids=lambda text: text[:6],
+)
+def test_hostile_prompt_files_are_refused_soon(text: str) -> None:
+    heard: list[Event] = []
+    start = time.process_time()
+    with pytest.raises(InputError):
+        read_prompts(prompt_file(text), heard.append)
+    assert time.process_time() - start < 10
+    assert len(heard) <= 20
+
+
+def test_files_that_are_none_are_refused() -> None:
+    for path, reason in (
+        ("none.txt", "does not exist"),
+        (".", "is a folder"),
+        ("/dev/zero", "is not a regular"),
+    ):
+        with pytest.raises(InputError, match=reason):
+            read_prompts(Path(path))
+    with Path("huge.txt").open("wb") as file:
+        file.truncate(10**12)
+    with pytest.raises(InputError, match="is larger than 2,000,000 bytes"):
+        read_prompts(Path("huge.txt"))
+
+
+@given(st.binary(max_size=200))
+def test_any_bytes(raw: bytes) -> None:
+    with contextlib.suppress(InputError):
+        assert read_prompts(prompt_file(raw))
+
+
+@given(
+    st.lists(
+        st.sampled_from(["[", "]", "(", ")", '"a"', "'", '"', ",", "=", "prompts", "\n", "#", "f", "\\", "1"])
+    )
+)
+def test_any_signs(signs: list[str]) -> None:
+    with contextlib.suppress(InputError):
+        assert read_prompts(prompt_file("".join(signs)))
+
+
+fit_texts = st.text(st.characters(codec="utf-8"), min_size=1).filter(
+    lambda text: not blank(text) and not unfit(text)
+)
+
+
+@given(st.lists(fit_texts, min_size=1, max_size=20), fit_texts, fit_texts)
+@example(
+    ["true", "12", "a: b", "a #b", "- a", "a:", "x\u2028y", "\ufeffa", "'", "~a", "1e3", "?", "a\n\nb \t"],
+    "a",
+    "b",
+)
+def test_every_prompt_comes_through_exactly(prompts: list[str], reference: str, title: str) -> None:
+    name = "".join(c for c in reference if not unfit(c, one_line=True))[:50].replace("/", "_")
+    if name in ("", ".", "..") or len(name.encode()) > 200 or blank(name):
+        name = "anchor.png"
+    Path(name).write_bytes(b"")
+    Path("board.yaml").write_text(board_from_prompts(prompts, name, title), "utf-8", newline="")
+    story = load(Path("board.yaml")).story
+    assert [clip.prompt for clip in story.clips] == prompts
+    assert story.reference == name
+    assert story.title == (None if unfit(title, one_line=True) else title)
+
+
+def test_an_imported_board_is_pleasant_to_read() -> None:
+    prompts = ["A cat sits by the window; rain falls.", "Close-up: it blinks.", "猫跳下来。"]
+    assert board_from_prompts(prompts, "images/cat.jpg", "Rain").splitlines() == [
+        MODELINE,
+        "version: 1",
+        "title: Rain",
+        "reference: images/cat.jpg",
+        "clips:",
+        "  - prompt: A cat sits by the window; rain falls.",
+        '  - prompt: "Close-up: it blinks."',
+        "  - prompt: 猫跳下来。",
+    ]
+
+
+@pytest.mark.parametrize("reference", ["", "a\nb.png", "caf\udce9.png"])
+def test_a_reference_that_no_board_can_name_is_refused(reference: str) -> None:
+    with pytest.raises(InputError, match="the reference"):
+        board_from_prompts(["A"], reference, "t")
+
+
+def test_a_board_is_written_once_and_whole(monkeypatch: pytest.MonkeyPatch) -> None:
+    path = Path("boards/sea.yaml")
+    write_board(path, "version: 1\n")
+    assert path.read_text("utf-8") == "version: 1\n"
+    with pytest.raises(InputError, match=r"boards/sea\.yaml: exists already"):
+        write_board(path, "other")
+    with pytest.raises(InputError, match="cannot be written"):
+        write_board(path / "below.yaml", "other")
+
+    def full(fd: int) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("os.fsync", full)
+    with pytest.raises(InputError, match=r"cannot be written \(No space left on device\)"):
+        write_board(Path("boards/b.yaml"), "other")
+    assert [found.name for found in Path("boards").iterdir()] == ["sea.yaml"]

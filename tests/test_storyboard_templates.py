@@ -1,0 +1,135 @@
+"""Starting points: they ship, they are boards, and making one never touches what is there."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from svi_story.errors import InputError
+from svi_story.storyboard import templates
+from svi_story.storyboard.source import load
+
+
+def tree(folder: Path) -> dict[str, bytes]:
+    return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+def test_there_are_three_templates_each_with_a_description_of_its_own() -> None:
+    names = templates.names()
+    assert len(names) >= 3
+    assert "minimal" in names
+    described = [templates.describe(name) for name in names]
+    assert all(described)
+    assert len(set(described)) == len(names)
+
+
+@pytest.mark.parametrize("name", templates.names())
+def test_a_template_becomes_a_folder_with_a_valid_board(name: str) -> None:
+    board = templates.create(name, Path("films/my film"))
+    assert board == Path("films/my film/my film.yaml")
+    assert load(board).story.title is None or load(board).ids
+    assert [path.name for path in Path("films").iterdir()] == ["my film"]
+
+
+@pytest.mark.parametrize("name", templates.names())
+@pytest.mark.parametrize("suffix", [".yaml", ".yml"])
+def test_a_template_becomes_a_board_beside_what_is_there(name: str, suffix: str) -> None:
+    Path("images").mkdir()
+    Path("images/mine.png").write_bytes(b"mine")
+    board = templates.create(name, Path(f"mine{suffix}"))
+    assert board == Path(f"mine{suffix}")
+    assert load(board).ids
+    assert Path("images/mine.png").read_bytes() == b"mine"
+
+
+def test_a_new_file_has_the_usual_rights() -> None:
+    Path("usual").touch()
+    board = templates.create("minimal", Path("film"))
+    assert board.stat().st_mode == Path("usual").stat().st_mode
+    Path("folder").mkdir()
+    assert Path("film").stat().st_mode == Path("folder").stat().st_mode
+
+
+@pytest.mark.parametrize("kind", ["file", "folder", "full folder", "dangling link"])
+def test_nothing_that_exists_is_touched(kind: str) -> None:
+    if kind == "file":
+        Path("film").write_bytes(b"mine")
+    elif kind == "dangling link":
+        Path("film").symlink_to("nowhere")
+    else:
+        Path("film").mkdir()
+        if kind == "full folder":
+            Path("film/film.yaml").write_bytes(b"mine")
+    before = tree(Path())
+    with pytest.raises(InputError, match="film: exists already; choose another name"):
+        templates.create("minimal", Path("film"))
+    assert tree(Path()) == before
+
+
+def test_no_board_and_no_image_is_overwritten() -> None:
+    first = templates.create("minimal", Path("film.yaml"))
+    before = tree(Path())
+    with pytest.raises(InputError, match=r"film\.yaml: exists already"):
+        templates.create("minimal", first)
+    with pytest.raises(InputError, match=r"images/.*: exists already"):
+        templates.create("minimal", Path("other.yaml"))
+    assert tree(Path()) == before
+
+
+@pytest.mark.parametrize("target", ["film", "film.yaml", "deep/film", "deep/film.yaml"])
+def test_a_failed_attempt_leaves_no_file(target: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    calls = 0
+
+    def full(fd: int) -> None:
+        nonlocal calls
+        calls += 1
+        if calls == 2:
+            raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("os.fsync", full)
+    with pytest.raises(InputError, match="No space left on device"):
+        templates.create("scenes", Path(target))
+    assert tree(Path()) == {}
+    monkeypatch.undo()
+
+
+def test_what_an_interrupted_attempt_left_is_no_obstacle() -> None:
+    Path(".film.new").mkdir()
+    Path(".film.new/half").write_bytes(b"")
+    assert load(templates.create("minimal", Path("film"))).ids
+    assert not Path(".film.new").exists()
+
+
+def test_a_place_that_cannot_be_written_is_told() -> None:
+    Path("file").write_bytes(b"")
+    for target in ("file/film", "file/film.yaml"):
+        with pytest.raises(InputError, match=r"cannot be written \(Not a directory\)"):
+            templates.create("minimal", Path(target))
+
+
+@pytest.mark.parametrize(
+    "name", ["", ".", "..", "a/..", "/", ".hidden", ".yaml", "two\nlines", "nul\0", "a\x1b/b"]
+)
+def test_names_that_name_nothing_are_refused(name: str, own_ground: Path) -> None:
+    before = tree(own_ground)
+    with pytest.raises(InputError, match="cannot name a board"):
+        templates.create("minimal", Path(name))
+    assert tree(own_ground) == before
+
+
+@pytest.mark.parametrize(
+    ("name", "cure"),
+    [
+        ("minmal", 'did you mean "minimal"?'),
+        ("xyz", "use one of minimal, "),
+        ("../minimal", ""),
+        ("", "use one of"),
+    ],
+)
+def test_an_unknown_template_is_refused(name: str, cure: str) -> None:
+    for attempt in (templates.describe, lambda name: templates.create(name, Path("film"))):
+        with pytest.raises(InputError, match="is not a template") as caught:
+            attempt(name)
+        assert cure in str(caught.value)
+    assert not Path("film").exists()
