@@ -109,10 +109,10 @@ def test_damaged_exif_does_not_matter(tmp_path: Path) -> None:
 
 
 def test_16_bit_grey_is_scaled_not_clipped(tmp_path: Path) -> None:
-    grey = np.array([[0, 257, 32_896, 65_535]], dtype=np.uint16)
+    grey = np.array([[0, 257, 32_896, 65_300, 65_535]], dtype=np.uint16)
     for name in ("a.png", "a.tiff"):
         image = open_picture(saved(tmp_path / name, grey))
-        assert np.asarray(image)[..., 0].ravel().tolist() == [0, 1, 128, 255]
+        assert np.asarray(image)[..., 0].ravel().tolist() == [0, 1, 128, 254, 255]
 
 
 def test_16_bit_colour_is_scaled(tmp_path: Path) -> None:

@@ -127,7 +127,11 @@ def test_thai_breaks_between_words_though_it_has_no_spaces() -> None:
     np.testing.assert_array_equal(draw_text("หันหน้าไป", style), draw_text("หันหน้า\nไป", style))
 
 
-@pytest.mark.parametrize("word", ["w" * 90, "/".join(["https:", "x" * 60]), "고" * 90, "ب" * 90, "。" * 90])
+@pytest.mark.parametrize(
+    "word",
+    ["w" * 90, "https:/" + "x" * 60, "고" * 90, "ب" * 90, "。" * 90],
+    ids=["latin", "link", "korean", "arabic", "full stops"],
+)
 def test_a_word_wider_than_the_line_breaks_and_stays_inside(word: str) -> None:
     style = replace(STYLE, max_width=120, max_lines=40)
     picture = draw_text(word, style)
@@ -229,6 +233,12 @@ def test_control_characters_are_dropped() -> None:
     )
     assert clean_text(" a \t b\r\nc\u2028\x0b d \n\n") == "a b\nc\nd"
     assert clean_text("می\u200cخواهم 👩\u200d👧") == "می\u200cخواهم 👩\u200d👧"
+
+
+def test_what_only_steers_its_neighbours_is_never_missing() -> None:
+    selectors = "".join(map(chr, [*range(0xFE00, 0xFE10), 0xE0100, 0x34F, 0x200D, 0xE007F, 0x3164]))
+    assert missing_characters("猫" + selectors + " \u3000\n\x1b") == ()
+    np.testing.assert_array_equal(draw_text("葛\U000e0100\ufe00飾", STYLE), draw_text("葛飾", STYLE))
 
 
 def test_missing_characters_are_named_and_replaced() -> None:

@@ -5,12 +5,10 @@ from __future__ import annotations
 import errno
 import fcntl
 import os
-import re
-import secrets
-import socket
 from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING
 
+from svi_story.cache.files import is_temp_of_this_host, sync, temp_name
 from svi_story.errors import Problem, RenderError
 
 if TYPE_CHECKING:
@@ -18,8 +16,8 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 _CURES = {
-    errno.ENOSPC: "free some space on that disk",
-    errno.EDQUOT: "free some of your quota on that disk",
+    errno.ENOSPC: "free some space on that disk (`svi-story cache gc` lists what is old)",
+    errno.EDQUOT: "free some of your quota on that disk (`svi-story cache gc` lists what is old)",
     errno.EACCES: "choose a place you may write to",
     errno.EPERM: "choose a place you may write to",
     errno.EROFS: "choose a place that is not read-only",
@@ -44,7 +42,7 @@ def whole_file(target: Path) -> Iterator[Path]:
     file is removed and the target stays what it was. Raises RenderError where the disk refuses.
     """
     target = target.absolute()
-    temporary = target.with_name(f"{_prefix()}{os.getpid()}-{secrets.token_hex(4)}-{target.name[-40:]}")
+    temporary = target.with_name(f"{temp_name()}-{target.name[-40:]}")
     with _refusals(target):
         descriptor = os.open(temporary, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o666)
     try:
@@ -54,7 +52,7 @@ def whole_file(target: Path) -> Iterator[Path]:
         with _refusals(target):
             os.fsync(descriptor)
             temporary.replace(target)
-            _sync_folder(target.parent)
+            sync(target.parent)
     except BaseException:
         with suppress(OSError):
             temporary.unlink()
@@ -69,21 +67,15 @@ def sweep(folder: Path) -> None:
     Another machine's files stay, and so do a living process's: its lock shows it even from a container that
     cannot see its process id.
     """
-    pattern = re.compile(re.escape(_prefix()) + r"(\d+)-[0-9a-f]{8}-.*", re.DOTALL)
     with suppress(OSError):
         for path in folder.iterdir():
-            match = pattern.fullmatch(path.name)
-            if match and not _is_running(int(match[1])):
+            if is_temp_of_this_host(path.name) and not _is_running(path.name.split("-")[2]):
                 _remove_unlocked(path)
 
 
-def _prefix() -> str:
-    return f".tmp-{re.sub(r'[^A-Za-z0-9.]', '_', socket.gethostname())[:64]}-"
-
-
-def _is_running(process: int) -> bool:
+def _is_running(process: str) -> bool:
     try:
-        os.kill(process, 0)  # signal 0 asks, it does not kill
+        os.kill(int(process), 0)  # signal 0 asks, it does not kill
     except ProcessLookupError:
         return False
     except (OSError, OverflowError):
@@ -107,11 +99,3 @@ def _refusals(target: Path) -> Iterator[None]:
         yield
     except OSError as error:
         raise unwritable(target, error.strerror or str(error)) from error
-
-
-def _sync_folder(folder: Path) -> None:
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

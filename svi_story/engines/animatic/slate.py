@@ -35,7 +35,7 @@ def timecode(frame: int, fps: Fraction) -> str:
     Seconds are real seconds, except that rates over 1001 count as the whole rate beside them, non-drop: at
     24000/1001 every 24 frames make a second of the code.
     """
-    rate = Fraction(round(fps)) if fps.denominator > 1 else fps
+    rate = Fraction(round(fps)) if fps.denominator == 1001 else fps
     frame = max(frame, 0)
     seconds = math.floor(frame / rate)
     rest = frame - math.ceil(seconds * rate)
