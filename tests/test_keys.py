@@ -46,7 +46,14 @@ def clip(**fields: Any) -> dict[str, Any]:
     return {"prompt": "The fog is drifting.", **fields}
 
 
-PINNED = ["GOLDEN"]
+PINNED = [
+    "d5dc76e3638742f6",
+    "2b1c52d14fb1c74b",
+    "0a17788122e9c089",
+    "b2680fb43f6b95ae",
+    "fc5584ccffc09950",
+    "caa08fea5b3b995a",
+]
 
 CLIPS = [clip(), clip(duration="2s"), clip(transition="cut"), clip()]
 

@@ -1,0 +1,285 @@
+"""What every benchmark shares: clocks, child processes, the machine, results on the screen and on paper."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import platform
+import re
+import signal
+import statistics
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from contextlib import contextmanager, suppress
+from dataclasses import asdict, dataclass, fields
+from datetime import UTC, datetime
+from importlib.metadata import version
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from svi_story.cut.tools import encoder_versions
+from svi_story.render.record import versions as frame_versions
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+
+    Cell = str | int | float | None
+
+HERE = Path(__file__).parent
+RESULTS = HERE / "results"
+STORYBOARDS = HERE.parent / "storyboards"
+PROGRAM = str(Path(sys.executable).with_name("svi-story"))
+
+QUEUEING = (
+    "Other processes share this machine. *queued* is how long the main thread was ready to run and had no CPU; "
+    "*wall - queued* is about what an idle machine takes. Compare within this run, not with another machine's."
+)
+
+
+@dataclass(frozen=True)
+class Took:
+    """What something cost: seconds, and the most memory at a time in MB."""
+
+    wall: float
+    queued: float
+    """Of the wall time, how long the main thread was ready to run while others had the CPUs."""
+    cpu: float
+    """User and system time, children's included."""
+    peak: float = 0.0
+    """Of the process and its children together, shared pages counted once; 0 when nobody looked."""
+
+    @property
+    def free(self) -> float:
+        """About what it takes when nobody else wants a CPU."""
+        return max(self.wall - self.queued, 0.0)
+
+
+def median(runs: Sequence[Took]) -> Took:
+    """Field by field."""
+    return Took(*(statistics.median(getattr(run, field.name) for run in runs) for field in fields(Took)))
+
+
+def timed(work: Callable[[], object]) -> Took:
+    """What a call costs, in this process and its children."""
+    queued, cpu, start = _queued("thread-self"), _cpu(), time.perf_counter()
+    work()
+    wall = time.perf_counter() - start
+    return Took(wall, _queued("thread-self") - queued, _cpu() - cpu)
+
+
+def run_alone(command: Sequence[str | Path], folder: Path) -> Took:
+    """What a command costs as a process of its own, children included. RuntimeError when it fails."""
+    with tempfile.TemporaryFile() as log:
+        start = time.perf_counter()
+        process = subprocess.Popen(
+            list(map(str, command)),
+            cwd=folder,
+            env={name: value for name, value in os.environ.items() if name != "SVI_STORY_CACHE"},
+            stdin=subprocess.DEVNULL,
+            stdout=log,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
+        )
+        with _watched(process.pid) as peaks:
+            os.waitid(os.P_PID, process.pid, os.WEXITED | os.WNOWAIT)
+            wall = time.perf_counter() - start
+        queued = _queued(str(process.pid))  # a process that is over, and not yet waited for, still tells
+        _, status, usage = os.wait4(process.pid, 0)
+        process.returncode = os.waitstatus_to_exitcode(status)
+        if process.returncode:
+            log.seek(0)
+            raise RuntimeError(f"{command} ended with {process.returncode}: {log.read()[-2000:].decode()}")
+    return Took(wall, queued, usage.ru_utime + usage.ru_stime, max(peaks, default=0.0))
+
+
+@contextmanager
+def _watched(session: int) -> Iterator[list[float]]:
+    """Look at the memory of a session's processes now and then; on an error, end them."""
+    peaks: list[float] = []
+    over = threading.Event()
+
+    def look() -> None:
+        pause = 0.02
+        while not over.wait(pause):
+            start = time.perf_counter()
+            peaks.append(_memory(session))
+            pause = max(0.05, 20 * (time.perf_counter() - start))  # looking costs at most 5 % of a core
+
+    watcher = threading.Thread(target=look)
+    watcher.start()
+    try:
+        yield peaks
+    except BaseException:
+        os.killpg(session, signal.SIGKILL)
+        raise
+    finally:
+        over.set()
+        watcher.join()
+
+
+def _memory(session: int) -> float:
+    """MB that a session's processes hold together, shared pages counted once."""
+    total = 0
+    for process in filter(str.isdigit, os.listdir("/proc")):
+        with suppress(OSError):  # it ended while we looked
+            if os.getsid(int(process)) == session:
+                shares = Path("/proc", process, "smaps_rollup").read_text("ascii")
+                total += int(re.findall(r"^Pss:\s+(\d+) kB", shares, re.MULTILINE)[0])
+    return total * 1024 / 1e6
+
+
+def _queued(process: str) -> float:
+    """Seconds that a process's first thread waited for a CPU; 0 where the system does not tell."""
+    try:
+        return int(Path("/proc", process, "schedstat").read_text("ascii").split()[1]) / 1e9
+    except OSError:
+        return 0.0
+
+
+def _cpu() -> float:
+    return sum(os.times()[:4])
+
+
+@dataclass(frozen=True)
+class Table:
+    """Figures side by side."""
+
+    title: str
+    columns: tuple[str, ...]
+    rows: tuple[tuple[Cell, ...], ...]
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One figure that answers the question."""
+
+    what: str
+    value: float
+    unit: str
+    budget: str = ""
+    verdict: str = ""
+
+
+def within(took: Took, most: float) -> str:
+    """Whether a budget in seconds holds."""
+    if took.wall <= most:
+        return "holds"
+    return "holds on a free CPU" if took.free <= most else "missed"
+
+
+@dataclass(frozen=True)
+class Result:
+    """What a benchmark found."""
+
+    name: str
+    question: str
+    settings: Mapping[str, Cell]
+    tables: tuple[Table, ...]
+    findings: tuple[Finding, ...]
+    notes: tuple[str, ...]
+
+
+def options(about: str | None) -> argparse.ArgumentParser:
+    """The command line that every benchmark has."""
+    parser = argparse.ArgumentParser(description=about)
+    parser.add_argument("--write", action="store_true", help="write benchmarks/results/ and the README's table")
+    return parser
+
+
+@contextmanager
+def workplace() -> Iterator[Path]:
+    """A temporary folder for everything a benchmark makes."""
+    with tempfile.TemporaryDirectory(prefix="svi-story-benchmark-") as folder:
+        yield Path(folder)
+
+
+def progress(text: str) -> None:
+    """Say what is being measured."""
+    print(text, file=sys.stderr, flush=True)
+
+
+def finish(result: Result, *, write: bool) -> None:
+    """Print the tables; with `write`, keep the result and bring the README's table up to date."""
+    print("\n".join(_body(result)))
+    if not write:
+        return
+    RESULTS.mkdir(exist_ok=True)
+    kept = {"date": f"{datetime.now(UTC):%Y-%m-%d}", "machine": _machine(), "versions": _versions()}
+    text = json.dumps({**asdict(result), **kept}, indent=1, ensure_ascii=False) + "\n"
+    (RESULTS / f"{result.name}.json").write_text(text, "utf-8")
+    (RESULTS / f"{result.name}.md").write_text(_page(result, kept), "utf-8")
+    _refresh_readme()
+
+
+def _machine() -> dict[str, Cell]:
+    cpuinfo = Path("/proc/cpuinfo")
+    models = re.findall(r"^model name\s*: (.*)$", cpuinfo.read_text("utf-8"), re.M) if cpuinfo.exists() else []
+    return {
+        "cpu": models[0] if models else platform.processor(),
+        "cores": os.cpu_count(),
+        "memory GiB": round(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30, 1),
+        "system": f"{platform.system()} {platform.machine()}",
+        "load average (5 minutes)": round(os.getloadavg()[1], 1),
+    }
+
+
+def _versions() -> dict[str, str]:
+    ffmpeg = encoder_versions()[0].split()[2]
+    packages = ("pydantic", "pyyaml", "safetensors", "typer")
+    return {**frame_versions(), **{package: version(package) for package in packages}, "ffmpeg": ffmpeg}
+
+
+def _page(result: Result, kept: Mapping[str, object]) -> str:
+    facts = [f"- {name}: {_listed(kept[name])}" for name in kept]
+    head = [f"# {result.name}: {result.question}", "", *facts, f"- settings: {_listed(result.settings)}", ""]
+    return "\n".join([*head, *_body(result)])
+
+
+def _listed(value: object) -> str:
+    return ", ".join(f"{k} {v}" for k, v in value.items()) if isinstance(value, dict) else str(value)
+
+
+def _body(result: Result) -> Iterator[str]:
+    for table in result.tables:
+        yield from (f"## {table.title}", "", *_grid(table.columns, table.rows), "")
+    columns = ("what", "figure", "budget", "verdict")
+    rows = [(each.what, f"{_shown(each.value)} {each.unit}", each.budget, each.verdict) for each in result.findings]
+    yield from ("## Findings", "", *_grid(columns, rows), "")
+    yield from (f"- {note}" for note in result.notes)
+    yield ""
+
+
+def _grid(columns: Sequence[str], rows: Iterable[Sequence[Cell]]) -> Iterator[str]:
+    """A Markdown table that reads well as it is."""
+    texts = [list(columns), *([_shown(cell) for cell in row] for row in rows)]
+    widths = [max(map(len, column)) for column in zip(*texts, strict=True)]
+    texts.insert(1, ["-" * width for width in widths])
+    for row in texts:
+        yield "| " + " | ".join(text.ljust(width) for text, width in zip(row, widths, strict=True)) + " |"
+
+
+def _shown(cell: Cell) -> str:
+    if cell is None:
+        return "-"
+    if isinstance(cell, float):
+        return f"{cell:.0f}" if abs(cell) >= 100 else f"{cell:.3g}"
+    return str(cell)
+
+
+def _refresh_readme() -> None:
+    """Put the findings of all kept results between the README's marks."""
+    readme = HERE / "README.md"
+    rows: list[Sequence[Cell]] = []
+    for path in sorted(RESULTS.glob("*.json")):
+        kept = json.loads(path.read_text("utf-8"))
+        for each in kept["findings"]:
+            figure = f"{_shown(each['value'])} {each['unit']}"
+            rows.append((f"[{path.stem}](results/{path.stem}.md)", each["what"], figure, each["budget"], each["verdict"]))
+    table = "\n".join(_grid(("benchmark", "what", "figure", "budget", "verdict"), rows))
+    marks = re.compile(r"(<!-- results -->\n).*?(<!-- end -->)", re.DOTALL)
+    text = readme.read_text("utf-8")
+    readme.write_text(marks.sub(lambda found: f"{found[1]}{table}\n{found[2]}", text), "utf-8")
