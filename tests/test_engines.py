@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import pytest
-from svi_story.engines.animatic import Animatic
 
+from svi_story.engines.animatic import Animatic
 from svi_story.engines.base import Carry
 from svi_story.plan.fingerprints import Fingerprints
 from svi_story.plan.keys import canonical

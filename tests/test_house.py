@@ -12,7 +12,10 @@ import pytest
 import svi_story
 
 HOUSE = Path(svi_story.__file__).parent
-ROOMS = "errors events pictures storyboard plan cache engines cut review render cli".split()
+ROOMS = [
+    *("errors", "events", "pictures", "storyboard", "plan", "cache"),
+    *("engines", "cut", "review", "render", "cli"),
+]
 HEAVY = ("torch", "diffusers", "transformers", "moviepy", "av")
 MODULES = sorted(path for path in HOUSE.rglob("*.py") if path.parent != HOUSE or path.stem in ROOMS)
 
