@@ -116,6 +116,18 @@ def test_equal_frames_make_equal_files(tmp_path: Path) -> None:
     assert (tmp_path / "a.avi").read_bytes() == (tmp_path / "b.avi").read_bytes()
 
 
+@pytest.mark.skipif(not hasattr(os, "sched_setaffinity"), reason="no way to take cores away")
+def test_the_number_of_cores_is_not_in_the_bytes(tmp_path: Path) -> None:
+    cores = os.sched_getaffinity(0)
+    write_frames(tmp_path / "all.avi", noise(3), FPS)
+    os.sched_setaffinity(0, {min(cores)})
+    try:
+        write_frames(tmp_path / "one.avi", noise(3), FPS)
+    finally:
+        os.sched_setaffinity(0, cores)
+    assert (tmp_path / "all.avi").read_bytes() == (tmp_path / "one.avi").read_bytes()
+
+
 def test_no_frames_make_no_file(tmp_path: Path) -> None:
     assert write_frames(tmp_path / "a.avi", [], FPS) == 0
     assert list(tmp_path.iterdir()) == []

@@ -485,6 +485,25 @@ def test_junk_does_no_harm(store: Store, heard: Heard, whole: Path) -> None:
     assert (store.layout.root / "memo.json").exists()
 
 
+def test_an_entry_in_the_wrong_shard_is_nobodys(store: Store, whole: Path) -> None:
+    shard = whole.parent.with_name("zz")
+    whole.parent.rename(shard)
+    assert [item for item in store.usage() if item.kind == "entry"] == []
+    assert [item.kind for item in store.verify()] == ["piece"]
+
+
+def test_an_entry_that_is_set_aside_while_it_is_read_is_just_a_miss(
+    store: Store, heard: Heard, whole: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def gone(path: Path) -> str:
+        whole.rename(whole.with_name("gone"))
+        return path.read_text()
+
+    monkeypatch.setattr("svi_story.cache.sealed.sha256_file", gone)
+    assert store.entry(KEY) is None
+    assert heard.warnings == []
+
+
 def test_the_time_of_use_is_kept(store: Store, whole: Path) -> None:
     os.utime(whole, (1, 1))
     list(store.verify())

@@ -17,7 +17,8 @@ import numpy as np
 import pytest
 from cut_frames import HEIGHT, NINE, WIDTH, Coded, Library, assert_shows, encoding, faded_pieces, quiet
 
-from svi_story.cut.encode import Encoding, encode_piece, piece_inputs
+from svi_story.cut.encode import encode_piece
+from svi_story.cut.encoding import Encoding, piece_inputs
 from svi_story.cut.frames import blend
 from svi_story.cut.join import count_frames
 from svi_story.cut.timeline import Piece, Span
@@ -107,10 +108,10 @@ def test_the_inputs_of_a_piece_tell_it_from_every_other() -> None:
     ("name", "value"),
     [
         ("PIECE_VERSION", 2),
-        ("_CODEC", "libx265"),
-        ("_PRESET", "slow"),
-        ("_THREADS", 2),
-        ("_options", lambda how: ("-an",)),
+        ("CODEC", "libx265"),
+        ("PRESET", "slow"),
+        ("THREADS", 2),
+        ("Encoding.options", ("-an",)),
         ("encoder_versions", lambda: ("ffmpeg version 99", "2.2.1")),
         ("encoder_versions", lambda: (encoder_versions()[0], "99")),
     ],
@@ -119,7 +120,7 @@ def test_another_encoder_makes_other_pieces(
     name: str, value: object, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     before = key_of(piece_inputs(NINE, encoding()))
-    monkeypatch.setattr(f"svi_story.cut.encode.{name}", value)
+    monkeypatch.setattr(f"svi_story.cut.encoding.{name}", value)
     assert key_of(piece_inputs(NINE, encoding())) != before
 
 

@@ -33,7 +33,8 @@ from cut_frames import (
 
 from svi_story.cache.files import temp_name
 from svi_story.cut import whole
-from svi_story.cut.encode import Encoding, encode_piece
+from svi_story.cut.encode import encode_piece
+from svi_story.cut.encoding import Encoding
 from svi_story.cut.join import PieceError, count_frames, join
 from svi_story.cut.timeline import Span, Strip, edit_list
 from svi_story.cut.tools import ffmpeg_path

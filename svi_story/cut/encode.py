@@ -4,85 +4,28 @@ from __future__ import annotations
 
 import tempfile
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from svi_story.cut.encoding import CODEC, PRESET, THREADS
 from svi_story.cut.frames import PieceFrames
 from svi_story.cut.join import count_frames
-from svi_story.cut.tools import encoder_versions, import_moviepy
+from svi_story.cut.tools import import_moviepy
 from svi_story.cut.whole import unwritable, whole_file
 
 if TYPE_CHECKING:
     import subprocess
     from collections.abc import Callable, Iterator
-    from fractions import Fraction
     from pathlib import Path
     from typing import IO
 
     from moviepy.video.io.ffmpeg_writer import FFMPEG_VideoWriter
 
+    from svi_story.cut.encoding import Encoding
     from svi_story.cut.frames import Frame, OpenFrames
-    from svi_story.cut.timeline import Piece, Span
-    from svi_story.plan.keys import Json
+    from svi_story.cut.timeline import Piece
 
     OnFrame = Callable[[int, int], None]
     """Called after every frame with (frames done, frames in all)."""
-
-PIECE_VERSION = 1
-"""Raised whenever the same inputs make other pieces than before."""
-
-_CODEC = "libx264"
-_PRESET = "medium"
-_THREADS = 4
-"""x264's output depends on how many there are, so the machine does not choose."""
-
-
-@dataclass(frozen=True)
-class Encoding:
-    """How a film is encoded: h264 in yuv420p, BT.709, closed GOPs. Even sides, 1 to 240 frames a second.
-
-    Raises ValueError for a rate whose fraction ffmpeg cannot hold.
-    """
-
-    width: int
-    height: int
-    fps: Fraction
-    crf: int
-
-    def __post_init__(self) -> None:
-        if max(self.fps.numerator, self.fps.denominator) > 1_001_000:
-            raise ValueError(f"{self.fps} frames a second is finer than ffmpeg can hold")
-
-    @property
-    def timescale(self) -> int:
-        """Ticks of the film's clock in a second, 10,000 or more; every frame lasts a whole number of them."""
-        ticks = self.fps.numerator
-        while ticks < 10_000:
-            ticks *= 2
-        return ticks
-
-    def identity(self) -> dict[str, Json]:
-        """All that decides a piece's bytes besides its frames. Raises RenderError without an ffmpeg."""
-        ffmpeg, moviepy = encoder_versions()
-        return {
-            "version": PIECE_VERSION,
-            "size": [self.width, self.height],
-            "codec": _CODEC,
-            "preset": _PRESET,
-            "threads": _THREADS,
-            "options": list(_options(self)),
-            "ffmpeg": ffmpeg,
-            "moviepy": moviepy,
-        }
-
-
-def piece_inputs(piece: Piece, encoding: Encoding) -> dict[str, Json]:
-    """What a piece's content address is made from: same inputs, same machine, same bytes."""
-    return {
-        "encoding": encoding.identity(),
-        "spans": _spans(piece.spans),
-        "under": _spans(piece.under),
-    }
 
 
 def encode_piece(
@@ -103,32 +46,6 @@ def encode_piece(
         made = count_frames(temporary)
         if made != piece.frames:
             raise unwritable(target, f"{made} of its {piece.frames} frames arrived")
-
-
-def _spans(spans: tuple[Span, ...]) -> list[Json]:
-    return [[span.key, span.start, span.stop] for span in spans]
-
-
-def _options(encoding: Encoding) -> tuple[str, ...]:
-    """The ffmpeg options after moviepy's own. They correct its rate, which it rounds to two decimals."""
-    rate, tick = str(encoding.fps), str(1 / encoding.fps)
-    timescale = str(encoding.timescale)
-    filters = (
-        "scale=out_color_matrix=bt709:out_range=tv:flags=bicubic+accurate_rnd+full_chroma_int+bitexact",
-        "format=yuv420p",
-        "setparams=range=tv:colorspace=bt709:color_primaries=bt709:color_trc=bt709",
-        f"settb={tick}",
-        "setpts=N",
-    )
-    return (
-        *("-hide_banner", "-nostats", "-loglevel", "error"),
-        *("-vf", ",".join(filters), "-r", rate),
-        *("-crf", str(encoding.crf)),
-        # stitchable: headers do not depend on the pictures, so every piece of a film has the same
-        *("-x264-params", "stitchable=1:open-gop=0"),
-        *("-video_track_timescale", timescale, "-movie_timescale", timescale),
-        *("-map_metadata", "-1", "-f", "mp4"),
-    )
 
 
 def _write(frames: PieceFrames, encoding: Encoding, path: Path, on_frame: OnFrame) -> None:
@@ -170,10 +87,10 @@ def _ffmpeg(encoding: Encoding, path: Path) -> Iterator[Callable[[Frame], None]]
             str(path),
             (encoding.width, encoding.height),
             float(encoding.fps),
-            codec=_CODEC,
-            preset=_PRESET,
-            threads=_THREADS,
-            ffmpeg_params=list(_options(encoding)),
+            codec=CODEC,
+            preset=PRESET,
+            threads=THREADS,
+            ffmpeg_params=list(encoding.options),
             logfile=log,
         )
         process: subprocess.Popen[bytes] = writer.proc  # the writer forgets it on closing

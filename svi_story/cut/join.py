@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from av import Packet, VideoStream
     from av.container import InputContainer, OutputContainer
 
-    from svi_story.cut.encode import Encoding
+    from svi_story.cut.encoding import Encoding
 
 _REORDER = 2
 """Frames that x264 may send ahead of their turn (a pyramid of B-frames). The whole film waits for as many, so

@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING
 
 from svi_story import __version__
 from svi_story.cache.files import disk, make_folder
-from svi_story.cut.encode import Encoding, encode_piece, piece_inputs
+from svi_story.cut.encode import encode_piece
+from svi_story.cut.encoding import Encoding, piece_inputs
 from svi_story.cut.join import join
 from svi_story.cut.timeline import Piece, Span, Strip, edit_list
 from svi_story.events import BoardStarted, ClipDone, FilmDone, PreviewDone, Warned
