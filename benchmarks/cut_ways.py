@@ -1,0 +1,106 @@
+"""Three ways to cut clips into a film, each run as a process of its own: `cut_ways.py WAY FOLDER CLIPS CRF`.
+
+The folder holds lossless clips, `footage-*.avi`; a film of more clips shows them again. The film is
+`WAY.mp4`. Every way encodes with libx264, medium, and four threads.
+"""
+
+from __future__ import annotations
+
+import sys
+from fractions import Fraction
+from itertools import cycle, islice
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from svi_story.cache.frames import Frames
+from svi_story.cut.encode import encode_piece
+from svi_story.cut.encoding import Encoding
+from svi_story.cut.join import join
+from svi_story.cut.timeline import Piece, Span
+from svi_story.cut.tools import import_moviepy
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+FPS = Fraction(15)
+
+
+def pieces(clips: Sequence[Path], film: Path, crf: int) -> None:
+    """Ours: every clip is encoded once, and after each one what exists is joined, as `render` does."""
+    made: list[Path] = []
+    for number, clip in enumerate(clips, start=1):
+        made.append(_piece(film, number))
+        encoding = _encode(clip, made[-1], crf)
+        join(made, encoding, film if number == len(clips) else film.with_name("preview.mp4"), {})
+
+
+def again(clips: Sequence[Path], film: Path, crf: int) -> None:
+    """Ours, when one clip in the middle changed and the others' pieces are there."""
+    made = [_piece(film.with_name("pieces.mp4"), number) for number in range(1, len(clips) + 1)]
+    middle = len(clips) // 2
+    made[middle] = film.with_name("changed.mp4")
+    join(made, _encode(clips[middle], made[middle], crf), film, {})
+
+
+def _piece(film: Path, number: int) -> Path:
+    return film.with_name(f"{film.stem}-{number:03}.mp4")
+
+
+def _encode(clip: Path, piece: Path, crf: int) -> Encoding:
+    with Frames(clip) as frames:
+        encoding, span = Encoding(frames.width, frames.height, FPS, crf), Span(str(clip), 0, len(frames))
+    encode_piece(Piece((span,)), lambda key: Frames(Path(key)), encoding, piece, lambda _done, _all: None)
+    return encoding
+
+
+def moviepy(clips: Sequence[Path], film: Path, crf: int) -> None:
+    """moviepy's own: its clips of files, concatenated, written once."""
+    import_moviepy()
+    from moviepy import VideoFileClip, concatenate_videoclips
+
+    whole = concatenate_videoclips([VideoFileClip(str(clip), audio=False) for clip in clips])
+    whole.write_videofile(
+        str(film),
+        fps=float(FPS),
+        codec="libx264",
+        preset="medium",
+        threads=4,
+        audio=False,
+        ffmpeg_params=["-crf", str(crf)],
+        logger=None,
+    )
+
+
+def upstream(clips: Sequence[Path], film: Path, crf: int) -> None:
+    """As SVI's own scripts do: all frames as pictures in memory, the whole film written after every clip."""
+    import numpy as np
+    from imageio.v2 import get_writer
+    from PIL import Image
+
+    pictures: list[Image.Image] = []
+    for clip in clips:
+        with Frames(clip) as frames:
+            pictures += [Image.fromarray(frame) for frame in frames]
+        parameters = ["-crf", str(crf), "-preset", "medium", "-threads", "4"]
+        writer = get_writer(film, fps=float(FPS), codec="libx264", quality=None, ffmpeg_params=parameters)
+        with writer:
+            for picture in pictures:
+                writer.append_data(np.asarray(picture))
+
+
+WAYS: dict[str, Callable[[Sequence[Path], Path, int], None]] = {
+    "pieces": pieces,
+    "again": again,
+    "moviepy": moviepy,
+    "upstream": upstream,
+}
+
+
+def main() -> None:
+    way, folder, count, crf = sys.argv[1:]
+    footage = sorted(Path(folder).glob("footage-*.avi"))
+    WAYS[way](list(islice(cycle(footage), int(count))), Path(folder, f"{way}.mp4"), int(crf))
+
+
+if __name__ == "__main__":
+    main()
