@@ -211,3 +211,58 @@ def test_a_reader_that_leaves_early_is_no_error_of_ours(write_board: Write) -> N
     done = subprocess.run(["bash", "-c", command], capture_output=True, text=True, check=True)
     assert done.stdout == "{\n"
     assert done.stderr == ""
+
+
+def test_a_board_whose_name_is_no_utf_8(write_board: Write, svi_story: Run, tmp_path: Path) -> None:
+    odd = tmp_path / os.fsdecode(b"b\xff.yaml")
+    write_board().rename(odd)
+    assert svi_story("render", odd, *ANIMATIC).code == 0
+    assert svi_story("status", odd, *ANIMATIC, "--json").code == 0
+    assert "nothing changed" in svi_story("plan", odd, *ANIMATIC, "--why").out
+
+
+@pytest.mark.parametrize("path", ["n" * 300 + ".yaml", "nowhere/x.yaml", "x\0.yaml"])
+def test_a_path_that_cannot_be(svi_story: Run, path: str) -> None:
+    ended = svi_story("validate", path)
+    assert ended.code == 2
+    assert "check the path" in ended.err
+
+
+@pytest.mark.parametrize(
+    "record", ["[" * 100_000, "[]", "{}", '{"version": 1}', '{"version": 1, "recipe": 1, "clips": [1]}', "\0"]
+)
+def test_a_broken_record_is_no_record(
+    write_board: Write, svi_story: Run, tmp_path: Path, record: str
+) -> None:
+    board = write_board()
+    svi_story("render", board, *ANIMATIC)
+    film = (tmp_path / "renders/board.mp4").read_bytes()
+    (tmp_path / "renders/board.json").write_text(record)
+    assert "no film has been made yet" in svi_story("plan", board, *ANIMATIC, "--why").out
+    assert svi_story("status", board, *ANIMATIC).code == 0
+    assert svi_story("render", board, *ANIMATIC).code == 0
+    assert (tmp_path / "renders/board.mp4").read_bytes() == film
+
+
+def test_a_full_standard_output_is_told(write_board: Write) -> None:
+    command = f"{sys.executable} -c 'from svi_story.cli import main; main()' schema > /dev/full"
+    done = subprocess.run(["bash", "-c", command], capture_output=True, text=True, check=False)
+    assert done.returncode == 1
+    assert "No space left" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_a_folder_that_was_deleted_under_us(tmp_path: Path) -> None:
+    (tmp_path / "gone").mkdir()
+    command = (
+        f"cd gone && rmdir ../gone && {sys.executable} -c 'from svi_story.cli import main; main()' cache ls"
+    )
+    done = subprocess.run(["bash", "-c", command], cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert done.returncode == 2
+    assert "cd into one that does" in done.stderr
+
+
+def test_texts_have_a_limit(write_board: Write, svi_story: Run) -> None:
+    ended = svi_story("validate", write_board(style="x" * 10_001))
+    assert ended.code == 2
+    assert "style: holds 10001 characters, more than 10000" in ended.err

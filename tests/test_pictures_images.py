@@ -316,3 +316,15 @@ def test_the_digest_is_of_the_rgb_bytes_row_by_row() -> None:
 def test_the_limits_are_what_the_messages_say() -> None:
     assert images.MAX_PIXELS == 100_000_000
     assert images.MAX_SIDE == 32_768
+
+
+def test_a_palette_picture_without_a_palette(tmp_path: Path) -> None:
+    def chunk(kind: bytes, data: bytes) -> bytes:
+        return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+
+    header = chunk(b"IHDR", struct.pack(">IIBBBBB", 4, 4, 8, 3, 0, 0, 0))
+    pixels = chunk(b"IDAT", zlib.compress(b"\0\1\2\3\4" * 4))
+    path = tmp_path / "bare.png"
+    path.write_bytes(b"\x89PNG\r\n\x1a\n" + header + pixels + chunk(b"IEND", b""))
+    with pytest.raises(PictureError, match="unusual kind"):
+        open_picture(path)

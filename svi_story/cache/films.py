@@ -24,10 +24,11 @@ if TYPE_CHECKING:
 class Film:
     """The record of one film."""
 
-    film: str
-    board: str
+    film: Path
+    board: Path
     keys: frozenset[str]
-    """Of entries and of pieces."""
+    """Of entries."""
+    pieces: frozenset[str]
 
     @property
     def exists(self) -> bool:
@@ -46,17 +47,25 @@ class Used:
         return key != "" and (key in self.keys or not self.known)
 
 
-def remember(layout: Layout, film: Path, board: Path, keys: Iterable[str], pieces: Iterable[str]) -> None:
-    """Record what a film is made of, in place of what it was made of before."""
+def remember(
+    layout: Layout, film: Path, board: Path, keys: Iterable[str], pieces: Iterable[str] | None
+) -> None:
+    """Record what a film is made of, in place of what it was made of before; None keeps its old pieces.
+
+    Paths are kept relative to the cache: a project that moves as a whole keeps what it uses.
+    """
     layout.create()
-    film = film.absolute()
+    name = os.path.relpath(film, layout.root)
+    path = layout.films / f"{hashlib.sha256(os.fsencode(name)).hexdigest()}.json"
+    before = _read(path, layout.root)
+    if pieces is None:
+        pieces = before.pieces if before else ()
     record = {
-        "film": str(film),
-        "board": str(board.absolute()),
+        "film": name,
+        "board": os.path.relpath(board, layout.root),
         "keys": sorted(set(keys)),
         "pieces": sorted(set(pieces)),
     }
-    path = layout.films / f"{hashlib.sha256(os.fsencode(film)).hexdigest()}.json"
     with disk(path, "recording what the film is made of"):
         make_folder(layout.films)
         write_atomic(path, json.dumps(record, indent=1).encode())
@@ -71,7 +80,7 @@ def used(layout: Layout, report: Reporter) -> Used:
             known = False
             report(Warned(f"{path} is damaged: while it is there, everything counts as used by a film"))
         elif film.exists:
-            keys |= film.keys
+            keys |= film.keys | film.pieces
     return Used(frozenset(keys), known)
 
 
@@ -84,13 +93,13 @@ def _records(layout: Layout) -> Iterator[tuple[Path, Film | None]]:
     """Every record with its film, None where it is damaged."""
     for path in names(layout.films):
         if path.suffix == ".json" and not path.name.startswith("."):
-            yield path, _read(path)
+            yield path, _read(path, layout.root)
 
 
-def _read(path: Path) -> Film | None:
+def _read(path: Path, root: Path) -> Film | None:
     try:
         record = json.loads(path.read_bytes())
-        keys = frozenset([*record["keys"], *record["pieces"]])
-        return Film(str(record["film"]), str(record["board"]), keys)
+        film, board = root / str(record["film"]), root / str(record["board"])
+        return Film(film, board, frozenset(record["keys"]), frozenset(record["pieces"]))
     except (OSError, ValueError, KeyError, TypeError, RecursionError):
         return None

@@ -104,8 +104,13 @@ class Store:
         ):
             return set_aside(layout, key, reason, things) is not None
 
-    def remember_film(self, film: Path, board: Path, keys: Iterable[str], pieces: Iterable[str]) -> None:
-        """Record what a film is, or will be, made of: `gc` spares it while the film or its board exists."""
+    def remember_film(
+        self, film: Path, board: Path, keys: Iterable[str], pieces: Iterable[str] | None
+    ) -> None:
+        """Record what a film is, or will be, made of: `gc` spares it while the film or its board exists.
+
+        No pieces (None) means those it had.
+        """
         remember(self.layout, film, board, keys, pieces)
 
     def usage(self) -> Iterator[Usage]:

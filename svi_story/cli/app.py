@@ -6,6 +6,7 @@ import os
 import signal
 import sys
 import traceback
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -14,7 +15,7 @@ from typer.core import TyperGroup
 from svi_story import __version__
 from svi_story.cli import boards, films, storage
 from svi_story.cli.terminal import BUG, INTERRUPTED, complain, log_bug
-from svi_story.errors import StoryError
+from svi_story.errors import InputError, StoryError
 
 if TYPE_CHECKING:
     from types import FrameType
@@ -26,6 +27,7 @@ class ErrorBoundary(TyperGroup):
     def invoke(self, ctx: Any) -> Any:
         """Run the chosen command."""
         try:
+            _check_folder()
             return super().invoke(ctx)
         except StoryError as error:
             for problem in error.problems:
@@ -40,10 +42,22 @@ class ErrorBoundary(TyperGroup):
             raise typer.Exit(1) from error
         except (typer.TyperException, typer.Exit, typer.Abort):
             raise
+        except OSError as error:
+            # Our own files are guarded where they are written: this is the world, as a full standard output.
+            complain(f"{error.filename or 'standard output'}: {error.strerror}; see to it and run it again")
+            raise typer.Exit(1) from error
         except Exception as error:
             complain(f"this is a bug in svi-story, not your mistake: {type(error).__name__}: {error}")
             complain(f"please report it with this log: {log_bug(traceback.format_exc())}")
             raise typer.Exit(BUG) from error
+
+
+def _check_folder() -> None:
+    """Raises InputError when the folder we stand in was deleted under us."""
+    try:
+        Path.cwd()
+    except FileNotFoundError as error:
+        raise InputError("the current folder does not exist any more; cd into one that does") from error
 
 
 app = typer.Typer(

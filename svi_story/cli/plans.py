@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from svi_story.cli.terminal import shorten, table
 from svi_story.plan.why import what_changed
 from svi_story.render.film import recipe_of
-from svi_story.render.record import is_up_to_date, made_clips, planned_clips, read_record
+from svi_story.render.record import is_up_to_date, planned_clips, read_record
 
 if TYPE_CHECKING:
     from svi_story.cache.store import Store
@@ -115,7 +115,7 @@ def reasons(job: Job) -> tuple[str, ...]:
     record = read_record(job.place.film)
     if record is None:
         return ("no film has been made yet: everything is new",)
-    changes = what_changed(made_clips(record), planned_clips(job))
+    changes = what_changed(record.clips, planned_clips(job))
     if changes:
         return changes
     if is_up_to_date(job.place.film, recipe_of(job)):

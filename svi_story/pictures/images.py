@@ -137,7 +137,9 @@ def _as_rgb(path: Path, image: Image.Image) -> Image.Image:
     profile = image.info.get("icc_profile")
     try:
         image = _to_srgb(_in_known_mode(path, image), profile)
-    except ValueError:
+    except PictureError:
+        raise
+    except Exception:  # noqa: BLE001 - a palette that is not there trips an assertion of Pillow's
         raise PictureError(path, f"has pixels of an unusual kind ({image.mode}); {_CURE}") from None
     image = _over_background(image) if image.mode == "RGBA" else image.convert("RGB")
     return image if transpose is None else image.transpose(transpose)

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from svi_story.plan.model import FilmPlan
 
 SUFFIXES = (".yaml", ".yml")
+FILM = ".mp4"
 
 
 @dataclass(frozen=True)
@@ -62,19 +63,30 @@ def find_places(paths: Sequence[Path], films: Path, cache: Path) -> tuple[Place,
     problems: list[Problem] = []
     places: dict[Path, Place] = {}
     for path in paths:
-        found = list(_boards_in(path, skip=(films, cache)) if path.is_dir() else [path])
-        if not found:
-            problems.append(Problem("holds no storyboard; put a *.yaml file into it", file=str(path)))
-        if not path.exists():
-            problems.append(Problem("no such file or folder; check the path", file=str(path)))
-        root = path if path.is_dir() else path.parent
-        for board in found:
-            film = films / board.relative_to(root).with_suffix(".mp4")
-            places.setdefault(board.resolve(), Place(board, film))
+        try:
+            found = _found(path, skip=(films, cache))
+            for place in (Place(board, films / film) for board, film in found):
+                places.setdefault(place.board.resolve(), place)
+        except InputError as error:
+            problems += error.problems
+        except (OSError, ValueError) as error:
+            reason = getattr(error, "strerror", None) or str(error)
+            problems.append(Problem(f"cannot be opened: {reason}; check the path", file=str(path)))
     problems += _clashes(places.values())
     if problems:
         raise InputError(*problems)
     return tuple(places.values())
+
+
+def _found(path: Path, skip: tuple[Path, ...]) -> list[tuple[Path, Path]]:
+    """The boards that a path names, and their films' places below the output folder."""
+    if not path.is_dir():
+        path.stat()
+        return [(path, Path(path.name).with_suffix(FILM))]
+    boards = list(_boards_in(path, skip))
+    if not boards:
+        raise InputError(Problem("holds no storyboard; put a *.yaml file into it", file=str(path)))
+    return [(board, board.relative_to(path).with_suffix(FILM)) for board in boards]
 
 
 def _boards_in(folder: Path, skip: tuple[Path, ...]) -> Iterator[Path]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import platform
+from dataclasses import dataclass
 from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
 
@@ -18,28 +19,54 @@ if TYPE_CHECKING:
 
 RECORD_VERSION = 1
 
+ODD_NAMES = "backslashreplace"
+"""A file name that is no UTF-8 becomes an escape that JSON knows."""
+
 
 def record_path(film: Path) -> Path:
     """Where a film's record lies: beside it."""
     return film.with_suffix(".json")
 
 
-def read_record(film: Path) -> dict[str, Any] | None:
-    """The record beside a film; None where there is none that can be read."""
+@dataclass(frozen=True)
+class Record:
+    """What a film was made from, as far as later runs need it."""
+
+    recipe: str
+    size: int
+    """The film's bytes."""
+    sha256: str
+    clips: tuple[MadeClip, ...]
+
+
+def read_record(film: Path) -> Record | None:
+    """The record beside a film; None where there is none, or one that cannot be understood."""
     try:
-        record = json.loads(record_path(film).read_text("utf-8"))
-    except (OSError, ValueError):
+        found = json.loads(record_path(film).read_text("utf-8"))
+        if found["version"] != RECORD_VERSION:
+            return None
+        return Record(found["recipe"], found["bytes"], found["sha256"], _made(found["clips"]))
+    except (OSError, ValueError, LookupError, TypeError, AttributeError, RecursionError):
         return None
-    return record if isinstance(record, dict) and record.get("version") == RECORD_VERSION else None
+
+
+def _made(clips: list[dict[str, Any]]) -> tuple[MadeClip, ...]:
+    return tuple(
+        MadeClip(
+            str(clip["id"]),
+            tuple(MadeSegment(part["key"], dict(part["inputs"])) for part in clip["segments"]),
+        )
+        for clip in clips
+    )
 
 
 def is_up_to_date(film: Path, recipe: str) -> bool:
     """Whether the film at that place was made by this recipe and is still the file that was made."""
     record = read_record(film)
-    if record is None or record.get("recipe") != recipe:
+    if record is None or record.recipe != recipe:
         return False
     try:
-        return film.stat().st_size == record.get("bytes") and sha256_file(film) == record.get("sha256")
+        return film.stat().st_size == record.size and sha256_file(film) == record.sha256
     except OSError:
         return False
 
@@ -67,7 +94,10 @@ def write_record(job: Job, recipe: str) -> None:
         "versions": versions(),
     }
     with disk(record_path(film), "describing the film"):
-        write_atomic(record_path(film), json.dumps(record, indent=1, ensure_ascii=False).encode() + b"\n")
+        write_atomic(
+            record_path(film),
+            json.dumps(record, indent=1, ensure_ascii=False).encode("utf-8", ODD_NAMES) + b"\n",
+        )
 
 
 def _clips(job: Job) -> list[dict[str, Any]]:
@@ -90,14 +120,6 @@ def _clips(job: Job) -> list[dict[str, Any]]:
         }
         for shot, tasks in zip(job.plan.shots, job.tasks, strict=True)
     ]
-
-
-def made_clips(record: dict[str, Any]) -> tuple[MadeClip, ...]:
-    """The clips a record tells of, to compare with a plan."""
-    return tuple(
-        MadeClip(clip["id"], tuple(MadeSegment(part["key"], part["inputs"]) for part in clip["segments"]))
-        for clip in record["clips"]
-    )
 
 
 def planned_clips(job: Job) -> tuple[MadeClip, ...]:

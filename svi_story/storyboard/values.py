@@ -93,7 +93,13 @@ def on_grid(frames: int) -> int:
     return frames
 
 
+LONGEST_TEXT = 10_000
+"""Characters. The text encoder reads 512 tokens; a stranger's board must not fill the memory."""
+
+
 def _words(value: str) -> str:
+    if len(value) > LONGEST_TEXT:
+        raise wrong(f"holds {len(value)} characters, more than {LONGEST_TEXT}; the model reads about 2,000")
     found = unfit(value)
     if found:
         raise wrong(found)
