@@ -1,0 +1,281 @@
+"""The SVI engine: text first, then conditioning, sampling and decoding, each a plain function on tensors."""
+
+from __future__ import annotations
+
+import gc
+import logging
+from dataclasses import dataclass
+from functools import partial
+from typing import TYPE_CHECKING, Self
+
+import numpy as np
+
+from svi_story.engines.svi import conditioning, pairs, schedule, text, vae
+from svi_story.engines.svi.attention import choose_kernel
+from svi_story.engines.svi.experts import Experts
+from svi_story.engines.svi.identity import SviIdentity, extras_of, sha256_of
+from svi_story.engines.svi.layout import EXPERTS, find_layout, find_svi_pair
+from svi_story.engines.svi.loading import Place, load_text_encoder, load_vae
+from svi_story.engines.svi.lora import Use
+from svi_story.engines.svi.sampler import Inputs, denoise, guided
+from svi_story.errors import InputError, RenderError
+from svi_story.events import Warned
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+    from pathlib import Path
+    from types import TracebackType
+
+    from diffusers import AutoencoderKLWan
+    from torch import Tensor
+
+    from svi_story.engines.base import Carry, Checkpoint, Frame, Latents, OnStep
+    from svi_story.engines.svi.layout import Expert, Layout
+    from svi_story.engines.svi.pairs import Digest
+    from svi_story.events import Reporter
+    from svi_story.plan.model import Anchor, Segment
+
+    AnchorPixels = Callable[[Anchor], Frame]
+    """An anchor's picture as the model sees it: [height, width, 3], uint8, after fit."""
+
+DTYPES = ("bfloat16", "float32")
+
+
+def open_anchor(anchor: Anchor) -> Frame:
+    """An anchor's picture, opened and fitted. Raises InputError for a bad picture."""
+    from svi_story.pictures.images import fit_picture, open_picture
+
+    picture = fit_picture(open_picture(anchor.path), anchor.size.width, anchor.size.height, anchor.fit)
+    return np.asarray(picture, dtype=np.uint8)
+
+
+@dataclass(frozen=True)
+class Options:
+    """What the machine and the user decide, besides the board."""
+
+    root: Path
+    """The models folder."""
+    dtype: str = "bfloat16"
+    """What the experts and the text encoder compute in; the VAE is always float32."""
+    device: str = "auto"
+    attention: str = "auto"
+    checkpoint_every: int = 5
+    """Steps between two checkpoints."""
+    keep_both: bool = True
+    """Whether both experts stay in memory."""
+
+
+@dataclass
+class _Loaded:
+    """What is in memory while the engine is entered."""
+
+    layout: Layout
+    place: Place
+    vae_place: Place
+    kernel: str
+    experts: Experts
+    embeddings: dict[str, Tensor]
+    """Prompt (cleaned) -> embedding_TD [tokens, width] on the CPU."""
+    vae: AutoencoderKLWan | None = None
+
+
+class Svi:
+    """Stable Video Infinity 2.0 and 2.0 Pro on Wan 2.2 I2V A14B. See docs/svi.md."""
+
+    def __init__(
+        self,
+        options: Options,
+        report: Reporter = lambda _: None,
+        digest: Digest = sha256_of,
+        anchor_pixels: AnchorPixels = open_anchor,
+    ) -> None:
+        if options.dtype not in DTYPES:
+            raise InputError(f"--dtype {options.dtype}: use {' or '.join(DTYPES)}")
+        self._options = options
+        self._report = report
+        self._digest = digest
+        self._anchor_pixels = anchor_pixels
+        self._loaded: _Loaded | None = None
+        self._notes: set[str] = set()
+        self._identity = SviIdentity(options.root, options.dtype, digest)
+
+    @property
+    def identity(self) -> SviIdentity:
+        """Name, revision and the inputs that frames depend on."""
+        return self._identity
+
+    def __enter__(self) -> Self:
+        import torch
+
+        for library in ("diffusers", "transformers"):
+            logging.getLogger(library).setLevel(logging.ERROR)  # their advice is for programmers
+        torch.backends.cudnn.allow_tf32 = False  # float32 means float32, in the VAE too
+        layout = find_layout(self._options.root)
+        device = torch.device(_device(self._options.device))
+        dtype = torch.float32 if self._options.dtype == "float32" else torch.bfloat16
+        place = Place(device, dtype)
+        kernel = choose_kernel(device, dtype, self._options.attention)
+        experts = Experts(layout, place, kernel, keep_both=self._options.keep_both)
+        self._loaded = _Loaded(layout, place, Place(device, torch.float32), kernel, experts, {})
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._loaded = None
+        _collect()
+
+    def environment(self) -> Mapping[str, str]:
+        """What may alter numbers besides the key's inputs: recorded with every entry."""
+        import torch
+
+        loaded = self._running()
+        cuda = loaded.place.device.type == "cuda"
+        return {
+            "attention": loaded.kernel,
+            "device": torch.cuda.get_device_name(loaded.place.device) if cuda else "cpu",
+            "torch": torch.__version__,
+            "cuda": torch.version.cuda or "none",
+        }
+
+    def prepare(self, segments: Iterable[Segment]) -> None:
+        """Encode every prompt of these segments at once, then free the text encoder.
+
+        Raises InputError for a bad tokenizer or text encoder.
+        """
+        loaded = self._running()
+        asked = {text.clean(prompt) for segment in segments for prompt in _prompts(segment)}
+        new = sorted(asked - loaded.embeddings.keys())
+        if not new:
+            return
+        tokenizer = text.load_tokenizer(loaded.layout.tokenizer)
+        encoder = load_text_encoder(loaded.layout.text_encoder, loaded.place)
+        for prompt in new:
+            loaded.embeddings[prompt] = text.encode(encoder, tokenizer, prompt).cpu()
+        del encoder
+        _collect()
+
+    def sample(
+        self, segment: Segment, carry: Carry | None, checkpoint: Checkpoint, on_step: OnStep
+    ) -> Latents:
+        """The segment's final denoised latents: {"latents": [1, 16, (frames-1)/4 + 1, height/8, width/8]}.
+
+        float32, normalised. Raises InputError for wrong weights or LoRAs, RenderError for numbers that are
+        not finite.
+        """
+        import torch
+
+        loaded = self._running()
+        self._equip(segment)
+        self.prepare([segment])
+        steps = schedule.make_steps(segment.sampler)
+        with torch.no_grad():
+            inputs = self._inputs(segment, carry, steps)
+            x_BCTHW, start = self._start(segment, checkpoint.load())
+
+            def after_step(done: int, x_BCTHW: Tensor) -> None:
+                if done % self._options.checkpoint_every == 0 and done < len(steps):
+                    checkpoint.save({"x": _to_numpy(x_BCTHW), "step": np.array([done])})
+                on_step(done, len(steps))
+
+            x_BCTHW = denoise(x_BCTHW, steps, guided(inputs, loaded.experts.use), after_step, start)
+        latents = _to_numpy(x_BCTHW)
+        if not np.isfinite(latents).all():
+            raise RenderError(
+                f"clip {segment.clip}: the latents hold NaN or infinite numbers; check the weights and the "
+                "LoRAs' strengths (svi-story models check)"
+            )
+        return {"latents": latents}
+
+    def decode(self, segment: Segment, latents: Latents) -> Iterator[Frame]:
+        """The segment's frames, decoded as a whole in float32, untiled."""
+        import torch
+
+        video_BCFHW = vae.decode(self._vae(), torch.tensor(latents["latents"]))
+        frames_FHWC = vae.to_frames(video_BCFHW).cpu().numpy()
+        assert len(frames_FHWC) == segment.frames
+        yield from frames_FHWC
+
+    def _running(self) -> _Loaded:
+        assert self._loaded is not None, "enter the engine first"
+        return self._loaded
+
+    def _vae(self) -> AutoencoderKLWan:
+        loaded = self._running()
+        if loaded.vae is None:
+            loaded.vae = load_vae(loaded.layout.vae, loaded.vae_place)
+        return loaded.vae
+
+    def _equip(self, segment: Segment) -> None:
+        """Choose the segment's LoRAs: the variant's own pair, then the extra ones in the board's order."""
+        variant = segment.sampler.variant
+        pair = find_svi_pair(self._options.root, variant)
+        notes = pairs.check_svi_pair(variant, pair, self._digest)
+        uses: dict[Expert, list[Use]] = {e: [Use(pair.of(e), 1.0, whole=True)] for e in EXPERTS}
+        for lora in extras_of(segment):
+            strengths: dict[Expert, float] = {"high": lora.high, "low": lora.low}
+            used = tuple(expert for expert, strength in strengths.items() if strength)
+            notes += pairs.check_extra(lora.file, used, self._digest)
+            for expert in EXPERTS:
+                uses[expert].append(Use(lora.file, strengths[expert]))
+        self._running().experts.equip(uses)
+        for note in notes:
+            if note not in self._notes:
+                self._notes.add(note)
+                self._report(Warned(note))
+
+    def _inputs(self, segment: Segment, carry: Carry | None, steps: Sequence[schedule.Step]) -> Inputs:
+        """All that stays the same through the steps, on the device and in the model's dtype."""
+        import torch
+
+        loaded = self._running()
+        device, dtype = loaded.place.device, loaded.place.dtype
+        picture = self._anchor_pixels(segment.anchor)
+        y_BCTHW = conditioning.condition(segment, carry, picture, partial(vae.encode, self._vae()))
+        positive_BLD, negative_BLD = (
+            text.pad(loaded.embeddings[text.clean(prompt)]).to(device) for prompt in _prompts(segment)
+        )
+        timestep_S = torch.tensor([step.timestep for step in steps]).to(dtype)
+        return Inputs(y_BCTHW.to(device, dtype), positive_BLD, negative_BLD, timestep_S.to(device))
+
+    def _start(self, segment: Segment, state: Latents | None) -> tuple[Tensor, int]:
+        """x_BCTHW and the step to go on with: from a checkpoint, else noise and 0."""
+        import torch
+
+        place = self._running().place
+        if state is not None:
+            return torch.tensor(state["x"]).to(place.device, place.dtype), int(state["step"][0])
+        shape = schedule.latent_shape(segment.frames, segment.size, self._channels())
+        return schedule.make_noise(segment.seed, shape, place.dtype).to(place.device), 0
+
+    def _channels(self) -> int:
+        channels = self._running().experts.blueprint("high").settings["out_channels"]
+        assert isinstance(channels, int)
+        return channels
+
+
+def _prompts(segment: Segment) -> tuple[str, str]:
+    return segment.prompt, segment.negative_prompt
+
+
+def _to_numpy(x_BCTHW: Tensor) -> np.ndarray[tuple[int, ...], np.dtype[np.float32]]:
+    """float32 on the CPU; exact for bfloat16 too."""
+    array: np.ndarray[tuple[int, ...], np.dtype[np.float32]] = x_BCTHW.float().cpu().numpy()
+    return array
+
+
+def _device(asked: str) -> str:
+    import torch
+
+    if asked == "auto":
+        return "cuda" if torch.cuda.is_available() else "cpu"
+    return asked
+
+
+def _collect() -> None:
+    """Give freed memory back to the device."""
+    import torch
+
+    gc.collect()
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()

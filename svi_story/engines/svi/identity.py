@@ -1,0 +1,113 @@
+"""What SVI's frames depend on, found without loading weights and without torch."""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass
+from functools import cached_property, lru_cache
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from svi_story.engines.svi.layout import EXPERTS, files_of, find_layout, find_svi_pair
+from svi_story.engines.svi.pairs import check_svi_pair
+from svi_story.errors import InputError, Problem
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from svi_story.engines.svi.pairs import Digest
+    from svi_story.plan.keys import Json
+    from svi_story.plan.model import Segment
+
+REVISION = 1
+"""Raised whenever the same inputs make other frames than before."""
+
+
+@dataclass(frozen=True)
+class ExtraLora:
+    """A LoRA besides the variant's own pair, with its strength on each expert (0: not used there)."""
+
+    file: Path
+    high: float
+    low: float
+
+
+def extras_of(segment: Segment) -> tuple[ExtraLora, ...]:
+    """The LoRAs that a segment asks for besides the variant's own pair."""
+    loras = getattr(segment, "loras", ())  # until the plan's Segment has the field
+    return tuple(ExtraLora(Path(lora.path), float(lora.high), float(lora.low)) for lora in loras)
+
+
+def sha256_of(file: Path) -> str:
+    """A file's sha256 in hex, found once for each state of it. Raises InputError when it cannot be read."""
+    try:
+        stat = file.stat()
+        return _sha256(file, stat.st_ino, stat.st_size, stat.st_mtime_ns)
+    except (OSError, ValueError) as error:
+        raise InputError(Problem(f"cannot be read: {error}", file=str(file))) from error
+
+
+@lru_cache(maxsize=1024)
+def _sha256(file: Path, *_state: int) -> str:
+    with file.open("rb") as opened:
+        return hashlib.file_digest(opened, "sha256").hexdigest()
+
+
+@dataclass(frozen=True)
+class SviIdentity:
+    """Name, revision and inputs. `digest` may remember hashes; a model's files are hashed once."""
+
+    root: Path
+    dtype: str
+    digest: Digest = sha256_of
+
+    @property
+    def name(self) -> str:
+        """The engine's name in a board."""
+        return "svi"
+
+    @property
+    def revision(self) -> int:
+        """Raised whenever the same inputs make other frames than before."""
+        return REVISION
+
+    @cached_property
+    def weights(self) -> Mapping[str, list[str]]:
+        """The sha256 of every file of every model. Raises InputError that lists all that is missing."""
+        files = files_of(find_layout(self.root))
+        return {name: [self.digest(file) for file in some] for name, some in files.items()}
+
+    def inputs(self, segment: Segment) -> Mapping[str, Json]:
+        """All that a segment's frames depend on. Raises InputError for missing or wrong files."""
+        sampler = segment.sampler
+        guidance = {"high": sampler.guidance.high, "low": sampler.guidance.low}
+        guided = any(scale != 1 for scale in guidance.values())
+        return {
+            "variant": sampler.variant,
+            "steps": sampler.steps,
+            "guidance": {**guidance},
+            "shift": sampler.shift,
+            "boundary": sampler.boundary,
+            "motion_latents": sampler.motion_latents if sampler.variant == "2.0-pro" else None,
+            "dtype": self.dtype,
+            "weights": {name: [*hashes] for name, hashes in self.weights.items()},
+            "svi_loras": self._pair(segment),
+            "loras": self._extras(segment),
+            "prompt": segment.prompt,
+            "negative_prompt": segment.negative_prompt if guided else None,
+            "seed": segment.seed,
+            "width": segment.size.width,
+            "height": segment.size.height,
+            "frames": segment.frames,
+            "anchor": segment.anchor.pixels,
+        }
+
+    def _pair(self, segment: Segment) -> dict[str, Json]:
+        variant = segment.sampler.variant
+        pair = find_svi_pair(self.root, variant)
+        check_svi_pair(variant, pair, self.digest)
+        return {expert: self.digest(pair.of(expert)) for expert in EXPERTS}
+
+    def _extras(self, segment: Segment) -> list[Json]:
+        used = [lora for lora in extras_of(segment) if lora.high or lora.low]
+        return [{"sha256": self.digest(lora.file), "high": lora.high, "low": lora.low} for lora in used]

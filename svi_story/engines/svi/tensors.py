@@ -1,0 +1,106 @@
+"""Reading safetensors strictly, one tensor at a time. Never pickle."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from svi_story.errors import InputError, Problem
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+    from pathlib import Path
+
+    from torch import Tensor
+
+FLOATS = frozenset({"F64", "F32", "F16", "BF16"})
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One tensor in a file."""
+
+    file: Path
+    key: str
+    shape: tuple[int, ...]
+
+    def read(self) -> Tensor:
+        """The tensor on the CPU as it is stored: a view of the mapped file, to be copied from at once.
+
+        The file is opened anew for every tensor: what was mapped is given back each time, so that loading a
+        model needs the model's memory and one tensor's, not the file's besides.
+        """
+        from safetensors import SafetensorError, safe_open
+
+        try:
+            with safe_open(self.file, framework="pt") as file:
+                tensor: Tensor = file.get_tensor(self.key)
+                return tensor
+        except (OSError, SafetensorError) as error:
+            raise InputError(_unreadable(self.file, error)) from error
+
+
+def read_header(file: Path) -> dict[str, Entry]:
+    """Every tensor that a file holds, by key, without reading any. Raises InputError for a bad file."""
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        with safe_open(file, framework="pt") as opened:
+            slices = {key: opened.get_slice(key) for key in opened.keys()}  # noqa: SIM118 - it is no mapping
+            dtypes = {key: str(piece.get_dtype()) for key, piece in slices.items()}
+            entries = {key: Entry(file, key, tuple(piece.get_shape())) for key, piece in slices.items()}
+    except (OSError, SafetensorError) as error:
+        raise InputError(_unreadable(file, error)) from error
+    odd = [
+        Problem(f"{key} is stored as {dtype}; only F32, F16, BF16 and F64 are read", file=str(file))
+        for key, dtype in dtypes.items()
+        if dtype not in FLOATS
+    ]
+    if odd:
+        raise InputError(*few(odd))
+    return entries
+
+
+def read_headers(files: Iterable[Path]) -> dict[str, Entry]:
+    """Every tensor of a model whose shards these are. Raises InputError for bad files and double keys."""
+    entries: dict[str, Entry] = {}
+    problems: list[Problem] = []
+    for file in files:
+        try:
+            header = read_header(file)
+        except InputError as error:
+            problems += error.problems
+            continue
+        double = [key for key in header if key in entries]
+        problems += few(
+            [Problem(f"holds {key}, as does {entries[key].file.name}", file=str(file)) for key in double]
+        )
+        entries |= header
+    if problems:
+        raise InputError(*problems)
+    return entries
+
+
+def is_finite(tensor: Tensor) -> Tensor:
+    """Whether every value is finite, as a bool tensor [] on the tensor's device (so nothing waits for it)."""
+    import torch
+
+    if tensor.numel() == 0:
+        return torch.ones((), dtype=torch.bool, device=tensor.device)
+    low, high = torch.aminmax(tensor)  # carries NaN along, and needs no memory of the tensor's size
+    return torch.isfinite(low) & torch.isfinite(high)
+
+
+def few(problems: list[Problem], most: int = 8) -> list[Problem]:
+    """The first problems of a kind, and how many more there are."""
+    if len(problems) <= most:
+        return problems
+    rest = Problem(f"and {len(problems) - most} more like that", file=problems[0].file)
+    return [*problems[:most], rest]
+
+
+def _unreadable(file: Path, error: Exception) -> Problem:
+    if isinstance(error, OSError):
+        return Problem(f"cannot be read: {error.strerror or error}", file=str(file))
+    what = f"not a safetensors file, or cut short ({error}); download it again"
+    return Problem(what, file=str(file))
