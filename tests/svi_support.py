@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
+from collections import defaultdict
 from dataclasses import dataclass, field, replace
 from fractions import Fraction
 from functools import cache
@@ -119,13 +120,13 @@ def engine(
     root: Path = MODELS,
     dtype: str = "float32",
     report: Callable[[Event], None] = lambda _: None,
-    picture: Frame | None = None,
+    pictures: Mapping[str, Frame] | None = None,
     **options: object,
 ) -> Svi:
-    """An engine on the CPU whose anchors all show one picture."""
-    shown = anchor_picture() if picture is None else picture
+    """An engine on the CPU; `pictures` has anchors by their hash, else all show the reference image."""
+    shown = pictures or defaultdict(anchor_picture)
     given = Options(root, dtype=dtype, device="cpu", **options)  # type: ignore[arg-type]  # the tests' keywords
-    return Svi(given, report, anchor_pixels=lambda _: shown)
+    return Svi(given, report, anchor_pixels=lambda anchor: shown[anchor.pixels])
 
 
 def ignore_step(done: int, steps: int) -> None:
@@ -161,7 +162,7 @@ def copy_models(to: Path) -> Path:
 
 def change_file(file: Path, change: Callable[[dict[str, Tensor]], Mapping[str, Tensor] | None]) -> None:
     """Write a safetensors file again, after a change of its tensors (in place, or returned)."""
-    tensors = load_file(file)
+    tensors = {key: tensor.clone() for key, tensor in load_file(file).items()}  # not mapped from the file
     changed = change(tensors) or tensors
     save_file({key: tensor.contiguous() for key, tensor in changed.items()}, file)
 

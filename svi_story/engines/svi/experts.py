@@ -37,6 +37,11 @@ class Experts:
         self._merged: dict[Expert, dict[str, Recipe]] = {}
         self._models: dict[Expert, WanTransformer3DModel] = {}
 
+    @property
+    def held(self) -> set[Expert]:
+        """The experts in memory."""
+        return set(self._models)
+
     def blueprint(self, expert: Expert) -> Blueprint:
         """What an expert's files say about it. Raises InputError for bad files."""
         if expert not in self._blueprints:

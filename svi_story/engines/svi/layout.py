@@ -206,7 +206,7 @@ def _indexed(index: Path) -> list[str]:
     """The shards that an index names. Raises InputError when it is none, or names files elsewhere."""
     try:
         names = sorted(set(json.loads(index.read_text("utf-8"))["weight_map"].values()))
-    except (OSError, ValueError, KeyError, AttributeError, TypeError) as error:
+    except (OSError, ValueError, KeyError, AttributeError, TypeError, RecursionError) as error:
         raise InputError(Problem("not an index of shards; download it again", file=str(index))) from error
     for name in names:
         if not isinstance(name, str) or not re.fullmatch(r"[\w.-]+\.safetensors", name):

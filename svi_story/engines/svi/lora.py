@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from svi_story.engines.svi.architecture import from_native
-from svi_story.engines.svi.tensors import Entry, few, is_finite, read_header
+from svi_story.engines.svi.tensors import Entry, dtype_problems, few, is_finite, read_header
 from svi_story.errors import InputError, Problem
 
 if TYPE_CHECKING:
@@ -138,6 +138,7 @@ def _sort_keys(
             problems.append(Problem(what, file=str(entry.file)))
             continue
         side = "alpha" if match["alpha"] else _SIDES[match["side"]]
+        problems += dtype_problems(entry) if side != "alpha" else []  # alpha may be an integer
         if side in parts.setdefault(name, {}):
             what = f"{key} and {parts[name][side].key} are for the same weight"
             problems.append(Problem(what, file=str(entry.file)))

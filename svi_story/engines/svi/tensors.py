@@ -23,6 +23,10 @@ class Entry:
     file: Path
     key: str
     shape: tuple[int, ...]
+    dtype: str
+    """As safetensors calls it: F32, BF16, I64, ..."""
+    written: int
+    """When the file was last written (ns): a changed file's tensors are other tensors."""
 
     def read(self) -> Tensor:
         """The tensor on the CPU as it is stored: a view of the mapped file, to be copied from at once.
@@ -45,24 +49,19 @@ def read_header(file: Path) -> dict[str, Entry]:
     from safetensors import SafetensorError, safe_open
 
     try:
+        written = file.stat().st_mtime_ns
         with safe_open(file, framework="pt") as opened:
             slices = {key: opened.get_slice(key) for key in opened.keys()}  # noqa: SIM118 - it is no mapping
-            dtypes = {key: str(piece.get_dtype()) for key, piece in slices.items()}
-            entries = {key: Entry(file, key, tuple(piece.get_shape())) for key, piece in slices.items()}
+            return {
+                key: Entry(file, key, tuple(piece.get_shape()), str(piece.get_dtype()), written)
+                for key, piece in slices.items()
+            }
     except (OSError, SafetensorError) as error:
         raise InputError(_unreadable(file, error)) from error
-    odd = [
-        Problem(f"{key} is stored as {dtype}; only F32, F16, BF16 and F64 are read", file=str(file))
-        for key, dtype in dtypes.items()
-        if dtype not in FLOATS
-    ]
-    if odd:
-        raise InputError(*few(odd))
-    return entries
 
 
 def read_headers(files: Iterable[Path]) -> dict[str, Entry]:
-    """Every tensor of a model whose shards these are. Raises InputError for bad files and double keys."""
+    """Every tensor of a model whose shards these are. Raises InputError for bad files, keys, types."""
     entries: dict[str, Entry] = {}
     problems: list[Problem] = []
     for file in files:
@@ -75,10 +74,19 @@ def read_headers(files: Iterable[Path]) -> dict[str, Entry]:
         problems += few(
             [Problem(f"holds {key}, as does {entries[key].file.name}", file=str(file)) for key in double]
         )
+        problems += few([problem for entry in header.values() for problem in dtype_problems(entry)])
         entries |= header
     if problems:
         raise InputError(*problems)
     return entries
+
+
+def dtype_problems(entry: Entry) -> list[Problem]:
+    """What is wrong with a weight's type: quantised weights are not read."""
+    if entry.dtype in FLOATS:
+        return []
+    what = f"{entry.key} is stored as {entry.dtype}; only F32, F16, BF16 and F64 are read"
+    return [Problem(what, file=str(entry.file))]
 
 
 def is_finite(tensor: Tensor) -> Tensor:
