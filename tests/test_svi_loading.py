@@ -290,6 +290,27 @@ def test_weights_are_copies_in_the_models_dtype(tmp_path: Path) -> None:
     assert all(torch.equal(tensor, before[name]) for name, tensor in model.named_parameters())
 
 
+def test_the_tied_weight_may_be_there_twice(tmp_path: Path) -> None:
+    root = support.copy_models(tmp_path)
+    file = root / support.TEXT_FILE
+    support.change_file(file, lambda t: {architecture.name_text_encoder([key])[key]: t[key] for key in t})
+    tied, shared = architecture.TIED
+    loading.load_text_encoder(find_layout(root).text_encoder, F32)
+    support.change_file(file, lambda t: {tied if key == shared else key: t[key] for key in t})
+    loading.load_text_encoder(find_layout(root).text_encoder, F32)
+    support.change_file(file, lambda t: {shared: t[tied].clone(), **t})
+    assert loading.load_text_encoder(find_layout(root).text_encoder, F32).shared.weight.shape == (153, 32)
+
+
+@pytest.mark.parametrize("eps", ["1e-6", -1, True])
+def test_a_config_is_never_guessed_at(tmp_path: Path, eps: object) -> None:
+    root = support.copy_models(tmp_path)
+    config = json.dumps({"num_heads": 4, "eps": eps})
+    (root / support.EXPERT_FOLDERS["high"] / "config.json").write_text(config, "utf-8")
+    with pytest.raises(InputError, match=r"config\.json's eps is .*, not a number above 0"):
+        loading.read_transformer(find_layout(root).high)
+
+
 def test_umt5_names_of_both_layouts() -> None:
     native = load_file(support.MODELS / support.TEXT_FILE)
     names = architecture.name_text_encoder(native)

@@ -30,7 +30,7 @@ def test_the_official_pair_needs_no_note() -> None:
 def test_an_unknown_pair_is_used_and_noted() -> None:
     notes = pairs.check_svi_pair("2.0-pro", PAIR, digests("1" * 64, "2" * 64))
     assert len(notes) == 2
-    assert "not the official SVI 2.0-pro LoRA of the high-noise expert" in notes[0]
+    assert "not known to be the official SVI 2.0-pro LoRA of the high-noise expert" in notes[0]
 
 
 def test_swapped_experts_are_known_by_hash() -> None:
@@ -46,9 +46,19 @@ def test_the_wrong_variant_is_known_by_hash() -> None:
         pairs.check_svi_pair("2.0", PAIR, digests(PRO_HIGH, "2" * 64))
 
 
-def test_one_file_for_both_experts_is_an_error() -> None:
-    with pytest.raises(InputError, match="is the same file as"):
-        pairs.check_svi_pair("2.0", PAIR, digests("1" * 64, "1" * 64))
+def test_one_file_for_both_experts_is_noted() -> None:
+    notes = pairs.check_svi_pair("2.0", PAIR, digests("1" * 64, "1" * 64))
+    assert "the same file as b.safetensors" in notes[2]
+
+
+def test_one_content_under_two_variants_names_is_noted(tmp_path: Path) -> None:
+    names = [f"SVI_x_{e}_noise_lora_v2.0{s}.safetensors" for s in ("", "_pro") for e in ("high", "low")]
+    for name in names:
+        (tmp_path / name).touch()
+    pair = Pair(tmp_path / names[0], tmp_path / names[1])
+    contents = dict(zip(names, "1231", strict=True))
+    notes = pairs.check_svi_pair("2.0", pair, lambda file: contents[file.name] * 64)
+    assert "the same file as SVI_x_low_noise_lora_v2.0_pro" in notes[2]
 
 
 @pytest.mark.parametrize(

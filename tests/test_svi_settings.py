@@ -60,7 +60,7 @@ def compare(svi: Svi, segments: list[Segment]) -> None:
         before = torch.tensor(clip.latents), clip.frames[-1]
 
 
-@pytest.mark.parametrize(("name", "variant"), zip(CASES, cycle(VARIANTS), strict=False))
+@pytest.mark.parametrize(("name", "variant"), list(zip(CASES, cycle(VARIANTS), strict=False)))
 def test_sampler_settings(svi: Svi, name: str, variant: str) -> None:
     settings = support.sampler(variant, **CASES[name])
     compare(svi, [support.segment(0, variant, settings, frames=5)])

@@ -27,8 +27,10 @@ MASK_CHANNELS = 4
 _UMT5_TOP = {
     "token_embedding.weight": "shared.weight",
     "norm.weight": "encoder.final_layer_norm.weight",
-    "encoder.embed_tokens.weight": "shared.weight",  # transformers ties the two; files hold either or both
+    "encoder.embed_tokens.weight": "shared.weight",
 }
+TIED = ("encoder.embed_tokens.weight", "shared.weight")
+"""The same weight twice in transformers' UMT5; files hold either or both."""
 _UMT5_BLOCK = {
     "norm1": "layer.0.layer_norm",
     "attn.q": "layer.0.SelfAttention.q",
@@ -96,7 +98,7 @@ def by_name(entries: Entries, names: Mapping[str, str]) -> dict[str, Entry]:
     problems = []
     for key, entry in entries.items():
         name = names[key]
-        if name in found and found[name].key not in _UMT5_TOP:
+        if name in found:
             problems.append(Problem(f"{key} and {found[name].key} are the same weight", file=str(entry.file)))
         found[name] = entry
     if problems:
@@ -141,7 +143,7 @@ def transformer_settings(entries: Entries, config: Config) -> dict[str, object]:
         "ffn_dim": _shape(entries, "blocks.0.ffn.net.0.proj.weight", 2)[0],
         "num_layers": _blocks(entries, "blocks."),
         "cross_attn_norm": "blocks.0.norm2.weight" in entries,
-        "eps": _number(config, "eps", 1e-6),
+        "eps": _number(config, "eps", 1e-6, file),
     }
 
 
@@ -149,7 +151,7 @@ def vae_settings(entries: Entries, config: Config) -> dict[str, object]:
     """The arguments of AutoencoderKLWan; latent statistics are Wan 2.1's unless config.json gives others."""
     base = _shape(entries, "encoder.conv_in.weight", 5)[0]
     stages = range(
-        0, _blocks(entries, "encoder.down_blocks."), 3
+        0, max(1, _blocks(entries, "encoder.down_blocks.")), 3
     )  # two residual blocks, then one that halves
     widths = [_shape(entries, f"encoder.down_blocks.{stage}.conv1.weight", 5)[0] for stage in stages]
     z_dim = _shape(entries, "post_quant_conv.weight", 5)[0]
@@ -167,6 +169,7 @@ def text_encoder_settings(entries: Entries, config: Config) -> dict[str, object]
     first = "encoder.block.0.layer"
     buckets, heads = _shape(entries, f"{first}.0.SelfAttention.relative_attention_bias.weight", 2)
     vocabulary, width = _shape(entries, "shared.weight", 2)
+    file = str(entries["shared.weight"].file)
     return {
         "vocab_size": vocabulary,
         "d_model": width,
@@ -175,8 +178,8 @@ def text_encoder_settings(entries: Entries, config: Config) -> dict[str, object]
         "num_heads": heads,
         "num_layers": _blocks(entries, "encoder.block."),
         "relative_attention_num_buckets": buckets,
-        "relative_attention_max_distance": int(_number(config, "relative_attention_max_distance", 128)),
-        "layer_norm_epsilon": _number(config, "layer_norm_epsilon", 1e-6),
+        "relative_attention_max_distance": int(_number(config, "relative_attention_max_distance", 128, file)),
+        "layer_norm_epsilon": _number(config, "layer_norm_epsilon", 1e-6, file),
         "feed_forward_proj": "gated-gelu",
         "dropout_rate": 0.0,
     }
@@ -213,10 +216,12 @@ def _heads(inner: int, config: Config, file: str) -> int:
     return heads
 
 
-def _number(config: Config, key: str, default: float) -> float:
+def _number(config: Config, key: str, default: float, file: str) -> float:
     value = config.get(key, default)
-    good = isinstance(value, int | float) and not isinstance(value, bool) and 0 < value < math.inf
-    return float(value) if good and isinstance(value, int | float) else default
+    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value < math.inf:
+        what = f"config.json's {key} is {value!r}, not a number above 0; download it again"
+        raise InputError(Problem(what, file=file))
+    return float(value)
 
 
 def _statistics(config: Config, z_dim: int, file: str) -> dict[str, object]:

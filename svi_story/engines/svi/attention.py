@@ -46,11 +46,21 @@ def choose_kernel(device: torch.device, dtype: torch.dtype, asked: str = "auto")
     return "flash-attn-2" if find_spec(_PACKAGES["flash-attn-2"]) else "torch-flash"
 
 
-def use_kernel(model: WanTransformer3DModel, kernel: str) -> None:
-    """Make a model use one kernel and no other. Raises InputError when it is not there or does not load."""
+def check_kernel(kernel: str, device: torch.device, dtype: torch.dtype, head_size: int) -> None:
+    """Run a kernel once on very little. Raises InputError when it is not there, or not for this device."""
+    import torch
+    from diffusers.models.attention_dispatch import attention_backend, dispatch_attention_fn
+
+    some_BLHD = torch.ones(1, 16, 1, head_size, device=device, dtype=dtype)
     try:
-        model.set_attention_backend(BACKENDS[kernel])
-    except (ImportError, RuntimeError, ValueError) as error:
+        with torch.no_grad(), attention_backend(BACKENDS[kernel]):
+            dispatch_attention_fn(some_BLHD, some_BLHD, some_BLHD)
+    except (ImportError, RuntimeError, ValueError, TypeError) as error:
         what = f"the attention kernel {kernel} cannot be used here: {error}"
         cure = f"build it for this torch, or choose another: --attention {' | '.join(BACKENDS)}"
         raise InputError(f"{what} ({cure})") from error
+
+
+def use_kernel(model: WanTransformer3DModel, kernel: str) -> None:
+    """Make a model use one kernel and no other."""
+    model.set_attention_backend(BACKENDS[kernel])

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gc
 import logging
 from dataclasses import dataclass
 from functools import partial
@@ -10,12 +9,13 @@ from typing import TYPE_CHECKING, Self
 
 import numpy as np
 
-from svi_story.engines.svi import conditioning, pairs, schedule, text, vae
-from svi_story.engines.svi.attention import choose_kernel
+from svi_story.engines.svi import conditioning, pairs, schedule, vae
+from svi_story.engines.svi.attention import check_kernel, choose_kernel
+from svi_story.engines.svi.embeddings import Embeddings, release
 from svi_story.engines.svi.experts import Experts
 from svi_story.engines.svi.identity import SviIdentity, extras_of, sha256_of
 from svi_story.engines.svi.layout import EXPERTS, find_layout, find_svi_pair
-from svi_story.engines.svi.loading import Place, load_text_encoder, load_vae
+from svi_story.engines.svi.loading import Place, load_vae
 from svi_story.engines.svi.lora import Use
 from svi_story.engines.svi.sampler import Inputs, denoise, guided
 from svi_story.errors import InputError, RenderError
@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from svi_story.engines.base import Carry, Checkpoint, Frame, Latents, OnStep
+    from svi_story.engines.svi.embeddings import Keep
     from svi_story.engines.svi.layout import Expert, Layout
     from svi_story.engines.svi.pairs import Digest
     from svi_story.events import Reporter
@@ -37,6 +38,7 @@ if TYPE_CHECKING:
 
     AnchorPixels = Callable[[Anchor], Frame]
     """An anchor's picture as the model sees it: [height, width, 3], uint8, after fit."""
+
 
 DTYPES = ("bfloat16", "float32")
 
@@ -74,8 +76,7 @@ class _Loaded:
     vae_place: Place
     kernel: str
     experts: Experts
-    embeddings: dict[str, Tensor]
-    """Prompt (cleaned) -> embedding_TD [tokens, width] on the CPU."""
+    embeddings: Embeddings
     vae: AutoencoderKLWan | None = None
 
 
@@ -88,6 +89,7 @@ class Svi:
         report: Reporter = lambda _: None,
         digest: Digest = sha256_of,
         anchor_pixels: AnchorPixels = open_anchor,
+        keep_embedding: Keep = lambda _: None,
     ) -> None:
         if options.dtype not in DTYPES:
             raise InputError(f"--dtype {options.dtype}: use {' or '.join(DTYPES)}")
@@ -95,6 +97,7 @@ class Svi:
         self._report = report
         self._digest = digest
         self._anchor_pixels = anchor_pixels
+        self._keep_embedding = keep_embedding
         self._loaded: _Loaded | None = None
         self._notes: set[str] = set()
         self._identity = SviIdentity(options.root, options.dtype, digest)
@@ -116,14 +119,16 @@ class Svi:
         place = Place(device, dtype)
         kernel = choose_kernel(device, dtype, self._options.attention)
         experts = Experts(layout, place, kernel, keep_both=self._options.keep_both)
-        self._loaded = _Loaded(layout, place, Place(device, torch.float32), kernel, experts, {})
+        check_kernel(kernel, device, dtype, experts.setting("high", "attention_head_dim"))
+        embeddings = Embeddings(layout, place, self._keep_embedding)
+        self._loaded = _Loaded(layout, place, Place(device, torch.float32), kernel, experts, embeddings)
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self._loaded = None
-        _collect()
+        release()
 
     def environment(self) -> Mapping[str, str]:
         """What may alter numbers besides the key's inputs: recorded with every entry."""
@@ -143,17 +148,7 @@ class Svi:
 
         Raises InputError for a bad tokenizer or text encoder.
         """
-        loaded = self._running()
-        asked = {text.clean(prompt) for segment in segments for prompt in _prompts(segment)}
-        new = sorted(asked - loaded.embeddings.keys())
-        if not new:
-            return
-        tokenizer = text.load_tokenizer(loaded.layout.tokenizer)
-        encoder = load_text_encoder(loaded.layout.text_encoder, loaded.place)
-        for prompt in new:
-            loaded.embeddings[prompt] = text.encode(encoder, tokenizer, prompt).cpu()
-        del encoder
-        _collect()
+        self._running().embeddings.prepare(prompt for segment in segments for prompt in _prompts(segment))
 
     def sample(
         self, segment: Segment, carry: Carry | None, checkpoint: Checkpoint, on_step: OnStep
@@ -167,7 +162,6 @@ class Svi:
 
         loaded = self._running()
         self._equip(segment)
-        self.prepare([segment])
         steps = schedule.make_steps(segment.sampler)
         with torch.no_grad():
             inputs = self._inputs(segment, carry, steps)
@@ -232,9 +226,7 @@ class Svi:
         device, dtype = loaded.place.device, loaded.place.dtype
         picture = self._anchor_pixels(segment.anchor)
         y_BCTHW = conditioning.condition(segment, carry, picture, partial(vae.encode, self._vae()))
-        positive_BLD, negative_BLD = (
-            text.pad(loaded.embeddings[text.clean(prompt)]).to(device) for prompt in _prompts(segment)
-        )
+        positive_BLD, negative_BLD = (loaded.embeddings.context(prompt) for prompt in _prompts(segment))
         timestep_S = torch.tensor([step.timestep for step in steps]).to(dtype)
         return Inputs(y_BCTHW.to(device, dtype), positive_BLD, negative_BLD, timestep_S.to(device))
 
@@ -245,13 +237,10 @@ class Svi:
         place = self._running().place
         if state is not None:
             return torch.tensor(state["x"]).to(place.device, place.dtype), int(state["step"][0])
-        shape = schedule.latent_shape(segment.frames, segment.size, self._channels())
+        shape = schedule.latent_shape(
+            segment.frames, segment.size, self._running().experts.setting("high", "out_channels")
+        )
         return schedule.make_noise(segment.seed, shape, place.dtype).to(place.device), 0
-
-    def _channels(self) -> int:
-        channels = self._running().experts.blueprint("high").settings["out_channels"]
-        assert isinstance(channels, int)
-        return channels
 
 
 def _prompts(segment: Segment) -> tuple[str, str]:
@@ -270,12 +259,3 @@ def _device(asked: str) -> str:
     if asked == "auto":
         return "cuda" if torch.cuda.is_available() else "cpu"
     return asked
-
-
-def _collect() -> None:
-    """Give freed memory back to the device."""
-    import torch
-
-    gc.collect()
-    if torch.cuda.is_available():
-        torch.cuda.empty_cache()

@@ -48,6 +48,12 @@ class Experts:
             self._blueprints[expert] = read_transformer(self._layout.expert(expert))
         return self._blueprints[expert]
 
+    def setting(self, expert: Expert, name: str) -> int:
+        """One of an expert's settings, as `attention_head_dim`. Raises InputError for bad files."""
+        value = self.blueprint(expert).settings[name]
+        assert isinstance(value, int)
+        return value
+
     def equip(self, uses: Mapping[Expert, Sequence[Use]]) -> None:
         """Say which LoRAs come next; they are merged when an expert is used.
 

@@ -9,12 +9,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from svi_story.engines.svi.layout import EXPERTS, files_of, find_layout, find_svi_pair
-from svi_story.engines.svi.pairs import check_svi_pair
+from svi_story.engines.svi.pairs import check_distill, check_svi_pair
 from svi_story.errors import InputError, Problem
+from svi_story.plan.keys import key_of
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+    from svi_story.engines.svi.layout import Pair
     from svi_story.engines.svi.pairs import Digest
     from svi_story.plan.keys import Json
     from svi_story.plan.model import Segment
@@ -36,6 +38,12 @@ def extras_of(segment: Segment) -> tuple[ExtraLora, ...]:
     """The LoRAs that a segment asks for besides the variant's own pair."""
     loras = getattr(segment, "loras", ())  # until the plan's Segment has the field
     return tuple(ExtraLora(Path(lora.path), float(lora.high), float(lora.low)) for lora in loras)
+
+
+def distill_loras(pair: Pair, high: float, low: float) -> tuple[ExtraLora, ExtraLora]:
+    """A distillation pair as extra LoRAs. Raises InputError when its names say that the two are swapped."""
+    check_distill(pair)
+    return ExtraLora(pair.high, high, 0.0), ExtraLora(pair.low, 0.0, low)
 
 
 def sha256_of(file: Path) -> str:
@@ -72,10 +80,22 @@ class SviIdentity:
         return REVISION
 
     @cached_property
-    def weights(self) -> Mapping[str, list[str]]:
-        """The sha256 of every file of every model. Raises InputError that lists all that is missing."""
-        files = files_of(find_layout(self.root))
-        return {name: [self.digest(file) for file in some] for name, some in files.items()}
+    def files(self) -> Mapping[str, tuple[Path, ...]]:
+        """Every file of every model, by model. Raises InputError that lists all that is missing."""
+        return files_of(find_layout(self.root))
+
+    @cached_property
+    def weights(self) -> Mapping[str, list[Json]]:
+        """The sha256 of every file of every model. Raises InputError when one cannot be read."""
+        return {name: self._hashes(name) for name in self.files}
+
+    def text_key(self, prompt: str) -> str:
+        """The content address of a cleaned prompt's embedding."""
+        encoder, tokenizer = self._hashes("text_encoder"), self._hashes("tokenizer")
+        return key_of({"prompt": prompt, "dtype": self.dtype, "encoder": encoder, "tokenizer": tokenizer})
+
+    def _hashes(self, model: str) -> list[Json]:
+        return [self.digest(file) for file in self.files[model]]
 
     def inputs(self, segment: Segment) -> Mapping[str, Json]:
         """All that a segment's frames depend on. Raises InputError for missing or wrong files."""
@@ -90,7 +110,7 @@ class SviIdentity:
             "boundary": sampler.boundary,
             "motion_latents": sampler.motion_latents if sampler.variant == "2.0-pro" else None,
             "dtype": self.dtype,
-            "weights": {name: [*hashes] for name, hashes in self.weights.items()},
+            "weights": {**self.weights},
             "svi_loras": self._pair(segment),
             "loras": self._extras(segment),
             "prompt": segment.prompt,

@@ -32,7 +32,8 @@ class Place:
 
     def take(self, entry: Entry) -> Tensor:
         """A stored tensor as it will be used: a copy of its own, rounded once."""
-        return entry.read().to(self.device).to(self.dtype, copy=True)
+        tensor = entry.read().to(self.device)
+        return tensor.to(self.dtype, copy=tensor.device.type == "cpu")
 
 
 @dataclass(frozen=True)
@@ -83,6 +84,8 @@ def load_text_encoder(files: ModelFiles, place: Place) -> UMT5EncoderModel:
     from transformers import UMT5Config, UMT5EncoderModel
 
     entries = read_headers(files.weights)
+    if arch.TIED[1] in entries:
+        entries.pop(arch.TIED[0], None)
     entries = arch.by_name(entries, arch.name_text_encoder(entries))
     settings = arch.text_encoder_settings(entries, arch.read_config(files.config))
     with torch.device("meta"):

@@ -55,7 +55,10 @@ def named_role(file: Path) -> Role | None:
 
 
 def check_svi_pair(variant: Variant, pair: Pair, digest: Digest) -> list[str]:
-    """Notes about the variant's own pair. Raises InputError when a file is known to be another one's."""
+    """Notes about the variant's own pair. Raises InputError when a file is known to be another one's.
+
+    A file that is not known is used under the name that is expected of it, and noted.
+    """
     problems: list[Problem] = []
     notes: list[str] = []
     for expert in EXPERTS:
@@ -65,14 +68,11 @@ def check_svi_pair(variant: Variant, pair: Pair, digest: Digest) -> list[str]:
         if claimed is not None and claimed != wanted:
             what = f"is the {claimed}, not the {wanted}; {_cure(claimed, wanted)}"
             problems.append(Problem(what, file=str(file)))
-        elif known is None and any(role.variant == variant for role in OFFICIAL.values()):
-            notes.append(f"{file}: not the official {wanted} (another sha256); used as it is")
-    if not problems and digest(pair.high) == digest(pair.low):
-        what = f"is the same file as {pair.low.name}; each expert has a LoRA of its own: download both again"
-        problems.append(Problem(what, file=str(pair.high)))
+        elif known is None:
+            notes.append(f"{file}: not known to be the official {wanted} (by its sha256); used as it is")
     if problems:
         raise InputError(*problems)
-    return notes
+    return notes + _doubles(pair, digest)
 
 
 def check_extra(file: Path, experts: tuple[Expert, ...], digest: Digest) -> list[str]:
@@ -98,6 +98,18 @@ def check_distill(pair: Pair) -> None:
     ]
     if problems:
         raise InputError(*problems)
+
+
+def _doubles(pair: Pair, digest: Digest) -> list[str]:
+    """A note for each of the pair that is the same as another SVI file: one was saved under two names."""
+    beside = {other for file in (pair.high, pair.low) for other in file.parent.glob("*.safetensors")}
+    others = sorted({pair.high, pair.low, *(file for file in beside if named_role(file))})
+    return [
+        f"{file}: the same file as {other.name}; the official ones all differ, so download both again"
+        for file in (pair.high, pair.low)
+        for other in others
+        if other != file and digest(other) == digest(file)
+    ]
 
 
 def _cure(got: Role, wanted: Role) -> str:
