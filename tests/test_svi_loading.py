@@ -13,7 +13,7 @@ import svi_support as support
 import torch
 from safetensors.torch import load_file, save_file
 
-from svi_story.engines.svi import architecture, loading, vae
+from svi_story.engines.svi import architecture, loading, tensors, vae
 from svi_story.engines.svi.layout import ModelFiles, find_layout
 from svi_story.errors import InputError
 
@@ -316,3 +316,15 @@ def test_umt5_names_of_both_layouts() -> None:
     names = architecture.name_text_encoder(native)
     assert architecture.name_text_encoder(names.values()) == {name: name for name in names.values()}
     assert len(set(names.values())) == len(native)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16, torch.float64])
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), float("-inf")])
+def test_one_bad_number_anywhere_is_seen(dtype: torch.dtype, value: float) -> None:
+    good = torch.full((7, 301), 60000.0, dtype=dtype)  # sums overflow float16; the check must not
+    assert tensors.is_finite(good)
+    assert tensors.is_finite(good[:0])
+    for place in (0, 1, 1000, 2106):
+        bad = good.clone()
+        bad.view(-1)[place] = value
+        assert not tensors.is_finite(bad)
