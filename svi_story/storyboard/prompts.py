@@ -77,7 +77,7 @@ class PromptFile:
                 yield token
         except tokenize.TokenError as error:
             line = error.args[1][0] if len(error.args) > 1 else 0
-            what = f"a bracket or a quote is never closed; {_CURE}"
+            what = f"a bracket or a quote has no partner; {_CURE}"
             raise InputError(Problem(what, file=self.file, line=line)) from error
         except SyntaxError as error:
             what = f"is not a list of prompts ({error.msg}); {_CURE}"
