@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Self
 
 import numpy as np
 
+from svi_story.engines.anchor import open_anchor
 from svi_story.engines.svi import conditioning, pairs, schedule, vae
 from svi_story.engines.svi.attention import check_kernel, choose_kernel
 from svi_story.engines.svi.embeddings import Embeddings, release
@@ -41,14 +42,6 @@ if TYPE_CHECKING:
 
 
 DTYPES = ("bfloat16", "float32")
-
-
-def open_anchor(anchor: Anchor) -> Frame:
-    """An anchor's picture, opened and fitted. Raises InputError for a bad picture."""
-    from svi_story.pictures.images import fit_picture, open_picture
-
-    picture = fit_picture(open_picture(anchor.path), anchor.size.width, anchor.size.height, anchor.fit)
-    return np.asarray(picture, dtype=np.uint8)
 
 
 @dataclass(frozen=True)
@@ -130,6 +123,10 @@ class Svi:
         self._loaded = None
         release()
 
+    def notes(self, segment: Segment) -> tuple[str, ...]:  # noqa: ARG002 - the contract's
+        """Nothing that could be said before the files are read."""
+        return ()
+
     def environment(self) -> Mapping[str, str]:
         """What may alter numbers besides the key's inputs: recorded with every entry."""
         import torch
@@ -206,12 +203,12 @@ class Svi:
         pair = find_svi_pair(self._options.root, variant)
         notes = pairs.check_svi_pair(variant, pair, self._digest)
         uses: dict[Expert, list[Use]] = {e: [Use(pair.of(e), 1.0, whole=True)] for e in EXPERTS}
-        for lora in extras_of(segment):
+        for lora in extras_of(segment, self._options.root):
             strengths: dict[Expert, float] = {"high": lora.high, "low": lora.low}
             used = tuple(expert for expert, strength in strengths.items() if strength)
-            notes += pairs.check_extra(lora.file, used, self._digest)
+            notes += pairs.check_extra(lora.path, used, self._digest)
             for expert in EXPERTS:
-                uses[expert].append(Use(lora.file, strengths[expert]))
+                uses[expert].append(Use(lora.path, strengths[expert]))
         self._running().experts.equip(uses)
         for note in notes:
             if note not in self._notes:

@@ -8,42 +8,45 @@ from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from svi_story.engines.svi.layout import EXPERTS, files_of, find_layout, find_svi_pair
+from svi_story.engines.svi.layout import (
+    EXPERTS,
+    Pair,
+    files_of,
+    find_distill_pair,
+    find_layout,
+    find_svi_pair,
+)
 from svi_story.engines.svi.pairs import check_distill, check_svi_pair
 from svi_story.errors import InputError, Problem
 from svi_story.plan.keys import key_of
+from svi_story.plan.model import Lora
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from svi_story.engines.svi.layout import Pair
     from svi_story.engines.svi.pairs import Digest
     from svi_story.plan.keys import Json
-    from svi_story.plan.model import Segment
+    from svi_story.plan.model import Distill, Segment
 
 REVISION = 1
 """Raised whenever the same inputs make other frames than before."""
 
 
-@dataclass(frozen=True)
-class ExtraLora:
-    """A LoRA besides the variant's own pair, with its strength on each expert (0: not used there)."""
+def extras_of(segment: Segment, root: Path) -> tuple[Lora, ...]:
+    """The LoRAs of a segment besides the variant's own pair: the preset's distillation, then the board's.
 
-    file: Path
-    high: float
-    low: float
-
-
-def extras_of(segment: Segment) -> tuple[ExtraLora, ...]:
-    """The LoRAs that a segment asks for besides the variant's own pair."""
-    loras = getattr(segment, "loras", ())  # until the plan's Segment has the field
-    return tuple(ExtraLora(Path(lora.path), float(lora.high), float(lora.low)) for lora in loras)
+    Raises InputError for a distillation pair that is missing, or whose names say that the two are swapped.
+    """
+    return (*distill_loras(segment.sampler.distill, root), *segment.loras)
 
 
-def distill_loras(pair: Pair, high: float, low: float) -> tuple[ExtraLora, ExtraLora]:
-    """A distillation pair as extra LoRAs. Raises InputError when its names say that the two are swapped."""
+def distill_loras(distill: Distill | None, root: Path) -> tuple[Lora, ...]:
+    """A distillation pair as LoRAs, each for one expert. Raises InputError as `extras_of` does."""
+    if distill is None:
+        return ()
+    pair = Pair(*distill.files) if distill.files else find_distill_pair(root)
     check_distill(pair)
-    return ExtraLora(pair.high, high, 0.0), ExtraLora(pair.low, 0.0, low)
+    return (Lora(pair.high, distill.high, 0.0), Lora(pair.low, 0.0, distill.low))
 
 
 def sha256_of(file: Path) -> str:
@@ -129,5 +132,5 @@ class SviIdentity:
         return {expert: self.digest(pair.of(expert)) for expert in EXPERTS}
 
     def _extras(self, segment: Segment) -> list[Json]:
-        used = [lora for lora in extras_of(segment) if lora.high or lora.low]
-        return [{"sha256": self.digest(lora.file), "high": lora.high, "low": lora.low} for lora in used]
+        used = [lora for lora in extras_of(segment, self.root) if lora.high or lora.low]
+        return [{"sha256": self.digest(lora.path), "high": lora.high, "low": lora.low} for lora in used]
