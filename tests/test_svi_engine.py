@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import shutil
+import subprocess
+import sys
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -17,11 +19,11 @@ from tokenizers import Tokenizer
 from svi_story.engines.svi import loading, schedule, text
 from svi_story.engines.svi import sampler as sampler_module
 from svi_story.engines.svi.embeddings import Embeddings
-from svi_story.engines.svi.engine import Options, Svi
+from svi_story.engines.svi.engine import Options, Svi, open_anchor
 from svi_story.engines.svi.identity import ExtraLora, SviIdentity, distill_loras
 from svi_story.engines.svi.layout import Pair, find_layout
 from svi_story.errors import InputError, RenderError
-from svi_story.events import Event, Warned
+from svi_story.plan.fingerprints import Fingerprints
 from svi_story.plan.keys import key_of
 from svi_story.plan.model import Guidance, Segment, Size
 
@@ -303,28 +305,52 @@ def test_a_lora_for_one_expert_leaves_the_other(svi: Svi, style: Path) -> None:
     assert np.array_equal(plain, low_only)
 
 
-def test_unofficial_loras_are_noted_once() -> None:
-    seen: list[Event] = []
-    with support.engine(report=seen.append) as entered:
-        for clip in range(2):
-            support.render(entered, [support.segment(clip, "2.0-pro", frames=5)])
-    notes = [event.message for event in seen if isinstance(event, Warned)]
+def test_unofficial_loras_are_noted(svi: Svi, style: Path, tmp_path: Path) -> None:
+    notes = svi.notes(support.segment(0, "2.0-pro"))
     assert len(notes) == 2
     assert all("not known to be the official SVI 2.0-pro LoRA" in note for note in notes)
+    named = Path(shutil.copy(style, tmp_path / "style_low_noise.safetensors"))
+    (note,) = set(svi.notes(styled(support.segment(0, "2.0-pro"), Lora(named)))) - set(notes)
+    assert "named for the low-noise expert" in note
+    assert svi.notes(styled(support.segment(0, "2.0-pro"), Lora(named, high=0.0))) == notes
 
 
-def test_a_missing_pair_is_an_error(tmp_path: Path) -> None:
+def test_a_missing_pair_is_found_before_anything_starts(tmp_path: Path) -> None:
     root = support.copy_models(tmp_path)
     support.lora_file(root, "low").unlink()
-    with support.engine(root) as entered, pytest.raises(InputError, match=r"SVI 2\.0 LoRA of the low-noise"):
-        support.render(entered, [support.segment(frames=5)])
+    missing = r"SVI 2\.0 LoRA of the low-noise"
+    with support.engine(root) as entered:
+        with pytest.raises(InputError, match=missing):
+            entered.notes(support.segment())
+        with pytest.raises(InputError, match=missing):
+            entered.prepare([support.segment()])
+        with pytest.raises(RenderError, match=missing):
+            support.render(entered, [support.segment(frames=5)])
+
+
+def test_all_that_is_wrong_is_found_before_anything_starts(tmp_path: Path, style: Path) -> None:
+    root = support.copy_models(tmp_path)
+    (root / support.VAE_FILE).write_bytes(b"x")
+    (root / support.TEXT_FILE).write_bytes(b"x")
+    shard = root / support.EXPERT_FOLDERS["low"] / "diffusion_pytorch_model-00001-of-00002.safetensors"
+    support.change_file(shard, lambda t: t | {"more": torch.zeros(1)})
+    support.change_file(style, lambda t: t | {"odd": torch.zeros(1)})
+    with support.engine(root) as entered, pytest.raises(InputError) as caught:
+        entered.prepare([support.segment(), styled(support.segment(1), Lora(style))])
+    text = str(caught.value)
+    assert all(part in text for part in ("Wan2.1_VAE", "models_t5", "more is not known to the model"))
+    shard.unlink()
+    (root / support.EXPERT_FOLDERS["low"]).rename(root / "away")
+    shutil.copytree(support.MODELS / support.EXPERT_FOLDERS["low"], root / support.EXPERT_FOLDERS["low"])
+    with support.engine(root) as entered, pytest.raises(InputError, match="odd belongs to no weight"):
+        entered.prepare([styled(support.segment(1), Lora(style))])
 
 
 def test_nan_in_the_weights_is_named(tmp_path: Path) -> None:
     root = support.copy_models(tmp_path)
     key = "blocks.0.ffn.0.lora_B.default.weight"
     support.change_file(support.lora_file(root, "high"), lambda t: t | {key: t[key] * float("nan")})
-    with support.engine(root) as entered, pytest.raises(InputError, match="holds NaN"):
+    with support.engine(root) as entered, pytest.raises(RenderError, match="holds NaN"):
         support.render(entered, [support.segment(frames=5)])
 
 
@@ -333,6 +359,16 @@ def test_a_distillation_pair_is_two_extra_loras() -> None:
     assert distill_loras(pair, 0.5, 1.0) == (ExtraLora(pair.high, 0.5, 0.0), ExtraLora(pair.low, 0.0, 1.0))
     with pytest.raises(InputError, match="swap the two"):
         distill_loras(Pair(pair.low, pair.high), 0.5, 1.0)
+
+
+def test_the_anchor_is_opened_and_fitted(tmp_path: Path) -> None:
+    size = Size(80, 64)
+    anchor = Fingerprints(tmp_path / "memo.json").anchor(support.DATA / "anchor.png", size, "crop")
+    assert np.array_equal(open_anchor(anchor), support.anchor_picture())
+    with pytest.raises(RenderError, match="changed meanwhile"):
+        open_anchor(replace(anchor, pixels="other"))
+    with pytest.raises(RenderError, match=r"gone\.png"):
+        open_anchor(replace(anchor, path=tmp_path / "gone.png"))
 
 
 # --- options
@@ -357,6 +393,19 @@ def test_kernels_agree(svi: Svi) -> None:
         assert entered.environment()["attention"] == "torch-math"
         (made,) = support.render(entered, [one])
     assert support.deviation(made.latents, torch.tensor(support.render(svi, [one])[0].latents)) < 1e-4
+
+
+def test_nothing_is_printed() -> None:
+    # A process of its own: the libraries say some things only once, when they are imported.
+    code = """
+import svi_support as support
+with support.engine() as svi:
+    svi.prepare([support.segment(frames=5)])
+    support.render(svi, [support.segment(frames=5)])
+"""
+    command = [sys.executable, "-W", "error", "-c", code]
+    done = subprocess.run(command, cwd=Path(__file__).parent, capture_output=True, check=False)
+    assert (done.returncode, done.stdout, done.stderr) == (0, b"", b"")
 
 
 def test_the_environment_names_the_kernel(svi: Svi) -> None:

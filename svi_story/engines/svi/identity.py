@@ -9,14 +9,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from svi_story.engines.svi.layout import EXPERTS, files_of, find_layout, find_svi_pair
-from svi_story.engines.svi.pairs import check_distill, check_svi_pair
+from svi_story.engines.svi.pairs import check_distill, check_extra, check_svi_pair
 from svi_story.errors import InputError, Problem
 from svi_story.plan.keys import key_of
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from svi_story.engines.svi.layout import Pair
+    from svi_story.engines.svi.layout import Expert, Pair
     from svi_story.engines.svi.pairs import Digest
     from svi_story.plan.keys import Json
     from svi_story.plan.model import Segment
@@ -32,6 +32,10 @@ class ExtraLora:
     file: Path
     high: float
     low: float
+
+    def strength(self, expert: Expert) -> float:
+        """Its strength on one expert."""
+        return self.high if expert == "high" else self.low
 
 
 def extras_of(segment: Segment) -> tuple[ExtraLora, ...]:
@@ -98,7 +102,8 @@ class SviIdentity:
         return [self.digest(file) for file in self.files[model]]
 
     def inputs(self, segment: Segment) -> Mapping[str, Json]:
-        """All that a segment's frames depend on. Raises InputError for missing or wrong files."""
+        """All that a segment's frames depend on. Raises InputError for missing files and wrong places."""
+        self.notes(segment)
         sampler = segment.sampler
         guidance = {"high": sampler.guidance.high, "low": sampler.guidance.low}
         guided = any(scale != 1 for scale in guidance.values())
@@ -122,10 +127,18 @@ class SviIdentity:
             "anchor": segment.anchor.pixels,
         }
 
+    def notes(self, segment: Segment) -> tuple[str, ...]:
+        """What the user should know about a segment's LoRAs. Raises InputError for files in wrong places."""
+        variant = segment.sampler.variant
+        notes = check_svi_pair(variant, find_svi_pair(self.root, variant), self.digest)
+        for lora in extras_of(segment):
+            used = tuple(expert for expert in EXPERTS if lora.strength(expert))
+            notes += check_extra(lora.file, used, self.digest)
+        return tuple(notes)
+
     def _pair(self, segment: Segment) -> dict[str, Json]:
         variant = segment.sampler.variant
         pair = find_svi_pair(self.root, variant)
-        check_svi_pair(variant, pair, self.digest)
         return {expert: self.digest(pair.of(expert)) for expert in EXPERTS}
 
     def _extras(self, segment: Segment) -> list[Json]:
