@@ -30,7 +30,6 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from svi_story.engines.base import Frame, Latents
-    from svi_story.events import Event
 
 torch.set_num_threads(1)
 
@@ -119,14 +118,13 @@ class Memory:
 def engine(
     root: Path = MODELS,
     dtype: str = "float32",
-    report: Callable[[Event], None] = lambda _: None,
     pictures: Mapping[str, Frame] | None = None,
     **options: object,
 ) -> Svi:
     """An engine on the CPU; `pictures` has anchors by their hash, else all show the reference image."""
     shown = pictures or defaultdict(anchor_picture)
     given = Options(root, dtype=dtype, device="cpu", **options)  # type: ignore[arg-type]  # the tests' keywords
-    return Svi(given, report, anchor_pixels=lambda anchor: shown[anchor.pixels])
+    return Svi(given, anchor_pixels=lambda anchor: shown[anchor.pixels])
 
 
 def ignore_step(done: int, steps: int) -> None:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import shutil
-from dataclasses import dataclass, fields, replace
+import subprocess
+import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,13 +19,13 @@ from tokenizers import Tokenizer
 from svi_story.engines.svi import loading, schedule, text
 from svi_story.engines.svi import sampler as sampler_module
 from svi_story.engines.svi.embeddings import Embeddings
-from svi_story.engines.svi.engine import Options, Svi
-from svi_story.engines.svi.identity import ExtraLora, SviIdentity, distill_loras
-from svi_story.engines.svi.layout import Pair, find_layout
+from svi_story.engines.svi.engine import Options, Svi, open_anchor
+from svi_story.engines.svi.identity import SviIdentity, distill_loras
+from svi_story.engines.svi.layout import find_layout
 from svi_story.errors import InputError, RenderError
-from svi_story.events import Event, Warned
+from svi_story.plan.fingerprints import Fingerprints
 from svi_story.plan.keys import key_of
-from svi_story.plan.model import Guidance, Segment, Size
+from svi_story.plan.model import Distill, Guidance, Lora, Segment, Size
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -33,25 +35,9 @@ if TYPE_CHECKING:
     from svi_story.plan.keys import Json
 
 
-@dataclass(frozen=True)
-class Lora:
-    """What a board's `loras:` becomes."""
-
-    path: Path
-    high: float = 1.0
-    low: float = 1.0
-
-
-@dataclass(frozen=True)
-class Styled(Segment):
-    """A segment with LoRAs besides the pair."""
-
-    loras: tuple[Lora, ...] = ()
-
-
-def styled(one: Segment, *loras: Lora) -> Styled:
+def styled(one: Segment, *loras: Lora) -> Segment:
     """A segment with extra LoRAs."""
-    return Styled(**{field.name: getattr(one, field.name) for field in fields(one)}, loras=loras)
+    return replace(one, loras=loras)
 
 
 @pytest.fixture(scope="module")
@@ -99,7 +85,7 @@ def test_what_was_made_before_does_not_matter(svi: Svi, style: Path) -> None:
     with support.engine() as fresh:
         (wanted,) = support.render(fresh, [last])
     support.render(svi, [support.segment(2, "2.0", frames=5)])
-    support.render(svi, [styled(support.segment(0, "2.0-pro", frames=5), Lora(style, high=0.3))])
+    support.render(svi, [styled(support.segment(0, "2.0-pro", frames=5), Lora(style, 0.3, 1.0))])
     (made,) = support.render(svi, [last])
     assert np.array_equal(made.latents, wanted.latents)
     assert np.array_equal(made.frames, wanted.frames)
@@ -288,7 +274,8 @@ def test_every_seed_of_a_board_makes_noise(seed: int) -> None:
 def test_extra_loras_change_the_clip_and_leave_no_trace(svi: Svi, style: Path) -> None:
     one = support.segment(frames=5)
     before, with_style, after = (
-        support.render(svi, [segment])[0].latents for segment in (one, styled(one, Lora(style)), one)
+        support.render(svi, [segment])[0].latents
+        for segment in (one, styled(one, Lora(style, 1.0, 1.0)), one)
     )
     assert np.array_equal(before, after)
     assert not np.array_equal(before, with_style)
@@ -298,41 +285,79 @@ def test_a_lora_for_one_expert_leaves_the_other(svi: Svi, style: Path) -> None:
     settings = support.sampler(boundary=0.0)  # the high-noise expert alone
     one = support.segment(settings=settings, frames=5)
     plain, low_only = (
-        support.render(svi, [segment])[0].latents for segment in (one, styled(one, Lora(style, high=0.0)))
+        support.render(svi, [segment])[0].latents for segment in (one, styled(one, Lora(style, 0.0, 1.0)))
     )
     assert np.array_equal(plain, low_only)
 
 
-def test_unofficial_loras_are_noted_once() -> None:
-    seen: list[Event] = []
-    with support.engine(report=seen.append) as entered:
-        for clip in range(2):
-            support.render(entered, [support.segment(clip, "2.0-pro", frames=5)])
-    notes = [event.message for event in seen if isinstance(event, Warned)]
+def test_unofficial_loras_are_noted(svi: Svi, style: Path, tmp_path: Path) -> None:
+    notes = svi.notes(support.segment(0, "2.0-pro"))
     assert len(notes) == 2
     assert all("not known to be the official SVI 2.0-pro LoRA" in note for note in notes)
+    named = Path(shutil.copy(style, tmp_path / "style_low_noise.safetensors"))
+    (note,) = set(svi.notes(styled(support.segment(0, "2.0-pro"), Lora(named, 1.0, 1.0)))) - set(notes)
+    assert "named for the low-noise expert" in note
+    assert svi.notes(styled(support.segment(0, "2.0-pro"), Lora(named, 0.0, 1.0))) == notes
 
 
-def test_a_missing_pair_is_an_error(tmp_path: Path) -> None:
+def test_a_missing_pair_is_found_before_anything_starts(tmp_path: Path) -> None:
     root = support.copy_models(tmp_path)
     support.lora_file(root, "low").unlink()
-    with support.engine(root) as entered, pytest.raises(InputError, match=r"SVI 2\.0 LoRA of the low-noise"):
-        support.render(entered, [support.segment(frames=5)])
+    missing = r"SVI 2\.0 LoRA of the low-noise"
+    with support.engine(root) as entered:
+        with pytest.raises(InputError, match=missing):
+            entered.notes(support.segment())
+        with pytest.raises(InputError, match=missing):
+            entered.prepare([support.segment()])
+        with pytest.raises(RenderError, match=missing):
+            support.render(entered, [support.segment(frames=5)])
+
+
+def test_all_that_is_wrong_is_found_before_anything_starts(tmp_path: Path, style: Path) -> None:
+    root = support.copy_models(tmp_path)
+    (root / support.VAE_FILE).write_bytes(b"x")
+    (root / support.TEXT_FILE).write_bytes(b"x")
+    shard = root / support.EXPERT_FOLDERS["low"] / "diffusion_pytorch_model-00001-of-00002.safetensors"
+    support.change_file(shard, lambda t: t | {"more": torch.zeros(1)})
+    support.change_file(style, lambda t: t | {"odd": torch.zeros(1)})
+    with support.engine(root) as entered, pytest.raises(InputError) as caught:
+        entered.prepare([support.segment(), styled(support.segment(1), Lora(style, 1.0, 1.0))])
+    text = str(caught.value)
+    assert all(part in text for part in ("Wan2.1_VAE", "models_t5", "more is not known to the model"))
+    shard.unlink()
+    (root / support.EXPERT_FOLDERS["low"]).rename(root / "away")
+    shutil.copytree(support.MODELS / support.EXPERT_FOLDERS["low"], root / support.EXPERT_FOLDERS["low"])
+    with support.engine(root) as entered, pytest.raises(InputError, match="odd belongs to no weight"):
+        entered.prepare([styled(support.segment(1), Lora(style, 1.0, 1.0))])
 
 
 def test_nan_in_the_weights_is_named(tmp_path: Path) -> None:
     root = support.copy_models(tmp_path)
     key = "blocks.0.ffn.0.lora_B.default.weight"
     support.change_file(support.lora_file(root, "high"), lambda t: t | {key: t[key] * float("nan")})
-    with support.engine(root) as entered, pytest.raises(InputError, match="holds NaN"):
+    with support.engine(root) as entered, pytest.raises(RenderError, match="holds NaN"):
         support.render(entered, [support.segment(frames=5)])
 
 
 def test_a_distillation_pair_is_two_extra_loras() -> None:
-    pair = Pair(Path("high_noise_model.safetensors"), Path("low_noise_model.safetensors"))
-    assert distill_loras(pair, 0.5, 1.0) == (ExtraLora(pair.high, 0.5, 0.0), ExtraLora(pair.low, 0.0, 1.0))
+    files = (Path("high_noise_model.safetensors"), Path("low_noise_model.safetensors"))
+    pair = distill_loras(Distill(0.5, 1.0, files), Path())
+    assert pair == (Lora(files[0], 0.5, 0.0), Lora(files[1], 0.0, 1.0))
     with pytest.raises(InputError, match="swap the two"):
-        distill_loras(Pair(pair.low, pair.high), 0.5, 1.0)
+        distill_loras(Distill(0.5, 1.0, files[::-1]), Path())
+    with pytest.raises(InputError) as missing:
+        distill_loras(Distill(0.5, 1.0, None), Path("nowhere"))
+    assert len(missing.value.problems) == 2
+
+
+def test_the_anchor_is_opened_and_fitted(tmp_path: Path) -> None:
+    size = Size(80, 64)
+    anchor = Fingerprints(tmp_path / "memo.json").anchor(support.DATA / "anchor.png", size, "crop")
+    assert np.array_equal(open_anchor(anchor), support.anchor_picture())
+    with pytest.raises(RenderError, match="changed while the film was being made"):
+        open_anchor(replace(anchor, pixels="other"))
+    with pytest.raises(RenderError, match=r"gone\.png"):
+        open_anchor(replace(anchor, path=tmp_path / "gone.png"))
 
 
 # --- options
@@ -357,6 +382,19 @@ def test_kernels_agree(svi: Svi) -> None:
         assert entered.environment()["attention"] == "torch-math"
         (made,) = support.render(entered, [one])
     assert support.deviation(made.latents, torch.tensor(support.render(svi, [one])[0].latents)) < 1e-4
+
+
+def test_nothing_is_printed() -> None:
+    # A process of its own: the libraries say some things only once, when they are imported.
+    code = """
+import svi_support as support
+with support.engine() as svi:
+    svi.prepare([support.segment(frames=5)])
+    support.render(svi, [support.segment(frames=5)])
+"""
+    command = [sys.executable, "-W", "error", "-c", code]
+    done = subprocess.run(command, cwd=Path(__file__).parent, capture_output=True, check=False)
+    assert (done.returncode, done.stdout, done.stderr) == (0, b"", b"")
 
 
 def test_the_environment_names_the_kernel(svi: Svi) -> None:
@@ -426,7 +464,7 @@ def test_dtype_weights_and_loras_change_the_key(tmp_path: Path, style: Path) -> 
             changed / (root / file).relative_to(root), lambda t: {k: v + 1 for k, v in t.items()}
         )
         assert key(one, SviIdentity(changed, "float32")) != key(one)
-    keys = [key(styled(one, Lora(style, high))) for high in (0.5, 1.0)]
+    keys = [key(styled(one, Lora(style, high, 1.0))) for high in (0.5, 1.0)]
     assert len({key(one), *keys}) == 3
     assert key(styled(one, Lora(style, 0.0, 0.0))) == key(one)
 

@@ -239,6 +239,13 @@ def test_truncated_files_are_named(tmp_path: Path, model: str, keep: int) -> Non
     assert file.name in str(caught.value)
 
 
+def test_a_file_without_tensors_is_named(tmp_path: Path) -> None:
+    root = support.copy_models(tmp_path)
+    save_file({}, root / support.VAE_FILE)
+    with pytest.raises(InputError, match=r"Wan2\.1_VAE\.safetensors: holds no tensors"):
+        load_all(root)
+
+
 def test_a_pickle_is_not_read(tmp_path: Path) -> None:
     root = support.copy_models(tmp_path)
     torch.save({"encoder.conv1.bias": torch.zeros(8)}, root / support.VAE_FILE)

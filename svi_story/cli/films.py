@@ -87,7 +87,7 @@ def render(
         with reporter(as_json=as_json, quiet=quiet, verbose=verbose) as report:
             store = Store(cache, report)
             engines = {
-                name: create(name, choice.options, fingerprints.file, store.embedding, report)
+                name: create(name, choice.options, fingerprints.file, store.embedding)
                 for name in {item.job.plan.engine for item in orders}
             }
             outcomes.extend(render_orders(orders, engines, store, report))

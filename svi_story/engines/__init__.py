@@ -10,7 +10,6 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from svi_story.engines.base import Checkpoint, Engine
-    from svi_story.events import Reporter
     from svi_story.plan.keys import Identity
 
     Digest = Callable[[Path], str]
@@ -46,7 +45,7 @@ def identity_of(name: str, options: EngineOptions, digest: Digest) -> Identity:
     return SviIdentity(options.models, options.dtype, digest)
 
 
-def create(name: str, options: EngineOptions, digest: Digest, keep: Keep, report: Reporter) -> Engine:
+def create(name: str, options: EngineOptions, digest: Digest, keep: Keep) -> Engine:
     """The engine of that name, not entered yet. Raises InputError when this machine cannot have it."""
     if name == "animatic":
         from svi_story.engines.animatic import Animatic
@@ -54,4 +53,4 @@ def create(name: str, options: EngineOptions, digest: Digest, keep: Keep, report
         return Animatic()
     from svi_story.engines.svi import open_engine
 
-    return open_engine(options, digest, keep, report)
+    return open_engine(options, digest, keep)

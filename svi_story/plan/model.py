@@ -51,6 +51,10 @@ class Lora:
     high: float
     low: float
 
+    def strength(self, expert: Literal["high", "low"]) -> float:
+        """Its strength on one expert."""
+        return self.high if expert == "high" else self.low
+
 
 @dataclass(frozen=True)
 class Distill:

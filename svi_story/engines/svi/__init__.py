@@ -10,12 +10,11 @@ from svi_story.errors import InputError
 if TYPE_CHECKING:
     from svi_story.engines import Digest, EngineOptions, Keep
     from svi_story.engines.svi.engine import Svi
-    from svi_story.events import Reporter
 
 NEEDS = ("torch", "diffusers", "transformers", "ftfy")
 
 
-def open_engine(options: EngineOptions, digest: Digest, keep: Keep, report: Reporter) -> Svi:
+def open_engine(options: EngineOptions, digest: Digest, keep: Keep) -> Svi:
     """The engine, not entered yet. Raises InputError when a package is missing."""
     missing = [name for name in NEEDS if find_spec(name) is None]
     if missing:
@@ -26,4 +25,4 @@ def open_engine(options: EngineOptions, digest: Digest, keep: Keep, report: Repo
 
     text_key = SviIdentity(options.models, options.dtype, digest).text_key
     settings = Options(options.models, options.dtype, attention=options.attention)
-    return Svi(settings, report, digest, keep_embedding=lambda prompt: keep(text_key(prompt)))
+    return Svi(settings, digest, keep_embedding=lambda prompt: keep(text_key(prompt)))

@@ -10,12 +10,14 @@ import json
 import math
 from typing import TYPE_CHECKING
 
-from svi_story.engines.svi.tensors import Entry, few
+from svi_story.engines.svi.together import few
 from svi_story.errors import InputError, Problem
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping
     from pathlib import Path
+
+    from svi_story.engines.svi.tensors import Entry
 
     Entries = Mapping[str, Entry]
     Config = Mapping[str, object]

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import TYPE_CHECKING
 
 from svi_story.engines.svi.attention import use_kernel
 from svi_story.engines.svi.layout import EXPERTS
 from svi_story.engines.svi.loading import Blueprint, load_transformer, read_transformer
 from svi_story.engines.svi.lora import merge, recipes
-from svi_story.errors import InputError, Problem
+from svi_story.engines.svi.together import all_of
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -18,6 +19,9 @@ if TYPE_CHECKING:
     from svi_story.engines.svi.layout import Expert, Layout
     from svi_story.engines.svi.loading import Place
     from svi_story.engines.svi.lora import Recipe, Use
+
+    Uses = Mapping[Expert, Sequence[Use]]
+    """The LoRAs of each expert, in the order they are added."""
 
 
 class Experts:
@@ -54,22 +58,18 @@ class Experts:
         assert isinstance(value, int)
         return value
 
-    def equip(self, uses: Mapping[Expert, Sequence[Use]]) -> None:
-        """Say which LoRAs come next; they are merged when an expert is used.
+    def recipes(self, uses: Uses) -> dict[Expert, dict[str, Recipe]]:
+        """What a set of LoRAs changes in each expert. Raises InputError with every problem of every file."""
 
-        Raises InputError with every problem of every file for either expert, before anything is changed.
-        """
-        wanted: dict[Expert, dict[str, Recipe]] = {}
-        problems: list[Problem] = []
-        for expert in EXPERTS:
-            try:
-                shapes = {name: entry.shape for name, entry in self.blueprint(expert).entries.items()}
-                wanted[expert] = recipes(uses[expert], shapes)
-            except InputError as error:
-                problems += error.problems
-        if problems:
-            raise InputError(*problems)
-        self._wanted = wanted
+        def of(expert: Expert) -> dict[str, Recipe]:
+            shapes = {name: entry.shape for name, entry in self.blueprint(expert).entries.items()}
+            return recipes(uses[expert], shapes)
+
+        return dict(zip(EXPERTS, all_of([partial(of, expert) for expert in EXPERTS]), strict=True))
+
+    def equip(self, uses: Uses) -> None:
+        """Say which LoRAs come next; they are merged when an expert is used. Raises InputError as above."""
+        self._wanted = self.recipes(uses)
 
     def use(self, expert: Expert) -> WanTransformer3DModel:
         """An expert on the device with the LoRAs asked for. Raises InputError for weights that are wrong."""

@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from svi_story.engines.svi.layout import (
@@ -16,12 +15,13 @@ from svi_story.engines.svi.layout import (
     find_layout,
     find_svi_pair,
 )
-from svi_story.engines.svi.pairs import check_distill, check_svi_pair
+from svi_story.engines.svi.pairs import check_distill, check_extra, check_svi_pair
 from svi_story.errors import InputError, Problem
 from svi_story.plan.keys import key_of
 from svi_story.plan.model import Lora
 
 if TYPE_CHECKING:
+    from pathlib import Path
     from collections.abc import Mapping
 
     from svi_story.engines.svi.pairs import Digest
@@ -101,7 +101,8 @@ class SviIdentity:
         return [self.digest(file) for file in self.files[model]]
 
     def inputs(self, segment: Segment) -> Mapping[str, Json]:
-        """All that a segment's frames depend on. Raises InputError for missing or wrong files."""
+        """All that a segment's frames depend on. Raises InputError for missing files and wrong places."""
+        self.notes(segment)
         sampler = segment.sampler
         guidance = {"high": sampler.guidance.high, "low": sampler.guidance.low}
         guided = any(scale != 1 for scale in guidance.values())
@@ -125,10 +126,18 @@ class SviIdentity:
             "anchor": segment.anchor.pixels,
         }
 
+    def notes(self, segment: Segment) -> tuple[str, ...]:
+        """What the user should know about a segment's LoRAs. Raises InputError for files in wrong places."""
+        variant = segment.sampler.variant
+        notes = check_svi_pair(variant, find_svi_pair(self.root, variant), self.digest)
+        for lora in extras_of(segment, self.root):
+            used = tuple(expert for expert in EXPERTS if lora.strength(expert))
+            notes += check_extra(lora.path, used, self.digest)
+        return tuple(notes)
+
     def _pair(self, segment: Segment) -> dict[str, Json]:
         variant = segment.sampler.variant
         pair = find_svi_pair(self.root, variant)
-        check_svi_pair(variant, pair, self.digest)
         return {expert: self.digest(pair.of(expert)) for expert in EXPERTS}
 
     def _extras(self, segment: Segment) -> list[Json]:

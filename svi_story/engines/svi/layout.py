@@ -5,12 +5,14 @@ from __future__ import annotations
 import json
 import re
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Literal
 
+from svi_story.engines.svi.together import all_of
 from svi_story.errors import InputError, Problem
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Iterator
     from pathlib import Path
 
     from svi_story.plan.model import Variant
@@ -101,77 +103,63 @@ _WANTED = {
             *(f"{place}text_encoder" for place in DIFFUSERS_PLACES),
         ),
     ),
-}
-_TOKENIZER = _Wanted(
-    "the tokenizer",
-    TOKENIZER_REPO,
-    (
-        f"{TOKENIZER_REPO}/google/umt5-xxl/tokenizer.json",
-        f"{EXPERT_REPO}/google/umt5-xxl/tokenizer.json",
-        *(f"{place}tokenizer/tokenizer.json" for place in DIFFUSERS_PLACES),
+    "tokenizer": _Wanted(
+        "the tokenizer",
+        TOKENIZER_REPO,
+        (
+            f"{TOKENIZER_REPO}/google/umt5-xxl/tokenizer.json",
+            f"{EXPERT_REPO}/google/umt5-xxl/tokenizer.json",
+            *(f"{place}tokenizer/tokenizer.json" for place in DIFFUSERS_PLACES),
+        ),
     ),
-)
+}
 _SVI_PLACES = ("Stable-Video-Infinity/version-2.0", f"{SVI_REPO}/version-2.0")
 _DISTILL_PLACE = f"{DISTILL_REPO}/Wan2.2-I2V-A14B-4steps-lora-rank64-Seko-V1"
 
 
 def find_layout(root: Path) -> Layout:
     """Every model's files under a models folder. Raises InputError that lists all that is missing."""
-    problems: list[Problem] = []
-    found: dict[str, ModelFiles] = {}
-    for name, wanted in _WANTED.items():
-        try:
-            found[name] = _find_model(root, wanted)
-        except InputError as error:
-            problems += error.problems
-    tokenizer = _first_file(root, _TOKENIZER.places)
-    if tokenizer is None:
-        problems.append(_missing(root, _TOKENIZER))
-    if problems or tokenizer is None:
-        raise InputError(*problems)
-    return Layout(**found, tokenizer=tokenizer)
+    found = all_of([partial(_find, root, wanted) for wanted in _WANTED.values()])
+    models = dict(zip(_WANTED, found, strict=True))
+    tokenizer = models.pop("tokenizer").weights[0]
+    return Layout(**models, tokenizer=tokenizer)
 
 
 def find_svi_pair(root: Path, variant: Variant) -> Pair:
     """The variant's own LoRA pair. Raises InputError that names each missing file."""
     suffix = {"2.0": "", "2.0-pro": "_pro"}[variant]
-    names = {e: f"SVI_Wan2.2-I2V-A14B_{e}_noise_lora_v2.0{suffix}.safetensors" for e in EXPERTS}
-    return _find_pair(root, f"SVI {variant} LoRA", SVI_REPO, _SVI_PLACES, names)
+    name = f"SVI_Wan2.2-I2V-A14B_{{}}_noise_lora_v2.0{suffix}.safetensors"
+    places = tuple(f"{place}/{name}" for place in _SVI_PLACES)
+    return _find_pair(root, _Wanted(f"the SVI {variant} LoRA of the {{}}-noise expert", SVI_REPO, places))
 
 
 def find_distill_pair(root: Path) -> Pair:
     """The LightX2V pair of the fast presets. Raises InputError that names each missing file."""
-    names = {e: f"{e}_noise_model.safetensors" for e in EXPERTS}
-    return _find_pair(root, "LightX2V LoRA", DISTILL_REPO, (_DISTILL_PLACE,), names)
+    places = (f"{_DISTILL_PLACE}/{{}}_noise_model.safetensors",)
+    return _find_pair(root, _Wanted("the LightX2V LoRA of the {}-noise expert", DISTILL_REPO, places))
 
 
 def files_of(layout: Layout) -> dict[str, tuple[Path, ...]]:
     """Every file whose content decides what the models compute, by model."""
-    models = {name: getattr(layout, name) for name in _WANTED}
+    models = {name: getattr(layout, name) for name in _WANTED if name != "tokenizer"}
     files = {
         name: (*model.weights, *((model.config,) if model.config else ())) for name, model in models.items()
     }
     return {**files, "tokenizer": (layout.tokenizer,)}
 
 
-def _find_pair(root: Path, what: str, source: str, places: Sequence[str], names: dict[Expert, str]) -> Pair:
-    found = {e: _first_file(root, [f"{place}/{names[e]}" for place in places]) for e in EXPERTS}
-    problems = [
-        _missing(root, _Wanted(f"the {what} of the {e}-noise expert", source, (f"{places[0]}/{names[e]}",)))
-        for e in EXPERTS
-        if found[e] is None
-    ]
-    high, low = found["high"], found["low"]
-    if high is None or low is None:
-        raise InputError(*problems)
-    return Pair(high, low)
+def _find_pair(root: Path, wanted: _Wanted) -> Pair:
+    """A pair whose names have {} where the expert stands."""
+
+    def of(expert: Expert) -> Path:
+        places = tuple(place.format(expert) for place in wanted.places)
+        return _find(root, _Wanted(wanted.what.format(expert), wanted.source, places)).weights[0]
+
+    return Pair(*all_of([partial(of, expert) for expert in EXPERTS]))
 
 
-def _first_file(root: Path, places: Sequence[str]) -> Path | None:
-    return next((root / place for place in places if (root / place).is_file()), None)
-
-
-def _find_model(root: Path, wanted: _Wanted) -> ModelFiles:
+def _find(root: Path, wanted: _Wanted) -> ModelFiles:
+    """The first place that holds what is wanted: a file, or a folder with weights."""
     for place in (root / name for name in wanted.places):
         if place.is_file():
             return ModelFiles((place,), None)
@@ -180,7 +168,8 @@ def _find_model(root: Path, wanted: _Wanted) -> ModelFiles:
             config = place / "config.json"
             if weights:
                 return ModelFiles(weights, config if config.is_file() else None)
-    raise InputError(_missing(root, wanted))
+    what = f"not found: {wanted.what}; download {wanted.source}, or name another folder with --models"
+    raise InputError(Problem(f"{what} ({PREVIEW})", file=str(root / wanted.places[0])))
 
 
 def _weights_in(folder: Path, wanted: _Wanted) -> list[Path]:
@@ -220,8 +209,3 @@ def _siblings(name: str) -> Iterator[str]:
     count = int(match[3]) if match else 0
     for number in range(1, min(count, 999) + 1):
         yield f"{match[1]}-{number:05}-of-{match[3]}.safetensors" if match else name
-
-
-def _missing(root: Path, wanted: _Wanted) -> Problem:
-    what = f"not found: {wanted.what}; download {wanted.source}, or name another folder with --models"
-    return Problem(f"{what} ({PREVIEW})", file=str(root / wanted.places[0]))

@@ -6,7 +6,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from svi_story.engines.svi import architecture as arch
-from svi_story.engines.svi.tensors import Entry, few, is_finite, read_headers
+from svi_story.engines.svi.tensors import Entry, is_finite, read_headers
+from svi_story.engines.svi.together import few
 from svi_story.errors import InputError, Problem
 
 if TYPE_CHECKING:
@@ -45,23 +46,30 @@ class Blueprint:
 
 
 def read_transformer(files: ModelFiles) -> Blueprint:
-    """An expert as its files describe it. Raises InputError for bad files; reads no weights."""
+    """An expert as its files describe it. Raises InputError naming every tensor that is wrong; reads none."""
     entries = read_headers(files.weights)
     entries = arch.by_name(entries, arch.name_transformer(entries))
-    return Blueprint(entries, arch.transformer_settings(entries, arch.read_config(files.config)))
+    blueprint = Blueprint(entries, arch.transformer_settings(entries, arch.read_config(files.config)))
+    check_same(_empty_transformer(blueprint), entries)
+    return blueprint
 
 
 def load_transformer(blueprint: Blueprint, device: torch.device, prepare: Prepare) -> WanTransformer3DModel:
-    """One expert, each weight as `prepare` makes it. Raises InputError naming every tensor that is wrong."""
-    import torch
-    from diffusers import WanTransformer3DModel
-
-    with torch.device("meta"):
-        model = WanTransformer3DModel(**blueprint.settings)
+    """One expert, each weight as `prepare` makes it. Raises InputError naming what is no number."""
+    model = _empty_transformer(blueprint)
     rope = model.rope  # its tables are computed, not stored; on "meta" there are none
     model.rope = type(rope)(rope.attention_head_dim, rope.patch_size, rope.max_seq_len).to(device)
     _fill(model, blueprint.entries, prepare)
     return model
+
+
+def _empty_transformer(blueprint: Blueprint) -> WanTransformer3DModel:
+    """An expert without memory behind its weights."""
+    import torch
+    from diffusers import WanTransformer3DModel
+
+    with torch.device("meta"):
+        return WanTransformer3DModel(**blueprint.settings)
 
 
 def load_vae(files: ModelFiles, place: Place) -> AutoencoderKLWan:
@@ -98,17 +106,17 @@ def load_text_encoder(files: ModelFiles, place: Place) -> UMT5EncoderModel:
 
 def _fill(model: nn.Module, entries: Mapping[str, Entry], prepare: Prepare) -> None:
     """Give a model built on "meta" its weights; exactly these, all of them, all finite."""
-    shapes = {name: tuple(parameter.shape) for name, parameter in model.named_parameters()}
-    check_same(shapes, entries)
-    state = {name: prepare(name, entries[name]) for name in shapes}
+    check_same(model, entries)
+    state = {name: prepare(name, entries[name]) for name, _ in model.named_parameters()}
     check_finite(state, entries)
     model.load_state_dict(state, strict=False, assign=True)  # tied weights appear once in named_parameters
     assert not any(tensor.is_meta for tensor in (*model.parameters(), *model.buffers()))
     model.requires_grad_(requires_grad=False).eval()
 
 
-def check_same(shapes: Mapping[str, tuple[int, ...]], entries: Mapping[str, Entry]) -> None:
+def check_same(model: nn.Module, entries: Mapping[str, Entry]) -> None:
     """Raises InputError unless a model has exactly these tensors in exactly these shapes."""
+    shapes = {name: tuple(parameter.shape) for name, parameter in model.named_parameters()}
     file = str(next(iter(entries.values())).file)
     missing = [Problem(f"{name} is missing", file=file) for name in shapes if name not in entries]
     surplus = [

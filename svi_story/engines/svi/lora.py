@@ -10,10 +10,12 @@ from __future__ import annotations
 import math
 import re
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING
 
 from svi_story.engines.svi.architecture import from_native
-from svi_story.engines.svi.tensors import Entry, dtype_problems, few, is_finite, read_header
+from svi_story.engines.svi.tensors import Entry, dtype_problems, is_finite, read_header
+from svi_story.engines.svi.together import all_of, few
 from svi_story.errors import InputError, Problem
 
 if TYPE_CHECKING:
@@ -60,18 +62,11 @@ def recipes(uses: Iterable[Use], shapes: Mapping[str, tuple[int, ...]]) -> dict[
     `shapes` are the expert's weights by diffusers' names. Raises InputError naming every key that is not
     understood, has no counterpart, or does not fit, in any of the files.
     """
+    uses = list(uses)
     found: dict[str, Recipe] = {}
-    problems: list[Problem] = []
-    for use in uses:
-        try:
-            factors = read_lora(use, shapes)
-        except InputError as error:
-            problems += error.problems
-            continue
+    for use, factors in zip(uses, all_of([partial(read_lora, use, shapes) for use in uses]), strict=True):
         if use.strength:
             found |= {name: (*found.get(name, ()), factor) for name, factor in factors.items()}
-    if problems:
-        raise InputError(*problems)
     return found
 
 

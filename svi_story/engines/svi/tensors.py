@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING
 
+from svi_story.engines.svi.together import all_of, few
 from svi_story.errors import InputError, Problem
 
 if TYPE_CHECKING:
@@ -62,23 +64,22 @@ def read_header(file: Path) -> dict[str, Entry]:
 
 def read_headers(files: Iterable[Path]) -> dict[str, Entry]:
     """Every tensor of a model whose shards these are. Raises InputError for bad files, keys, types."""
+    files = list(files)
     entries: dict[str, Entry] = {}
     problems: list[Problem] = []
-    for file in files:
-        try:
-            header = read_header(file)
-        except InputError as error:
-            problems += error.problems
-            continue
-        double = [key for key in header if key in entries]
-        problems += few(
-            [Problem(f"holds {key}, as does {entries[key].file.name}", file=str(file)) for key in double]
-        )
-        problems += few([problem for entry in header.values() for problem in dtype_problems(entry)])
+    for header in all_of([partial(read_header, file) for file in files]):
+        problems += few([p for entry in header.values() for p in dtype_problems(entry)])
+        problems += few([_double(entry, entries[key]) for key, entry in header.items() if key in entries])
         entries |= header
+    if not entries:
+        problems += [Problem("holds no tensors; download it again", file=str(file)) for file in files]
     if problems:
         raise InputError(*problems)
     return entries
+
+
+def _double(entry: Entry, other: Entry) -> Problem:
+    return Problem(f"holds {entry.key}, as does {other.file.name}", file=str(entry.file))
 
 
 def dtype_problems(entry: Entry) -> list[Problem]:
@@ -97,14 +98,6 @@ def is_finite(tensor: Tensor) -> Tensor:
         return torch.ones((), dtype=torch.bool, device=tensor.device)
     low, high = torch.aminmax(tensor)  # carries NaN along, and needs no memory of the tensor's size
     return torch.isfinite(low) & torch.isfinite(high)
-
-
-def few(problems: list[Problem], most: int = 8) -> list[Problem]:
-    """The first problems of a kind, and how many more there are."""
-    if len(problems) <= most:
-        return problems
-    rest = Problem(f"and {len(problems) - most} more like that", file=problems[0].file)
-    return [*problems[:most], rest]
 
 
 def _unreadable(file: Path, error: Exception) -> Problem:
