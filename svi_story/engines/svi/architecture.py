@@ -1,0 +1,245 @@
+"""What the files say about the models: diffusers' and transformers' names and settings, from keys and shapes.
+
+Sizes always come from the tensors' shapes; config.json adds only what no shape shows (heads, epsilons, latent
+statistics). So a wrong config.json cannot build a model that the files do not fill.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from typing import TYPE_CHECKING
+
+from svi_story.engines.svi.together import few
+from svi_story.errors import InputError, Problem
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Mapping
+    from pathlib import Path
+
+    from svi_story.engines.svi.tensors import Entry
+
+    Entries = Mapping[str, Entry]
+    Config = Mapping[str, object]
+
+HEAD_SIZE = 128
+"""Wan's head size, where no config.json gives the number of heads."""
+MASK_CHANNELS = 4
+
+_UMT5_TOP = {
+    "token_embedding.weight": "shared.weight",
+    "norm.weight": "encoder.final_layer_norm.weight",
+    "encoder.embed_tokens.weight": "shared.weight",
+}
+TIED = ("encoder.embed_tokens.weight", "shared.weight")
+"""The same weight twice in transformers' UMT5; files hold either or both."""
+_UMT5_BLOCK = {
+    "norm1": "layer.0.layer_norm",
+    "attn.q": "layer.0.SelfAttention.q",
+    "attn.k": "layer.0.SelfAttention.k",
+    "attn.v": "layer.0.SelfAttention.v",
+    "attn.o": "layer.0.SelfAttention.o",
+    "pos_embedding.embedding": "layer.0.SelfAttention.relative_attention_bias",
+    "norm2": "layer.1.layer_norm",
+    "ffn.gate.0": "layer.1.DenseReluDense.wi_0",
+    "ffn.fc1": "layer.1.DenseReluDense.wi_1",
+    "ffn.fc2": "layer.1.DenseReluDense.wo",
+}
+
+
+def name_transformer(keys: Iterable[str]) -> dict[str, str]:
+    """Each key of an expert's files (native Wan or diffusers) -> its name in WanTransformer3DModel."""
+    keys = list(keys)
+    native = any(".self_attn." in key for key in keys)
+    return {key: from_native(key) if native else key for key in keys}
+
+
+def name_vae(keys: Iterable[str]) -> dict[str, str]:
+    """Each key of a VAE's files (native Wan or diffusers) -> its name in AutoencoderKLWan."""
+    from diffusers.loaders.single_file_utils import convert_wan_vae_to_diffusers
+
+    keys = list(keys)
+    native = any(key.startswith("encoder.downsamples.") for key in keys)
+    return {key: _converted(key, convert_wan_vae_to_diffusers) if native else key for key in keys}
+
+
+def name_text_encoder(keys: Iterable[str]) -> dict[str, str]:
+    """Each key of a text encoder's files (native Wan or transformers) -> its name in UMT5EncoderModel."""
+    return {key: _umt5_name(key) for key in keys}
+
+
+def from_native(key: str) -> str:
+    """A native Wan key of an expert -> diffusers' name (the key itself where there is none)."""
+    from diffusers.loaders.single_file_utils import convert_wan_transformer_to_diffusers
+
+    return _converted(key, convert_wan_transformer_to_diffusers)
+
+
+def _converted(key: str, convert: Callable[[dict[str, str]], dict[str, str]]) -> str:
+    """Diffusers' own conversion of a state dict, run on one key alone."""
+    try:
+        (name,) = convert({key: key})
+    except (ValueError, IndexError, TypeError):  # the conversion parses and slices; no real key fails it
+        return key
+    return name
+
+
+def _umt5_name(key: str) -> str:
+    if key in _UMT5_TOP:
+        return _UMT5_TOP[key]
+    parts = key.split(".")
+    inner = ".".join(parts[2:-1])
+    if parts[0] == "blocks" and inner in _UMT5_BLOCK:
+        return f"encoder.block.{parts[1]}.{_UMT5_BLOCK[inner]}.{parts[-1]}"
+    return key
+
+
+def by_name(entries: Entries, names: Mapping[str, str]) -> dict[str, Entry]:
+    """A model's tensors by the library's names. Raises InputError where two tensors would have one name."""
+    found: dict[str, Entry] = {}
+    problems = []
+    for key, entry in entries.items():
+        name = names[key]
+        if name in found:
+            problems.append(Problem(f"{key} and {found[name].key} are the same weight", file=str(entry.file)))
+        found[name] = entry
+    if problems:
+        raise InputError(*few(problems))
+    return found
+
+
+def read_config(path: Path | None) -> dict[str, object]:
+    """A config.json; nothing where there is none. Raises InputError when it is not a JSON object."""
+    if path is None:
+        return {}
+    try:
+        config = json.loads(path.read_text("utf-8"))
+    except (OSError, ValueError, RecursionError) as error:
+        raise InputError(Problem("cannot be read as JSON; download it again", file=str(path))) from error
+    if not isinstance(config, dict):
+        raise InputError(Problem("is no JSON object; download it again", file=str(path)))
+    return config
+
+
+def transformer_settings(entries: Entries, config: Config) -> dict[str, object]:
+    """The arguments of WanTransformer3DModel. Raises InputError for what is no image-to-video expert."""
+    inner, channels, *patch = _shape(entries, "patch_embedding.weight", 5)
+    out = _shape(entries, "proj_out.weight", 2)[0] // math.prod(patch)
+    file = str(entries["patch_embedding.weight"].file)
+    wanted = 2 * out + MASK_CHANNELS
+    if channels != wanted:
+        what = (
+            f"takes {channels} channels, an image-to-video expert {wanted}; "
+            "use the Wan 2.2 I2V A14B experts (T2V, TI2V and Animate are other models)"
+        )
+        raise InputError(Problem(what, file=file))
+    heads = _heads(inner, config, file)
+    return {
+        "patch_size": tuple(patch),
+        "num_attention_heads": heads,
+        "attention_head_dim": inner // heads,
+        "in_channels": channels,
+        "out_channels": out,
+        "text_dim": _shape(entries, "condition_embedder.text_embedder.linear_1.weight", 2)[1],
+        "freq_dim": _shape(entries, "condition_embedder.time_embedder.linear_1.weight", 2)[1],
+        "ffn_dim": _shape(entries, "blocks.0.ffn.net.0.proj.weight", 2)[0],
+        "num_layers": _blocks(entries, "blocks."),
+        "cross_attn_norm": "blocks.0.norm2.weight" in entries,
+        "eps": _number(config, "eps", 1e-6, file),
+    }
+
+
+def vae_settings(entries: Entries, config: Config) -> dict[str, object]:
+    """The arguments of AutoencoderKLWan; latent statistics are Wan 2.1's unless config.json gives others."""
+    base = _shape(entries, "encoder.conv_in.weight", 5)[0]
+    stages = range(
+        0, max(1, _blocks(entries, "encoder.down_blocks.")), 3
+    )  # two residual blocks, then one that halves
+    widths = [_shape(entries, f"encoder.down_blocks.{stage}.conv1.weight", 5)[0] for stage in stages]
+    z_dim = _shape(entries, "post_quant_conv.weight", 5)[0]
+    settings: dict[str, object] = {
+        "base_dim": base,
+        "decoder_base_dim": _shape(entries, "decoder.norm_out.gamma", 4)[0] * base // max(1, widths[0]),
+        "dim_mult": [width // base for width in widths],
+        "z_dim": z_dim,
+    }
+    return settings | _statistics(config, z_dim, str(entries["post_quant_conv.weight"].file))
+
+
+def text_encoder_settings(entries: Entries, config: Config) -> dict[str, object]:
+    """The arguments of UMT5Config. Source: Wan's text encoder (gated GELU, a position bias in each layer)."""
+    first = "encoder.block.0.layer"
+    buckets, heads = _shape(entries, f"{first}.0.SelfAttention.relative_attention_bias.weight", 2)
+    vocabulary, width = _shape(entries, "shared.weight", 2)
+    file = str(entries["shared.weight"].file)
+    return {
+        "vocab_size": vocabulary,
+        "d_model": width,
+        "d_kv": _shape(entries, f"{first}.0.SelfAttention.q.weight", 2)[0] // heads,
+        "d_ff": _shape(entries, f"{first}.1.DenseReluDense.wi_0.weight", 2)[0],
+        "num_heads": heads,
+        "num_layers": _blocks(entries, "encoder.block."),
+        "relative_attention_num_buckets": buckets,
+        "relative_attention_max_distance": int(_number(config, "relative_attention_max_distance", 128, file)),
+        "layer_norm_epsilon": _number(config, "layer_norm_epsilon", 1e-6, file),
+        "feed_forward_proj": "gated-gelu",
+        "dropout_rate": 0.0,
+    }
+
+
+def _shape(entries: Entries, name: str, dims: int) -> tuple[int, ...]:
+    entry = entries.get(name)
+    if entry is None:
+        files = sorted({str(other.file) for other in entries.values()})
+        what = f"{name} is missing: is this the right file? Download it again"
+        raise InputError(Problem(what, file=files[0] if files else ""))
+    if len(entry.shape) != dims or 0 in entry.shape:
+        what = f"{entry.key} has the shape {list(entry.shape)}; expected {dims} dimensions"
+        raise InputError(Problem(what, file=str(entry.file)))
+    return entry.shape
+
+
+def _blocks(entries: Entries, prefix: str) -> int:
+    """How many numbered blocks there are (a number left out shows as missing tensors later)."""
+    return len({name.removeprefix(prefix).split(".")[0] for name in entries if name.startswith(prefix)})
+
+
+def _heads(inner: int, config: Config, file: str) -> int:
+    heads = config.get("num_heads", config.get("num_attention_heads", inner // HEAD_SIZE))
+    if (
+        not isinstance(heads, int)
+        or isinstance(heads, bool)
+        or heads < 1
+        or inner % heads
+        or inner // heads % 2
+    ):
+        what = f"{heads!r} heads do not divide a width of {inner}; config.json's num_heads says how many"
+        raise InputError(Problem(what, file=file))
+    return heads
+
+
+def _number(config: Config, key: str, default: float, file: str) -> float:
+    value = config.get(key, default)
+    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value < math.inf:
+        what = f"config.json's {key} is {value!r}, not a number above 0; download it again"
+        raise InputError(Problem(what, file=file))
+    return float(value)
+
+
+def _statistics(config: Config, z_dim: int, file: str) -> dict[str, object]:
+    """latents_mean and latents_std from config.json, if it has them. Raises InputError unless they fit."""
+    import inspect
+
+    from diffusers import AutoencoderKLWan
+
+    known = inspect.signature(AutoencoderKLWan.__init__).parameters
+    found: dict[str, object] = {}
+    for key in ("latents_mean", "latents_std"):
+        values = config.get(key, known[key].default)
+        numbers = values if isinstance(values, list) else []
+        good = all(isinstance(v, int | float) and math.isfinite(v) for v in numbers)
+        if not good or len(numbers) != z_dim or (key == "latents_std" and min(numbers) <= 0):
+            what = f"{key}: expected {z_dim} numbers, one for each latent channel; see the VAE's config.json"
+            raise InputError(Problem(what, file=file))
+        found[key] = list(numbers)
+    return found

@@ -1,0 +1,276 @@
+"""The SVI engine: text first, then conditioning, sampling and decoding, each a plain function on tensors."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import partial
+from importlib.metadata import version
+from typing import TYPE_CHECKING, Self
+
+import numpy as np
+
+from svi_story.engines.anchor import open_anchor
+from svi_story.engines.svi import conditioning, schedule, vae
+from svi_story.engines.svi.attention import check_kernel, choose_kernel
+from svi_story.engines.svi.embeddings import Embeddings, release
+from svi_story.engines.svi.experts import Experts
+from svi_story.engines.svi.identity import SviIdentity, extras_of, sha256_of
+from svi_story.engines.svi.layout import EXPERTS, find_layout, find_svi_pair
+from svi_story.engines.svi.loading import Place, load_vae
+from svi_story.engines.svi.lora import Use
+from svi_story.engines.svi.sampler import Inputs, denoise, guided
+from svi_story.engines.svi.together import all_of
+from svi_story.errors import InputError, RenderError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Mapping, Sequence
+    from pathlib import Path
+    from types import TracebackType
+
+    from diffusers import AutoencoderKLWan
+    from torch import Tensor
+
+    from svi_story.engines.base import Carry, Checkpoint, Frame, Latents, OnStep
+    from svi_story.engines.svi.embeddings import Keep
+    from svi_story.engines.svi.experts import Uses
+    from svi_story.engines.svi.identity import ExtraLora
+    from svi_story.engines.svi.layout import Layout
+    from svi_story.engines.svi.pairs import Digest
+    from svi_story.plan.model import Anchor, Segment, Variant
+
+    AnchorPixels = Callable[[Anchor], Frame]
+    """An anchor's picture as the model sees it: [height, width, 3], uint8, after fit."""
+
+DTYPES = ("bfloat16", "float32")
+
+
+@dataclass(frozen=True)
+class Options:
+    """What the machine and the user decide, besides the board."""
+
+    root: Path
+    """The models folder."""
+    dtype: str = "bfloat16"
+    """What the experts and the text encoder compute in; the VAE is always float32."""
+    device: str = "auto"
+    attention: str = "auto"
+    checkpoint_every: int = 5
+    """Steps between two checkpoints."""
+    keep_both: bool = True
+    """Whether both experts stay in memory."""
+
+
+@dataclass
+class _Loaded:
+    """What is in memory while the engine is entered."""
+
+    layout: Layout
+    place: Place
+    kernel: str
+    experts: Experts
+    embeddings: Embeddings
+    vae: AutoencoderKLWan | None = None
+
+
+class Svi:
+    """Stable Video Infinity 2.0 and 2.0 Pro on Wan 2.2 I2V A14B. See docs/svi.md.
+
+    `digest` may remember the hashes of files, `keep_embedding` the embeddings of texts.
+    """
+
+    def __init__(
+        self,
+        options: Options,
+        digest: Digest = sha256_of,
+        anchor_pixels: AnchorPixels = open_anchor,
+        keep_embedding: Keep = lambda _: None,
+    ) -> None:
+        if options.dtype not in DTYPES:
+            raise InputError(f"--dtype {options.dtype}: use {' or '.join(DTYPES)}")
+        self._options = options
+        self._identity = SviIdentity(options.root, options.dtype, digest)
+        self._anchor_pixels = anchor_pixels
+        self._keep_embedding = keep_embedding
+        self._loaded: _Loaded | None = None
+
+    @property
+    def identity(self) -> SviIdentity:
+        """Name, revision and the inputs that frames depend on."""
+        return self._identity
+
+    def notes(self, segment: Segment) -> tuple[str, ...]:
+        """What the user should know about a segment's LoRAs. Raises InputError for files in wrong places."""
+        return self._identity.notes(segment)
+
+    def __enter__(self) -> Self:
+        import torch
+
+        _quiet()
+        torch.backends.cudnn.allow_tf32 = False  # float32 means float32, in the VAE too
+        layout = find_layout(self._options.root)
+        device = torch.device(_device(self._options.device))
+        place = Place(device, torch.float32 if self._options.dtype == "float32" else torch.bfloat16)
+        kernel = choose_kernel(device, place.dtype, self._options.attention)
+        experts = Experts(layout, place, kernel, keep_both=self._options.keep_both)
+        check_kernel(kernel, device, place.dtype, experts.setting("high", "attention_head_dim"))
+        embeddings = Embeddings(layout, place, self._keep_embedding)
+        self._loaded = _Loaded(layout, place, kernel, experts, embeddings)
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._loaded = None
+        release()
+
+    def environment(self) -> Mapping[str, str]:
+        """What may alter numbers besides the key's inputs: recorded with every entry, compared on reuse."""
+        import torch
+
+        device = self._running().place.device
+        return {
+            "attention": self._running().kernel,
+            "device": torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu",
+            "torch": torch.__version__,
+            "cuda": torch.version.cuda or "none",
+            **{package: version(package) for package in ("diffusers", "transformers", "ftfy")},
+        }
+
+    def prepare(self, segments: Sequence[Segment]) -> None:
+        """Check all that these segments need; encode every prompt once, and free the text encoder.
+
+        Raises InputError with all that is wrong: files, keys and shapes of every model and LoRA, numbers
+        that are none in the VAE and the text encoder (the experts' own are read when first used).
+        """
+        loaded = self._running()
+        sets = {(one.sampler.variant, extras_of(one, self._options.root)) for one in segments}
+        prompts = [prompt for one in segments for prompt in _prompts(one)]
+        checks: list[Callable[[], object]] = [self._vae, partial(loaded.embeddings.prepare, prompts)]
+        checks += [partial(self._check_loras, *some) for some in sets]
+        all_of(checks)
+
+    def sample(
+        self, segment: Segment, carry: Carry | None, checkpoint: Checkpoint, on_step: OnStep
+    ) -> Latents:
+        """The segment's final denoised latents: {"latents": [1, 16, (frames-1)/4 + 1, height/8, width/8]}.
+
+        float32, normalised. Raises RenderError for wrong weights or LoRAs, and numbers that are not finite.
+        """
+        try:
+            latents = self._sample(segment, carry, checkpoint, on_step)
+        except InputError as error:
+            raise RenderError(*error.problems) from error
+        if not np.isfinite(latents).all():
+            raise RenderError(
+                f"clip {segment.clip}: the latents hold NaN or infinite numbers; check the weights and the "
+                "strengths of LoRAs and guidance"
+            )
+        return {"latents": latents}
+
+    def decode(self, segment: Segment, latents: Latents) -> Iterator[Frame]:
+        """The segment's frames, decoded as a whole in float32, untiled. Raises RenderError for a bad VAE."""
+        import torch
+
+        try:
+            model = self._vae()
+        except InputError as error:
+            raise RenderError(*error.problems) from error
+        video_BCFHW = vae.decode(model, torch.tensor(latents["latents"]))
+        frames_FHWC = vae.to_frames(video_BCFHW).cpu().numpy()
+        assert len(frames_FHWC) == segment.frames
+        yield from frames_FHWC
+
+    def _sample(
+        self, segment: Segment, carry: Carry | None, checkpoint: Checkpoint, on_step: OnStep
+    ) -> np.ndarray[tuple[int, ...], np.dtype[np.float32]]:
+        import torch
+
+        experts = self._running().experts
+        experts.equip(self._uses(segment.sampler.variant, extras_of(segment, self._options.root)))
+        steps = schedule.make_steps(segment.sampler)
+
+        def after_step(done: int, x_BCTHW: Tensor) -> None:
+            if done % self._options.checkpoint_every == 0 and done < len(steps):
+                checkpoint.save({"x": _to_numpy(x_BCTHW), "step": np.array([done])})
+            on_step(done, len(steps))
+
+        with torch.no_grad():
+            inputs = self._inputs(segment, carry, steps)
+            x_BCTHW, start = self._start(segment, checkpoint.load())
+            return _to_numpy(denoise(x_BCTHW, steps, guided(inputs, experts.use), after_step, start))
+
+    def _inputs(self, segment: Segment, carry: Carry | None, steps: Sequence[schedule.Step]) -> Inputs:
+        """All that stays the same through the steps, on the device and in the model's dtype."""
+        import torch
+
+        loaded = self._running()
+        device, dtype = loaded.place.device, loaded.place.dtype
+        positive_BLD, negative_BLD = (loaded.embeddings.context(prompt) for prompt in _prompts(segment))
+        picture = self._anchor_pixels(segment.anchor)
+        y_BCTHW = conditioning.condition(segment, carry, picture, partial(vae.encode, self._vae()))
+        timestep_S = torch.tensor([step.timestep for step in steps]).to(dtype)
+        return Inputs(y_BCTHW.to(device, dtype), positive_BLD, negative_BLD, timestep_S.to(device))
+
+    def _start(self, segment: Segment, state: Latents | None) -> tuple[Tensor, int]:
+        """x_BCTHW and the step to go on with: from a checkpoint, else noise and 0."""
+        import torch
+
+        place = self._running().place
+        if state is not None:
+            return torch.tensor(state["x"]).to(place.device, place.dtype), int(state["step"][0])
+        channels = self._running().experts.setting("high", "out_channels")
+        shape = schedule.latent_shape(segment.frames, segment.size, channels)
+        return schedule.make_noise(segment.seed, shape, place.dtype).to(place.device), 0
+
+    def _uses(self, variant: Variant, extras: tuple[ExtraLora, ...]) -> Uses:
+        """Which LoRAs each expert gets: the variant's own pair, then the extra ones in the board's order."""
+        pair = find_svi_pair(self._options.root, variant)
+        return {
+            expert: [
+                Use(pair.of(expert), 1.0, whole=True),
+                *(Use(lora.path, lora.strength(expert)) for lora in extras),
+            ]
+            for expert in EXPERTS
+        }
+
+    def _check_loras(self, variant: Variant, extras: tuple[ExtraLora, ...]) -> None:
+        self._running().experts.recipes(self._uses(variant, extras))
+
+    def _vae(self) -> AutoencoderKLWan:
+        import torch
+
+        loaded = self._running()
+        if loaded.vae is None:
+            loaded.vae = load_vae(loaded.layout.vae, Place(loaded.place.device, torch.float32))
+        return loaded.vae
+
+    def _running(self) -> _Loaded:
+        assert self._loaded is not None, "enter the engine first"
+        return self._loaded
+
+
+def _prompts(segment: Segment) -> tuple[str, str]:
+    return segment.prompt, segment.negative_prompt
+
+
+def _to_numpy(x_BCTHW: Tensor) -> np.ndarray[tuple[int, ...], np.dtype[np.float32]]:
+    """float32 on the CPU; exact for bfloat16 too."""
+    array: np.ndarray[tuple[int, ...], np.dtype[np.float32]] = x_BCTHW.float().cpu().numpy()
+    return array
+
+
+def _quiet() -> None:
+    """Keep the libraries' advice, which is for programmers, off the user's terminal."""
+    import diffusers
+    import transformers
+
+    diffusers.utils.logging.set_verbosity_error()
+    transformers.utils.logging.set_verbosity_error()
+
+
+def _device(asked: str) -> str:
+    import torch
+
+    if asked == "auto":
+        return "cuda" if torch.cuda.is_available() else "cpu"
+    return asked

@@ -1,0 +1,149 @@
+"""Models from files: checked tensor by tensor, straight into their dtype and place, never held twice."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from svi_story.engines.svi import architecture as arch
+from svi_story.engines.svi.tensors import Entry, is_finite, read_headers
+from svi_story.engines.svi.together import few
+from svi_story.errors import InputError, Problem
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+
+    import torch
+    from diffusers import AutoencoderKLWan, WanTransformer3DModel
+    from torch import Tensor, nn
+    from transformers import UMT5EncoderModel
+
+    from svi_story.engines.svi.layout import ModelFiles
+
+    Prepare = Callable[[str, Entry], Tensor]
+    """What a weight becomes in memory: from its name and its place on disk to the finished tensor."""
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where weights go, and as what."""
+
+    device: torch.device
+    dtype: torch.dtype
+
+    def take(self, entry: Entry) -> Tensor:
+        """A stored tensor as it will be used: a copy of its own, rounded once."""
+        tensor = entry.read().to(self.device)
+        return tensor.to(self.dtype, copy=tensor.device.type == "cpu")
+
+
+@dataclass(frozen=True)
+class Blueprint:
+    """A model's tensors on disk by the library's names, and the settings that build its modules."""
+
+    entries: Mapping[str, Entry]
+    settings: Mapping[str, object]
+
+
+def read_transformer(files: ModelFiles) -> Blueprint:
+    """An expert as its files describe it. Raises InputError naming every tensor that is wrong; reads none."""
+    entries = read_headers(files.weights)
+    entries = arch.by_name(entries, arch.name_transformer(entries))
+    blueprint = Blueprint(entries, arch.transformer_settings(entries, arch.read_config(files.config)))
+    check_same(_empty_transformer(blueprint), entries)
+    return blueprint
+
+
+def load_transformer(blueprint: Blueprint, device: torch.device, prepare: Prepare) -> WanTransformer3DModel:
+    """One expert, each weight as `prepare` makes it. Raises InputError naming what is no number."""
+    model = _empty_transformer(blueprint)
+    rope = model.rope  # its tables are computed, not stored; on "meta" there are none
+    model.rope = type(rope)(rope.attention_head_dim, rope.patch_size, rope.max_seq_len).to(device)
+    _fill(model, blueprint.entries, prepare)
+    return model
+
+
+def _empty_transformer(blueprint: Blueprint) -> WanTransformer3DModel:
+    """An expert without memory behind its weights."""
+    import torch
+    from diffusers import WanTransformer3DModel
+
+    with torch.device("meta"):
+        return WanTransformer3DModel(**blueprint.settings)
+
+
+def load_vae(files: ModelFiles, place: Place) -> AutoencoderKLWan:
+    """The VAE. Raises InputError for bad files and naming every tensor that is wrong."""
+    import torch
+    from diffusers import AutoencoderKLWan
+
+    entries = read_headers(files.weights)
+    entries = arch.by_name(entries, arch.name_vae(entries))
+    settings = arch.vae_settings(entries, arch.read_config(files.config))
+    with torch.device("meta"):
+        model = AutoencoderKLWan(**settings)
+    _fill(model, entries, lambda _, entry: place.take(entry))
+    return model
+
+
+def load_text_encoder(files: ModelFiles, place: Place) -> UMT5EncoderModel:
+    """The UMT5 encoder. Raises InputError for bad files and naming every tensor that is wrong."""
+    import torch
+    from transformers import UMT5Config, UMT5EncoderModel
+
+    entries = read_headers(files.weights)
+    if arch.TIED[1] in entries:
+        entries.pop(arch.TIED[0], None)
+    entries = arch.by_name(entries, arch.name_text_encoder(entries))
+    settings = arch.text_encoder_settings(entries, arch.read_config(files.config))
+    with torch.device("meta"):
+        # Eager attention is Wan's own formula: softmax in float32, the same on every machine.
+        model = UMT5EncoderModel(UMT5Config(**settings, attn_implementation="eager"))
+    model.encoder.embed_tokens = model.shared
+    _fill(model, entries, lambda _, entry: place.take(entry))
+    return model
+
+
+def _fill(model: nn.Module, entries: Mapping[str, Entry], prepare: Prepare) -> None:
+    """Give a model built on "meta" its weights; exactly these, all of them, all finite."""
+    check_same(model, entries)
+    state = {name: prepare(name, entries[name]) for name, _ in model.named_parameters()}
+    check_finite(state, entries)
+    model.load_state_dict(state, strict=False, assign=True)  # tied weights appear once in named_parameters
+    assert not any(tensor.is_meta for tensor in (*model.parameters(), *model.buffers()))
+    model.requires_grad_(requires_grad=False).eval()
+
+
+def check_same(model: nn.Module, entries: Mapping[str, Entry]) -> None:
+    """Raises InputError unless a model has exactly these tensors in exactly these shapes."""
+    shapes = {name: tuple(parameter.shape) for name, parameter in model.named_parameters()}
+    file = str(next(iter(entries.values())).file)
+    missing = [Problem(f"{name} is missing", file=file) for name in shapes if name not in entries]
+    surplus = [
+        Problem(f"{entry.key} is not known to the model", file=str(entry.file))
+        for name, entry in entries.items()
+        if name not in shapes
+    ]
+    wrong = [
+        Problem(
+            f"{entry.key} has the shape {list(entry.shape)}; expected {list(shapes[name])}",
+            file=str(entry.file),
+        )
+        for name, entry in entries.items()
+        if name in shapes and entry.shape != shapes[name]
+    ]
+    if missing or surplus or wrong:
+        raise InputError(*few(missing), *few(surplus), *few(wrong))
+
+
+def check_finite(state: Mapping[str, Tensor], entries: Mapping[str, Entry]) -> None:
+    """Raises InputError naming every tensor with NaN or infinity in it. Waits for the device once."""
+    import torch
+
+    flags = torch.stack([is_finite(tensor) for tensor in state.values()]).cpu().tolist()
+    bad = [entries[name] for name, finite in zip(state, flags, strict=True) if not finite]
+    problems = [
+        Problem(f"{e.key} holds NaN or infinite numbers; download it again", file=str(e.file)) for e in bad
+    ]
+    if problems:
+        raise InputError(*few(problems))

@@ -1,0 +1,107 @@
+"""Reading safetensors strictly, one tensor at a time. Never pickle."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import partial
+from typing import TYPE_CHECKING
+
+from svi_story.engines.svi.together import all_of, few
+from svi_story.errors import InputError, Problem
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+    from pathlib import Path
+
+    from torch import Tensor
+
+FLOATS = frozenset({"F64", "F32", "F16", "BF16"})
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One tensor in a file."""
+
+    file: Path
+    key: str
+    shape: tuple[int, ...]
+    dtype: str
+    """As safetensors calls it: F32, BF16, I64, ..."""
+    written: int
+    """When the file was last written (ns): a changed file's tensors are other tensors."""
+
+    def read(self) -> Tensor:
+        """The tensor on the CPU as it is stored: a view of the mapped file, to be copied from at once.
+
+        The file is opened anew for every tensor: what was mapped is given back each time, so that loading a
+        model needs the model's memory and one tensor's, not the file's besides.
+        """
+        from safetensors import SafetensorError, safe_open
+
+        try:
+            with safe_open(self.file, framework="pt") as file:
+                tensor: Tensor = file.get_tensor(self.key)
+                return tensor
+        except (OSError, SafetensorError) as error:
+            raise InputError(_unreadable(self.file, error)) from error
+
+
+def read_header(file: Path) -> dict[str, Entry]:
+    """Every tensor that a file holds, by key, without reading any. Raises InputError for a bad file."""
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        written = file.stat().st_mtime_ns
+        with safe_open(file, framework="pt") as opened:
+            slices = {key: opened.get_slice(key) for key in opened.keys()}  # noqa: SIM118 - it is no mapping
+            return {
+                key: Entry(file, key, tuple(piece.get_shape()), str(piece.get_dtype()), written)
+                for key, piece in slices.items()
+            }
+    except (OSError, SafetensorError) as error:
+        raise InputError(_unreadable(file, error)) from error
+
+
+def read_headers(files: Iterable[Path]) -> dict[str, Entry]:
+    """Every tensor of a model whose shards these are. Raises InputError for bad files, keys, types."""
+    files = list(files)
+    entries: dict[str, Entry] = {}
+    problems: list[Problem] = []
+    for header in all_of([partial(read_header, file) for file in files]):
+        problems += few([p for entry in header.values() for p in dtype_problems(entry)])
+        problems += few([_double(entry, entries[key]) for key, entry in header.items() if key in entries])
+        entries |= header
+    if not entries:
+        problems += [Problem("holds no tensors; download it again", file=str(file)) for file in files]
+    if problems:
+        raise InputError(*problems)
+    return entries
+
+
+def _double(entry: Entry, other: Entry) -> Problem:
+    return Problem(f"holds {entry.key}, as does {other.file.name}", file=str(entry.file))
+
+
+def dtype_problems(entry: Entry) -> list[Problem]:
+    """What is wrong with a weight's type: quantised weights are not read."""
+    if entry.dtype in FLOATS:
+        return []
+    what = f"{entry.key} is stored as {entry.dtype}; only F32, F16, BF16 and F64 are read"
+    return [Problem(what, file=str(entry.file))]
+
+
+def is_finite(tensor: Tensor) -> Tensor:
+    """Whether every value is finite, as a bool tensor [] on the tensor's device (so nothing waits for it)."""
+    import torch
+
+    if tensor.numel() == 0:
+        return torch.ones((), dtype=torch.bool, device=tensor.device)
+    low, high = torch.aminmax(tensor)  # carries NaN along, and needs no memory of the tensor's size
+    return torch.isfinite(low) & torch.isfinite(high)
+
+
+def _unreadable(file: Path, error: Exception) -> Problem:
+    if isinstance(error, OSError):
+        return Problem(f"cannot be read: {error.strerror or error}", file=str(file))
+    what = f"not a safetensors file, or cut short ({error}); download it again"
+    return Problem(what, file=str(file))
