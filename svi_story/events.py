@@ -44,7 +44,31 @@ class RunStarted(Event):
     segments: int
 
     def __str__(self) -> str:
-        return f"{self.boards} boards, {self.segments} segments"
+        return f"boards: {self.boards}, segments: {self.segments}"
+
+
+@dataclass(frozen=True)
+class BoardRefused(Event):
+    """A board that cannot be rendered; nothing of it was started."""
+
+    board: Path
+    problems: tuple[str, ...]
+
+    def __str__(self) -> str:
+        return "\n".join(self.problems)
+
+
+@dataclass(frozen=True)
+class RunDone(Event):
+    """The last event of a run that was not interrupted."""
+
+    done: int
+    failed: int
+    refused: int
+    """Boards."""
+
+    def __str__(self) -> str:
+        return f"boards: {self.done} done, {self.failed} failed, {self.refused} refused"
 
 
 @dataclass(frozen=True)

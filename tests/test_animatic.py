@@ -229,19 +229,21 @@ def test_the_slate_stays_inside_any_picture(width: int, height: int, length: int
     assert layout.code_left >= 0
     assert layout.pad * 2 + layout.id_width <= width or not layout.id_width
     assert layout.code_left + shown * layout.size * 0.34 <= width
-    if layout.prompt_lines:
-        assert layout.prompt_top + layout.prompt_lines * layout.size < MAX_BAND * height
+    if layout.prompt_room:
+        assert layout.prompt_room >= layout.size
+        assert layout.prompt_top + layout.prompt_room + layout.pad <= MAX_BAND * height
     if layout.id_width and layout.code_top > layout.pad:
         assert layout.prompt_top + layout.pad <= MAX_ID_BAND * height
-    assert layout.id_width or not layout.prompt_lines, "the prompt goes before the clip id"
+    assert layout.id_width or not layout.prompt_room, "the prompt goes before the clip id"
     assert layout.code.start < length or not layout.id_width or width < 64, "the clip id goes before the time"
 
 
 def test_where_room_is_short_the_prompt_goes_first() -> None:
     full, tiny = lay_out(Size(832, 480), 11), lay_out(Size(64, 64), 11)
-    assert (full.prompt_lines, full.code.start) == (4, 0)
+    assert full.prompt_room > 0.3 * 480, "the prompt may take about a third of the height"
+    assert full.code.start == 0
     assert full.size == 19
-    assert tiny.prompt_lines == 0
+    assert tiny.prompt_room == 0
     assert tiny.id_width > 0
     assert tiny.code.start == 3, "minutes, seconds and frames are left"
     assert lay_out(Size(3840, 2160), 11).size == 85
@@ -299,6 +301,35 @@ def test_notes_name_what_cannot_be_shown(picture: Path) -> None:
     (note,) = engine.notes(segment(of, prompt="".join(map(chr, range(0xF0000, 0xF0010)))))
     assert "(U+F0009) and 6 more:" in note
     assert note == engine.notes(segment(of, prompt="".join(map(chr, range(0xF0000, 0xF0010))), seed=5))[0]
+
+
+def slate_rows(of: Segment) -> int:
+    """How many rows from the top the slate changes, on grey."""
+    changed = np.abs(frames_of(of)[0].astype(int) - 200).max(axis=(1, 2)) > 8
+    return int(np.flatnonzero(changed).max()) + 1
+
+
+@pytest.mark.parametrize(
+    ("size", "most"), [((832, 480), 600), ((480, 832), 620), ((416, 240), 350), ((1280, 720), 600)]
+)
+def test_a_long_prompt_is_shown_whole_and_a_longer_one_is_cut_and_noted(
+    tmp_path: Path, size: tuple[int, int], most: int
+) -> None:
+    Image.new("RGB", size, (200, 200, 200)).save(tmp_path / "flat.png")
+    of = segment(anchor(tmp_path / "flat.png", *size), frames=1)
+    words = "The old lighthouse keeper climbs the winding stairs with a lantern, wind in his coat. " * 40
+    whole, longer = replace(of, prompt=words[:most]), replace(of, prompt=words)
+    assert Animatic().notes(whole) == ()
+    (note,) = Animatic().notes(longer)
+    assert note.startswith(f"the prompt is cut on the slate of window: {len(words)} characters are more than")
+    rows = [slate_rows(replace(of, prompt=words[:count])) for count in (60, most, len(words))]
+    assert rows[0] < rows[1]
+    assert rows[2] <= (MAX_BAND + 0.05) * size[1]
+
+
+def test_no_note_of_a_cut_in_a_picture_too_small_for_prompts(picture: Path) -> None:
+    assert Animatic().notes(segment(anchor(picture, 64, 64), prompt=PROMPT * 20)) == ()
+    assert Animatic().notes(segment(anchor(picture, 160, 96), prompt=PROMPT * 20)) == ()
 
 
 # --- the engine

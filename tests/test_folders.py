@@ -54,7 +54,7 @@ def test_a_broken_board_does_not_stop_the_others(write_board: Write, svi_story: 
     assert ended.code == 1
     assert ended.out.split() == ["renders/a.mp4", "renders/c.mp4"]
     assert "boards/b.yaml:" in ended.err
-    assert "invalid" in ended.err
+    assert "refused" in ended.err
 
 
 def test_without_a_valid_board_nothing_is_started(write_board: Write, svi_story: Run, tmp_path: Path) -> None:

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from svi_story.errors import InputError
 from svi_story.events import Event, Warned
-from svi_story.storyboard.importers import board_from_prompts, read_prompts, write_board
+from svi_story.storyboard.importers import board_from_prompts, read_prompts, title_for, write_board
 from svi_story.storyboard.schema import MODELINE
 from svi_story.storyboard.source import load
 from svi_story.storyboard.text import blank, unfit
@@ -67,7 +67,7 @@ def test_lists_of_texts_are_read(text: str, prompts: tuple[str, ...]) -> None:
         ('["one",,]', ':1: `,` is not text in quotes; write prompts = ["...", "..."]'),
         ('["one", ["two"]]', ':1: `[` is not text in quotes; write prompts = ["...", "..."]'),
         ('["one", ("two", "three")]', ":1: a list inside of the list; write every prompt as one text"),
-        ('["one" + "two"]', ":1: `+` stands where a comma or the end must be"),
+        ('["one" + "two"]', ":1: `+` stands where a comma or the end must be; write prompts = ["),
         ('["one"] * 3', ":1: `*` after the list; remove it"),
         ('["one"]\n["two"]', ":2: a second list of prompts, after the one in line 1; keep one"),
         ('["one"]\nprompts.append("two")', ":2: is not a list of prompts, and code is never run; write pro"),
@@ -110,7 +110,7 @@ def test_a_missing_comma_and_other_settings_are_warned_of() -> None:
     assert read_prompts(prompt_file(text), heard.append) == ("onetwo", "three")
     assert heard == [
         Warned("prompt.txt:1: only `prompts` is read; `fps` is ignored"),
-        Warned("prompt.txt:3: no comma after this text, so the next line continues it"),
+        Warned("prompt.txt:3: no comma after this text, so the next text continues it"),
     ]
 
 
@@ -231,6 +231,8 @@ def test_a_board_is_written_once_and_whole(monkeypatch: pytest.MonkeyPatch) -> N
     assert path.read_text("utf-8") == "version: 1\n"
     with pytest.raises(InputError, match=r"boards/sea\.yaml: exists already"):
         write_board(path, "other")
+    with pytest.raises(InputError, match=r"sea\.txt: is not a board's name; end it in \.yaml, as sea\.yaml"):
+        write_board(Path("boards/sea.txt"), "other")
     with pytest.raises(InputError, match="cannot be written"):
         write_board(path / "below.yaml", "other")
 
@@ -241,3 +243,24 @@ def test_a_board_is_written_once_and_whole(monkeypatch: pytest.MonkeyPatch) -> N
     with pytest.raises(InputError, match=r"cannot be written \(No space left on device\)"):
         write_board(Path("boards/b.yaml"), "other")
     assert [found.name for found in Path("boards").iterdir()] == ["sea.yaml"]
+
+
+@pytest.mark.parametrize("name", ["sea", ".", "boards/.yaml", "sea.yaml.txt", "sea.json"])
+def test_a_board_is_named_as_one(name: str) -> None:
+    with pytest.raises(InputError, match=r"is not a board's name; end it in \.yaml, as \S+\.yaml"):
+        write_board(Path(name), "version: 1\n")
+
+
+@pytest.mark.parametrize(
+    ("prompts", "title"),
+    [
+        ("the-sea/prompt.txt", "the-sea"),
+        ("the-sea/Prompts.TXT", "the-sea"),
+        ("the-sea/../the-sea/prompt.txt", "the-sea"),
+        ("the-sea/storm.txt", "storm"),
+        ("/prompt.txt", "prompt"),
+    ],
+)
+def test_a_film_of_unnamed_prompts_is_called_as_their_folder(prompts: str, title: str) -> None:
+    Path("the-sea").mkdir()
+    assert title_for(Path(prompts)) == title

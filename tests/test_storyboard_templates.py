@@ -82,8 +82,45 @@ def test_no_board_and_no_image_is_overwritten() -> None:
     before = tree(Path())
     with pytest.raises(InputError, match=r"film\.yaml: exists already"):
         templates.create("minimal", first)
-    with pytest.raises(InputError, match=r"images/.*: exists already"):
-        templates.create("minimal", Path("other.yaml"))
+    assert tree(Path()) == before
+
+
+@pytest.mark.parametrize("name", templates.names())
+def test_boards_in_one_folder_share_their_images(name: str) -> None:
+    first, second = (templates.create(name, Path(board)) for board in ("a.yaml", "b.yaml"))
+    assert first.read_bytes() == second.read_bytes()
+    assert load(second).ids
+
+
+@pytest.mark.parametrize("kind", ["other bytes", "folder", "dangling link"])
+def test_another_image_in_the_way_is_told_with_a_folder_that_works(kind: str) -> None:
+    templates.create("minimal", Path("a.yaml"))
+    (image,) = Path("images").iterdir()
+    if kind == "other bytes":
+        image.write_bytes(b"mine")
+    else:
+        image.unlink()
+        image.mkdir() if kind == "folder" else image.symlink_to("nowhere")
+    before = tree(Path())
+    with pytest.raises(InputError) as caught:
+        templates.create("minimal", Path("b.yaml"))
+    assert tree(Path()) == before
+    assert str(caught.value) == (
+        f'{image}: exists already and is not the template\'s; choose another folder, as "b/b.yaml"'
+    )
+    assert load(templates.create("minimal", Path("b/b.yaml"))).ids
+
+
+def test_an_image_that_was_there_outlives_a_failed_attempt(monkeypatch: pytest.MonkeyPatch) -> None:
+    templates.create("minimal", Path("a.yaml"))
+    before = tree(Path())
+
+    def full(fd: int) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("os.fsync", full)
+    with pytest.raises(InputError, match="No space left on device"):
+        templates.create("minimal", Path("b.yaml"))
     assert tree(Path()) == before
 
 

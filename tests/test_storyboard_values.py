@@ -33,7 +33,7 @@ def clip(**fields: object) -> Clip:
         (1, Fraction(1)),
         (240, Fraction(240)),
         (15.0, Fraction(15)),
-        (23.976, Fraction(2997, 125)),
+        (12.5, Fraction(25, 2)),
         ("24000/1001", Fraction(24000, 1001)),
         ("48/2", Fraction(24)),
         (Fraction(30000, 1001), Fraction(30000, 1001)),
@@ -62,7 +62,33 @@ def test_a_number_is_a_frame_rate_or_gets_one_that_is(number: float) -> None:
     except PydanticCustomError as error:
         cure = re.search(r"use (\S+)$", str(error))
         assert cure
-        assert frame_rate(Fraction(cure[1])) == Fraction(number).limit_denominator(1001)
+        meant = frame_rate(cure[1] if "/" in cure[1] else int(cure[1]))
+        assert meant.denominator <= 1001
+        assert abs(meant - Fraction(number)) < Fraction(1, 100)
+
+
+@pytest.mark.parametrize(
+    ("number", "cure"),
+    [
+        (23.976, "24000/1001"),
+        (23.98, "24000/1001"),
+        (29.97, "30000/1001"),
+        (47.95, "48000/1001"),
+        (47.952, "48000/1001"),
+        (59.94, "60000/1001"),
+        (119.88, "120000/1001"),
+        (239.76, "240000/1001"),
+    ],
+)
+def test_a_rounded_rate_is_refused_with_the_one_it_means(number: float, cure: str) -> None:
+    with pytest.raises(ValidationError, match=f"{number} is a rounded frame rate.*; use {cure}"):
+        story(fps=number)
+    assert story(fps=cure).fps == Fraction(cure)
+
+
+@pytest.mark.parametrize("number", [23.9, 24.0, 29.9, 30, 47.9, 48, 60, 119.5, 120])
+def test_a_rate_beside_those_is_taken(number: float) -> None:
+    assert story(fps=number).fps == Fraction(str(number))
 
 
 @pytest.mark.parametrize(

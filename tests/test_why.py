@@ -2,26 +2,43 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
-from svi_story.plan.why import MadeClip, MadeSegment, what_changed
+from svi_story.plan.why import MadeClip, MadeFilm, MadeSegment, what_changed
+
+NEUTRAL = "; it is cut again, no frame is made"
 
 
-def film(*clips: tuple[str, dict[str, Any]]) -> tuple[MadeClip, ...]:
-    """A chain of one-segment clips, keyed as the real ones: by their inputs and their parent's key."""
+def film(*clips: tuple[str, dict[str, Any]], **about: Any) -> MadeFilm:
+    """A chain of one-segment clips, keyed as the real ones: by their inputs and their parent's key.
+
+    `cut` among a clip's inputs starts a chain, `fade` too.
+    """
     made: list[MadeClip] = []
-    parent = ""
-    for clip_id, inputs in clips:
+    parent: str | None = None
+    for clip_id, written in clips:
+        inputs = {"clip": clip_id, **written}
+        fade = inputs.pop("fade", 0)
+        parent = None if inputs.pop("cut", False) or fade else parent
+        full = {"engine": "animatic", "revision": 1, "inputs": inputs, "parent": parent}
         parent = f"{sorted(inputs.items())} after {parent}"
-        full = {"engine": "animatic", "revision": 1, "inputs": {"clip": clip_id, **inputs}, "parent": parent}
-        made.append(MadeClip(clip_id, (MadeSegment(parent, full),)))
-    return tuple(made)
+        made.append(MadeClip(clip_id, inputs["prompt"], fade, (MadeSegment(parent, full),)))
+    return MadeFilm(**{"title": "Fog", "fps": "16", "crf": 18, "digest": "d", "clips": tuple(made), **about})
 
 
-def chain(**changed: dict[str, Any]) -> tuple[MadeClip, ...]:
-    return film(*((name, {"prompt": name, "seed": 0, **changed.get(name, {})}) for name in "abcdef"))
+def chain(names: str = "abcdef", **changed: dict[str, Any]) -> MadeFilm:
+    """Clips with ids of their own."""
+    return film(*((name, {"prompt": name, "seed": 0, **changed.get(name, {})}) for name in names))
+
+
+def numbered(prompts: str, **inputs: Any) -> MadeFilm:
+    """Clips with default ids."""
+    return film(*((f"clip-{n:02d}", {"prompt": p, **inputs}) for n, p in enumerate(prompts, 1)))
 
 
 def test_nothing_changed() -> None:
@@ -41,21 +58,160 @@ def test_two_changes_share_no_followers() -> None:
     )
 
 
+def test_equal_reasons_are_told_once() -> None:
+    changed: dict[str, Any] = {name: {"prompt": name.upper()} for name in "abd"}
+    assert what_changed(chain(), chain(**changed)) == (
+        "clips 1-2: prompt changed; clip 3 follows them",
+        "clip 4 (d): prompt changed; clips 5-6 follow it",
+    )
+
+
 def test_new_and_removed_clips() -> None:
-    assert what_changed(chain()[:4], chain()) == ("clip 5 (e): new", "clip 6 (f): new")
-    assert what_changed(chain(), chain()[:5]) == ("clip f: removed",)
+    assert what_changed(chain("abcd"), chain()) == ("clips 5-6: new",)
+    assert what_changed(chain(), chain("abcde")) == ("clip 6 (f): removed",)
+    assert what_changed(chain(), chain("abcd")) == ("clips 5-6: removed",)
+    assert what_changed(chain("ab"), chain("axb")) == ("clip 2 (x): new; clip 3 follows it",)
+
+
+def test_another_clip_in_the_place_of_one() -> None:
+    assert what_changed(chain("abc"), chain("axc")) == (
+        "clip 2 (x): new",
+        "clip 2 (b): removed; clip 3 follows it",
+    )
 
 
 def test_another_engine() -> None:
-    other = MadeClip("a", (MadeSegment("k", {"engine": "svi", "inputs": {"prompt": "a", "steps": 50}}),))
-    assert what_changed(chain()[:1], (other,)) == ("clip 1 (a): engine changed from animatic to svi",)
+    segment = MadeSegment("k", {"engine": "svi", "inputs": {"prompt": "a", "steps": 50}, "parent": None})
+    other = replace(chain("a"), clips=(MadeClip("a", "a", 0, (segment,)),))
+    assert what_changed(chain("a"), other) == ("clip 1 (a): engine changed from animatic to svi",)
 
 
-@pytest.mark.parametrize("removed", [0, 2])
-def test_clips_after_a_removed_one_follow_it(removed: int) -> None:
-    names = [name for name in "abcd" if name != "abcd"[removed]]
-    old = film(*((name, {"prompt": name}) for name in "abcd"))
-    new = film(*((name, {"prompt": name}) for name in names))
-    lines = what_changed(old, new)
-    assert lines[-1] == f"clip {'abcd'[removed]}: removed"
-    assert "removed" in lines[0]
+def test_clips_after_a_removed_one_follow_it() -> None:
+    assert what_changed(chain("abcd"), chain("abd")) == ("clip 3 (c): removed; clip 3 follows it",)
+    assert what_changed(chain("abcd"), chain("bcd")) == (
+        "clip 1 (a): removed",
+        "clip 1 (b): starts a chain now; clips 2-3 follow it",
+    )
+
+
+def test_default_ids_move_when_a_clip_is_removed() -> None:
+    assert what_changed(numbered("pqrstu"), numbered("pqrtu")) == (
+        "clip 4 (clip-04): removed",
+        "clips 4-5 (were clip-05 to clip-06): id changed",
+    )
+    assert what_changed(numbered("pqrst"), numbered("pqrt")) == (
+        "clip 4 (clip-04): removed",
+        "clip 4 (clip-04, was clip-05): id changed",
+    )
+
+
+def test_default_ids_move_when_a_clip_is_inserted() -> None:
+    assert what_changed(numbered("pqr"), numbered("pxqr")) == (
+        "clip 2 (clip-02): new",
+        "clips 3-4 (were clip-02 to clip-03): id changed",
+    )
+
+
+def test_clips_with_the_same_prompt() -> None:
+    assert what_changed(numbered("xax"), numbered("ax")) == (
+        "clip 1 (clip-01): removed",
+        "clip 1 (clip-01, was clip-02): starts a chain now, id changed",
+        "clip 2 (clip-02, was clip-03): id changed",
+    )
+
+
+def test_one_removed_and_another_edited() -> None:
+    assert what_changed(numbered("pqrst"), numbered("qrST"))[-1] == (
+        "clips 3-4 (were clip-04 to clip-05): id changed, prompt changed"
+    )
+
+
+def test_every_prompt_edited() -> None:
+    assert what_changed(numbered("pqr"), numbered("PQR")) == ("clips 1-3: prompt changed",)
+
+
+def test_a_written_id_pairs_whatever_its_prompt() -> None:
+    new = film(("clip-01", {"prompt": "p"}), ("clip-03", {"prompt": "other"}))
+    assert what_changed(numbered("pqr"), new) == (
+        "clip 2 (clip-02): removed",
+        "clip 2 (clip-03): prompt changed",
+    )
+
+
+def test_an_id_that_was_given_later() -> None:
+    new = film(("clip-01", {"prompt": "p"}), ("window", {"prompt": "q"}), ("clip-03", {"prompt": "r"}))
+    assert what_changed(numbered("pqr"), new) == (
+        "clip 2 (window, was clip-02): id changed; clip 3 follows it",
+    )
+
+
+def test_another_order() -> None:
+    assert what_changed(chain("abcd"), chain("acbd")) == ("clips 2-4: order changed",)
+    cuts = {name: {"cut": True} for name in "abc"}
+    assert what_changed(chain("abc", **cuts), chain("acb", **cuts)) == (
+        f"the order of the clips changed{NEUTRAL}",
+    )
+    assert what_changed(numbered("pqr"), numbered("prq")) == (
+        "clip 2 (clip-02, was clip-03): id changed",
+        "clip 3 (clip-03, was clip-02): id changed",
+        "the order of the clips changed",
+    )
+
+
+def test_what_goes_along_with_a_change_is_not_told() -> None:
+    was = {"width": 64, "height": 64, "anchor": "x", "overlap": 1, "first_frame": -1}
+    bigger = {**was, "width": 128, "height": 96, "anchor": "y"}
+    assert what_changed(numbered("pq", **was), numbered("pq", **bigger)) == ("clips 1-2: resolution changed",)
+    assert what_changed(numbered("p", **was), numbered("p", **{**was, "anchor": "y"})) == (
+        "clip 1 (clip-01): reference image changed",
+    )
+    longer = {**was, "overlap": 5, "first_frame": -5}
+    assert what_changed(numbered("p", **was), numbered("p", **longer)) == (
+        "clip 1 (clip-01): overlap changed",
+    )
+    assert what_changed(numbered("p", **was), numbered("P", **longer)) == (
+        "clip 1 (clip-01): prompt changed",
+    )
+    assert what_changed(chain("abc"), chain("abc", b={"cut": True})) == (
+        "clip 2 (b): starts a chain now; clip 3 follows it",
+    )
+
+
+@pytest.mark.parametrize(
+    ("about", "told"),
+    [
+        ({"title": "Rain"}, "title changed"),
+        ({"crf": 30}, "crf changed from 18 to 30"),
+        ({"fps": "24"}, "fps changed from 16 to 24"),
+        ({"digest": "e"}, "a setting that touches no frame of this engine, or a comment, changed"),
+    ],
+)
+def test_what_touches_no_frame(about: dict[str, Any], told: str) -> None:
+    assert what_changed(chain(), replace(chain(), **about)) == (f"{told}{NEUTRAL}",)
+
+
+@pytest.mark.parametrize(
+    ("was", "now", "told"),
+    [
+        ({"fade": 8}, {"fade": 15}, "the fade into clip 2 (b) changed from 8 to 15 frames"),
+        ({"fade": 8}, {"cut": True}, "the fade into clip 2 (b) became a cut"),
+        ({"cut": True}, {"fade": 8}, "the cut into clip 2 (b) became a fade of 8 frames"),
+    ],
+)
+def test_fades(was: dict[str, Any], now: dict[str, Any], told: str) -> None:
+    assert what_changed(chain(b=was), chain(b=now)) == (told + NEUTRAL,)
+
+
+def test_the_first_clip_has_no_fade_to_lose() -> None:
+    assert what_changed(chain("ab", b={"fade": 8}), chain("b")) == ("clip 1 (a): removed",)
+
+
+def test_frames_and_settings_at_once() -> None:
+    new = replace(chain(f={"seed": 1}), title="Rain", digest="e")
+    assert what_changed(chain(), new) == ("clip 6 (f): seed changed", "title changed")
+
+
+@given(st.text("abc", max_size=8), st.text("abc", max_size=8))
+def test_something_is_told_whenever_a_key_changed(was: str, now: str) -> None:
+    old, new = numbered(was), numbered(now)
+    assert bool(what_changed(old, new)) == ([c.keys for c in old.clips] != [c.keys for c in new.clips])

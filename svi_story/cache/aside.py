@@ -8,6 +8,7 @@ from itertools import count
 from typing import TYPE_CHECKING
 
 from svi_story.cache.files import make_folder, sync, write_atomic
+from svi_story.cache.layout import KEY, names
 from svi_story.errors import RenderError
 from svi_story.events import Warned
 
@@ -17,6 +18,12 @@ if TYPE_CHECKING:
 
     from svi_story.cache.layout import Layout
     from svi_story.events import Reporter
+
+FORCED = "forced"
+"""The reason of what a user asked to make again."""
+
+REASON = "reason.txt"
+KEY_LENGTH = 64
 
 
 def set_aside(layout: Layout, key: str, reason: str, things: Mapping[str, Path]) -> Path | None:
@@ -29,9 +36,25 @@ def set_aside(layout: Layout, key: str, reason: str, things: Mapping[str, Path])
         return None
     layout.create()
     folder = _new_folder(layout.set_aside, key)
-    write_atomic(folder / "reason.txt", f"{reason}\n".encode("utf-8", "replace"))
+    write_atomic(folder / REASON, f"{reason}\n".encode("utf-8", "replace"))
     moved = [_move(path, folder / name) for name, path in present.items()]
     return folder if any(moved) else None
+
+
+def set_aside_for(layout: Layout, reason: str) -> frozenset[str]:
+    """The keys of what was set aside for this reason and is still kept there."""
+    return frozenset(
+        folder.name[:KEY_LENGTH]
+        for folder in names(layout.set_aside)
+        if KEY.fullmatch(folder.name[:KEY_LENGTH]) and _reason(folder) == reason
+    )
+
+
+def _reason(folder: Path) -> str:
+    try:
+        return (folder / REASON).read_text("utf-8").strip()
+    except (OSError, ValueError):
+        return ""
 
 
 def quarantine(layout: Layout, report: Reporter, key: str, reason: str, things: Mapping[str, Path]) -> None:

@@ -10,7 +10,7 @@ from contextlib import contextmanager, suppress
 from datetime import timedelta
 from typing import TYPE_CHECKING, Literal, TypeVar
 
-from svi_story.cache.aside import quarantine, set_aside
+from svi_story.cache.aside import FORCED, quarantine, set_aside, set_aside_for
 from svi_story.cache.entry import Entry, open_entry
 from svi_story.cache.files import CorruptError, disk, sync
 from svi_story.cache.films import remember
@@ -107,6 +107,11 @@ class Store:
             disk(layout.set_aside, f"setting {key[:12]} aside"),
         ):
             return set_aside(layout, key, reason, things) is not None
+
+    def owed(self, keys: Iterable[str]) -> frozenset[str]:
+        """Of these keys, those that were set aside to be made again and have not been yet."""
+        missing = {key for key in keys if self.state(key) != "cached"}
+        return frozenset(missing & set_aside_for(self.layout, FORCED)) if missing else frozenset()
 
     def remember_film(
         self, film: Path, board: Path, keys: Iterable[str], pieces: Iterable[str] | None

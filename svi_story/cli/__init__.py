@@ -1,8 +1,24 @@
 """Parse, call, report: the only room that prints or exits."""
 
+import signal
+import sys
+from typing import NoReturn
+
+INTERRUPTED = 130
+
 
 def main() -> None:
-    """The `svi-story` command."""
-    from svi_story.cli.app import run
+    """The `svi-story` command. SIGTERM and SIGHUP stop it just as ^C does, from the first moment on."""
+    try:
+        for number in (signal.SIGTERM, signal.SIGHUP):
+            signal.signal(number, _interrupt)
+        from svi_story.cli.app import run
 
-    run()
+        run()
+    except KeyboardInterrupt:
+        sys.stderr.write("interrupted before anything was started\n")
+        raise SystemExit(INTERRUPTED) from None
+
+
+def _interrupt(*_: object) -> NoReturn:
+    raise KeyboardInterrupt

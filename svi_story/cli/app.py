@@ -3,22 +3,18 @@
 from __future__ import annotations
 
 import os
-import signal
 import sys
 import traceback
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 import typer
 from typer.core import TyperGroup
 
 from svi_story import __version__
-from svi_story.cli import boards, films, storage
-from svi_story.cli.terminal import BUG, INTERRUPTED, complain, log_bug
+from svi_story.cli import INTERRUPTED, boards, films, storage
+from svi_story.cli.terminal import BUG, complain, log_bug
 from svi_story.errors import InputError, StoryError
-
-if TYPE_CHECKING:
-    from types import FrameType
 
 
 class ErrorBoundary(TyperGroup):
@@ -34,7 +30,8 @@ class ErrorBoundary(TyperGroup):
                 complain(str(problem))
             raise typer.Exit(error.exit_code) from error
         except KeyboardInterrupt as error:
-            complain("interrupted; what was done is kept. To go on, run the same command again")
+            again = str(error) or "the same command again"
+            complain(f"interrupted; what was done is kept. To go on: {again}")
             raise typer.Exit(INTERRUPTED) from error
         except BrokenPipeError as error:
             # Whoever read our output has left: say nothing more, not even from the interpreter's exit.
@@ -98,13 +95,10 @@ films.register(app)
 storage.register(app)
 
 
-def _interrupt(_number: int, _frame: FrameType | None) -> None:
-    raise KeyboardInterrupt
-
-
 def run() -> None:
-    """Run the command that was typed; SIGTERM stops it just as ^C does."""
-    signal.signal(signal.SIGTERM, _interrupt)
-    for stream in (sys.stdout, sys.stderr):
-        stream.reconfigure(errors="backslashreplace")  # type: ignore[union-attr] # text streams of an interpreter
+    """Run the command that was typed."""
+    for name in ("stdout", "stderr"):
+        if getattr(sys, name) is None:  # closed by whoever started us: nobody wants to know
+            setattr(sys, name, Path(os.devnull).open("w"))  # noqa: SIM115 - for as long as the program runs
+        getattr(sys, name).reconfigure(errors="backslashreplace")
     app()

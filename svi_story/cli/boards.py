@@ -97,13 +97,13 @@ def import_prompts(
     """
     from svi_story.cli.console import warn
     from svi_story.pictures.images import open_picture
-    from svi_story.storyboard.importers import board_from_prompts, read_prompts, write_board
+    from svi_story.storyboard.importers import board_from_prompts, read_prompts, title_for, write_board
 
     texts = read_prompts(prompts, warn)
     open_picture(reference)
     board = output or Path(f"{prompts.stem}.yaml")
     relative = os.path.relpath(reference.absolute(), board.absolute().parent)
-    write_board(board, board_from_prompts(texts[:clips], Path(relative).as_posix(), board.stem))
+    write_board(board, board_from_prompts(texts[:clips], Path(relative).as_posix(), title_for(prompts)))
     answer(str(board))
 
 
@@ -148,9 +148,7 @@ def plan(
 
     jobs, rejected = _prepare(paths, output, cache, chosen(engine, models, dtype))
     store = store_in(cache)
-    for job in jobs:
-        if job.lacks:
-            complain(f"{job.place.board}: no keys:\n{job.lacks}")
+    _complain_about_lacks(jobs)
     if as_json:
         answer_json({"boards": [plans.as_json(job, store, why=why) for job in jobs]})
     else:
@@ -176,12 +174,14 @@ def status(
     from svi_story.cli import plans
 
     jobs, rejected = _prepare(paths, output, cache, chosen(engine, models, dtype))
+    _complain_about_lacks(jobs)
     states: list[dict[str, Any]] = [plans.status_of(job, store_in(cache)) for job in jobs]
     if as_json:
         answer_json({"boards": states})
     elif states:
-        titles = ("board", "film", "cached", "partial", "to render", "path")
-        answer(table(titles, ([str(state[title]) for title in titles] for state in states)))
+        titles = ("board", "state", "cached", "partial", "to_render", "film")
+        rows = [["-" if state[title] is None else str(state[title]) for title in titles] for state in states]
+        answer(table(titles, rows))
     _exit_for(jobs, rejected)
 
 
@@ -216,6 +216,12 @@ def _complain_about(rejected: Sequence[Rejected]) -> None:
     for each in rejected:
         for problem in each.error.problems:
             complain(str(problem))
+
+
+def _complain_about_lacks(jobs: Sequence[Job]) -> None:
+    for job in jobs:
+        for problem in job.lacks.problems if job.lacks else ():
+            complain(f"{job.place.board}: cannot be keyed: {problem}")
 
 
 def _exit_for(jobs: Sequence[object], rejected: Sequence[object]) -> None:

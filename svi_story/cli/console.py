@@ -10,10 +10,12 @@ from typing import TYPE_CHECKING
 from svi_story.cli.terminal import answer_json, complain, plain, shorten
 from svi_story.events import (
     BoardFailed,
+    BoardRefused,
     BoardStarted,
     Event,
     FilmDone,
     FramesDone,
+    Hashing,
     RunStarted,
     SegmentDone,
     SegmentReused,
@@ -33,13 +35,13 @@ if TYPE_CHECKING:
 
 def fail(event: Event) -> None:
     """Show failures only."""
-    if isinstance(event, BoardFailed):
+    if isinstance(event, BoardFailed | BoardRefused):
         tell(event)
 
 
 def warn(event: Event) -> None:
     """Show what went wrong or may; nothing else."""
-    if isinstance(event, BoardFailed | Warned):
+    if isinstance(event, BoardFailed | BoardRefused | Warned):
         tell(event)
 
 
@@ -105,23 +107,33 @@ class Bars:
         """Show one event."""
         match event:
             case RunStarted():
-                self._start(self.run, f"{event.boards} boards", event.segments, visible=event.boards > 1)
+                self._start(self.run, "all boards", event.segments, visible=event.boards > 1)
             case BoardStarted():
                 self._start(self.film, event.board.name, event.segments)
             case SegmentStarted():
                 self._start(self.clip, f"{event.clip}/{event.segment}", None)
-            case StepDone():
-                self.progress.update(self.clip, completed=event.step, total=event.steps, unit="steps")
-            case FramesDone():
-                self.progress.update(self.clip, completed=event.done, total=event.frames, unit="frames")
+            case StepDone() | FramesDone() | Hashing():
+                self._move(event)
             case SegmentDone() | SegmentReused():
                 self.progress.update(self.clip, visible=False)
                 self.progress.advance(self.film)
                 self.progress.advance(self.run)
-            case FilmDone() | Warned() | BoardFailed():
+            case FilmDone() | Warned() | BoardFailed() | BoardRefused():
                 self.progress.console.print(plain(str(event)), soft_wrap=True)
             case _:
                 pass
+
+    def _move(self, event: StepDone | FramesDone | Hashing) -> None:
+        """The lowest bar: steps, then frames; or the bytes of a file that is hashed for the first time."""
+        match event:
+            case StepDone():
+                self.progress.update(self.clip, completed=event.step, total=event.steps, unit="steps")
+            case FramesDone():
+                self.progress.update(self.clip, completed=event.done, total=event.frames, unit="frames")
+            case Hashing():
+                going, name = event.done < event.total, shorten(event.path.name, 30)
+                self.progress.update(self.clip, description=name, visible=going, unit="bytes")
+                self.progress.update(self.clip, completed=event.done, total=event.total)
 
     def _start(self, bar: TaskID, name: str, total: int | None, *, visible: bool = True) -> None:
         self.progress.reset(bar, total=total, description=shorten(name, 30), visible=visible)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shlex
 import sys
+from collections import Counter
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -21,15 +22,18 @@ from svi_story.cli.options import (
     chosen,
     fingerprints_in,
 )
-from svi_story.cli.terminal import BUG, answer, complain, log_bug, shorten, table
+from svi_story.cli.terminal import BUG, Interrupted, answer, complain, log_bug, shorten, table
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
     from pathlib import Path
 
-    from svi_story.errors import InputError
-    from svi_story.render.batch import Order, Outcome, Wish
-    from svi_story.render.jobs import Job
+    from svi_story.events import Reporter
+    from svi_story.render.batch import Outcome, Wish
+    from svi_story.render.jobs import Choice, Place
+
+
+NOTHING_STARTED = 2
 
 
 def register(app: typer.Typer) -> None:
@@ -45,12 +49,13 @@ def render(
     models: Models = MODELS,
     dtype: Dtype = "bfloat16",
     only: Annotated[
-        str,
+        list[str] | None,
         typer.Option("--only", metavar="CLIP", help="Make this clip and what it continues from, no film."),
-    ] = "",
+    ] = None,
     force: Annotated[
-        str, typer.Option("--force", metavar="CLIP|all", help="Set these entries aside and make them again.")
-    ] = "",
+        list[str] | None,
+        typer.Option("--force", metavar="CLIP|all", help="Set these entries aside and make them again."),
+    ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print one event per line while it works.")] = False,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Errors only.")] = False,
     verbose: Annotated[bool, typer.Option("--verbose", "-v", help="One line for everything done.")] = False,
@@ -65,77 +70,71 @@ def render(
     svi-story render boards/ -o films
     svi-story render board.yaml --only window --force window
     """
-    from svi_story.cache.store import Store
     from svi_story.cli.console import reporter
-    from svi_story.engines import create
-    from svi_story.render.batch import Wish, render_orders
-    from svi_story.render.jobs import find_places, prepare
+    from svi_story.render.batch import Wish
+    from svi_story.render.jobs import find_places
 
-    fingerprints = fingerprints_in(cache)
-    choice = chosen(engine, models, dtype)
-    jobs, rejected = prepare(find_places(paths, output, cache), fingerprints, choice)
-    orders, refused = _orders(jobs, Wish(only, force))
-    errors = [(each.board, each.error) for each in rejected] + refused
-    for _, error in errors:
-        for problem in error.problems:
-            complain(str(problem))
-    if not orders:
-        raise typer.Exit(2)
-    fingerprints.save()
-    outcomes: list[Outcome] = []
+    choice, wish = chosen(engine, models, dtype), Wish(tuple(only or ()), tuple(force or ()))
+    places = find_places(paths, output, cache)
     try:
         with reporter(as_json=as_json, quiet=quiet, verbose=verbose) as report:
-            store = Store(cache, report)
-            engines = {
-                name: create(name, choice.options, fingerprints.file, store.embedding)
-                for name in {item.job.plan.engine for item in orders}
-            }
-            outcomes.extend(render_orders(orders, engines, store, report))
+            outcomes = _render(places, cache, choice, wish, report)
     except KeyboardInterrupt:
-        complain(f"to go on: {shlex.join(['svi-story', *sys.argv[1:]])}")
-        raise
-    if not as_json and not only:
-        _answer_films(orders, outcomes)
-    if len(orders) + len(errors) > 1 and not quiet:
-        complain(_summary(outcomes, errors))
-    raise typer.Exit(_exit_code(outcomes, errors))
+        raise Interrupted(_again(sys.argv[1:])) from None
+    if not as_json and not wish.only:
+        done = {outcome.board for outcome in outcomes if outcome.ending == "done"}
+        for place in places:
+            if place.board in done:
+                answer(str(place.film))
+    if len(outcomes) > 1 and not quiet:
+        rows = ((str(each.board), each.ending, shorten(each.message, 100)) for each in outcomes)
+        complain(table(("board", "ended", ""), rows))
+    raise typer.Exit(_exit_code(outcomes))
 
 
-def _orders(jobs: Sequence[Job], wish: Wish) -> tuple[list[Order], list[tuple[Path, InputError]]]:
-    """The boards that can be rendered, and why the others cannot."""
-    from svi_story.errors import InputError
-    from svi_story.render.batch import order
+def _render(
+    places: Sequence[Place], cache: Path, choice: Choice, wish: Wish, report: Reporter
+) -> list[Outcome]:
+    """Plan, key and render every board; how each ended."""
+    from svi_story.cache.store import Store
+    from svi_story.engines import create
+    from svi_story.events import RunDone
+    from svi_story.render.batch import render_orders, take_orders
+    from svi_story.render.jobs import prepare
 
-    orders: list[Order] = []
-    refused: list[tuple[Path, InputError]] = []
-    for job in jobs:
-        try:
-            orders.append(order(job, wish))
-        except InputError as error:
-            refused.append((job.place.board, error))
-    return orders, refused
-
-
-def _answer_films(orders: Sequence[Order], outcomes: Sequence[Outcome]) -> None:
-    done = {outcome.board for outcome in outcomes if outcome.ending == "done"}
-    for item in orders:
-        if item.job.place.board in done:
-            answer(str(item.job.place.film))
-
-
-def _summary(outcomes: Sequence[Outcome], errors: Sequence[tuple[Path, InputError]]) -> str:
-    """A line for every board: how it ended, and why."""
-    rows = [
-        *((str(each.board), each.ending, shorten(each.message, 100)) for each in outcomes),
-        *((str(board), "invalid", shorten(str(error), 100)) for board, error in errors),
-    ]
-    return table(("board", "ended", ""), rows)
+    fingerprints, store = fingerprints_in(cache, report), Store(cache, report)
+    jobs, rejected = prepare(places, fingerprints, choice)
+    orders, outcomes = take_orders(jobs, rejected, wish, report)
+    if orders:
+        fingerprints.save()
+        engines = {
+            name: create(name, choice.options, fingerprints.file, store.embedding)
+            for name in {item.job.plan.engine for item in orders}
+        }
+        outcomes = [*render_orders(orders, engines, store, report), *outcomes]
+    endings = Counter(outcome.ending for outcome in outcomes)
+    report(RunDone(endings["done"], endings["failed"] + endings["bug"], endings["refused"]))
+    return outcomes
 
 
-def _exit_code(outcomes: Sequence[Outcome], errors: Sequence[tuple[Path, InputError]]) -> int:
+def _again(words: Sequence[str]) -> str:
+    """The command that goes on; what was set aside by force is missing already."""
+    kept: list[str] = []
+    for word in words:
+        if kept and kept[-1] == "--force":
+            kept.pop()
+        elif not word.startswith("--force="):
+            kept.append(word)
+    return shlex.join(["svi-story", *kept])
+
+
+def _exit_code(outcomes: Sequence[Outcome]) -> int:
     bugs = [outcome for outcome in outcomes if outcome.ending == "bug"]
     for bug in bugs:
         complain(f"{bug.board}: a bug in svi-story; please report it with this log: {log_bug(bug.message)}")
     if bugs:
         return BUG
-    return 1 if errors or any(outcome.ending == "failed" for outcome in outcomes) else 0
+    endings = {outcome.ending for outcome in outcomes}
+    if endings == {"refused"}:
+        return NOTHING_STARTED
+    return 0 if endings == {"done"} else 1

@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from svi_story.cache.store import Store
+    from svi_story.events import Reporter
     from svi_story.plan.fingerprints import Fingerprints
     from svi_story.render.jobs import Choice
 
@@ -57,11 +58,11 @@ def chosen(engine: str, models: Path, dtype: str) -> Choice:
     return Choice(name, EngineOptions(models, one_of(dtype, DTYPES, "--dtype")))
 
 
-def fingerprints_in(cache: Path) -> Fingerprints:
-    """Hashes of files, memoised in the cache's folder."""
+def fingerprints_in(cache: Path, report: Reporter = lambda _event: None) -> Fingerprints:
+    """Hashes of files, memoised in the cache's folder; finding one the first time is told."""
     from svi_story.plan.fingerprints import Fingerprints
 
-    return Fingerprints.load(cache / "memo.json")
+    return Fingerprints.load(cache / "memo.json", report)
 
 
 def store_in(cache: Path) -> Store:

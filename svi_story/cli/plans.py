@@ -7,14 +7,15 @@ from typing import TYPE_CHECKING, Any
 
 from svi_story.cli.terminal import shorten, table
 from svi_story.plan.why import what_changed
-from svi_story.render.film import recipe_of
-from svi_story.render.record import is_up_to_date, planned_clips, read_record
+from svi_story.render.film import is_finished, recipe_of
+from svi_story.render.record import is_up_to_date, planned_film, read_record
 
 if TYPE_CHECKING:
     from svi_story.cache.store import Store
     from svi_story.plan.keys import Task
     from svi_story.plan.model import Segment, Shot
     from svi_story.render.jobs import Job
+    from svi_story.render.record import Record
 
 TITLES = ("#", "clip", "frames", "seconds", "asked", "passes", "seed", "state", "prompt")
 
@@ -113,28 +114,35 @@ def reasons(job: Job) -> tuple[str, ...]:
     if job.lacks:
         return (f"cannot tell: {job.lacks}",)
     record = read_record(job.place.film)
+    if record is None and job.place.film.exists():
+        return ("there is a film, but what made it is not recorded: everything is compared as new",)
     if record is None:
         return ("no film has been made yet: everything is new",)
-    changes = what_changed(record.clips, planned_clips(job))
-    if changes:
-        return changes
-    if is_up_to_date(job.place.film, recipe_of(job)):
-        return ("nothing changed since the last film",)
-    return ("no frame changed since the last film; it is cut again",)
+    return what_changed(record.made, planned_film(job)) or (_beside_the_board(job, record),)
+
+
+def _beside_the_board(job: Job, record: Record) -> str:
+    """What is to be said of a film whose board is what it was."""
+    recipe = recipe_of(job)
+    if is_up_to_date(job.place.film, recipe):
+        return "nothing changed since the last film"
+    if record.recipe == recipe:
+        return "the film's file is missing or not as it was made; it is cut again, no frame is made"
+    return "no frame changed since the last film; it is cut again"
 
 
 def status_of(job: Job, store: Store) -> dict[str, Any]:
     """How far a board's film is: `up to date`, `outdated` or `missing`, and its segments by state."""
     states = Counter(store.state(task.key) for tasks in job.tasks for task in tasks)
-    if job.tasks and is_up_to_date(job.place.film, recipe_of(job)):
+    if job.tasks and is_finished(job, store):
         film = "up to date"
     else:
         film = "outdated" if job.place.film.exists() else "missing"
     return {
         "board": str(job.place.board),
-        "film": film,
-        "cached": states["cached"],
-        "partial": states["partial"],
-        "to render": states["to-render"],
-        "path": str(job.place.film),
+        "film": str(job.place.film),
+        "state": film,
+        "cached": states["cached"] if job.tasks else None,
+        "partial": states["partial"] if job.tasks else None,
+        "to_render": states["to-render"] if job.tasks else None,
     }

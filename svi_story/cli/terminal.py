@@ -14,8 +14,13 @@ from svi_story import __version__
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
-BUG, INTERRUPTED = 3, 130
-"""Exit codes that only the door gives."""
+BUG = 3
+"""The exit code of a mistake of ours."""
+
+
+class Interrupted(KeyboardInterrupt):
+    """Stopped by the user; the text is the command that goes on."""
+
 
 KEPT = "\n\t"
 BIDI_CONTROLS = "\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069"

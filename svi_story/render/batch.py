@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import traceback
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import groupby
 from typing import TYPE_CHECKING, Literal
 
-from svi_story.errors import StoryError
-from svi_story.events import BoardFailed, RunStarted
+from svi_story.errors import InputError, Problem, StoryError
+from svi_story.events import BoardFailed, BoardRefused, RunStarted
 from svi_story.render.film import render_clips, render_film
-from svi_story.render.jobs import select
+from svi_story.render.jobs import Rejected, select
 from svi_story.render.stage import Stage, Studio
 
 if TYPE_CHECKING:
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from svi_story.plan.keys import Task
     from svi_story.render.jobs import Job
 
-Ending = Literal["done", "failed", "bug"]
+Ending = Literal["done", "failed", "bug", "refused"]
 
 
 @dataclass(frozen=True)
@@ -40,10 +40,10 @@ class Outcome:
 class Wish:
     """What a user wants of every board."""
 
-    only: str = ""
-    """Make this clip and what it continues from, and no film; all of the film when empty."""
-    force: str = ""
-    """Make this clip again, or `all`; nothing when empty."""
+    only: tuple[str, ...] = ()
+    """Make these clips and what they continue from, and no film; all of the film when empty."""
+    force: tuple[str, ...] = ()
+    """Make these clips again, or `all`."""
 
 
 @dataclass(frozen=True)
@@ -52,7 +52,7 @@ class Order:
 
     job: Job
     tasks: tuple[Task, ...]
-    """What to make when only a clip is wanted; empty for the whole film."""
+    """What to make when only clips are wanted; empty for the whole film."""
     forced: tuple[Task, ...]
 
     @property
@@ -62,19 +62,38 @@ class Order:
 
 
 def order(job: Job, wish: Wish) -> Order:
-    """A wish for one board. Raises InputError when its engine or the clip is missing."""
+    """A wish for one board. Raises InputError when its engine or a clip is missing."""
     if job.lacks is not None:
         raise job.lacks
-    tasks = select(job, wish.only) if wish.only else ()
-    return Order(job, tasks, _forced(job, wish.force))
+    item = Order(job, select(job, wish.only), ())
+    return replace(item, forced=_forced(item, wish.force))
 
 
-def _forced(job: Job, force: str) -> tuple[Task, ...]:
-    if force == "all":
-        return job.all_tasks
-    if not force:
-        return ()
-    return tuple(task for task in select(job, force) if task.segment.clip == force)
+def take_orders(
+    jobs: Sequence[Job], rejected: Sequence[Rejected], wish: Wish, report: Reporter
+) -> tuple[list[Order], list[Outcome]]:
+    """What can be rendered, and how the boards end that cannot; they are told at once."""
+    orders: list[Order] = []
+    refused = list(rejected)
+    for job in jobs:
+        try:
+            orders.append(order(job, wish))
+        except InputError as error:
+            refused.append(Rejected(job.place.board, error))
+    for each in refused:
+        report(BoardRefused(each.board, tuple(map(str, each.error.problems))))
+    return orders, [Outcome(each.board, "refused", str(each.error)) for each in refused]
+
+
+def _forced(item: Order, force: tuple[str, ...]) -> tuple[Task, ...]:
+    """The segments to make again, which must be among those that are made."""
+    clips = {task.segment.clip for task in item.wanted} if "all" in force else set(force)
+    select(item.job, tuple(sorted(clips)))
+    outside = clips - {task.segment.clip for task in item.wanted}
+    if outside:
+        what = f"--force {', '.join(sorted(outside))}: not among the clips that --only makes"
+        raise InputError(Problem(what, file=str(item.job.place.board)))
+    return tuple(task for task in item.wanted if task.segment.clip in clips)
 
 
 def render_orders(

@@ -18,61 +18,77 @@ from svi_story.render.record import is_up_to_date, write_record
 from svi_story.render.segment import ensure
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Sequence
     from pathlib import Path
 
     from svi_story.cache.entry import Entry
     from svi_story.cache.frames import Frames
+    from svi_story.cache.store import Store
     from svi_story.plan.keys import Json, Task
     from svi_story.render.jobs import Job
     from svi_story.render.stage import Studio
 
 
-def render_film(job: Job, forced: Iterable[Task], studio: Studio) -> None:
+def render_film(job: Job, forced: Sequence[Task], studio: Studio) -> None:
     """Make what is missing of a film and put it in place; the forced segments are made again."""
-    recipe = recipe_of(job)
-    again = tuple(forced)
-    if not again and is_up_to_date(job.place.film, recipe):
+    if not forced and is_finished(job, studio.store):
+        _keep(job, None, studio)
+        preview_of(job.place.film).unlink(missing_ok=True)
         _report_film(job, studio, made=False)
         return
-    start(job, job.all_tasks, again, studio)
+    start(job, job.all_tasks, forced, studio)
     with disk(job.place.film, "making room for the film"):
         make_folder(job.place.film.parent)
     reel = Reel(job, studio)
     for shot, tasks in zip(job.plan.shots, job.tasks, strict=True):
-        for task in tasks:
-            reel.add(task)
+        fresh = [task for task in tasks if reel.add(task)]
         studio.report(ClipDone(job.place.board, shot.id))
-        if shot is not job.plan.shots[-1]:
+        if fresh and shot is not job.plan.shots[-1]:
             reel.refresh_preview()
-    reel.finish(recipe)
+    reel.finish()
     _report_film(job, studio, made=True)
 
 
-def render_clips(job: Job, tasks: Iterable[Task], forced: Iterable[Task], studio: Studio) -> None:
+def render_clips(job: Job, wanted: Sequence[Task], forced: Sequence[Task], studio: Studio) -> None:
     """Make these segments, which hold all that they continue from, and no film."""
-    wanted = tuple(tasks)
     start(job, wanted, forced, studio)
     entries: dict[str, Entry] = {}
     for task in wanted:
         parent = entries[task.parent] if task.parent else None
-        entries[task.key] = ensure(task, parent, job.place.board, studio)
+        entries[task.key] = ensure(task, parent, job.place.board, studio).entry
 
 
-def start(job: Job, tasks: Iterable[Task], forced: Iterable[Task], studio: Studio) -> None:
-    """Set the forced entries aside, tell what is about to happen, and protect it from `cache gc`."""
-    store = studio.store
+def is_finished(job: Job, store: Store) -> bool:
+    """Whether the film is there as it would be made, and no segment waits for being made again by force."""
+    keys = [task.key for task in job.all_tasks]
+    return not store.owed(keys) and is_up_to_date(job.place.film, recipe_of(job))
+
+
+def start(job: Job, wanted: Sequence[Task], forced: Sequence[Task], studio: Studio) -> None:
+    """Set the forced entries aside, tell what is about to happen, and check all that it needs."""
     for task in forced:
-        store.set_aside(task.key, "forced")
-    wanted = tuple(tasks)
-    missing = [task for task in wanted if store.state(task.key) != "cached"]
-    store.remember_film(job.place.film, job.place.board, [task.key for task in job.all_tasks], ())
+        studio.stage.set_aside(task.key)
+    _keep(job, None, studio)
+    missing = [task for task in wanted if studio.store.state(task.key) != "cached"]
     studio.report(
         BoardStarted(job.place.board, job.place.film, len(job.plan.shots), len(wanted), len(missing))
     )
     notes = [note for task in missing for note in studio.stage.engine.notes(task.segment)]
     for note in dict.fromkeys(notes):
         studio.report(Warned(f"{job.place.board}: {note}"))
+    if missing:
+        studio.stage.entered().prepare([task.segment for task in missing])
+
+
+def _keep(job: Job, pieces: Sequence[str] | None, studio: Studio) -> None:
+    """Protect what the film is made of from `cache gc`; None for the pieces it had."""
+    keys = [task.key for task in job.all_tasks]
+    studio.store.remember_film(job.place.film, job.place.board, keys, pieces)
+
+
+def preview_of(film: Path) -> Path:
+    """Where what exists so far of a film can be watched."""
+    return film.with_suffix(".partial.mp4")
 
 
 @dataclass
@@ -89,32 +105,30 @@ class Reel:
         self.waiting = list(reversed(edit_list(strips_of(self.job))))
         self.encoding = encoding_of(self.job)
 
-    def add(self, task: Task) -> None:
-        """Make sure of one segment, then encode every piece that it completes."""
+    def add(self, task: Task) -> bool:
+        """Make sure of one segment, then encode every piece that it completes; whether it was made now."""
         parent = self.entries[task.parent] if task.parent else None
-        self.entries[task.key] = ensure(task, parent, self.job.place.board, self.studio)
+        ensured = ensure(task, parent, self.job.place.board, self.studio)
+        self.entries[task.key] = ensured.entry
         while self.waiting and self.waiting[-1].keys <= self.entries.keys():
             self._encode(self.waiting.pop())
+        return ensured.fresh
 
     def refresh_preview(self) -> None:
         """Put what exists so far beside the film's place, watchable, under another name."""
         if self.pieces:
-            frames = self._join(self._preview)
-            self.studio.report(PreviewDone(self.job.place.board, self._preview, frames))
+            preview = preview_of(self.job.place.film)
+            frames = self._join(preview)
+            self.studio.report(PreviewDone(self.job.place.board, preview, frames))
 
-    def finish(self, recipe: str) -> None:
+    def finish(self) -> None:
         """Put the complete film in place, then its record; the preview has served."""
         film = self.job.place.film
         frames = self._join(film)
         assert frames == self.job.plan.frames, "the edit list holds every frame of the plan"
-        write_record(self.job, recipe)
-        keys = [key for key, _ in self.pieces]
-        self.studio.store.remember_film(film, self.job.place.board, self.entries, keys)
-        self._preview.unlink(missing_ok=True)
-
-    @property
-    def _preview(self) -> Path:
-        return self.job.place.film.with_suffix(".partial.mp4")
+        write_record(self.job, recipe_of(self.job))
+        _keep(self.job, [key for key, _ in self.pieces], self.studio)
+        preview_of(film).unlink(missing_ok=True)
 
     def _encode(self, piece: Piece) -> None:
         """Add the piece's file, encoded once for the same frames: it is addressed by their content."""

@@ -153,12 +153,15 @@ def _keyed(place: Place, plan: FilmPlan, identity: Identity) -> Job:
         return Job(place, plan, (), lacks=error)
 
 
-def select(job: Job, clip: str) -> tuple[Task, ...]:
-    """The tasks of a clip and of all it continues from. Raises InputError when the board has no such clip."""
+def select(job: Job, clips: Sequence[str]) -> tuple[Task, ...]:
+    """The tasks of these clips and of all they continue from. Raises InputError for clips the board lacks."""
     ids = [shot.id for shot in job.plan.shots]
-    if clip not in ids:
-        what = f"has no clip {clip!r}; its clips are {', '.join(ids)}"
+    unknown = [clip for clip in clips if clip not in ids]
+    if unknown:
+        what = f"has no clip {', '.join(unknown)}; its clips are {', '.join(ids)}"
         raise InputError(Problem(what, file=str(job.place.board)))
-    last = ids.index(clip)
-    first = max(index for index in range(last + 1) if job.plan.shots[index].starts_chain)
-    return tuple(task for clip in job.tasks[first : last + 1] for task in clip)
+    chosen: set[int] = set()
+    for last in map(ids.index, clips):
+        first = max(index for index in range(last + 1) if job.plan.shots[index].starts_chain)
+        chosen.update(range(first, last + 1))
+    return tuple(task for index in sorted(chosen) for task in job.tasks[index])

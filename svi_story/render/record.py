@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from svi_story import __version__
 from svi_story.cache.files import disk, sha256_file, write_atomic
-from svi_story.plan.why import MadeClip, MadeSegment
+from svi_story.plan.why import MadeClip, MadeFilm, MadeSegment
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -36,7 +36,7 @@ class Record:
     size: int
     """The film's bytes."""
     sha256: str
-    clips: tuple[MadeClip, ...]
+    made: MadeFilm
 
 
 def read_record(film: Path) -> Record | None:
@@ -45,19 +45,21 @@ def read_record(film: Path) -> Record | None:
         found = json.loads(record_path(film).read_text("utf-8"))
         if found["version"] != RECORD_VERSION:
             return None
-        return Record(found["recipe"], found["bytes"], found["sha256"], _made(found["clips"]))
-    except (OSError, ValueError, LookupError, TypeError, AttributeError, RecursionError):
+        return Record(found["recipe"], found["bytes"], found["sha256"], _made(found))
+    except (OSError, ValueError, LookupError, TypeError, AttributeError, RecursionError, OverflowError):
         return None
 
 
-def _made(clips: list[dict[str, Any]]) -> tuple[MadeClip, ...]:
-    return tuple(
-        MadeClip(
-            str(clip["id"]),
-            tuple(MadeSegment(part["key"], dict(part["inputs"])) for part in clip["segments"]),
-        )
-        for clip in clips
+def _made(found: dict[str, Any]) -> MadeFilm:
+    clips = tuple(_made_clip(clip) for clip in found["clips"])
+    return MadeFilm(
+        str(found["title"]), str(found["fps"]), int(found["crf"]), str(found["board_sha256"]), clips
     )
+
+
+def _made_clip(clip: dict[str, Any]) -> MadeClip:
+    segments = tuple(MadeSegment(str(part["key"]), dict(part["inputs"])) for part in clip["segments"])
+    return MadeClip(str(clip["id"]), str(clip["prompt"]), int(clip["fade"]), segments)
 
 
 def is_up_to_date(film: Path, recipe: str) -> bool:
@@ -122,12 +124,14 @@ def _clips(job: Job) -> list[dict[str, Any]]:
     ]
 
 
-def planned_clips(job: Job) -> tuple[MadeClip, ...]:
-    """The clips of a plan, to compare with a record."""
-    return tuple(
-        MadeClip(shot.id, tuple(MadeSegment(task.key, task.inputs) for task in tasks))
-        for shot, tasks in zip(job.plan.shots, job.tasks, strict=True)
+def planned_film(job: Job) -> MadeFilm:
+    """A plan as it would be made, to compare with a record."""
+    plan = job.plan
+    clips = tuple(
+        MadeClip(shot.id, shot.prompt, shot.fade, tuple(MadeSegment(task.key, task.inputs) for task in tasks))
+        for shot, tasks in zip(plan.shots, job.tasks, strict=True)
     )
+    return MadeFilm(plan.title, str(plan.fps), plan.crf, plan.digest, clips)
 
 
 def versions() -> dict[str, str]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from svi_story.engines.base import Carry
@@ -20,7 +21,16 @@ if TYPE_CHECKING:
     from svi_story.render.stage import Studio
 
 
-def ensure(task: Task, parent: Entry | None, board: Path, studio: Studio) -> Entry:
+@dataclass(frozen=True)
+class Ensured:
+    """A finished segment."""
+
+    entry: Entry
+    fresh: bool
+    """Whether it was made just now."""
+
+
+def ensure(task: Task, parent: Entry | None, board: Path, studio: Studio) -> Ensured:
     """The segment's verified entry, made now if it is not there: look up, lock, look up again, build."""
     name = (board, task.segment.clip, task.segment.index)
     entry = studio.store.entry(task.key)
@@ -32,9 +42,9 @@ def ensure(task: Task, parent: Entry | None, board: Path, studio: Studio) -> Ent
                 start = time.monotonic()
                 entry = _make(task, parent, work, board, studio)
                 studio.report(SegmentDone(*name, task.key, round(time.monotonic() - start, 3)))
-                return entry
+                return Ensured(entry, fresh=True)
     studio.report(SegmentReused(*name, task.key))
-    return entry
+    return Ensured(entry, fresh=False)
 
 
 def _make(task: Task, parent: Entry | None, work: Work, board: Path, studio: Studio) -> Entry:

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Self
+
+from svi_story.cache.aside import FORCED
+from svi_story.errors import InputError
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -26,6 +29,7 @@ class Stage:
     stack: ExitStack = field(default_factory=ExitStack)
     ready: bool = False
     failure: Exception | None = None
+    forced: set[str] = field(default_factory=set)
 
     def __enter__(self) -> Self:
         return self
@@ -49,8 +53,16 @@ class Stage:
             self.ready = True
         return self.engine
 
+    def set_aside(self, key: str) -> None:
+        """Set a segment aside to be made again; boards that share it want that once."""
+        if key not in self.forced:
+            self.forced.add(key)
+            self.store.set_aside(key, FORCED)
+
     def _prepare(self, engine: Engine) -> None:
-        engine.prepare([task.segment for task in self.wanted if self.store.state(task.key) == "to-render"])
+        missing = [task.segment for task in self.wanted if self.store.state(task.key) != "cached"]
+        with suppress(InputError):  # told again for the board that it is about; the others go on
+            engine.prepare(missing)
 
 
 @dataclass(frozen=True)

@@ -10,6 +10,7 @@ from svi_story.errors import InputError, Problem
 from svi_story.storyboard.files import FORBIDDEN, decode, read_bytes, write_new
 from svi_story.storyboard.prompts import PromptFile
 from svi_story.storyboard.schema import MODELINE
+from svi_story.storyboard.templates import SUFFIXES
 from svi_story.storyboard.text import blank, shown, unfit
 from svi_story.storyboard.yaml12 import scalar
 
@@ -59,8 +60,21 @@ def board_from_prompts(prompts: Iterable[str], reference: str, title: str) -> st
 
 
 def write_board(path: Path, text: str) -> None:
-    """Write a new board whole, or not at all. Raises InputError when the file exists or cannot be written."""
+    """Write a new board whole, or not at all.
+
+    Raises InputError when its name does not end as a board's, when it exists, and when it cannot be written.
+    """
+    if path.suffix not in SUFFIXES:
+        what = f"is not a board's name; end it in .yaml, as {path.stem or 'board'}.yaml"
+        raise InputError(Problem(what, file=str(path)))
     write_new(path, text.encode())
+
+
+def title_for(prompts: Path) -> str:
+    """What a prompt file's name says of the film: its folder's name when it is only called prompt(s)."""
+    if prompts.stem.lower() not in ("prompt", "prompts"):
+        return prompts.stem
+    return prompts.parent.resolve().name or prompts.stem
 
 
 def _written(text: str) -> str:

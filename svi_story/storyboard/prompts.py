@@ -133,7 +133,8 @@ class PromptFile:
             if index < len(tokens) and tokens[index].string == ",":
                 index += 1
             elif index < len(tokens) and tokens[index].string != close:
-                self._stop(tokens[index], f"{_code(tokens[index])} stands where a comma or the end must be")
+                what = f"{_code(tokens[index])} stands where a comma or the end must be; {_CURE}"
+                self._stop(tokens[index], what)
         if index == len(tokens):
             self._stop(tokens[0], f"the list that starts here is never closed; {_CURE}")
         for extra in tokens[index + 1 :]:
@@ -158,7 +159,7 @@ class PromptFile:
     def _warn_of_missing_comma(self, item: list[Token]) -> None:
         for before, after in pairwise(item):
             if after.first > before.last:
-                self._warn(before, "no comma after this text, so the next line continues it")
+                self._warn(before, "no comma after this text, so the next text continues it")
 
     def _prompt(self, item: list[Token]) -> str:
         text = joined_surrogates("".join(self._literal(token) for token in item))

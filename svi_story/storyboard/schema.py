@@ -229,9 +229,14 @@ class EngineSettings(_Part):
     max_frames: PassFrames = Field(
         81, description="The most frames of one model pass, 4k+1. The model was trained at 81."
     )
-    loras: Loras = Field((), description="LoRAs for every clip, besides the variant's own pair.")
+    loras: Loras = Field(
+        (),
+        examples=[[{"path": "loras/style.safetensors", "high": 0.8, "low": 1.0}]],
+        description="LoRAs for every clip, besides the variant's own pair.",
+    )
     distill: DistillPair | None = Field(
         None,
+        examples=[{"high": "loras/quick_high.safetensors", "low": "loras/quick_low.safetensors"}],
         description="The pair of the fast presets. Default: LightX2V, from the models folder.",
     )
 
@@ -271,7 +276,11 @@ class Clip(_Part):
         examples=["images/street.jpg"],
         description="A new identity anchor from here on; needs a cut or a fade. Relative to the board.",
     )
-    loras: Loras = Field((), description="LoRAs for this clip, besides the board's.")
+    loras: Loras = Field(
+        (),
+        examples=[[{"path": "loras/rain.safetensors", "low": 0.5}]],
+        description="LoRAs for this clip, besides the board's.",
+    )
 
 
 class CutSettings(_Part):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import filecmp
 import shutil
 from pathlib import Path
 
@@ -31,8 +32,9 @@ def create(name: str, target: Path) -> Path:
     """Copy a template and return the new board's path.
 
     A target that ends in .yaml or .yml becomes the board, its images beside it; any other becomes a folder
-    with `<its name>.yaml` in it. Raises InputError, having written nothing, for an unknown template, for an
-    unusable name, and when anything that would be written exists.
+    with `<its name>.yaml` in it. An image that is there already, the same to the byte, is used as it is.
+    Raises InputError, having written nothing, for an unknown template, for an unusable name, and when
+    anything else that would be written exists.
     """
     source = _folder(name)
     _check_name(target)
@@ -84,10 +86,11 @@ def _beside(source: Path, target: Path) -> Path:
         (target if file.name == BOARD else target.parent / file.relative_to(source), file)
         for file in _files(source)
     ]
-    _refuse_existing(*(place for place, _ in places))
+    _refuse_existing(target)
+    missing = [(place, file) for place, file in places if not _is_there(place, file, target)]
     written: list[Path] = []
     try:
-        for place, file in places:
+        for place, file in missing:
             write_new(place, file.read_bytes())
             written.append(place)
     except BaseException:
@@ -103,8 +106,21 @@ def _files(source: Path) -> list[Path]:
     return sorted(files, key=lambda path: path.name == BOARD)
 
 
-def _refuse_existing(*places: Path) -> None:
-    there = [place for place in places if place.exists() or place.is_symlink()]
-    if there:
-        what = "exists already; choose another name"
-        raise InputError(*(Problem(what, file=str(place)) for place in there))
+def _is_there(place: Path, file: Path, board: Path) -> bool:
+    """Whether a template's file is at its place already. Raises InputError for another file there."""
+    if not _exists(place):
+        return False
+    if not (place.is_file() and filecmp.cmp(place, file, shallow=False)):
+        elsewhere = board.parent / board.stem / board.name
+        what = f"exists already and is not the template's; choose another folder, as {shown(str(elsewhere))}"
+        raise InputError(Problem(what, file=str(place)))
+    return True
+
+
+def _refuse_existing(place: Path) -> None:
+    if _exists(place):
+        raise InputError(Problem("exists already; choose another name", file=str(place)))
+
+
+def _exists(place: Path) -> bool:
+    return place.exists() or place.is_symlink()

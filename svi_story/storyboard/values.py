@@ -17,6 +17,10 @@ _FPS_PARTS = 1_000_000
 _MANY_FRAMES = 1_000_000
 LONGEST = Fraction(3600)
 
+_BROADCAST = tuple(Fraction(1000 * whole, 1001) for whole in (24, 30, 48, 60, 120, 240))
+_ROUNDED = Fraction(1, 100)
+"""Decimals this near to a rate over 1001 mean it: 23.976, 23.98 and 23.97 are all 24000/1001."""
+
 _FPS = re.compile(r"([0-9]{1,9})/([0-9]{1,9})")
 _DURATION = re.compile(r"(-?[0-9]{1,9}(?:\.[0-9]{1,9})?) ?(ms|s|m|h)")
 _UNITS = {"ms": Fraction(1, 1000), "s": Fraction(1), "m": Fraction(60), "h": Fraction(3600)}
@@ -38,7 +42,7 @@ def exactly(value: float) -> Fraction:
 
 
 def frame_rate(value: object) -> Fraction:
-    """15, 23.976, "24000/1001" or a Fraction, between 1 and 240."""
+    """15, 12.5, "24000/1001" or a Fraction, between 1 and 240."""
     rate = _written_rate(value)
     low, high = FPS_RANGE
     if not low <= rate <= high:
@@ -53,11 +57,19 @@ def _written_rate(value: object) -> Fraction:
     if isinstance(value, Fraction):
         return value
     if isinstance(value, int | float) and is_number(value):
-        return exactly(value)
+        return _unrounded(value)
     match = _FPS.fullmatch(value) if isinstance(value, str) else None
     if match is None or int(match[2]) == 0:
         raise wrong(f"{shown(value)} is not a frame rate; write 15, or a fraction, as 24000/1001")
     return Fraction(int(match[1]), int(match[2]))
+
+
+def _unrounded(value: float) -> Fraction:
+    rate = exactly(value)
+    meant = next((known for known in _BROADCAST if abs(rate - known) < _ROUNDED), None)
+    if meant:
+        raise wrong(f"{shown(value)} is a rounded frame rate, and the film would drift; use {meant}")
+    return rate
 
 
 def duration(value: object) -> Fraction:

@@ -72,20 +72,8 @@ class Animatic:
         self._pictures.clear()
 
     def notes(self, segment: Segment) -> tuple[str, ...]:
-        """What the user should know before this segment is made: characters that no font here can show."""
-        from svi_story.pictures.fonts import missing_characters
-        from svi_story.pictures.text import clean_text
-
-        missing = missing_characters(clean_text(segment.prompt))
-        if not missing:
-            return ()
-        more = f" and {len(missing) - _MOST_NAMED} more" if len(missing) > _MOST_NAMED else ""
-        named = ", ".join(map(_named, missing[:_MOST_NAMED]))
-        note = (
-            f"no font on this machine can show {named}{more}: the animatic shows \ufffd instead; "
-            "install a font that has them (Noto fonts cover every script), or change the prompt"
-        )
-        return (note,)
+        """What the user should know before this segment is made: what of its prompt cannot be shown."""
+        return (*_missing_note(segment), *_cut_note(segment))
 
     def environment(self) -> Mapping[str, str]:
         """Nothing: the frames depend on the key's inputs alone."""
@@ -140,6 +128,34 @@ def _array(pose: Pose) -> NDArray[np.float64]:
 def _pose(array: NDArray[np.generic]) -> Pose:
     x, y, zoom = array.tolist()
     return Pose(x, y, zoom)
+
+
+def _missing_note(segment: Segment) -> tuple[str, ...]:
+    from svi_story.pictures.fonts import missing_characters
+    from svi_story.pictures.text import clean_text
+
+    missing = missing_characters(clean_text(segment.prompt))
+    if not missing:
+        return ()
+    more = f" and {len(missing) - _MOST_NAMED} more" if len(missing) > _MOST_NAMED else ""
+    named = ", ".join(map(_named, missing[:_MOST_NAMED]))
+    note = (
+        f"no font on this machine can show {named}{more}: the animatic shows \ufffd instead; "
+        "install a font that has them (Noto fonts cover every script), or change the prompt"
+    )
+    return (note,)
+
+
+def _cut_note(segment: Segment) -> tuple[str, ...]:
+    from svi_story.engines.animatic.slate import prompt_is_cut
+
+    if not prompt_is_cut(segment):
+        return ()
+    note = (
+        f"the prompt is cut on the slate of {segment.clip}: {len(segment.prompt)} characters are more than "
+        f"{segment.size.width}x{segment.size.height} has room for; shorten it to read it whole"
+    )
+    return (note,)
 
 
 def _named(char: str) -> str:

@@ -6,7 +6,7 @@ At the top because burnt-in captions belong at the bottom.
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from fractions import Fraction
 from functools import lru_cache
 from typing import TYPE_CHECKING
@@ -24,9 +24,12 @@ BAND_OPACITY = 0.62
 MAX_BAND = 0.42
 """Share of the picture's height that the band may take; a clip id alone may push it to MAX_ID_BAND."""
 MAX_ID_BAND = 0.6
-MAX_PROMPT_LINES = 4
 MIN_SIZE = 9
 """Letters of fewer pixels cannot be read."""
+PROMPT_SCALES = (0.86, 0.77, 0.68)
+"""The prompt's type, as shares of the clip id's: a prompt too long for one is set in the next, then cut."""
+FEW_LINES = 3
+"""With room for fewer, a picture is too small for anybody to expect the whole prompt in it."""
 
 
 def timecode(frame: int, fps: Fraction) -> str:
@@ -57,8 +60,8 @@ class Layout:
     id_width: int
     """0 when there is no room for the clip id."""
     prompt_top: int
-    prompt_lines: int
-    """0 when there is no room for the prompt."""
+    prompt_room: int
+    """Height for the prompt; 0 when not even a line has room."""
 
 
 class Slate:
@@ -96,10 +99,19 @@ def lay_out(picture: Size, code_length: int) -> Layout:
         id_width = picture.width - 2 * pad if fits else 0
         code_top = pad + line if fits else pad
     prompt_top = code_top + line
-    room = picture.height * MAX_BAND - prompt_top - pad
-    lines = max(0, min(MAX_PROMPT_LINES, int(room // _prompt_style(size, 1, 1).line_height)))
+    room = int(picture.height * MAX_BAND) - prompt_top - pad
+    enough = room >= _prompt_style(size, PROMPT_SCALES[0], 1, 0).line_height
     left = picture.width - pad - code_width
-    return Layout(size, pad, code, left, code_top, id_width, prompt_top, lines)
+    return Layout(size, pad, code, left, code_top, id_width, prompt_top, room if enough else 0)
+
+
+def prompt_is_cut(segment: Segment) -> bool:
+    """Whether a picture that is large enough for a prompt shows only the beginning of this one."""
+    layout = lay_out(segment.size, len(timecode(0, segment.fps)))
+    if not layout.prompt_room:
+        return False
+    style, whole = _fit_prompt(segment, layout)
+    return style.max_lines >= FEW_LINES and not whole
 
 
 def _code_part(length: int, size: int, room: int) -> slice:
@@ -130,10 +142,35 @@ def _code_style(char: str, size: int) -> TextStyle:
     return TextStyle(size, max_width=_cell(char, size), max_lines=1, align="center")
 
 
-def _prompt_style(size: int, width: int, lines: int) -> TextStyle:
+def _fit_prompt(segment: Segment, layout: Layout) -> tuple[TextStyle, bool]:
+    """The largest type that shows the whole prompt, else the smallest; and whether it is shown whole."""
+    width = segment.size.width - 2 * layout.pad
+    for scale in PROMPT_SCALES:
+        style = _prompt_style(layout.size, scale, width, layout.prompt_room)
+        if _is_whole(_one_line(segment.prompt), style):
+            return style, True
+    return style, False
+
+
+@lru_cache(maxsize=256)  # asked for the engine's notes, then for the slate of every segment of the clip
+def _is_whole(text: str, style: TextStyle) -> bool:
+    from svi_story.pictures.text import draw_text
+
+    # Two lines more: an ellipsis drops the word it falls into, which can be all of one line.
+    height = len(draw_text(text, replace(style, max_lines=style.max_lines + 2)))
+    return height - 2 * style.margin <= style.max_lines * style.line_height
+
+
+def _one_line(text: str) -> str:
+    return " ".join(text.split())
+
+
+def _prompt_style(size: int, scale: float, width: int, room: int) -> TextStyle:
+    """Type of this scale, with as many lines as there is room for."""
     from svi_story.pictures.text import TextStyle
 
-    return TextStyle(max(MIN_SIZE, round(size * 0.86)), width, lines, colour=PROMPT_COLOUR)
+    style = TextStyle(max(MIN_SIZE, round(size * scale)), width, 1, colour=PROMPT_COLOUR)
+    return replace(style, max_lines=room // style.line_height)
 
 
 def _draw_band(segment: Segment, layout: Layout) -> Image.Image:
@@ -142,9 +179,9 @@ def _draw_band(segment: Segment, layout: Layout) -> Image.Image:
     texts: list[tuple[str, TextStyle, int]] = []
     if layout.id_width:
         texts.append((segment.clip, TextStyle(layout.size, layout.id_width, 1, colour=ID_COLOUR), layout.pad))
-    if layout.prompt_lines:
-        style = _prompt_style(layout.size, segment.size.width - 2 * layout.pad, layout.prompt_lines)
-        texts.append((" ".join(segment.prompt.split()), style, layout.prompt_top))
+    if layout.prompt_room:
+        style, _ = _fit_prompt(segment, layout)
+        texts.append((_one_line(segment.prompt), style, layout.prompt_top))
     return _compose(segment.size.width, layout, texts)
 
 

@@ -33,10 +33,9 @@ if TYPE_CHECKING:
     from svi_story.engines.base import Carry, Checkpoint, Frame, Latents, OnStep
     from svi_story.engines.svi.embeddings import Keep
     from svi_story.engines.svi.experts import Uses
-    from svi_story.engines.svi.identity import ExtraLora
     from svi_story.engines.svi.layout import Layout
     from svi_story.engines.svi.pairs import Digest
-    from svi_story.plan.model import Anchor, Segment, Variant
+    from svi_story.plan.model import Anchor, Lora, Segment, Variant
 
     AnchorPixels = Callable[[Anchor], Frame]
     """An anchor's picture as the model sees it: [height, width, 3], uint8, after fit."""
@@ -222,7 +221,7 @@ class Svi:
         shape = schedule.latent_shape(segment.frames, segment.size, channels)
         return schedule.make_noise(segment.seed, shape, place.dtype).to(place.device), 0
 
-    def _uses(self, variant: Variant, extras: tuple[ExtraLora, ...]) -> Uses:
+    def _uses(self, variant: Variant, extras: tuple[Lora, ...]) -> Uses:
         """Which LoRAs each expert gets: the variant's own pair, then the extra ones in the board's order."""
         pair = find_svi_pair(self._options.root, variant)
         return {
@@ -233,7 +232,7 @@ class Svi:
             for expert in EXPERTS
         }
 
-    def _check_loras(self, variant: Variant, extras: tuple[ExtraLora, ...]) -> None:
+    def _check_loras(self, variant: Variant, extras: tuple[Lora, ...]) -> None:
         self._running().experts.recipes(self._uses(variant, extras))
 
     def _vae(self) -> AutoencoderKLWan:

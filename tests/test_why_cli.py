@@ -1,0 +1,127 @@
+"""`plan --why` after the edits that people make most."""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from pathlib import Path
+
+    from conftest import Ended
+
+    Write = Callable[..., Path]
+    Run = Callable[..., Ended]
+
+ANIMATIC = ("--engine", "animatic")
+NEUTRAL = "; it is cut again, no frame is made"
+
+
+def clips(*prompts: str, **last: Any) -> list[dict[str, Any]]:
+    """Clips with these prompts and a seed of their own; the last one with more."""
+    made: list[dict[str, Any]] = [
+        {"prompt": f"The {prompt} is drifting.", "seed": ord(prompt[0])} for prompt in prompts
+    ]
+    made[-1] |= last
+    return made
+
+
+@pytest.fixture
+def why(write_board: Write, svi_story: Run) -> Callable[[dict[str, Any], dict[str, Any]], list[str]]:
+    """The reasons after a film of one board was made and the board was changed into another."""
+
+    def told(was: dict[str, Any], now: dict[str, Any]) -> list[str]:
+        assert svi_story("render", write_board(**was), *ANIMATIC).code == 0
+        ended = svi_story("plan", write_board(**now), *ANIMATIC, "--why", "--json")
+        reasons: list[str] = json.loads(ended.out)["boards"][0]["why"]
+        return reasons
+
+    return told
+
+
+@pytest.mark.parametrize(
+    ("now", "told"),
+    [
+        ({"title": "Rain"}, "title changed"),
+        ({"cut": {"crf": 30}}, "crf changed from 18 to 30"),
+        (
+            {"negative_prompt": "rain"},
+            "a setting that touches no frame of this engine, or a comment, changed",
+        ),
+    ],
+)
+def test_settings(why: Callable[..., list[str]], now: dict[str, Any], told: str) -> None:
+    assert why({}, now) == [told + NEUTRAL]
+
+
+@pytest.mark.parametrize(
+    ("was", "now", "told"),
+    [
+        ({"fade": "0.2s"}, {"fade": "0.4s"}, "the fade into clip 2 (clip-02) changed from 3 to 6 frames"),
+        ("cut", {"fade": "0.4s"}, "the cut into clip 2 (clip-02) became a fade of 6 frames"),
+        ({"fade": "0.4s"}, "cut", "the fade into clip 2 (clip-02) became a cut"),
+    ],
+)
+def test_fades(why: Callable[..., list[str]], was: object, now: object, told: str) -> None:
+    boards = [{"clips": clips("fog", "rain", transition=each)} for each in (was, now)]
+    assert why(*boards) == [told + NEUTRAL]
+
+
+def test_a_comment(write_board: Write, svi_story: Run) -> None:
+    board = write_board()
+    svi_story("render", board, *ANIMATIC)
+    board.write_text("# a note\n" + board.read_text("utf-8"), "utf-8")
+    assert "or a comment, changed" + NEUTRAL in svi_story("plan", board, *ANIMATIC, "--why").out
+
+
+def test_a_clip_removed_and_a_clip_inserted(why: Callable[..., list[str]]) -> None:
+    four, three = {"clips": clips("a", "b", "c", "d")}, {"clips": clips("a", "c", "d")}
+    assert why(four, three) == [
+        "clip 2 (clip-02): removed",
+        "clips 2-3 (were clip-03 to clip-04): id changed",
+    ]
+    assert why(three, four) == ["clip 2 (clip-02): new", "clips 3-4 (were clip-02 to clip-03): id changed"]
+
+
+def test_resolution_style_and_transition(why: Callable[..., list[str]]) -> None:
+    assert why({}, {"resolution": "96x64"}) == ["clips 1-3: resolution changed"]
+    assert why({}, {"style": "35mm"}) == ["clips 1-3: prompt changed"]
+    cut = {"clips": clips("a", "b", transition="cut")}
+    assert why({"clips": clips("a", "b")}, cut) == ["clip 2 (clip-02): starts a chain now"]
+    assert why(cut, {"clips": clips("a", "b")}) == ["clip 2 (clip-02): continues the clip before now"]
+
+
+@pytest.mark.parametrize("record", [None, "{}", "\0", '{"version": 1}', "[" * 100_000])
+def test_a_film_without_a_record(
+    write_board: Write, svi_story: Run, tmp_path: Path, record: str | None
+) -> None:
+    board = write_board()
+    svi_story("render", board, *ANIMATIC)
+    place = tmp_path / "renders/board.json"
+    place.unlink() if record is None else place.write_text(record)
+    told = svi_story("plan", board, *ANIMATIC, "--why").out
+    assert "there is a film, but what made it is not recorded: everything is compared as new" in told
+
+
+@pytest.mark.parametrize("field", ["title", "crf", "clips", "board_sha256"])
+@pytest.mark.parametrize("value", [None, float("inf"), [], {}, [{"id": 1}]])
+def test_a_record_with_odd_values(
+    write_board: Write, svi_story: Run, tmp_path: Path, field: str, value: object
+) -> None:
+    board = write_board(clips=clips("fog"))
+    svi_story("render", board, *ANIMATIC)
+    place = tmp_path / "renders/board.json"
+    place.write_text(json.dumps({**json.loads(place.read_text("utf-8")), field: value}))
+    ended = svi_story("plan", board, *ANIMATIC, "--why")
+    assert ended.code == 0, ended.err
+
+
+def test_a_film_that_was_altered(write_board: Write, svi_story: Run, tmp_path: Path) -> None:
+    board = write_board()
+    svi_story("render", board, *ANIMATIC)
+    (tmp_path / "renders/board.mp4").write_bytes(b"")
+    told = svi_story("plan", board, *ANIMATIC, "--why").out
+    assert "the film's file is missing or not as it was made" + NEUTRAL in told
