@@ -12,7 +12,7 @@ import typer
 from typer.core import TyperGroup
 
 from svi_story import __version__
-from svi_story.cli import boards, films, models, storage
+from svi_story.cli import boards, doctor, films, models, storage
 from svi_story.cli.terminal import BUG, INTERRUPTED, complain, log_bug
 from svi_story.errors import StoryError
 
@@ -83,6 +83,7 @@ boards.register(app)
 films.register(app)
 storage.register(app)
 models.register(app)
+doctor.register(app)
 
 
 def _interrupt(_number: int, _frame: FrameType | None) -> None:

@@ -10,7 +10,8 @@ from svi_story.engines.svi.inspection import gathered, pair_of
 from svi_story.engines.svi.layout import EXPERTS, find_model
 from svi_story.engines.svi.loading import check_same, read_transformer
 from svi_story.engines.svi.lora import Use, read_lora
-from svi_story.engines.svi.tensors import FLOATS, few, is_finite, read_header, read_headers
+from svi_story.engines.svi.tensors import FLOATS, is_finite, read_header, read_headers
+from svi_story.engines.svi.together import few
 from svi_story.errors import Problem
 
 if TYPE_CHECKING:
@@ -34,7 +35,8 @@ def check_shapes(root: Path, whole: Sequence[Holding], problems: list[Problem]) 
     for expert in EXPERTS:
         if expert in names:
             with gathered(problems):
-                experts[expert] = check_expert(find_model(root, expert))
+                blueprint = read_transformer(find_model(root, expert))
+                experts[expert] = {name: entry.shape for name, entry in blueprint.entries.items()}
     if "vae" in names:
         with gathered(problems):
             _check_vae(find_model(root, "vae"))
@@ -44,14 +46,6 @@ def check_shapes(root: Path, whole: Sequence[Holding], problems: list[Problem]) 
     if len(experts) == len(EXPERTS):
         problems += _differences(experts["high"], experts["low"])
     _check_loras(whole, experts, problems)
-
-
-def check_expert(files: ModelFiles) -> Shapes:
-    """An expert's tensors by name. Raises InputError unless they are exactly the model's."""
-    from diffusers import WanTransformer3DModel
-
-    blueprint = read_transformer(files)
-    return _compare(lambda: WanTransformer3DModel(**blueprint.settings), blueprint.entries)
 
 
 def _check_vae(files: ModelFiles) -> None:
@@ -80,15 +74,13 @@ def _check_text_encoder(files: ModelFiles) -> None:
     _compare(build, entries)
 
 
-def _compare(build: Callable[[], nn.Module], entries: Mapping[str, Entry]) -> Shapes:
-    """The tensors of a model, built without memory. Raises InputError unless the files hold exactly these."""
+def _compare(build: Callable[[], nn.Module], entries: Mapping[str, Entry]) -> None:
+    """Raises InputError unless the files hold exactly a model's tensors; it is built without memory."""
     import torch
 
     with torch.device("meta"):
         model = build()
-    shapes = {name: tuple(parameter.shape) for name, parameter in model.named_parameters()}
-    check_same(shapes, entries)
-    return shapes
+    check_same(model, entries)
 
 
 def _differences(high: Shapes, low: Shapes) -> list[Problem]:

@@ -6,8 +6,9 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from svi_story.engines.svi.catalog import PARTS, parts_for
-from svi_story.engines.svi.layout import find_distill_pair, find_model, find_svi_pair, find_tokenizer
-from svi_story.engines.svi.tensors import few, read_header
+from svi_story.engines.svi.layout import find_distill_pair, find_model, find_svi_pair
+from svi_story.engines.svi.tensors import read_header
+from svi_story.engines.svi.together import few
 from svi_story.errors import InputError, Problem
 
 if TYPE_CHECKING:
@@ -59,8 +60,6 @@ def _holding(root: Path, part: Part) -> Holding:
 
 def _find(root: Path, part: Part) -> tuple[Path, ...]:
     """The files that the engine would read for a part. Raises InputError naming those that are missing."""
-    if part.name == "tokenizer":
-        return (find_tokenizer(root),)
     if part.name == "svi-2.0":
         return _both(find_svi_pair(root, "2.0"))
     if part.name == "svi-2.0-pro":
