@@ -226,7 +226,10 @@ def test_an_interrupted_file_goes_on_where_it_was(hub: FakeHub) -> None:
     assert 0 < have < len(hub.repos[WAN][SHARD])
     assert not (ROOT / WAN / SHARD).exists()
     hub.asked.clear()
-    get()
+    told: list[int] = []
+    get(progress=lambda name, done, _: told.append(done) if name.endswith(SHARD) else None)
+    assert told[0] == have
+    assert told[-1] == len(hub.repos[WAN][SHARD])
     assert set(hub.ranges(SHARD)) == {f"bytes={have}-"}
     assert (ROOT / WAN / SHARD).read_bytes() == hub.repos[WAN][SHARD]
     assert not parts()
