@@ -24,6 +24,19 @@ class Warned(Event):
 
 
 @dataclass(frozen=True)
+class Hashing(Event):
+    """A large file is being hashed, once for each state of it."""
+
+    path: Path
+    done: int
+    total: int
+    """Bytes."""
+
+    def __str__(self) -> str:
+        return f"{self.path}: {self.done} of {self.total} bytes hashed"
+
+
+@dataclass(frozen=True)
 class RunStarted(Event):
     """All the work is known, and starts."""
 

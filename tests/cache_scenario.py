@@ -76,8 +76,10 @@ def decode(latents: dict[str, NDArray[Any]]) -> Iterator[NDArray[np.uint8]]:
         yield np.random.default_rng(seed + k).integers(0, 256, (16, 32, 3), dtype=np.uint8)
 
 
-def render(root: Path, report: Callable[[Event], None], flavour: int = 0, pause: float = 0) -> Entry:
-    """What the renderer does for one segment and its piece."""
+def render(
+    root: Path, report: Callable[[Event], None], flavour: int = 0, pause: Callable[[], object] = int
+) -> Entry:
+    """What the renderer does for one segment and its piece; `pause` happens under the lock."""
     store = Store(root, report)
     entry = store.entry(KEY)
     if entry is None:
@@ -88,7 +90,7 @@ def render(root: Path, report: Callable[[Event], None], flavour: int = 0, pause:
                 if latents is None:
                     latents = sample(work, flavour)
                     work.save_latents(latents)
-                time.sleep(pause)
+                pause()
                 work.write_frames(decode(latents), Fraction(15), COUNT)
                 entry = work.publish(INPUTS, {"clip": "window"})
     made = entry
@@ -302,7 +304,7 @@ def _start_writer(root: Path, flavour: int) -> int:
         locks._try = no_locks
         code = 1
         try:
-            render(root, Heard(), flavour, pause=0.002)
+            render(root, Heard(), flavour, pause=lambda: time.sleep(0.002))
             code = 0
         except RenderError:  # the entry went away under its piece
             code = 2
@@ -326,9 +328,16 @@ def main(what: str, base: str, *rest: str) -> None:
         die_everywhere(Path(base), {"killed": killed, "power_cut": power_cut}[what])
 
 
-def _rendered(root: Path, pause: str = "0") -> Iterator[dict[str, object]]:
+def _rendered(root: Path, gate: str = "") -> Iterator[dict[str, object]]:
+    """A render that holds the lock until a file named `gate` is there."""
     yield {"started": os.getpid()}
-    entry = render(root, lambda event: say({"warning": str(event)}), pause=float(pause))
+
+    def pause() -> None:
+        say({"held": KEY})
+        while gate and not Path(gate).exists():
+            time.sleep(0.01)
+
+    entry = render(root, lambda event: say({"warning": str(event)}), pause=pause)
     yield {"digest": digest(entry)}
 
 

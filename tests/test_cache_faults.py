@@ -8,6 +8,7 @@ import os
 import resource
 import shutil
 import signal
+import stat
 import subprocess
 import sys
 import tempfile
@@ -325,7 +326,7 @@ def test_folders_that_cannot_be_synced(tmp_path: Path, monkeypatch: pytest.Monke
     fsync = os.fsync
 
     def picky(fd: int) -> None:
-        if Path(f"/proc/self/fd/{fd}").is_dir():
+        if stat.S_ISDIR(os.fstat(fd).st_mode):
             raise OSError(errno.EINVAL, "Invalid argument")
         fsync(fd)
 

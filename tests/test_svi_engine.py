@@ -5,7 +5,7 @@ from __future__ import annotations
 import shutil
 import subprocess
 import sys
-from dataclasses import dataclass, fields, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -20,12 +20,12 @@ from svi_story.engines.svi import loading, schedule, text
 from svi_story.engines.svi import sampler as sampler_module
 from svi_story.engines.svi.embeddings import Embeddings
 from svi_story.engines.svi.engine import Options, Svi, open_anchor
-from svi_story.engines.svi.identity import ExtraLora, SviIdentity, distill_loras
-from svi_story.engines.svi.layout import Pair, find_layout
+from svi_story.engines.svi.identity import SviIdentity, distill_loras
+from svi_story.engines.svi.layout import find_layout
 from svi_story.errors import InputError, RenderError
 from svi_story.plan.fingerprints import Fingerprints
 from svi_story.plan.keys import key_of
-from svi_story.plan.model import Guidance, Segment, Size
+from svi_story.plan.model import Distill, Guidance, Lora, Segment, Size
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -35,25 +35,9 @@ if TYPE_CHECKING:
     from svi_story.plan.keys import Json
 
 
-@dataclass(frozen=True)
-class Lora:
-    """What a board's `loras:` becomes."""
-
-    path: Path
-    high: float = 1.0
-    low: float = 1.0
-
-
-@dataclass(frozen=True)
-class Styled(Segment):
-    """A segment with LoRAs besides the pair."""
-
-    loras: tuple[Lora, ...] = ()
-
-
-def styled(one: Segment, *loras: Lora) -> Styled:
+def styled(one: Segment, *loras: Lora) -> Segment:
     """A segment with extra LoRAs."""
-    return Styled(**{field.name: getattr(one, field.name) for field in fields(one)}, loras=loras)
+    return replace(one, loras=loras)
 
 
 @pytest.fixture(scope="module")
@@ -101,7 +85,7 @@ def test_what_was_made_before_does_not_matter(svi: Svi, style: Path) -> None:
     with support.engine() as fresh:
         (wanted,) = support.render(fresh, [last])
     support.render(svi, [support.segment(2, "2.0", frames=5)])
-    support.render(svi, [styled(support.segment(0, "2.0-pro", frames=5), Lora(style, high=0.3))])
+    support.render(svi, [styled(support.segment(0, "2.0-pro", frames=5), Lora(style, 0.3, 1.0))])
     (made,) = support.render(svi, [last])
     assert np.array_equal(made.latents, wanted.latents)
     assert np.array_equal(made.frames, wanted.frames)
@@ -290,7 +274,8 @@ def test_every_seed_of_a_board_makes_noise(seed: int) -> None:
 def test_extra_loras_change_the_clip_and_leave_no_trace(svi: Svi, style: Path) -> None:
     one = support.segment(frames=5)
     before, with_style, after = (
-        support.render(svi, [segment])[0].latents for segment in (one, styled(one, Lora(style)), one)
+        support.render(svi, [segment])[0].latents
+        for segment in (one, styled(one, Lora(style, 1.0, 1.0)), one)
     )
     assert np.array_equal(before, after)
     assert not np.array_equal(before, with_style)
@@ -300,7 +285,7 @@ def test_a_lora_for_one_expert_leaves_the_other(svi: Svi, style: Path) -> None:
     settings = support.sampler(boundary=0.0)  # the high-noise expert alone
     one = support.segment(settings=settings, frames=5)
     plain, low_only = (
-        support.render(svi, [segment])[0].latents for segment in (one, styled(one, Lora(style, high=0.0)))
+        support.render(svi, [segment])[0].latents for segment in (one, styled(one, Lora(style, 0.0, 1.0)))
     )
     assert np.array_equal(plain, low_only)
 
@@ -310,9 +295,9 @@ def test_unofficial_loras_are_noted(svi: Svi, style: Path, tmp_path: Path) -> No
     assert len(notes) == 2
     assert all("not known to be the official SVI 2.0-pro LoRA" in note for note in notes)
     named = Path(shutil.copy(style, tmp_path / "style_low_noise.safetensors"))
-    (note,) = set(svi.notes(styled(support.segment(0, "2.0-pro"), Lora(named)))) - set(notes)
+    (note,) = set(svi.notes(styled(support.segment(0, "2.0-pro"), Lora(named, 1.0, 1.0)))) - set(notes)
     assert "named for the low-noise expert" in note
-    assert svi.notes(styled(support.segment(0, "2.0-pro"), Lora(named, high=0.0))) == notes
+    assert svi.notes(styled(support.segment(0, "2.0-pro"), Lora(named, 0.0, 1.0))) == notes
 
 
 def test_a_missing_pair_is_found_before_anything_starts(tmp_path: Path) -> None:
@@ -336,14 +321,14 @@ def test_all_that_is_wrong_is_found_before_anything_starts(tmp_path: Path, style
     support.change_file(shard, lambda t: t | {"more": torch.zeros(1)})
     support.change_file(style, lambda t: t | {"odd": torch.zeros(1)})
     with support.engine(root) as entered, pytest.raises(InputError) as caught:
-        entered.prepare([support.segment(), styled(support.segment(1), Lora(style))])
+        entered.prepare([support.segment(), styled(support.segment(1), Lora(style, 1.0, 1.0))])
     text = str(caught.value)
     assert all(part in text for part in ("Wan2.1_VAE", "models_t5", "more is not known to the model"))
     shard.unlink()
     (root / support.EXPERT_FOLDERS["low"]).rename(root / "away")
     shutil.copytree(support.MODELS / support.EXPERT_FOLDERS["low"], root / support.EXPERT_FOLDERS["low"])
     with support.engine(root) as entered, pytest.raises(InputError, match="odd belongs to no weight"):
-        entered.prepare([styled(support.segment(1), Lora(style))])
+        entered.prepare([styled(support.segment(1), Lora(style, 1.0, 1.0))])
 
 
 def test_nan_in_the_weights_is_named(tmp_path: Path) -> None:
@@ -355,17 +340,21 @@ def test_nan_in_the_weights_is_named(tmp_path: Path) -> None:
 
 
 def test_a_distillation_pair_is_two_extra_loras() -> None:
-    pair = Pair(Path("high_noise_model.safetensors"), Path("low_noise_model.safetensors"))
-    assert distill_loras(pair, 0.5, 1.0) == (ExtraLora(pair.high, 0.5, 0.0), ExtraLora(pair.low, 0.0, 1.0))
+    files = (Path("high_noise_model.safetensors"), Path("low_noise_model.safetensors"))
+    pair = distill_loras(Distill(0.5, 1.0, files), Path())
+    assert pair == (Lora(files[0], 0.5, 0.0), Lora(files[1], 0.0, 1.0))
     with pytest.raises(InputError, match="swap the two"):
-        distill_loras(Pair(pair.low, pair.high), 0.5, 1.0)
+        distill_loras(Distill(0.5, 1.0, files[::-1]), Path())
+    with pytest.raises(InputError) as missing:
+        distill_loras(Distill(0.5, 1.0, None), Path("nowhere"))
+    assert len(missing.value.problems) == 2
 
 
 def test_the_anchor_is_opened_and_fitted(tmp_path: Path) -> None:
     size = Size(80, 64)
     anchor = Fingerprints(tmp_path / "memo.json").anchor(support.DATA / "anchor.png", size, "crop")
     assert np.array_equal(open_anchor(anchor), support.anchor_picture())
-    with pytest.raises(RenderError, match="changed meanwhile"):
+    with pytest.raises(RenderError, match="changed while the film was being made"):
         open_anchor(replace(anchor, pixels="other"))
     with pytest.raises(RenderError, match=r"gone\.png"):
         open_anchor(replace(anchor, path=tmp_path / "gone.png"))
@@ -475,7 +464,7 @@ def test_dtype_weights_and_loras_change_the_key(tmp_path: Path, style: Path) -> 
             changed / (root / file).relative_to(root), lambda t: {k: v + 1 for k, v in t.items()}
         )
         assert key(one, SviIdentity(changed, "float32")) != key(one)
-    keys = [key(styled(one, Lora(style, high))) for high in (0.5, 1.0)]
+    keys = [key(styled(one, Lora(style, high, 1.0))) for high in (0.5, 1.0)]
     assert len({key(one), *keys}) == 3
     assert key(styled(one, Lora(style, 0.0, 0.0))) == key(one)
 

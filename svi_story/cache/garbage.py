@@ -59,6 +59,8 @@ def _candidates(layout: Layout) -> Iterator[Garbage]:
         yield _garbage(folder, "no film is made of it", folder.name)
     for folder in layout.works():
         yield _garbage(folder, "unfinished, or finished elsewhere", folder.name)
+    for path in layout.embeddings():
+        yield _garbage(path, "a prompt that was not met again")
     for path in layout.locks():
         yield _garbage(path, "a lock that nobody holds", path.stem)
     for path in names(layout.set_aside):

@@ -42,6 +42,14 @@ class Layout:
         """The folder of an encoded piece of film."""
         return self._sharded("pieces", key)
 
+    def embedding(self, key: str) -> Path:
+        """The file of an encoded prompt."""
+        return self.root / "embeddings" / f"{_checked(key)}.safetensors"
+
+    def embeddings(self) -> Iterator[Path]:
+        """The files of all encoded prompts."""
+        return (path for path in names(self.root / "embeddings") if KEY.fullmatch(path.stem))
+
     def work(self, key: str) -> Path:
         """The folder of a segment or piece under way."""
         return self.root / "work" / _checked(key)

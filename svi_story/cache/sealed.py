@@ -27,7 +27,7 @@ FORMAT = 1
 LARGEST_MANIFEST = 16 * 2**20
 
 DAMAGED = (
-    *(errno.EIO, errno.EUCLEAN, errno.EBADMSG),  # what a disk says that lost a block
+    *(errno.EIO, errno.EBADMSG, getattr(errno, "EUCLEAN", errno.EIO)),  # a disk that lost a block
     *(errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.ELOOP),  # something else lies where the file was
 )
 

@@ -19,7 +19,7 @@ from svi_story.cache.layout import CHECKPOINT, LATENTS, PIECE_FILE, Layout
 from svi_story.cache.locks import locked
 from svi_story.cache.sealed import ENTRY, PIECE, publish, seal, unseal
 from svi_story.cache.upkeep import usage, verify
-from svi_story.cache.work import Work, bench, waiting
+from svi_story.cache.work import Kept, Work, bench, kept_embedding, waiting
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -65,6 +65,10 @@ class Store:
         """Work on a segment, under its lock; look up the entry again inside: waiting may have made it."""
         with bench(self.layout, key, self._report) as private:
             yield Work(self.layout, key, private, lambda: self.entry(key), self._report)
+
+    def embedding(self, key: str) -> Kept:
+        """Where an encoded prompt is kept; a damaged one is set aside with a warning."""
+        return kept_embedding(self.layout, key, self._report)
 
     def piece(self, key: str) -> Path | None:
         """The file of an encoded piece of film, every byte verified, or None, as with `entry`."""

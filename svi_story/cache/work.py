@@ -98,12 +98,23 @@ class Kept:
 
     def save(self, state: Tensors) -> None:
         """Replace the state, durably and atomically. RenderError when the disk refuses."""
+        with disk(self._path, "keeping work"):
+            make_folder(self._path.parent)
         save_tensors(self._path, state, self._note)
 
     def drop(self) -> None:
         """Remove the state; it is no longer needed."""
         with suppress(OSError):
             self._path.unlink(missing_ok=True)
+
+
+def kept_embedding(layout: Layout, key: str, report: Reporter) -> Kept:
+    """An encoded prompt's place; its folder is made when something is saved."""
+
+    def on_damage(path: Path, reason: str) -> None:
+        quarantine(layout, report, key, reason, {path.name: path})
+
+    return Kept(layout.embedding(key), key, on_damage)
 
 
 class Work:

@@ -11,12 +11,15 @@ import typer
 from svi_story.cli.options import (
     CACHE,
     FILMS,
+    MODELS,
     AsJson,
     Cache,
+    Dtype,
     Engine,
     Films,
+    Models,
     Paths,
-    engine_named,
+    chosen,
     fingerprints_in,
     store_in,
 )
@@ -25,7 +28,7 @@ from svi_story.cli.terminal import answer, answer_json, complain, table
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from svi_story.render.jobs import Job, Rejected
+    from svi_story.render.jobs import Choice, Job, Rejected
 
 NONE_VALID, SOME_INVALID = 2, 1
 
@@ -113,11 +116,13 @@ def validate(paths: Paths) -> None:
     svi-story validate board.yaml
     svi-story validate boards/
     """
-    jobs, rejected = _prepare(paths, FILMS, CACHE, None)
-    for job in jobs:
-        seconds = f"{job.plan.seconds:.2f} s"
-        answer(f"{job.place.board}: valid: {len(job.plan.shots)} clips, {job.plan.frames} frames, {seconds}")
-    _exit_for(jobs, rejected)
+    from svi_story.render.jobs import find_places, resolve
+
+    plans, rejected = resolve(find_places(paths, FILMS, CACHE), fingerprints_in(CACHE), None)
+    _complain_about(rejected)
+    for place, film in plans:
+        answer(f"{place.board}: valid: {len(film.shots)} clips, {film.frames} frames, {film.seconds:.2f} s")
+    _exit_for(plans, rejected)
 
 
 def plan(
@@ -125,6 +130,8 @@ def plan(
     output: Films = FILMS,
     cache: Cache = CACHE,
     engine: Engine = "",
+    models: Models = MODELS,
+    dtype: Dtype = "bfloat16",
     why: Annotated[bool, typer.Option("--why", help="Tell what changed since the last film.")] = False,
     as_json: AsJson = False,
 ) -> None:
@@ -139,11 +146,11 @@ def plan(
     """
     from svi_story.cli import plans
 
-    jobs, rejected = _prepare(paths, output, cache, engine_named(engine), remember=True)
+    jobs, rejected = _prepare(paths, output, cache, chosen(engine, models, dtype))
     store = store_in(cache)
     for job in jobs:
         if job.lacks:
-            complain(f"{job.place.board}: no keys: {job.lacks}")
+            complain(f"{job.place.board}: no keys:\n{job.lacks}")
     if as_json:
         answer_json({"boards": [plans.as_json(job, store, why=why) for job in jobs]})
     else:
@@ -157,6 +164,8 @@ def status(
     output: Films = FILMS,
     cache: Cache = CACHE,
     engine: Engine = "",
+    models: Models = MODELS,
+    dtype: Dtype = "bfloat16",
     as_json: AsJson = False,
 ) -> None:
     """Show how far every film is.
@@ -166,7 +175,7 @@ def status(
     """
     from svi_story.cli import plans
 
-    jobs, rejected = _prepare(paths, output, cache, engine_named(engine), remember=True)
+    jobs, rejected = _prepare(paths, output, cache, chosen(engine, models, dtype))
     states: list[dict[str, Any]] = [plans.status_of(job, store_in(cache)) for job in jobs]
     if as_json:
         answer_json({"boards": states})
@@ -192,18 +201,21 @@ def schema() -> None:
 
 
 def _prepare(
-    paths: Sequence[Path], films: Path, cache: Path, engine: str | None, *, remember: bool = False
+    paths: Sequence[Path], films: Path, cache: Path, choice: Choice
 ) -> tuple[list[Job], list[Rejected]]:
     from svi_story.render.jobs import find_places, prepare
 
     fingerprints = fingerprints_in(cache)
-    jobs, rejected = prepare(find_places(paths, films, cache), fingerprints, engine)
+    jobs, rejected = prepare(find_places(paths, films, cache), fingerprints, choice)
+    _complain_about(rejected)
+    fingerprints.save()
+    return jobs, rejected
+
+
+def _complain_about(rejected: Sequence[Rejected]) -> None:
     for each in rejected:
         for problem in each.error.problems:
             complain(str(problem))
-    if remember:
-        fingerprints.save()
-    return jobs, rejected
 
 
 def _exit_for(jobs: Sequence[object], rejected: Sequence[object]) -> None:

@@ -11,11 +11,14 @@ import typer
 from svi_story.cli.options import (
     CACHE,
     FILMS,
+    MODELS,
     Cache,
+    Dtype,
     Engine,
     Films,
+    Models,
     Paths,
-    engine_named,
+    chosen,
     fingerprints_in,
 )
 from svi_story.cli.terminal import BUG, answer, complain, log_bug, shorten, table
@@ -39,6 +42,8 @@ def render(
     output: Films = FILMS,
     cache: Cache = CACHE,
     engine: Engine = "",
+    models: Models = MODELS,
+    dtype: Dtype = "bfloat16",
     only: Annotated[
         str,
         typer.Option("--only", metavar="CLIP", help="Make this clip and what it continues from, no film."),
@@ -62,11 +67,13 @@ def render(
     """
     from svi_story.cache.store import Store
     from svi_story.cli.console import reporter
+    from svi_story.engines import create
     from svi_story.render.batch import Wish, render_orders
     from svi_story.render.jobs import find_places, prepare
 
     fingerprints = fingerprints_in(cache)
-    jobs, rejected = prepare(find_places(paths, output, cache), fingerprints, engine_named(engine))
+    choice = chosen(engine, models, dtype)
+    jobs, rejected = prepare(find_places(paths, output, cache), fingerprints, choice)
     orders, refused = _orders(jobs, Wish(only, force))
     errors = [(each.board, each.error) for each in rejected] + refused
     for _, error in errors:
@@ -78,7 +85,12 @@ def render(
     outcomes: list[Outcome] = []
     try:
         with reporter(as_json=as_json, quiet=quiet, verbose=verbose) as report:
-            outcomes.extend(render_orders(orders, Store(cache, report), report))
+            store = Store(cache, report)
+            engines = {
+                name: create(name, choice.options, fingerprints.file, store.embedding)
+                for name in {item.job.plan.engine for item in orders}
+            }
+            outcomes.extend(render_orders(orders, engines, store, report))
     except KeyboardInterrupt:
         complain(f"to go on: {shlex.join(['svi-story', *sys.argv[1:]])}")
         raise

@@ -8,8 +8,11 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from svi_story.cache.store import Store
     from svi_story.plan.fingerprints import Fingerprints
+    from svi_story.render.jobs import Choice
 
 Paths = Annotated[list[Path], typer.Argument(metavar="PATH...", help="Boards, or folders that hold boards.")]
 Films = Annotated[
@@ -23,18 +26,35 @@ Engine = Annotated[
     str,
     typer.Option("--engine", metavar="NAME", help="svi or animatic, whatever the board names."),
 ]
+Models = Annotated[
+    Path,
+    typer.Option("--models", metavar="DIR", envvar="SVI_STORY_MODELS", help="Where the weights lie."),
+]
+Dtype = Annotated[
+    str, typer.Option("--dtype", metavar="NAME", help="What the experts compute in: bfloat16 or float32.")
+]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON on standard output.")]
 
 FILMS = Path("renders")
 CACHE = Path("renders/.cache")
-ENGINES = ("svi", "animatic")
+MODELS = Path("models")
+DTYPES = ("bfloat16", "float32")
 
 
-def engine_named(name: str) -> str | None:
-    """The engine the user wants instead of the board's; None without a wish. Raises a usage error."""
-    if name and name not in ENGINES:
-        raise typer.BadParameter(f"{name!r} is none of {', '.join(ENGINES)}", param_hint="--engine")
-    return name or None
+def one_of(name: str, names: Sequence[str], option: str) -> str:
+    """The name, if it is one of these. Raises a usage error."""
+    if name not in names:
+        raise typer.BadParameter(f"{name!r} is none of {', '.join(names)}", param_hint=option)
+    return name
+
+
+def chosen(engine: str, models: Path, dtype: str) -> Choice:
+    """The engine the user wants, and how. Raises a usage error."""
+    from svi_story.engines import NAMES, EngineOptions
+    from svi_story.render.jobs import Choice
+
+    name = one_of(engine, NAMES, "--engine") if engine else None
+    return Choice(name, EngineOptions(models, one_of(dtype, DTYPES, "--dtype")))
 
 
 def fingerprints_in(cache: Path) -> Fingerprints:

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol, Self
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping
+    from collections.abc import Callable, Iterator, Mapping, Sequence
     from types import TracebackType
 
     import numpy as np
@@ -58,11 +58,19 @@ class Engine(Protocol):
         """What the user should know before this segment is made; empty when there is nothing."""
         ...
 
+    def environment(self) -> Mapping[str, str]:
+        """What on this machine may alter numbers besides the key's inputs: recorded with every entry."""
+        ...
+
     def __enter__(self) -> Self: ...
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None: ...
+
+    def prepare(self, segments: Sequence[Segment]) -> None:
+        """Do once what serves all of these segments, before the first is sampled."""
+        ...
 
     def sample(
         self, segment: Segment, carry: Carry | None, checkpoint: Checkpoint, on_step: OnStep

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import json
 import os
 from dataclasses import dataclass, field
@@ -11,10 +12,16 @@ from pathlib import Path
 from tempfile import NamedTemporaryFile
 from typing import TYPE_CHECKING
 
+from svi_story.errors import InputError, Problem
+from svi_story.events import Hashing
 from svi_story.plan.model import Anchor
 
 if TYPE_CHECKING:
+    from svi_story.events import Reporter
     from svi_story.plan.model import Fit, Size
+
+CHUNK = 64 * 2**20
+"""Bytes hashed at a time."""
 
 
 @dataclass
@@ -24,13 +31,15 @@ class Fingerprints:
     memo: Path
     known: dict[str, str] = field(default_factory=dict)
     fresh: dict[str, str] = field(default_factory=dict)
+    report: Reporter = lambda _event: None
 
     @classmethod
-    def load(cls, memo: Path) -> Fingerprints:
+    def load(cls, memo: Path, report: Reporter = lambda _event: None) -> Fingerprints:
         """The hashes a memo holds; an unreadable memo is an empty one."""
+        known: dict[str, str] = {}
         with contextlib.suppress(OSError, ValueError, AttributeError):
-            return cls(memo, {str(k): str(v) for k, v in json.loads(memo.read_text("utf-8")).items()})
-        return cls(memo)
+            known = {str(k): str(v) for k, v in json.loads(memo.read_text("utf-8")).items()}
+        return cls(memo, known, report=report)
 
     def save(self) -> None:
         """Write what is new. A memo that cannot be written is done without."""
@@ -41,6 +50,27 @@ class Fingerprints:
             with NamedTemporaryFile("w", encoding="utf-8", dir=self.memo.parent, delete=False) as file:
                 json.dump(Fingerprints.load(self.memo).known | self.fresh, file)
             Path(file.name).replace(self.memo)
+
+    def file(self, path: Path) -> str:
+        """A file's sha256 in hex, told while it is found the first time. Raises InputError."""
+        memo_key = f"sha256 {_file_state(path)}"
+        digest = self.known.get(memo_key)
+        if digest is None:
+            digest = self.known[memo_key] = self.fresh[memo_key] = self._hash(path)
+        return digest
+
+    def _hash(self, path: Path) -> str:
+        digest, done = hashlib.sha256(), 0
+        try:
+            total = path.stat().st_size
+            with path.open("rb") as file:
+                while chunk := file.read(CHUNK):
+                    digest.update(chunk)
+                    done += len(chunk)
+                    self.report(Hashing(path, done, total))
+        except (OSError, ValueError) as error:
+            raise InputError(Problem(f"cannot be read: {error}", file=str(path))) from error
+        return digest.hexdigest()
 
     def anchor(self, path: Path, size: Size, fit: Fit) -> Anchor:
         """A reference image with the hash of its pixels after fit. Raises InputError for a bad picture."""

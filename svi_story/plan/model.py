@@ -44,6 +44,31 @@ class Guidance:
 
 
 @dataclass(frozen=True)
+class Lora:
+    """A LoRA besides the variant's own pair, with its strength on each expert; 0 leaves the expert alone."""
+
+    path: Path
+    high: float
+    low: float
+
+    def strength(self, expert: Literal["high", "low"]) -> float:
+        """Its strength on one expert."""
+        return self.high if expert == "high" else self.low
+
+
+@dataclass(frozen=True)
+class Distill:
+    """The distillation pair of a fast preset: how strongly, and which files."""
+
+    high: float
+    """Strength on the high-noise expert."""
+    low: float
+    """Strength on the low-noise expert."""
+    files: tuple[Path, Path] | None
+    """High and low, where the board names them; None for the models folder's own."""
+
+
+@dataclass(frozen=True)
 class Sampler:
     """Everything that steers the sampling of one segment, besides its texts, seed and pictures."""
 
@@ -53,6 +78,8 @@ class Sampler:
     shift: float
     boundary: float
     motion_latents: int
+    distill: Distill | None = None
+    """None: the preset samples without distillation."""
 
 
 @dataclass(frozen=True)
@@ -77,6 +104,8 @@ class Segment:
     """Frame 0's place within the clip; negative where the overlap reaches back into the clip before."""
     anchor: Anchor
     sampler: Sampler
+    loras: tuple[Lora, ...] = ()
+    """The board's, then the clip's."""
 
     @property
     def contributes(self) -> int:

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from svi_story.errors import InputError, Problem
-from svi_story.plan.model import Anchor, FilmPlan, Guidance, Sampler, Segment, Shot, Size
+from svi_story.plan.model import Anchor, FilmPlan, Guidance, Lora, Sampler, Segment, Shot, Size
 from svi_story.plan.presets import PRESETS
 from svi_story.plan.timing import (
     frames_of,
@@ -21,7 +21,8 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from svi_story.plan.fingerprints import Fingerprints
-    from svi_story.storyboard.schema import Clip, EngineSettings
+    from svi_story.plan.model import Distill
+    from svi_story.storyboard.schema import Clip
     from svi_story.storyboard.schema import Guidance as WrittenGuidance
     from svi_story.storyboard.source import BoardFile
 
@@ -96,8 +97,9 @@ def chain_links(board: BoardFile) -> Iterator[Link]:
         place += 1
 
 
-def sampler_of(engine: EngineSettings, guidance: WrittenGuidance | None) -> Sampler:
+def sampler_of(board: BoardFile, guidance: WrittenGuidance | None) -> Sampler:
     """The sampler of a clip: its own guidance, else the board's settings, else the preset's."""
+    engine = board.story.engine
     preset = PRESETS[engine.preset]
     scale = guidance or engine.guidance or preset.guidance
     return Sampler(
@@ -107,7 +109,22 @@ def sampler_of(engine: EngineSettings, guidance: WrittenGuidance | None) -> Samp
         shift=preset.shift if engine.shift is None else engine.shift,
         boundary=preset.boundary if engine.boundary is None else engine.boundary,
         motion_latents=engine.motion_latents,
+        distill=_distill(board, preset.distill),
     )
+
+
+def _distill(board: BoardFile, preset: Distill | None) -> Distill | None:
+    """The preset's distillation pair, from the files the board names if it does."""
+    own, folder = board.story.engine.distill, board.path.parent
+    if preset is None or own is None:
+        return preset
+    return replace(preset, files=(folder / own.high, folder / own.low))
+
+
+def _loras(board: BoardFile, clip: Clip) -> tuple[Lora, ...]:
+    """The board's LoRAs, then the clip's."""
+    written = (*board.story.engine.loras, *clip.loras)
+    return tuple(Lora(board.path.parent / lora.path, lora.high, lora.low) for lora in written)
 
 
 def _anchors(
@@ -150,7 +167,8 @@ def _shot(board: BoardFile, link: Link, anchor: Anchor) -> Shot:
             overlap=0 if link.starts_chain and index == 0 else overlap,
             first_frame=first_frame,
             anchor=anchor,
-            sampler=sampler_of(story.engine, clip.guidance),
+            sampler=sampler_of(board, clip.guidance),
+            loras=_loras(board, clip),
         )
         segments.append(segment)
         first_frame += frames - overlap

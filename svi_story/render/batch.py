@@ -7,18 +7,18 @@ from dataclasses import dataclass
 from itertools import groupby
 from typing import TYPE_CHECKING, Literal
 
-from svi_story.engines import create
-from svi_story.errors import InputError, StoryError
+from svi_story.errors import StoryError
 from svi_story.events import BoardFailed, RunStarted
 from svi_story.render.film import render_clips, render_film
 from svi_story.render.jobs import select
-from svi_story.render.segment import Studio
+from svi_story.render.stage import Stage, Studio
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Iterator, Mapping, Sequence
     from pathlib import Path
 
     from svi_story.cache.store import Store
+    from svi_story.engines.base import Engine
     from svi_story.events import Reporter
     from svi_story.plan.keys import Task
     from svi_story.render.jobs import Job
@@ -55,11 +55,16 @@ class Order:
     """What to make when only a clip is wanted; empty for the whole film."""
     forced: tuple[Task, ...]
 
+    @property
+    def wanted(self) -> tuple[Task, ...]:
+        """Every segment that must be there in the end."""
+        return self.tasks or self.job.all_tasks
+
 
 def order(job: Job, wish: Wish) -> Order:
     """A wish for one board. Raises InputError when its engine or the clip is missing."""
-    if job.lacks:
-        raise InputError(f"{job.place.board}: {job.lacks}")
+    if job.lacks is not None:
+        raise job.lacks
     tasks = select(job, wish.only) if wish.only else ()
     return Order(job, tasks, _forced(job, wish.force))
 
@@ -72,18 +77,21 @@ def _forced(job: Job, force: str) -> tuple[Task, ...]:
     return tuple(task for task in select(job, force) if task.segment.clip == force)
 
 
-def render_orders(orders: Sequence[Order], store: Store, report: Reporter) -> Iterator[Outcome]:
-    """Render board after board, grouped by engine; yields how each ended."""
+def render_orders(
+    orders: Sequence[Order], engines: Mapping[str, Engine], store: Store, report: Reporter
+) -> Iterator[Outcome]:
+    """Render board after board, grouped by engine, with engines not entered yet; yields how each ended."""
 
     def engine_of(item: Order) -> str:
         return item.job.plan.engine
 
-    wanted = [item.tasks or item.job.all_tasks for item in orders]
-    report(RunStarted(len(orders), sum(map(len, wanted))))
+    report(RunStarted(len(orders), sum(len(item.wanted) for item in orders)))
     for name, group in groupby(sorted(orders, key=engine_of), key=engine_of):
-        with create(name) as engine:
-            for item in group:
-                yield _render(item, Studio(engine, store, report))
+        items = list(group)
+        wanted = tuple(task for item in items for task in item.wanted)
+        with Stage(engines[name], wanted, store) as stage:
+            for item in items:
+                yield _render(item, Studio(stage, store, report))
 
 
 def _render(item: Order, studio: Studio) -> Outcome:

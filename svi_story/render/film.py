@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from svi_story.cache.frames import Frames
     from svi_story.plan.keys import Json, Task
     from svi_story.render.jobs import Job
-    from svi_story.render.segment import Studio
+    from svi_story.render.stage import Studio
 
 
 def render_film(job: Job, forced: Iterable[Task], studio: Studio) -> None:
@@ -70,7 +70,7 @@ def start(job: Job, tasks: Iterable[Task], forced: Iterable[Task], studio: Studi
     studio.report(
         BoardStarted(job.place.board, job.place.film, len(job.plan.shots), len(wanted), len(missing))
     )
-    notes = [note for task in missing for note in studio.engine.notes(task.segment)]
+    notes = [note for task in missing for note in studio.stage.engine.notes(task.segment)]
     for note in dict.fromkeys(notes):
         studio.report(Warned(f"{job.place.board}: {note}"))
 

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import os
 from collections import defaultdict
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from svi_story.engines import create
+from svi_story.engines import EngineOptions, identity_of
 from svi_story.errors import InputError, Problem
 from svi_story.plan.keys import tasks_of
 from svi_story.plan.shots import plan_film
@@ -18,7 +19,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
 
     from svi_story.plan.fingerprints import Fingerprints
-    from svi_story.plan.keys import Task
+    from svi_story.plan.keys import Identity, Task
     from svi_story.plan.model import FilmPlan
 
 SUFFIXES = (".yaml", ".yml")
@@ -40,8 +41,8 @@ class Job:
     plan: FilmPlan
     tasks: tuple[tuple[Task, ...], ...]
     """Every clip's segments, in film order; empty where `lacks` says why they cannot be keyed."""
-    lacks: str = ""
-    """What the engine is missing; empty when it can work."""
+    lacks: InputError | None = None
+    """What the engine is missing; None when it can work."""
 
     @property
     def all_tasks(self) -> tuple[Task, ...]:
@@ -101,28 +102,43 @@ def _clashes(places: Iterable[Place]) -> Iterator[Problem]:
             yield Problem(what, file=str(film))
 
 
-def prepare(
+@dataclass(frozen=True)
+class Choice:
+    """The engine a user wants, and how."""
+
+    name: str | None = None
+    """None: the one that each board names."""
+    options: EngineOptions = field(default_factory=EngineOptions)
+
+
+def resolve(
     places: Iterable[Place], fingerprints: Fingerprints, engine: str | None
-) -> tuple[list[Job], list[Rejected]]:
-    """Load, resolve and key every board; what is wrong with one does not touch the others."""
-    jobs: list[Job] = []
+) -> tuple[list[tuple[Place, FilmPlan]], list[Rejected]]:
+    """Load and plan every board; what is wrong with one does not touch the others."""
+    plans: list[tuple[Place, FilmPlan]] = []
     rejected: list[Rejected] = []
     for place in places:
         try:
-            plan = plan_film(load(place.board), fingerprints, engine)
+            plans.append((place, plan_film(load(place.board), fingerprints, engine)))
         except InputError as error:
             rejected.append(Rejected(place.board, error))
-        else:
-            jobs.append(_keyed(place, plan))
-    return jobs, rejected
+    return plans, rejected
 
 
-def _keyed(place: Place, plan: FilmPlan) -> Job:
+def prepare(
+    places: Iterable[Place], fingerprints: Fingerprints, choice: Choice
+) -> tuple[list[Job], list[Rejected]]:
+    """Load, plan and key every board."""
+    plans, rejected = resolve(places, fingerprints, choice.name)
+    identity = cache(lambda name: identity_of(name, choice.options, fingerprints.file))
+    return [_keyed(place, plan, identity(plan.engine)) for place, plan in plans], rejected
+
+
+def _keyed(place: Place, plan: FilmPlan, identity: Identity) -> Job:
     try:
-        identity = create(plan.engine).identity
+        return Job(place, plan, tasks_of(plan, identity))
     except InputError as error:
-        return Job(place, plan, (), lacks=str(error))
-    return Job(place, plan, tasks_of(plan, identity))
+        return Job(place, plan, (), lacks=error)
 
 
 def select(job: Job, clip: str) -> tuple[Task, ...]:

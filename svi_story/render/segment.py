@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import time
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from svi_story.engines.base import Carry
@@ -15,20 +14,10 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from svi_story.cache.entry import Entry
-    from svi_story.cache.store import Store
     from svi_story.cache.work import Work
-    from svi_story.engines.base import Engine, Frame, Latents
-    from svi_story.events import Reporter
+    from svi_story.engines.base import Frame, Latents
     from svi_story.plan.keys import Json, Task
-
-
-@dataclass(frozen=True)
-class Studio:
-    """What rendering works with: an entered engine, the store, and who is told."""
-
-    engine: Engine
-    store: Store
-    report: Reporter
+    from svi_story.render.stage import Studio
 
 
 def ensure(task: Task, parent: Entry | None, board: Path, studio: Studio) -> Entry:
@@ -50,14 +39,14 @@ def ensure(task: Task, parent: Entry | None, board: Path, studio: Studio) -> Ent
 
 def _make(task: Task, parent: Entry | None, work: Work, board: Path, studio: Studio) -> Entry:
     """Sample unless the latents were saved already, decode, publish."""
-    segment = task.segment
+    segment, engine = task.segment, studio.stage.entered()
     start = time.monotonic()
     latents: Latents | None = work.latents()
     if latents is None:
         latents = _sample(task, parent, work, board, studio)
         work.save_latents(latents)
     sampled = time.monotonic()
-    frames = _told(studio.engine.decode(segment, latents), task, board, studio)
+    frames = _told(engine.decode(segment, latents), task, board, studio)
     work.write_frames(frames, segment.fps, segment.frames)
     notes: dict[str, Json] = {
         "clip": segment.clip,
@@ -65,6 +54,7 @@ def _make(task: Task, parent: Entry | None, work: Work, board: Path, studio: Stu
         "sampling_seconds": round(sampled - start, 3),
         "decoding_seconds": round(time.monotonic() - sampled, 3),
         "versions": {**versions()},
+        "environment": {**engine.environment()},
     }
     return work.publish(task.inputs, notes)
 
@@ -85,7 +75,7 @@ def _sample(task: Task, parent: Entry | None, work: Work, board: Path, studio: S
         studio.report(StepDone(board, segment.clip, segment.index, step, steps))
 
     carry = None if parent is None else carry_of(parent)
-    return studio.engine.sample(segment, carry, work.checkpoint, on_step)
+    return studio.stage.entered().sample(segment, carry, work.checkpoint, on_step)
 
 
 def carry_of(entry: Entry) -> Carry:

@@ -44,7 +44,6 @@ NOT_YET = frozenset(
         "clips.caption",
         "clips.end_frame",
         "clips.end_reference",
-        "clips.loras",
         "clips.pick",
         "clips.start_video",
         "clips.takes",
@@ -52,7 +51,6 @@ NOT_YET = frozenset(
         "cut.audio",
         "cut.captions",
         "cut.title_card",
-        "engine.loras",
         "end_frame",
         "end_reference",
         "start_video",
@@ -172,6 +170,27 @@ Transition = Annotated[
 ClipId = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$")]
 
 
+class Lora(_Part):
+    """A LoRA besides the variant's own pair."""
+
+    path: Line = Field(
+        examples=["loras/style.safetensors"],
+        description="A safetensors file, relative to the board.",
+    )
+    high: float = Field(1.0, ge=-10, le=10, description="Strength on the high-noise expert; 0: unused.")
+    low: float = Field(1.0, ge=-10, le=10, description="Strength on the low-noise expert; 0: unused.")
+
+
+Loras = Annotated[tuple[Lora, ...], Field(strict=False)]
+
+
+class DistillPair(_Part):
+    """Two LoRA files that let the model sample in few steps."""
+
+    high: Line = Field(description="For the high-noise expert, relative to the board's folder.")
+    low: Line = Field(description="For the low-noise expert, relative to the board's folder.")
+
+
 class EngineSettings(_Part):
     """Who makes the frames, and how. What is left open comes from the preset."""
 
@@ -210,6 +229,11 @@ class EngineSettings(_Part):
     max_frames: PassFrames = Field(
         81, description="The most frames of one model pass, 4k+1. The model was trained at 81."
     )
+    loras: Loras = Field((), description="LoRAs for every clip, besides the variant's own pair.")
+    distill: DistillPair | None = Field(
+        None,
+        description="The pair of the fast presets. Default: LightX2V, from the models folder.",
+    )
 
 
 class Clip(_Part):
@@ -247,6 +271,7 @@ class Clip(_Part):
         examples=["images/street.jpg"],
         description="A new identity anchor from here on; needs a cut or a fade. Relative to the board.",
     )
+    loras: Loras = Field((), description="LoRAs for this clip, besides the board's.")
 
 
 class CutSettings(_Part):

@@ -7,11 +7,11 @@ import unicodedata
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Self
 
+from svi_story.engines.anchor import open_anchor
 from svi_story.engines.animatic.camera import Pose, first_pose, next_pose, path, view
-from svi_story.errors import InputError, RenderError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Iterator, Mapping, Sequence
     from types import TracebackType
 
     import numpy as np
@@ -87,6 +87,13 @@ class Animatic:
         )
         return (note,)
 
+    def environment(self) -> Mapping[str, str]:
+        """Nothing: the frames depend on the key's inputs alone."""
+        return {}
+
+    def prepare(self, segments: Sequence[Segment]) -> None:
+        """Nothing serves several segments."""
+
     def sample(
         self, segment: Segment, carry: Carry | None, checkpoint: Checkpoint, on_step: OnStep
     ) -> Latents:
@@ -117,26 +124,11 @@ class Animatic:
 
     def _anchor(self, anchor: Anchor) -> Image.Image:
         if anchor.pixels not in self._pictures:
+            from PIL import Image
+
             self._pictures.clear()
-            self._pictures[anchor.pixels] = _load(anchor)
+            self._pictures[anchor.pixels] = Image.fromarray(open_anchor(anchor))
         return self._pictures[anchor.pixels]
-
-
-def _load(anchor: Anchor) -> Image.Image:
-    from PIL import Image
-
-    from svi_story.pictures.images import fit_picture, open_picture, pixels_digest
-
-    try:
-        pixels = fit_picture(open_picture(anchor.path), anchor.size.width, anchor.size.height, anchor.fit)
-    except InputError as error:
-        raise RenderError(*error.problems) from error
-    if pixels_digest(pixels) != anchor.pixels:
-        raise RenderError(
-            f"the image {anchor.path} changed while the film was being made; "
-            "run the same command again, it goes on with the image as it is now"
-        )
-    return Image.fromarray(pixels)
 
 
 def _array(pose: Pose) -> NDArray[np.float64]:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Self
 
 import numpy as np
 
+from svi_story.engines.anchor import open_anchor
 from svi_story.engines.svi import conditioning, schedule, vae
 from svi_story.engines.svi.attention import check_kernel, choose_kernel
 from svi_story.engines.svi.embeddings import Embeddings, release
@@ -69,23 +70,6 @@ class _Loaded:
     experts: Experts
     embeddings: Embeddings
     vae: AutoencoderKLWan | None = None
-
-
-def open_anchor(anchor: Anchor) -> Frame:
-    """An anchor's picture, opened and fitted.
-
-    Raises RenderError when the file is gone or no longer holds the pixels that were planned.
-    """
-    from svi_story.pictures.images import fit_picture, open_picture, pixels_digest
-
-    size = anchor.size
-    try:
-        picture = fit_picture(open_picture(anchor.path), size.width, size.height, anchor.fit)
-    except InputError as error:
-        raise RenderError(*error.problems) from error
-    if pixels_digest(picture) != anchor.pixels:
-        raise RenderError(f"the image {anchor.path} changed meanwhile; run the same command again")
-    return picture
 
 
 class Svi:
@@ -159,7 +143,7 @@ class Svi:
         that are none in the VAE and the text encoder (the experts' own are read when first used).
         """
         loaded = self._running()
-        sets = {(one.sampler.variant, extras_of(one)) for one in segments}
+        sets = {(one.sampler.variant, extras_of(one, self._options.root)) for one in segments}
         prompts = [prompt for one in segments for prompt in _prompts(one)]
         checks: list[Callable[[], object]] = [self._vae, partial(loaded.embeddings.prepare, prompts)]
         checks += [partial(self._check_loras, *some) for some in sets]
@@ -202,7 +186,7 @@ class Svi:
         import torch
 
         experts = self._running().experts
-        experts.equip(self._uses(segment.sampler.variant, extras_of(segment)))
+        experts.equip(self._uses(segment.sampler.variant, extras_of(segment, self._options.root)))
         steps = schedule.make_steps(segment.sampler)
 
         def after_step(done: int, x_BCTHW: Tensor) -> None:
@@ -244,7 +228,7 @@ class Svi:
         return {
             expert: [
                 Use(pair.of(expert), 1.0, whole=True),
-                *(Use(lora.file, lora.strength(expert)) for lora in extras),
+                *(Use(lora.path, lora.strength(expert)) for lora in extras),
             ]
             for expert in EXPERTS
         }

@@ -4,50 +4,50 @@ from __future__ import annotations
 
 import hashlib
 from dataclasses import dataclass
-from functools import cached_property, lru_cache
-from pathlib import Path
+from functools import cached_property, lru_cache, partial
 from typing import TYPE_CHECKING
 
-from svi_story.engines.svi.layout import EXPERTS, files_of, find_layout, find_svi_pair
+from svi_story.engines.svi.layout import (
+    EXPERTS,
+    Pair,
+    files_of,
+    find_distill_pair,
+    find_layout,
+    find_svi_pair,
+)
 from svi_story.engines.svi.pairs import check_distill, check_extra, check_svi_pair
+from svi_story.engines.svi.together import all_of
 from svi_story.errors import InputError, Problem
 from svi_story.plan.keys import key_of
+from svi_story.plan.model import Lora
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
+    from pathlib import Path
 
-    from svi_story.engines.svi.layout import Expert, Pair
     from svi_story.engines.svi.pairs import Digest
     from svi_story.plan.keys import Json
-    from svi_story.plan.model import Segment
+    from svi_story.plan.model import Distill, Segment, Variant
 
 REVISION = 1
 """Raised whenever the same inputs make other frames than before."""
 
 
-@dataclass(frozen=True)
-class ExtraLora:
-    """A LoRA besides the variant's own pair, with its strength on each expert (0: not used there)."""
+def extras_of(segment: Segment, root: Path) -> tuple[Lora, ...]:
+    """The LoRAs of a segment besides the variant's own pair: the preset's distillation, then the board's.
 
-    file: Path
-    high: float
-    low: float
-
-    def strength(self, expert: Expert) -> float:
-        """Its strength on one expert."""
-        return self.high if expert == "high" else self.low
+    Raises InputError for a distillation pair that is missing, or whose names say that the two are swapped.
+    """
+    return (*distill_loras(segment.sampler.distill, root), *segment.loras)
 
 
-def extras_of(segment: Segment) -> tuple[ExtraLora, ...]:
-    """The LoRAs that a segment asks for besides the variant's own pair."""
-    loras = getattr(segment, "loras", ())  # until the plan's Segment has the field
-    return tuple(ExtraLora(Path(lora.path), float(lora.high), float(lora.low)) for lora in loras)
-
-
-def distill_loras(pair: Pair, high: float, low: float) -> tuple[ExtraLora, ExtraLora]:
-    """A distillation pair as extra LoRAs. Raises InputError when its names say that the two are swapped."""
+def distill_loras(distill: Distill | None, root: Path) -> tuple[Lora, ...]:
+    """A distillation pair as LoRAs, each for one expert. Raises InputError as `extras_of` does."""
+    if distill is None:
+        return ()
+    pair = Pair(*distill.files) if distill.files else find_distill_pair(root)
     check_distill(pair)
-    return ExtraLora(pair.high, high, 0.0), ExtraLora(pair.low, 0.0, low)
+    return (Lora(pair.high, distill.high, 0.0), Lora(pair.low, 0.0, distill.low))
 
 
 def sha256_of(file: Path) -> str:
@@ -103,7 +103,7 @@ class SviIdentity:
 
     def inputs(self, segment: Segment) -> Mapping[str, Json]:
         """All that a segment's frames depend on. Raises InputError for missing files and wrong places."""
-        self.notes(segment)
+        all_of([lambda: self.files, lambda: self.notes(segment)])
         sampler = segment.sampler
         guidance = {"high": sampler.guidance.high, "low": sampler.guidance.low}
         guided = any(scale != 1 for scale in guidance.values())
@@ -130,11 +130,18 @@ class SviIdentity:
     def notes(self, segment: Segment) -> tuple[str, ...]:
         """What the user should know about a segment's LoRAs. Raises InputError for files in wrong places."""
         variant = segment.sampler.variant
-        notes = check_svi_pair(variant, find_svi_pair(self.root, variant), self.digest)
-        for lora in extras_of(segment):
-            used = tuple(expert for expert in EXPERTS if lora.strength(expert))
-            notes += check_extra(lora.file, used, self.digest)
-        return tuple(notes)
+        pair, extras = all_of([lambda: self._pair_notes(variant), lambda: self._extra_notes(segment)])
+        return (*pair, *extras)
+
+    def _pair_notes(self, variant: Variant) -> list[str]:
+        return check_svi_pair(variant, find_svi_pair(self.root, variant), self.digest)
+
+    def _extra_notes(self, segment: Segment) -> list[str]:
+        checks = [partial(self._check_extra, lora) for lora in extras_of(segment, self.root)]
+        return [note for notes in all_of(checks) for note in notes]
+
+    def _check_extra(self, lora: Lora) -> list[str]:
+        return check_extra(lora.path, tuple(e for e in EXPERTS if lora.strength(e)), self.digest)
 
     def _pair(self, segment: Segment) -> dict[str, Json]:
         variant = segment.sampler.variant
@@ -142,5 +149,5 @@ class SviIdentity:
         return {expert: self.digest(pair.of(expert)) for expert in EXPERTS}
 
     def _extras(self, segment: Segment) -> list[Json]:
-        used = [lora for lora in extras_of(segment) if lora.high or lora.low]
-        return [{"sha256": self.digest(lora.file), "high": lora.high, "low": lora.low} for lora in used]
+        used = [lora for lora in extras_of(segment, self.root) if lora.high or lora.low]
+        return [{"sha256": self.digest(lora.path), "high": lora.high, "low": lora.low} for lora in used]

@@ -1,0 +1,62 @@
+"""What rendering works with. The engine is entered when it is first needed: an up-to-date film needs none."""
+
+from __future__ import annotations
+
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Self
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from types import TracebackType
+
+    from svi_story.cache.store import Store
+    from svi_story.engines.base import Engine
+    from svi_story.events import Reporter
+    from svi_story.plan.keys import Task
+
+
+@dataclass
+class Stage:
+    """An engine, and all the segments that are wanted of it."""
+
+    engine: Engine
+    wanted: Sequence[Task]
+    store: Store
+    stack: ExitStack = field(default_factory=ExitStack)
+    ready: bool = False
+    failure: Exception | None = None
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.stack.close()
+
+    def entered(self) -> Engine:
+        """The engine, entered once and prepared for all that is missing. What went wrong goes wrong again."""
+        if self.failure is not None:
+            raise self.failure
+        if not self.ready:
+            try:
+                self._prepare(self.stack.enter_context(self.engine))
+            except Exception as error:
+                self.failure = error
+                self.stack.close()
+                raise
+            self.ready = True
+        return self.engine
+
+    def _prepare(self, engine: Engine) -> None:
+        engine.prepare([task.segment for task in self.wanted if self.store.state(task.key) == "to-render"])
+
+
+@dataclass(frozen=True)
+class Studio:
+    """What rendering works with: a stage with an engine, the store, and who is told."""
+
+    stage: Stage
+    store: Store
+    report: Reporter
