@@ -134,6 +134,7 @@ def test_without_torch_the_doctor_still_works() -> None:
 def test_wrong_words_are_usage_errors(svi_story: Run) -> None:
     assert svi_story("doctor", "--engine", "sora").code == 2
     assert svi_story("doctor", "--smoke", "--variant", "3").code == 2
+    assert svi_story("doctor", "--smoke", "--dtype", "float16").code == 2
 
 
 # --- single findings
@@ -288,7 +289,6 @@ def test_the_trial_takes_an_image(svi_story: Run, tmp_path: Path) -> None:
     [
         (("--size", "81x64"), "doctor --smoke: resolution"),
         (("--frames", "12"), "4k+1"),
-        (("--dtype", "float16"), "use bfloat16 or float32"),
         (("--reference", "nowhere.png"), "nowhere.png"),
         (("--models", "nowhere"), "not found"),
     ],

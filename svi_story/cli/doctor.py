@@ -8,8 +8,20 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from svi_story.cli.models import MODELS, Models, variant_named
-from svi_story.cli.options import CACHE, FILMS, AsJson, Cache, Engine, Films, engine_named
+from svi_story.cli.models import variant_named
+from svi_story.cli.options import (
+    CACHE,
+    DTYPES,
+    FILMS,
+    MODELS,
+    AsJson,
+    Cache,
+    Dtype,
+    Engine,
+    Films,
+    Models,
+    one_of,
+)
 from svi_story.cli.terminal import answer, answer_json, complain, table
 
 if TYPE_CHECKING:
@@ -40,9 +52,7 @@ def doctor(
     size: Annotated[str, typer.Option("--size", metavar="WxH", help="The size of --smoke.")] = "416x240",
     frames: Annotated[int, typer.Option("--frames", min=9, help="The frames of a clip of --smoke.")] = 33,
     steps: Annotated[int, typer.Option("--steps", min=1, help="The steps of a clip of --smoke.")] = 12,
-    dtype: Annotated[
-        str, typer.Option("--dtype", metavar="bfloat16|float32", help="The numbers of --smoke.")
-    ] = "bfloat16",
+    dtype: Dtype = "bfloat16",
     as_json: AsJson = False,
 ) -> None:
     """Look whether this machine can render, and tell the cure for each lack.
@@ -59,16 +69,20 @@ def doctor(
     svi-story doctor --full --json
     svi-story doctor --smoke --variant 2.0-pro --reference cat.jpg
     """
+    from svi_story.engines import NAMES
     from svi_story.render.doctor import Places, check_every_byte, examine
     from svi_story.render.smoke import Trial
 
-    wanted = engine_named(engine) or "svi"
+    wanted = one_of(engine or "svi", NAMES, "--engine")
+    numbers = one_of(dtype, DTYPES, "--dtype")
     places = Places(models, output, cache)
     findings = list(examine(wanted, places))
     if wanted == "svi" and full:
         findings.append(check_every_byte(places))
     if wanted == "svi" and smoke:
-        trial = Trial(models, variant_named(variant) or "2.0", size, frames, steps, dtype, reference, output)
+        trial = Trial(
+            models, variant_named(variant) or "2.0", size, frames, steps, numbers, reference, output
+        )
         findings += _smoke(trial)
     ready = all(finding.state != "lacking" for finding in findings)
     if as_json:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from svi_story.cli.options import AsJson
+from svi_story.cli.options import MODELS, AsJson, Models, one_of
 from svi_story.cli.terminal import answer, answer_json, complain, in_bytes, table
 
 if TYPE_CHECKING:
@@ -24,11 +24,6 @@ models_app = typer.Typer(
     no_args_is_help=True, help="Look after the weights.", rich_markup_mode=None, add_completion=False
 )
 
-Models = Annotated[
-    Path,
-    typer.Option("--models", metavar="DIR", envvar="SVI_STORY_MODELS", help="Where the weights lie."),
-]
-MODELS = Path("models")
 PRESETS = ("quality", "fast", "draft")
 
 
@@ -41,9 +36,9 @@ def variant_named(name: str) -> Variant | None:
     """The variant the user wants; None without a wish. Raises a usage error."""
     from svi_story.engines.svi.catalog import VARIANTS
 
-    if name and name not in VARIANTS:
-        raise typer.BadParameter(f"{name!r} is none of {', '.join(VARIANTS)}", param_hint="--variant")
-    return name or None
+    if name:
+        one_of(name, VARIANTS, "--variant")
+    return next((variant for variant in VARIANTS if variant == name), None)
 
 
 @models_app.command("list")
@@ -172,12 +167,10 @@ def download(
     from svi_story.engines.svi.download import check_space, fetch, prepare
     from svi_story.engines.svi.hub import Hub
 
-    if preset not in PRESETS:
-        raise typer.BadParameter(f"{preset!r} is none of {', '.join(PRESETS)}", param_hint="--preset")
-    wanted = variant_named(variant) or "2.0"
+    wanted = parts_for(variant_named(variant) or "2.0", one_of(preset, PRESETS, "--preset"))
     hub = Hub()
     with transfers() as progress:
-        items = prepare(models, parts_for(wanted, preset), hub, progress)
+        items = prepare(models, wanted, hub, progress)
     _show(items, models)
     if any(not item.there for item in items):
         check_space(models, items)

@@ -88,7 +88,8 @@ class Nowhere:
 
 def make(trial: Trial, tell: Tell) -> Iterator[Finding]:
     """Make the clips and say what they show. Raises InputError or RenderError where they cannot be made."""
-    from svi_story.engines.svi.engine import Options, Svi, open_anchor
+    from svi_story.engines.anchor import open_anchor
+    from svi_story.engines.svi.engine import Options, Svi
 
     with tempfile.TemporaryDirectory(prefix="svi-story-") as folder:
         first, second, empty = segments(trial, Path(folder))
