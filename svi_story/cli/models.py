@@ -175,7 +175,8 @@ def download(
     if any(not item.there for item in items):
         check_space(models, items)
         _agree(yes=yes)
-        with transfers("downloaded") as progress:
+        total = sum(item.to_read for item in items)
+        with transfers("downloaded", total) as progress:
             fetch(models, items, hub, progress)
     for item in items:
         answer(str(item.target))
@@ -213,16 +214,19 @@ def _agree(*, yes: bool) -> None:
 
 
 @contextmanager
-def transfers(done: str = "") -> Iterator[Progress]:
-    """Progress of big files: a bar for each on a terminal, else `done` once for each, if there is a word."""
+def transfers(done: str = "", total: int = 0) -> Iterator[Progress]:
+    """Progress of big files: a bar for each on a terminal, and one for `total` bytes if there is a total.
+
+    Elsewhere `done` once for each, if there is a word.
+    """
     if sys.stderr.isatty():
-        with _bars() as show:
+        with _bars(total) as show:
             yield show
         return
     told: set[str] = set()
 
-    def tell(name: str, count: int, total: int) -> None:
-        if done and count >= total and name not in told:
+    def tell(name: str, count: int, size: int) -> None:
+        if done and count >= size and name not in told:
             told.add(name)
             complain(f"{name}: {done}")
 
@@ -230,7 +234,7 @@ def transfers(done: str = "") -> Iterator[Progress]:
 
 
 @contextmanager
-def _bars() -> Iterator[Progress]:
+def _bars(total: int) -> Iterator[Progress]:
     from rich import progress as rich
     from rich.console import Console
 
@@ -238,13 +242,17 @@ def _bars() -> Iterator[Progress]:
     text = rich.TextColumn("{task.description}", markup=False)
     columns = (text, rich.BarColumn(), rich.DownloadColumn(), rich.TimeRemainingColumn())
     with rich.Progress(*columns, console=console, transient=True) as bars:
+        everything = bars.add_task("all files", total=total, visible=total > 0)
         tasks: dict[str, rich.TaskID] = {}
+        before: dict[str, int] = {}
 
-        def show(name: str, count: int, total: int) -> None:
+        def show(name: str, count: int, size: int) -> None:
             if name not in tasks:
-                tasks[name] = bars.add_task(name, total=total)
-            bars.update(tasks[name], completed=count, total=total)
-            if count >= total:
+                tasks[name] = bars.add_task(name, total=size)
+            bars.update(tasks[name], completed=count, total=size)
+            bars.advance(everything, count - before.get(name, count))
+            before[name] = count
+            if count >= size:
                 bars.remove_task(tasks.pop(name))
 
         yield show
