@@ -76,7 +76,7 @@ def _expert(name: Literal["high", "low"]) -> Part:
 
 def _svi_pair(name: Literal["svi-2.0", "svi-2.0-pro"], suffix: str) -> Part:
     needed = tuple(_SVI_LORA.format(expert, suffix) for expert in ("high", "low"))
-    return Part(name, f"{name.replace('svi', 'SVI')} LoRA pair", SVI, needed)
+    return Part(name, f"{name.replace('svi-', 'SVI ')} LoRA pair", SVI, needed)
 
 
 PARTS = (
