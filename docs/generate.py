@@ -12,7 +12,8 @@ from svi_story.storyboard.schema import json_schema
 
 COMMANDS = (
     (), ("new",), ("import",), ("validate",), ("plan",), ("render",), ("status",),
-    ("cache",), ("cache", "ls"), ("cache", "verify"), ("cache", "gc"), ("schema",),
+    ("cache",), ("cache", "ls"), ("cache", "verify"), ("cache", "gc"),
+    ("models",), ("models", "list"), ("models", "check"), ("models", "download"), ("doctor",), ("schema",),
 )  # fmt: skip
 
 

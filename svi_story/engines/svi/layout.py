@@ -125,6 +125,11 @@ def find_layout(root: Path) -> Layout:
     return Layout(**models, tokenizer=tokenizer)
 
 
+def find_model(root: Path, name: str) -> ModelFiles:
+    """One model's files: "high", "low", "vae", "text_encoder" or "tokenizer". Raises InputError."""
+    return _find(root, _WANTED[name])
+
+
 def find_svi_pair(root: Path, variant: Variant) -> Pair:
     """The variant's own LoRA pair. Raises InputError that names each missing file."""
     suffix = {"2.0": "", "2.0-pro": "_pro"}[variant]

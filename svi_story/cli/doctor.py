@@ -1,0 +1,116 @@
+"""The command that looks at the machine: doctor."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from svi_story.cli.models import variant_named
+from svi_story.cli.options import (
+    CACHE,
+    DTYPES,
+    FILMS,
+    MODELS,
+    AsJson,
+    Cache,
+    Dtype,
+    Engine,
+    Films,
+    Models,
+    one_of,
+)
+from svi_story.cli.terminal import answer, answer_json, complain, table
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
+    from svi_story.render.doctor import Finding
+    from svi_story.render.smoke import Trial
+
+
+def register(app: typer.Typer) -> None:
+    """Add this module's commands."""
+    app.command()(doctor)
+
+
+def doctor(
+    models: Models = MODELS,
+    output: Films = FILMS,
+    cache: Cache = CACHE,
+    engine: Engine = "",
+    full: Annotated[bool, typer.Option("--full", help="Also read every byte of the weights.")] = False,
+    smoke: Annotated[bool, typer.Option("--smoke", help="Also make two short clips.")] = False,
+    variant: Annotated[
+        str, typer.Option("--variant", metavar="2.0|2.0-pro", help="What --smoke renders with.")
+    ] = "",
+    reference: Annotated[
+        Path | None, typer.Option("--reference", "-r", metavar="IMAGE", help="The anchor of --smoke.")
+    ] = None,
+    size: Annotated[str, typer.Option("--size", metavar="WxH", help="The size of --smoke.")] = "416x240",
+    frames: Annotated[int, typer.Option("--frames", min=9, help="The frames of a clip of --smoke.")] = 33,
+    steps: Annotated[int, typer.Option("--steps", min=1, help="The steps of a clip of --smoke.")] = 12,
+    dtype: Dtype = "bfloat16",
+    as_json: AsJson = False,
+) -> None:
+    """Look whether this machine can render, and tell the cure for each lack.
+
+    Ends with 0 when it can, else with 1. Downloads nothing.
+
+    --smoke makes two clips with the real weights, the second one twice: with the anchor and with an empty
+    one. It tells what that shows, and puts the pictures beside the films: whether the anchor's subject came
+    back is for your eyes.
+
+    \b
+    svi-story doctor
+    svi-story doctor --engine animatic
+    svi-story doctor --full --json
+    svi-story doctor --smoke --variant 2.0-pro --reference cat.jpg
+    """
+    from svi_story.engines import NAMES
+    from svi_story.render.doctor import Places, check_every_byte, examine
+    from svi_story.render.smoke import Trial
+
+    wanted = one_of(engine or "svi", NAMES, "--engine")
+    numbers = one_of(dtype, DTYPES, "--dtype")
+    places = Places(models, output, cache)
+    findings = list(examine(wanted, places))
+    if wanted == "svi" and full:
+        findings.append(check_every_byte(places))
+    if wanted == "svi" and smoke:
+        trial = Trial(
+            models, variant_named(variant) or "2.0", size, frames, steps, numbers, reference, output
+        )
+        findings += _smoke(trial)
+    ready = all(finding.state != "lacking" for finding in findings)
+    if as_json:
+        told = [asdict(finding) for finding in findings]
+        answer_json({"engine": wanted, "ready": ready, "findings": told})
+    else:
+        _show(findings)
+        complain(f"this machine can {'' if ready else 'not yet '}render with the {wanted} engine")
+    if not ready:
+        raise typer.Exit(1)
+
+
+def _smoke(trial: Trial) -> Iterator[Finding]:
+    """The trial's findings; what keeps it from being made is one too."""
+    from svi_story.errors import StoryError
+    from svi_story.render.doctor import Finding
+    from svi_story.render.smoke import make
+
+    try:
+        yield from make(trial, complain)
+    except StoryError as error:
+        yield Finding("smoke", "lacking", str(error), "mend this, then run the same command again")
+    except ImportError as error:
+        yield Finding("smoke", "lacking", f"cannot start: {error}", "install what is lacking above")
+
+
+def _show(findings: Sequence[Finding]) -> None:
+    answer(table(("what", "state", ""), [(each.name, each.state, each.detail) for each in findings]))
+    for each in findings:
+        if each.cure and each.state != "ok":
+            answer(f"{each.name}: {each.cure}")

@@ -1,0 +1,131 @@
+"""Hashing big files, telling how far it is; and what the hub said about the files that it gave."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import os
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from tempfile import NamedTemporaryFile
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    Progress = Callable[[str, int, int], None]
+    """Called with a file's name, the bytes done and the bytes in all."""
+
+CHUNK = 16 * 2**20
+RECORDS = ".svi-story-downloads.json"
+
+
+def name_of(file: Path) -> str:
+    """A file's name for people; shards are called the same in both experts' folders."""
+    return f"{file.parent.name}/{file.name}"
+
+
+def ignore_progress(_name: str, _done: int, _total: int) -> None:
+    """Progress that nobody looks at."""
+
+
+@dataclass(frozen=True)
+class Expected:
+    """A file's size and content as the hub states them: by sha256, or git's hash where that is all it has."""
+
+    bytes: int
+    sha256: str = ""
+    git: str = ""
+
+    @property
+    def short(self) -> str:
+        """The beginning of its hash."""
+        return (self.sha256 or self.git)[:12]
+
+    def differs(self, file: Path, progress: Progress = ignore_progress) -> str:
+        """How a file's content differs from this, in words; empty when it does not. Raises OSError."""
+        size = file.stat().st_size
+        if size != self.bytes:
+            return f"has {size} bytes instead of {self.bytes}"
+        if self.sha256 and hash_file(file, progress) != self.sha256:
+            return "has another content than the hub's (by its sha256)"
+        if not self.sha256 and self.git and _git_hash(file) != self.git:
+            return "has another content than the hub's (by git's hash)"
+        return ""
+
+
+def hash_file(file: Path, progress: Progress = ignore_progress) -> str:
+    """A file's sha256 in hex, read now. Raises OSError."""
+    digest, done, total = hashlib.sha256(), 0, file.stat().st_size
+    with file.open("rb") as opened:
+        while chunk := opened.read(CHUNK):
+            digest.update(chunk)
+            done += len(chunk)
+            progress(name_of(file), done, total)
+    return digest.hexdigest()
+
+
+def _git_hash(file: Path) -> str:
+    """What git calls a file's content (only small files have no sha256 on the hub)."""
+    content = file.read_bytes()
+    return hashlib.sha1(b"blob %d\0" % len(content) + content, usedforsecurity=False).hexdigest()
+
+
+@dataclass(frozen=True)
+class Record:
+    """A file that was once found to be what the hub has."""
+
+    expected: Expected
+    repo: str
+    commit: str
+    written: int
+    """When it was last written (ns); another time means that it must be looked at again."""
+
+
+@dataclass
+class Records:
+    """What is known of the files under a models folder. Losing it costs hashing, nothing else."""
+
+    root: Path
+    known: dict[str, Record] = field(default_factory=dict)
+
+    @classmethod
+    def load(cls, root: Path) -> Records:
+        """The records of a models folder; unreadable ones are none."""
+        with contextlib.suppress(OSError, ValueError, TypeError, AttributeError, KeyError):
+            stored = json.loads((root / RECORDS).read_text("utf-8"))
+            known = {
+                name: Record(**{**record, "expected": Expected(**record["expected"])})
+                for name, record in stored.items()
+            }
+            return cls(root, known)
+        return cls(root)
+
+    def of(self, file: Path) -> Record | None:
+        """What is known of a file under the models folder."""
+        return self.known.get(self._name(file))
+
+    def is_known(self, file: Path, expected: Expected) -> bool:
+        """Whether a file was found to be this before, and was not written to since."""
+        record = self.of(file)
+        if record is None or record.expected != expected:
+            return False
+        stat = file.stat()
+        return (stat.st_size, stat.st_mtime_ns) == (expected.bytes, record.written)
+
+    def add(self, file: Path, expected: Expected, repo: str, commit: str) -> None:
+        """Remember that a file is what the hub has. A record that cannot be written is done without."""
+        self.known[self._name(file)] = Record(expected, repo, commit, file.stat().st_mtime_ns)
+        target = self.root / RECORDS
+        with (
+            contextlib.suppress(OSError),
+            NamedTemporaryFile("w", encoding="utf-8", dir=self.root, prefix=RECORDS, delete=False) as opened,
+        ):
+            json.dump({name: asdict(record) for name, record in self.known.items()}, opened, indent=1)
+            opened.flush()
+            os.fsync(opened.fileno())
+            Path(opened.name).replace(target)
+
+    def _name(self, file: Path) -> str:
+        return file.relative_to(self.root).as_posix()

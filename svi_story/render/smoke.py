@@ -1,0 +1,277 @@
+"""Two short clips with the real engine, and what they show: the set-up check of the SVI authors.
+
+Their words: if the person returns with a similar appearance, it is set up correctly. Whether it is the same
+person is for eyes. What can be counted: that everything runs and stays finite, that the LoRAs change every
+layer they are for, that the conditioning is the anchor's, that the experts read it, and whether the second
+clip is nearer to the anchor with the anchor than with an empty picture in its place.
+"""
+
+from __future__ import annotations
+
+import json
+import tempfile
+import time
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from svi_story.engines.base import Carry
+from svi_story.errors import InputError, Problem
+from svi_story.render.doctor import Finding
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    from numpy.typing import NDArray
+
+    from svi_story.engines.base import Frame, Latents
+    from svi_story.engines.svi.engine import Svi
+    from svi_story.plan.model import Segment, Variant
+
+    Frames = NDArray[np.uint8]
+    """[frames, height, width, 3], RGB."""
+    Tell = Callable[[str], None]
+
+PROMPTS = (
+    "The camera is panning slowly away to the right until the subject has left the frame.",
+    "The camera is panning back to the left, and the same subject is in the middle of the frame again.",
+)
+FULL_WIDTH = 5120
+"""The width of the 14B experts: only with them do pictures mean something."""
+NOT_JUDGED = (
+    "not judged: with experts smaller than the 14B ones this shows that everything runs, is finite and in "
+    "its place, not that a subject returns"
+)
+PICTURE = "doctor-smoke.png"
+
+
+@dataclass(frozen=True)
+class Trial:
+    """What the clips are made with."""
+
+    models: Path
+    variant: Variant
+    size: str
+    frames: int
+    steps: int
+    dtype: str
+    reference: Path | None
+    """The anchor; None: a template's picture."""
+    folder: Path
+    """Where the pictures go."""
+
+
+@dataclass(frozen=True)
+class Made:
+    """One clip."""
+
+    latents: Latents
+    frames: Frames
+
+    def carry(self) -> Carry:
+        """What the next clip gets."""
+        return Carry(self.latents, self.frames[-1])
+
+
+class Nowhere:
+    """A checkpoint that keeps nothing."""
+
+    def load(self) -> Latents | None:
+        """Nothing was kept."""
+        return None
+
+    def save(self, state: Latents) -> None:
+        """Keep nothing."""
+
+
+def make(trial: Trial, tell: Tell) -> Iterator[Finding]:
+    """Make the clips and say what they show. Raises InputError or RenderError where they cannot be made."""
+    from svi_story.engines.anchor import open_anchor
+    from svi_story.engines.svi.engine import Options, Svi
+
+    with tempfile.TemporaryDirectory(prefix="svi-story-") as folder:
+        first, second, empty = segments(trial, Path(folder))
+        start = time.monotonic()
+        with Svi(Options(trial.models, dtype=trial.dtype)) as engine:
+            for note in engine.notes(first):
+                tell(f"note: {note}")
+            engine.prepare([first, second, empty])
+            tell("clip 1 of 3: away from the anchor")
+            away = _clip(engine, first, None)
+            tell("clip 2 of 3: back to it")
+            back = _clip(engine, second, away.carry())
+            tell("clip 3 of 3: the second again, with an empty anchor")
+            blind = _clip(engine, empty, away.carry())
+            seconds = time.monotonic() - start
+            kernel = engine.environment()["attention"]
+        anchor = open_anchor(first.anchor)
+        yield Finding("smoke: clips", "ok", _summary(first, seconds, kernel))
+        yield check_loras(trial)
+        yield check_conditioning(trial, second, away.carry(), anchor)
+        yield check_reading(back, blind)
+        yield check_return(trial, anchor, back, blind)
+        yield Finding("smoke: pictures", "ok", str(save_pictures(trial, anchor, (away, back, blind))))
+
+
+def segments(trial: Trial, folder: Path) -> tuple[Segment, Segment, Segment]:
+    """The two clips, and the second with an empty anchor. Raises InputError for settings that are none."""
+    from PIL import Image
+
+    from svi_story.plan.fingerprints import Fingerprints
+    from svi_story.plan.shots import plan_film
+    from svi_story.storyboard.source import load
+    from svi_story.storyboard.templates import create
+
+    template = create("minimal", folder / "template")
+    reference = trial.reference or next(template.parent.glob("images/*"))
+    if not reference.is_file():
+        raise InputError(Problem("no such image; check the path", file=str(reference)))
+    engine = {"variant": trial.variant, "steps": trial.steps, "max_frames": trial.frames}
+    clips = [{"prompt": prompt} for prompt in PROMPTS]
+    written = {"version": 1, "resolution": trial.size, "engine": engine, "clips": clips}
+    board = folder / "smoke.yaml"
+    board.write_text(json.dumps({**written, "reference": str(reference.resolve())}), "utf-8")
+    fingerprints = Fingerprints(folder / "memo.json")
+    try:
+        first, second = (shot.segments[0] for shot in plan_film(load(board), fingerprints).shots)
+    except InputError as error:  # the user wrote options, not a board
+        raise InputError(
+            *(replace(problem, file="doctor --smoke", line=0) for problem in error.problems)
+        ) from error
+    nothing = folder / "empty.png"
+    Image.new("RGB", (first.size.width, first.size.height), (127, 127, 127)).save(nothing)
+    anchor = fingerprints.anchor(nothing, first.size, first.anchor.fit)
+    return first, second, replace(second, anchor=anchor)
+
+
+def _clip(engine: Svi, segment: Segment, carry: Carry | None) -> Made:
+    latents = engine.sample(segment, carry, Nowhere(), lambda _done, _steps: None)
+    return Made(latents, np.stack(list(engine.decode(segment, latents))))
+
+
+def _summary(segment: Segment, seconds: float, kernel: str) -> str:
+    made = f"3 clips of {segment.frames} frames at {segment.size}, {segment.sampler.steps} steps"
+    return f"{made}, in {seconds:.0f} s with {kernel}; every number finite"
+
+
+def check_loras(trial: Trial) -> Finding:
+    """Whether the variant's pair changes every layer that SVI's LoRAs are for (the engine refuses less)."""
+    from svi_story.engines.svi.identity import sha256_of
+    from svi_story.engines.svi.layout import EXPERTS, find_layout, find_svi_pair
+    from svi_story.engines.svi.loading import read_transformer
+    from svi_story.engines.svi.lora import Use, read_lora
+    from svi_story.engines.svi.pairs import known_role
+
+    layout, pair = find_layout(trial.models), find_svi_pair(trial.models, trial.variant)
+    told: list[str] = []
+    for expert in EXPERTS:
+        entries = read_transformer(layout.expert(expert)).entries
+        shapes = {name: entry.shape for name, entry in entries.items()}
+        changed = read_lora(Use(pair.of(expert), 1.0, whole=True), shapes)
+        known = known_role(sha256_of(pair.of(expert)))
+        told.append(f"{expert}: {len(changed)} layers, {'official' if known else 'not known by its hash'}")
+    return Finding("smoke: LoRA", "ok", f"SVI {trial.variant} on every layer it is for; {'; '.join(told)}")
+
+
+def check_conditioning(trial: Trial, segment: Segment, carry: Carry, anchor: Frame) -> Finding:
+    """Whether what the experts see besides the noise is, number for number, the variant's arrangement."""
+    import torch
+
+    from svi_story.engines.svi import conditioning, vae
+    from svi_story.engines.svi.layout import find_layout
+    from svi_story.engines.svi.loading import Place, load_vae
+
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    model = load_vae(find_layout(trial.models).vae, Place(device, torch.float32))
+    seen: list[NDArray[np.float32]] = []
+    encoded: list[NDArray[np.float32]] = []
+
+    def encode(video: torch.Tensor) -> torch.Tensor:
+        latents = vae.encode(model, video)
+        seen.append(video.cpu().numpy())
+        encoded.append(latents.cpu().numpy())
+        return latents
+
+    condition = conditioning.condition(segment, carry, anchor, encode).cpu().numpy()
+    still = conditioning.to_pixels(anchor).numpy()
+    mask, latents = condition[:, :4], condition[:, 4:]
+    if trial.variant == "2.0":
+        what = "the start, then the anchor in every frame"
+        right = (seen[0][:, :, 1:] == still).all() and np.array_equal(latents, encoded[0])
+    else:
+        what = "the anchor's latent, the motion latents, then zeros"
+        motion = carry.latents["latents"][:, :, -segment.sampler.motion_latents :]
+        known = np.concatenate([encoded[0], motion], axis=2)
+        count = known.shape[2]
+        right = np.array_equal(latents[:, :, :count], known) and not latents[:, :, count:].any()
+        right = right and np.array_equal(seen[0], still)
+    if not right or not (mask[:, :, 0] == 1).all() or mask[:, :, 1:].any():
+        return Finding("smoke: conditioning", "lacking", f"it is not {what}", "please report this bug")
+    return Finding("smoke: conditioning", "ok", f"{what}; the mask is on the first frame alone")
+
+
+def check_reading(back: Made, blind: Made) -> Finding:
+    """Whether the anchor makes any difference to the experts."""
+    with_anchor, without = (made.latents["latents"].astype(np.float64) for made in (back, blind))
+    difference = float(np.abs(with_anchor - without).mean() / without.std())
+    detail = f"an empty anchor changes the second clip by {difference:.2f} standard deviations"
+    if difference == 0:
+        cure = "the experts do not read their conditioning: svi-story models check"
+        return Finding("smoke: anchor read", "lacking", detail, cure)
+    return Finding("smoke: anchor read", "ok", detail)
+
+
+def check_return(trial: Trial, anchor: Frame, back: Made, blind: Made) -> Finding:
+    """How near the second clip's later half is to the anchor, with and without it. Not more than a hint."""
+    near, far = (_nearness(made.frames, anchor) for made in (back, blind))
+    detail = f"likeness of clip 2's later half to the anchor: {near:.3f}, with an empty anchor {far:.3f}"
+    if not is_full_size(trial.models):
+        return Finding("smoke: return", "ok", f"{detail}; {NOT_JUDGED}")
+    look = "look at the pictures: does the subject come back as itself?"
+    if near <= far:
+        return Finding("smoke: return", "warn", f"{detail}; the anchor draws nothing back", look)
+    return Finding("smoke: return", "ok", f"{detail}; {look}")
+
+
+def is_full_size(models: Path) -> bool:
+    """Whether the experts are as wide as Wan's 14B ones."""
+    from svi_story.engines.svi.layout import find_layout
+    from svi_story.engines.svi.tensors import read_headers
+
+    entries = read_headers(find_layout(models).high.weights)
+    return entries["patch_embedding.weight"].shape[0] >= FULL_WIDTH
+
+
+def _nearness(frames: Frames, anchor: Frame) -> float:
+    later = frames[len(frames) // 2 :]
+    return float(np.mean([_likeness(_coarse(frame), _coarse(anchor)) for frame in later]))
+
+
+def _coarse(frame: Frame) -> NDArray[np.float64]:
+    """A picture's light and dark in coarse squares: what is where, not how it is drawn."""
+    rows, columns = frame.shape[0] // 16 * 16, frame.shape[1] // 16 * 16
+    squares = frame[:rows, :columns].astype(np.float64).mean(axis=2)
+    coarse: NDArray[np.float64] = squares.reshape(rows // 16, 16, columns // 16, 16).mean(axis=(1, 3))
+    return coarse.ravel()
+
+
+def _likeness(some: NDArray[np.floating], other: NDArray[np.floating]) -> float:
+    """The correlation of two arrays of one shape; 0 where one of them is flat."""
+    some, other = (values.astype(np.float64) - values.mean() for values in (some, other))
+    scale = float(np.linalg.norm(some) * np.linalg.norm(other))
+    return float(some @ other / scale) if scale else 0.0
+
+
+def save_pictures(trial: Trial, anchor: Frame, clips: tuple[Made, Made, Made]) -> Path:
+    """The anchor, then each clip's first, middle and last frame in a row of its own. Returns the file."""
+    from PIL import Image
+
+    rows = [np.concatenate([anchor] * 3, axis=1)]
+    shown = ((made.frames[at] for at in (0, len(made.frames) // 2, -1)) for made in clips)
+    rows += [np.concatenate(list(frames), axis=1) for frames in shown]
+    trial.folder.mkdir(parents=True, exist_ok=True)
+    target = trial.folder / PICTURE
+    Image.fromarray(np.concatenate(rows, axis=0)).save(target)
+    return target
