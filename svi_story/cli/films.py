@@ -16,6 +16,7 @@ from svi_story.cli.options import (
     Dtype,
     Engine,
     Films,
+    Memory,
     Models,
     Paths,
     chosen,
@@ -44,6 +45,7 @@ def render(
     engine: Engine = "",
     models: Models = MODELS,
     dtype: Dtype = "bfloat16",
+    memory: Memory = "auto",
     only: Annotated[
         str,
         typer.Option("--only", metavar="CLIP", help="Make this clip and what it continues from, no film."),
@@ -72,7 +74,7 @@ def render(
     from svi_story.render.jobs import find_places, prepare
 
     fingerprints = fingerprints_in(cache)
-    choice = chosen(engine, models, dtype)
+    choice = chosen(engine, models, dtype, memory)
     jobs, rejected = prepare(find_places(paths, output, cache), fingerprints, choice)
     orders, refused = _orders(jobs, Wish(only, force))
     errors = [(each.board, each.error) for each in rejected] + refused
@@ -87,7 +89,7 @@ def render(
         with reporter(as_json=as_json, quiet=quiet, verbose=verbose) as report:
             store = Store(cache, report)
             engines = {
-                name: create(name, choice.options, fingerprints.file, store.embedding)
+                name: create(name, choice.options, fingerprints.file, store.embedding, report)
                 for name in {item.job.plan.engine for item in orders}
             }
             outcomes.extend(render_orders(orders, engines, store, report))

@@ -50,7 +50,7 @@ class Stage:
         return self.engine
 
     def _prepare(self, engine: Engine) -> None:
-        engine.prepare([task.segment for task in self.wanted if self.store.state(task.key) == "to-render"])
+        engine.prepare([task.segment for task in self.wanted if self.store.state(task.key) != "cached"])
 
 
 @dataclass(frozen=True)

@@ -21,8 +21,8 @@ from svi_story.plan.keys import key_of
 from svi_story.plan.model import Lora
 
 if TYPE_CHECKING:
-    from pathlib import Path
     from collections.abc import Mapping
+    from pathlib import Path
 
     from svi_story.engines.svi.pairs import Digest
     from svi_story.plan.keys import Json
