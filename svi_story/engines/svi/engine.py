@@ -35,11 +35,10 @@ if TYPE_CHECKING:
     from svi_story.engines.base import Carry, Checkpoint, Frame, Latents, OnStep
     from svi_story.engines.svi.embeddings import Keep
     from svi_story.engines.svi.experts import Uses
-    from svi_story.engines.svi.identity import ExtraLora
     from svi_story.engines.svi.layout import Layout
     from svi_story.engines.svi.pairs import Digest
     from svi_story.events import Reporter
-    from svi_story.plan.model import Anchor, Segment, Size, Variant
+    from svi_story.plan.model import Anchor, Lora, Segment, Size, Variant
 
     AnchorPixels = Callable[[Anchor], Frame]
     """An anchor's picture as the model sees it: [height, width, 3], uint8, after fit."""
@@ -250,7 +249,7 @@ class Svi:
         shape = schedule.latent_shape(segment.frames, segment.size, channels)
         return schedule.make_noise(segment.seed, shape, place.dtype).to(place.device), 0
 
-    def _uses(self, variant: Variant, extras: tuple[ExtraLora, ...]) -> Uses:
+    def _uses(self, variant: Variant, extras: tuple[Lora, ...]) -> Uses:
         """Which LoRAs each expert gets: the variant's own pair, then the extra ones in the board's order."""
         pair = find_svi_pair(self._options.root, variant)
         return {
@@ -261,7 +260,7 @@ class Svi:
             for expert in EXPERTS
         }
 
-    def _check_loras(self, variant: Variant, extras: tuple[ExtraLora, ...]) -> None:
+    def _check_loras(self, variant: Variant, extras: tuple[Lora, ...]) -> None:
         self._running().experts.recipes(self._uses(variant, extras))
 
     def _settle(self, segments: Sequence[Segment]) -> None:
@@ -271,7 +270,8 @@ class Svi:
 
     def _start_with_text(self, segments: Sequence[Segment], prompts: Sequence[str]) -> None:
         self._settle(segments)
-        all_of([self._vae, partial(self._encode, prompts)])
+        checks: list[Callable[[], object]] = [self._vae, partial(self._encode, prompts)]
+        all_of(checks)
 
     def _encode(self, prompts: Sequence[str]) -> None:
         """Encode prompts before the experts come; memory may run out here too."""

@@ -91,7 +91,7 @@ def shapes_in(files: Iterable[Path]) -> dict[str, tuple[int, ...]]:
         try:
             with file.open("rb") as opened:
                 length = int.from_bytes(opened.read(8), "little")
-                header = json.loads(opened.read(length)) if length <= MOST else None
+                header = json.loads(opened.read(length) if length <= MOST else b"")
             shapes |= {key: tuple(value["shape"]) for key, value in header.items() if key != "__metadata__"}
         except (OSError, ValueError, AttributeError, KeyError, TypeError, RecursionError) as error:
             problem = Problem("not a safetensors file, or cut short; download it again", file=str(file))
