@@ -1,4 +1,4 @@
-"""Write what is made from the code: `docs/cli.md`, `docs/storyboard.schema.json`, the table in `docs/memory.md`."""
+"""Write what is made from the code: `cli.md`, `storyboard.schema.json` and the table in `memory.md`."""
 
 from __future__ import annotations
 
