@@ -5,8 +5,6 @@ from __future__ import annotations
 import json
 from typing import TYPE_CHECKING
 
-import pytest
-
 from svi_story.engines.animatic import Animatic
 from svi_story.render.mix import mixed
 
@@ -14,6 +12,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
     from pathlib import Path
 
+    import pytest
     from conftest import Ended
 
     Write = Callable[..., Path]

@@ -16,10 +16,11 @@ import torch
 from svi_support import VARIANTS, Memory
 from tokenizers import Tokenizer
 
+from svi_story.engines.anchor import open_anchor
 from svi_story.engines.svi import loading, schedule, text
 from svi_story.engines.svi import sampler as sampler_module
 from svi_story.engines.svi.embeddings import Embeddings
-from svi_story.engines.svi.engine import Options, Svi, open_anchor
+from svi_story.engines.svi.engine import Options, Svi
 from svi_story.engines.svi.identity import SviIdentity, distill_loras
 from svi_story.engines.svi.layout import find_layout
 from svi_story.errors import InputError, RenderError

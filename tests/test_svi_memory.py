@@ -1,4 +1,4 @@
-"""Memory: what rungs need, which is taken, the same bits on all of them, and what happens when it runs out."""
+"""Memory: what rungs need, which is taken, the same bits on all, and what happens when it runs out."""
 
 from __future__ import annotations
 
@@ -16,8 +16,7 @@ from svi_support import Memory
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_map
 
-from svi_story.engines.svi import engine as engine_module
-from svi_story.engines.svi import ladder, parts, vae
+from svi_story.engines.svi import ladder, parts, sampler, vae
 from svi_story.engines.svi.engine import Options, Svi
 from svi_story.engines.svi.experts import Experts
 from svi_story.engines.svi.layout import find_layout
@@ -26,7 +25,6 @@ from svi_story.engines.svi.memory import (
     GIB,
     RUNGS,
     Choice,
-    Need,
     Room,
     choose,
     decoding_work,
@@ -40,11 +38,11 @@ from svi_story.events import Warned
 from svi_story.plan.model import Lora, Size
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable
     from pathlib import Path
 
     from svi_story.engines.base import Latents
-    from svi_story.engines.svi.memory import Needs
+    from svi_story.engines.svi.memory import Needs, Rung
     from svi_story.events import Event
     from svi_story.plan.model import Segment
 
@@ -95,11 +93,11 @@ def test_headers_tell_what_the_models_hold() -> None:
     assert read.text == values(load_text_encoder(layout.text_encoder, place))
 
 
-class Live(TorchDispatchMode):
+class Live(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch types none of it
     """Counts the bytes of the tensors that an operation makes, as long as they live."""
 
     def __init__(self, *known: torch.nn.Module) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]  # as above
         held = [tensor for model in known for tensor in (*model.parameters(), *model.buffers())]
         self.seen = {tensor.untyped_storage()._cdata for tensor in held}
         self.now = self.peak = 0
@@ -236,20 +234,20 @@ def test_where_both_are_one_memory_nothing_is_kept_beside() -> None:
 
 
 @given(st.integers(0, 120), st.integers(0, 200), st.sampled_from(RUNGS))
-def test_down_is_always_further_down(vram: int, ram: int, rung: str) -> None:
+def test_down_is_always_further_down(vram: int, ram: int, rung: Rung) -> None:
     room = Room(vram * GIB, ram * GIB)
-    choice = lower(rung, room, published())  # type: ignore[arg-type]  # hypothesis keeps no literals
-    assert choice is None or RUNGS.index(choice.rung) > RUNGS.index(rung)  # type: ignore[arg-type]  # same
+    choice = lower(rung, room, published())
+    assert choice is None or RUNGS.index(choice.rung) > RUNGS.index(rung)
 
 
 # --- the same bits on every rung
 
 
-def tiny() -> dict[str, Need]:
-    return {**needs_of(parts.read_parts(find_layout(support.MODELS)), 4, Size(80, 64), 5)}
+def tiny() -> Needs:
+    return needs_of(parts.read_parts(find_layout(support.MODELS)), 4, Size(80, 64), 5)
 
 
-def least(rung: str) -> Room:
+def least(rung: Rung) -> Room:
     """Room for a rung with only one expert in memory."""
     return Room(PLENTY.vram, tiny()[rung].ram)
 
@@ -290,7 +288,7 @@ def resident() -> list[support.Made]:
 
 @pytest.mark.parametrize("rung", ["offload", "stream"])
 @pytest.mark.parametrize("keep", [True, False])
-def test_a_rung_never_changes_numbers(resident: list[support.Made], rung: str, keep: bool) -> None:
+def test_a_rung_never_changes_numbers(resident: list[support.Made], rung: Rung, keep: bool) -> None:
     if rung == "stream":
         pytest.importorskip("accelerate")
     told = Told()
@@ -352,7 +350,7 @@ class Full:
 
 
 @pytest.fixture
-def full_sampling(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., None]]:
+def full_sampling(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
     """Let certain steps fail."""
 
     def plant(*fails: int, **error: Any) -> None:
@@ -362,9 +360,9 @@ def full_sampling(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., Non
             predict = original(*args)
             return lambda *inner: counted(predict, *inner)
 
-        monkeypatch.setattr(engine_module, "guided", guided)
+        monkeypatch.setattr("svi_story.engines.svi.engine.guided", guided)
 
-    original = engine_module.guided
+    original = sampler.guided
     return plant
 
 
@@ -376,7 +374,7 @@ def test_a_full_device_steps_down_and_goes_on_from_the_checkpoint(
     resident: list[support.Made], full_sampling: Callable[..., None]
 ) -> None:
     pytest.importorskip("accelerate")
-    told, steps = Told(), []
+    told, steps = Told(), list[int]()
     full_sampling(2, 4)
     with made_by(told) as svi:
         latents = sampled(svi, steps)

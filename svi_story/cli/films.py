@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shlex
 import sys
+from functools import partial
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -88,10 +89,8 @@ def render(
     try:
         with reporter(as_json=as_json, quiet=quiet, verbose=verbose) as report:
             store = Store(cache, report)
-            engines = {
-                name: create(name, choice.options, fingerprints.file, store.embedding, report)
-                for name in {item.job.plan.engine for item in orders}
-            }
+            make = partial(create, options=choice.options, digest=fingerprints.file, keep=store.embedding)
+            engines = {name: make(name, report=report) for name in {each.job.plan.engine for each in orders}}
             outcomes.extend(render_orders(orders, engines, store, report))
     except KeyboardInterrupt:
         complain(f"to go on: {shlex.join(['svi-story', *sys.argv[1:]])}")
