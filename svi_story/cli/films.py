@@ -79,9 +79,8 @@ def render(
     jobs, rejected = prepare(find_places(paths, output, cache), fingerprints, choice)
     orders, refused = _orders(jobs, Wish(only, force))
     errors = [(each.board, each.error) for each in rejected] + refused
-    for _, error in errors:
-        for problem in error.problems:
-            complain(str(problem))
+    for problem in [problem for _, error in errors for problem in error.problems]:
+        complain(str(problem))
     if not orders:
         raise typer.Exit(2)
     fingerprints.save()
