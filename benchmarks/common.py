@@ -19,7 +19,7 @@ from dataclasses import asdict, dataclass, fields
 from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from svi_story.cut.tools import encoder_versions
 from svi_story.render.record import versions as frame_versions
@@ -35,8 +35,9 @@ STORYBOARDS = HERE.parent / "storyboards"
 PROGRAM = str(Path(sys.executable).with_name("svi-story"))
 
 QUEUEING = (
-    "Other processes share this machine. *queued* is how long the main thread was ready to run and had no CPU; "
-    "*wall - queued* is about what an idle machine takes. Compare within this run, not with another machine's."
+    "Other processes share this machine: compare within this run, not with another one's seconds. *queued* "
+    "is how long the main thread was ready to run and had no CPU; *wall - queued* is about what an idle "
+    "machine takes."
 )
 
 
@@ -124,10 +125,10 @@ def _watched(session: int) -> Iterator[list[float]]:
 def _memory(session: int) -> float:
     """MB that a session's processes hold together, shared pages counted once."""
     total = 0
-    for process in filter(str.isdigit, os.listdir("/proc")):
+    for process in Path("/proc").glob("[1-9]*"):
         with suppress(OSError):  # it ended while we looked
-            if os.getsid(int(process)) == session:
-                shares = Path("/proc", process, "smaps_rollup").read_text("ascii")
+            if os.getsid(int(process.name)) == session:
+                shares = (process / "smaps_rollup").read_text("ascii")
                 total += int(re.findall(r"^Pss:\s+(\d+) kB", shares, re.MULTILINE)[0])
     return total * 1024 / 1e6
 
@@ -141,7 +142,8 @@ def _queued(process: str) -> float:
 
 
 def _cpu() -> float:
-    return sum(os.times()[:4])
+    children = os.times()
+    return time.process_time() + children.children_user + children.children_system
 
 
 @dataclass(frozen=True)
@@ -153,13 +155,11 @@ class Table:
     rows: tuple[tuple[Cell, ...], ...]
 
 
-@dataclass(frozen=True)
-class Finding:
+class Finding(NamedTuple):
     """One figure that answers the question."""
 
     what: str
-    value: float
-    unit: str
+    figure: str
     budget: str = ""
     verdict: str = ""
 
@@ -186,7 +186,7 @@ class Result:
 def options(about: str | None) -> argparse.ArgumentParser:
     """The command line that every benchmark has."""
     parser = argparse.ArgumentParser(description=about)
-    parser.add_argument("--write", action="store_true", help="write benchmarks/results/ and the README's table")
+    parser.add_argument("--write", action="store_true", help="keep the results and update README.md")
     return parser
 
 
@@ -209,17 +209,17 @@ def finish(result: Result, *, write: bool) -> None:
         return
     RESULTS.mkdir(exist_ok=True)
     kept = {"date": f"{datetime.now(UTC):%Y-%m-%d}", "machine": _machine(), "versions": _versions()}
-    text = json.dumps({**asdict(result), **kept}, indent=1, ensure_ascii=False) + "\n"
+    findings = [each._asdict() for each in result.findings]
+    text = json.dumps({**asdict(result), "findings": findings, **kept}, indent=1, ensure_ascii=False) + "\n"
     (RESULTS / f"{result.name}.json").write_text(text, "utf-8")
     (RESULTS / f"{result.name}.md").write_text(_page(result, kept), "utf-8")
     _refresh_readme()
 
 
 def _machine() -> dict[str, Cell]:
-    cpuinfo = Path("/proc/cpuinfo")
-    models = re.findall(r"^model name\s*: (.*)$", cpuinfo.read_text("utf-8"), re.M) if cpuinfo.exists() else []
+    models = re.findall(r"^model name\s*: (.*)$", Path("/proc/cpuinfo").read_text("utf-8"), re.MULTILINE)
     return {
-        "cpu": models[0] if models else platform.processor(),
+        "cpu": models[0] if models else platform.machine(),
         "cores": os.cpu_count(),
         "memory GiB": round(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30, 1),
         "system": f"{platform.system()} {platform.machine()}",
@@ -246,23 +246,22 @@ def _listed(value: object) -> str:
 def _body(result: Result) -> Iterator[str]:
     for table in result.tables:
         yield from (f"## {table.title}", "", *_grid(table.columns, table.rows), "")
-    columns = ("what", "figure", "budget", "verdict")
-    rows = [(each.what, f"{_shown(each.value)} {each.unit}", each.budget, each.verdict) for each in result.findings]
-    yield from ("## Findings", "", *_grid(columns, rows), "")
+    yield from ("## Findings", "", *_grid(Finding._fields, result.findings), "")
     yield from (f"- {note}" for note in result.notes)
     yield ""
 
 
 def _grid(columns: Sequence[str], rows: Iterable[Sequence[Cell]]) -> Iterator[str]:
     """A Markdown table that reads well as it is."""
-    texts = [list(columns), *([_shown(cell) for cell in row] for row in rows)]
+    texts = [list(columns), *([shown(cell) for cell in row] for row in rows)]
     widths = [max(map(len, column)) for column in zip(*texts, strict=True)]
     texts.insert(1, ["-" * width for width in widths])
     for row in texts:
         yield "| " + " | ".join(text.ljust(width) for text, width in zip(row, widths, strict=True)) + " |"
 
 
-def _shown(cell: Cell) -> str:
+def shown(cell: Cell) -> str:
+    """As it stands in a table: floats with three digits that count."""
     if cell is None:
         return "-"
     if isinstance(cell, float):
@@ -276,10 +275,9 @@ def _refresh_readme() -> None:
     rows: list[Sequence[Cell]] = []
     for path in sorted(RESULTS.glob("*.json")):
         kept = json.loads(path.read_text("utf-8"))
-        for each in kept["findings"]:
-            figure = f"{_shown(each['value'])} {each['unit']}"
-            rows.append((f"[{path.stem}](results/{path.stem}.md)", each["what"], figure, each["budget"], each["verdict"]))
-    table = "\n".join(_grid(("benchmark", "what", "figure", "budget", "verdict"), rows))
+        link = f"[{path.stem}](results/{path.stem}.md)"
+        rows += [(link, *finding.values()) for finding in kept["findings"]]
+    table = "\n".join(_grid(("benchmark", *Finding._fields), rows))
     marks = re.compile(r"(<!-- results -->\n).*?(<!-- end -->)", re.DOTALL)
     text = readme.read_text("utf-8")
     readme.write_text(marks.sub(lambda found: f"{found[1]}{table}\n{found[2]}", text), "utf-8")

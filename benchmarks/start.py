@@ -4,16 +4,31 @@ from __future__ import annotations
 
 import shutil
 import sys
-from pathlib import Path
 from typing import TYPE_CHECKING
 
-from common import PROGRAM, QUEUEING, STORYBOARDS, Finding, Result, Table, Took
-from common import finish, median, options, progress, run_alone, within, workplace
+from common import (
+    PROGRAM,
+    QUEUEING,
+    STORYBOARDS,
+    Finding,
+    Result,
+    Table,
+    Took,
+    finish,
+    median,
+    options,
+    progress,
+    run_alone,
+    shown,
+    within,
+    workplace,
+)
 from footage import footage
 from PIL import Image
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+    from pathlib import Path
 
 CLIPS = 1000
 CHAINS = 10
@@ -21,6 +36,12 @@ START, PLAN = 0.5, 1.0
 """Seconds: the budgets of the command line's start and of a plan of a thousand clips."""
 
 PROMPT = "The fox number {} is walking along the shore of a lake while thin mist is drifting over the water."
+
+
+FIRST = (
+    "*first*: no hash is known yet, so every reference image is opened, fitted and hashed; there is no "
+    "budget for that. `plan` and `render` keep the hashes, `validate` only uses them."
+)
 
 
 def write_board(folder: Path) -> Path:
@@ -77,12 +98,11 @@ def budget_of(name: str) -> float | None:
 
 def report(took: dict[str, Took], runs: int) -> Result:
     rows = tuple(
-        (name, each.wall, each.queued, each.free, each.cpu, each.peak, budget_of(name))
-        for name, each in took.items()
+        (name, each.wall, each.queued, each.free, each.cpu, budget_of(name)) for name, each in took.items()
     )
-    columns = ("command", "wall s", "queued s", "wall - queued s", "CPU s", "peak MB", "budget s")
+    columns = ("command", "wall s", "queued s", "wall - queued s", "CPU s", "budget s")
     findings = tuple(
-        Finding(name, each.free, f"s ({each.wall:.2f} on the busy machine)", f"< {most:g} s", within(each, most))
+        Finding(name, f"{shown(each.free)} s (wall {shown(each.wall)})", f"< {most:g} s", within(each, most))
         for name, each in took.items()
         if (most := budget_of(name)) is not None
     )
@@ -94,8 +114,7 @@ def report(took: dict[str, Took], runs: int) -> Result:
         findings=findings,
         notes=(
             QUEUEING,
-            "*first*: no hash is known yet, so every reference image is opened, fitted and hashed; there is no "
-            "budget for that. `plan` and `render` keep the hashes, `validate` only uses them.",
+            FIRST,
             "The 1 s is the budget of `plan`; `validate` does a part of the same work and is held to it too.",
         ),
     )

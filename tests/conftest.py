@@ -9,12 +9,16 @@ from typing import TYPE_CHECKING, Any, NoReturn
 import numpy as np
 import pytest
 import yaml
+from hypothesis import settings
 from PIL import Image
 from typer.testing import CliRunner
 
 if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
+
+settings.register_profile("shared-machine", deadline=None)
+settings.load_profile("shared-machine")
 
 
 @pytest.fixture(autouse=True)

@@ -77,6 +77,7 @@ def test_every_field_reaches_the_model() -> None:
     assert (engine.name, engine.variant, engine.preset, engine.steps) == ("animatic", "2.0", "draft", 6)
     assert (engine.guidance, engine.shift, engine.boundary) == (Guidance(high=4.0, low=3.5), 8.0, 0.9)
     assert (engine.motion_latents, engine.max_frames) == (2, 121)
+    assert type(engine.shift) is float  # so that 8 and 8.0 make one key
     window, jump, street, home = story.clips
     assert (window.id, window.seed, window.duration) == ("window", 0, Fraction(5))
     assert window.prompt == "A tabby cat sits by the window, its tail flicking."

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import example, given
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from storyboard_schema import PARTS, SCHEMA, accepts
 
@@ -56,16 +56,19 @@ def outcome(raw: bytes) -> BoardFile | InputError:
     return refused
 
 
+@settings(deadline=None)
 @given(st.binary(max_size=300))
 def test_any_bytes(raw: bytes) -> None:
     outcome(raw)
 
 
+@settings(deadline=None)
 @given(st.lists(SIGNS, max_size=60).map("".join))
 def test_any_signs_of_yaml(text: str) -> None:
     outcome(text.encode())
 
 
+@settings(deadline=None)
 @given(st.sampled_from(GOOD), st.data())
 def test_a_good_board_with_a_damaged_place(raw: bytes, data: st.DataObject) -> None:
     start = data.draw(st.integers(0, len(raw)))
@@ -73,6 +76,7 @@ def test_a_good_board_with_a_damaged_place(raw: bytes, data: st.DataObject) -> N
     outcome(raw[:start] + data.draw(st.one_of(SIGNS.map(str.encode), st.binary(max_size=4))) + raw[end:])
 
 
+@settings(deadline=None)
 @given(
     st.dictionaries(st.sampled_from(NAMES), values, max_size=6),
     st.sampled_from(["", "clips", "engine", "cut"]),
@@ -92,6 +96,7 @@ def test_any_value_in_any_field(fields: dict[str, Any], part: str) -> None:
         assert accepts(SCHEMA, json.loads(written)), "the schema must take what load takes"
 
 
+@settings(deadline=None)
 @given(st.text())
 def test_every_prompt_comes_through_as_it_was_written(prompt: str) -> None:
     board = {"version": 1, "reference": "anchor.png", "clips": [{"prompt": prompt}]}
@@ -100,6 +105,7 @@ def test_every_prompt_comes_through_as_it_was_written(prompt: str) -> None:
         assert read.story.clips[0].prompt == joined_surrogates(prompt)
 
 
+@settings(deadline=None)
 @given(values)
 def test_any_value_alone(value: Any) -> None:
     outcome(json.dumps(value).encode())

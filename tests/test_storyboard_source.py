@@ -64,6 +64,12 @@ def test_a_place_that_is_not_written_has_the_line_of_what_holds_it() -> None:
     assert str(read.problem((), "is odd")) == "board.yaml:1: is odd"
 
 
+@pytest.mark.parametrize("ending", ["\n", "\r\n", "\r"])
+def test_lines_are_counted_whatever_ends_them(ending: str) -> None:
+    text = "# Rain\n" + HEAD + "clips:\n  - prompt: |\n      A cat\n      sits.\n    frames: 80\n"
+    assert refusal(board(text.replace("\n", ending))).startswith("board.yaml:8: clips[0].frames: ")
+
+
 def test_messages_spell_the_path_as_the_user_did() -> None:
     Path("boards").mkdir()
     path = board(HEAD + CLIPS + "fps: 0\n", "boards/a.yaml")
@@ -88,7 +94,7 @@ def test_references_are_relative_to_the_board_and_absolute_ones_stay() -> None:
         ("/dev/zero", "is not a regular file"),
         ("loop.yaml", "cannot be read (Too many levels of symbolic links)"),
         ("x" * 300 + ".yaml", "cannot be read (File name too long)"),
-        ("nul\0.yaml", "cannot be read (embedded null byte)"),
+        ("nul\0.yaml", "cannot be read (no file's name holds a NUL)"),
     ],
 )
 def test_what_is_no_file_is_refused_without_opening_it(name: str, reason: str) -> None:

@@ -8,6 +8,7 @@ import pytest
 
 from svi_story.errors import InputError
 from svi_story.storyboard import templates
+from svi_story.storyboard.schema import MODELINE
 from svi_story.storyboard.source import load
 
 
@@ -22,6 +23,15 @@ def test_there_are_three_templates_each_with_a_description_of_its_own() -> None:
     described = [templates.describe(name) for name in names]
     assert all(described)
     assert len(set(described)) == len(names)
+
+
+def test_a_description_is_for_people_not_for_editors(
+    own_ground: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (own_ground / "odd").mkdir()
+    (own_ground / "odd/board.yaml").write_text(f"{MODELINE}\n#\n# Odd.\nversion: 1  # one\n", "utf-8")
+    monkeypatch.setattr(templates, "_root", lambda: own_ground)
+    assert (templates.names(), templates.describe("odd")) == (("odd",), "Odd.")
 
 
 @pytest.mark.parametrize("name", templates.names())
@@ -121,7 +131,7 @@ def test_names_that_name_nothing_are_refused(name: str, own_ground: Path) -> Non
 @pytest.mark.parametrize(
     ("name", "cure"),
     [
-        ("minmal", 'did you mean "minimal"?'),
+        ("minmal", 'did you mean "minimal"? use one of minimal, '),
         ("xyz", "use one of minimal, "),
         ("../minimal", ""),
         ("", "use one of"),

@@ -6,7 +6,7 @@ import re
 from fractions import Fraction
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydantic import ValidationError
 from pydantic_core import PydanticCustomError
@@ -43,6 +43,7 @@ def test_frame_rates_are_exact(written: object, rate: Fraction) -> None:
     assert story(fps=written).fps == rate
 
 
+@settings(deadline=None)
 @given(st.integers(1, 10**6), st.integers(1, 10**6))
 def test_a_fraction_between_1_and_240_is_a_frame_rate(numerator: int, denominator: int) -> None:
     rate = Fraction(numerator, denominator)
@@ -53,6 +54,7 @@ def test_a_fraction_between_1_and_240_is_a_frame_rate(numerator: int, denominato
             frame_rate(f"{numerator}/{denominator}")
 
 
+@settings(deadline=None)
 @given(st.floats(1, 240))
 def test_a_number_is_a_frame_rate_or_gets_one_that_is(number: float) -> None:
     try:
@@ -81,6 +83,7 @@ def test_durations_are_exact(written: object, seconds: Fraction) -> None:
     assert clip(duration=written).duration == seconds
 
 
+@settings(deadline=None)
 @given(st.decimals(0, 3600, places=3, allow_nan=False))
 def test_decimals_mean_what_they_say(number: object) -> None:
     seconds = Fraction(str(number))
@@ -96,6 +99,7 @@ def test_what_is_no_duration_is_refused(written: str) -> None:
         clip(duration=written)
 
 
+@settings(deadline=None)
 @given(st.integers(5, 10**6))
 def test_frames_are_4k_plus_1_or_the_nearest_are_named(frames: int) -> None:
     if frames % 4 == 1:
@@ -111,12 +115,14 @@ def test_frames_are_4k_plus_1_or_the_nearest_are_named(frames: int) -> None:
     assert first > second or abs(first - frames) < abs(second - frames)
 
 
+@settings(deadline=None)
 @given(st.integers(1, 256), st.integers(1, 256))
 def test_sizes_in_multiples_of_16_are_taken(width: int, height: int) -> None:
     written = story(resolution=f"{width * 16}x{height * 16}").resolution
     assert written == Resolution(width=width * 16, height=height * 16)
 
 
+@settings(deadline=None)
 @given(st.integers(0, 99999), st.integers(0, 99999))
 def test_other_sizes_get_one_that_is_taken(width: int, height: int) -> None:
     try:
@@ -219,6 +225,7 @@ def test_plain_scalars_are_those_of_yaml_1_2(text: str, value: object) -> None:
     assert type(scalar(text)) is type(value)
 
 
+@settings(deadline=None)
 @given(st.one_of(st.text(), st.integers(), st.floats(), st.lists(st.none()), st.binary(), st.booleans()))
 def test_whatever_is_shown_is_short_and_harmless(value: object) -> None:
     text = shown(value)
@@ -226,6 +233,7 @@ def test_whatever_is_shown_is_short_and_harmless(value: object) -> None:
     assert len(text) < 700
 
 
+@settings(deadline=None)
 @given(st.lists(st.one_of(st.text(), st.integers(0))))
 def test_whatever_place_is_spelled_is_harmless(loc: list[str | int]) -> None:
     assert spelled(tuple(loc)).isprintable()
@@ -237,6 +245,7 @@ def test_places_are_spelled_as_authors_read_them() -> None:
     assert spelled(("two words",)) == '"two words"'
 
 
+@settings(deadline=None)
 @given(st.text(st.characters(codec="utf-8")))
 def test_pairs_of_surrogates_are_joined_and_halves_are_found(text: str) -> None:
     raw = text.encode("utf-16-le")

@@ -28,8 +28,10 @@ def absent(path: Path) -> str:
         mode = path.stat().st_mode
     except FileNotFoundError:
         return "does not exist"
-    except (OSError, ValueError) as error:
-        return f"cannot be read ({getattr(error, 'strerror', None) or error})"
+    except OSError as error:
+        return f"cannot be read ({error.strerror})"
+    except ValueError:
+        return "cannot be read (no file's name holds a NUL)"
     if stat.S_ISDIR(mode):
         return "is a folder"
     return "" if stat.S_ISREG(mode) else "is not a regular file"

@@ -54,8 +54,8 @@ def _folder(name: str) -> Path:
     if name in known:
         return _root() / name
     meant = nearest(name, known)
-    cure = f'did you mean "{meant}"?' if meant else f"use one of {', '.join(known)}"
-    raise InputError(f"{shown(name)} is not a template; {cure}")
+    guess = f'did you mean "{meant}"? ' if meant else ""
+    raise InputError(f"{shown(name)} is not a template; {guess}use one of {', '.join(known)}")
 
 
 def _check_name(target: Path) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from dataclasses import dataclass
-from functools import cached_property, lru_cache
+from functools import cached_property, lru_cache, partial
 from typing import TYPE_CHECKING
 
 from svi_story.engines.svi.layout import (
@@ -16,6 +16,7 @@ from svi_story.engines.svi.layout import (
     find_svi_pair,
 )
 from svi_story.engines.svi.pairs import check_distill, check_extra, check_svi_pair
+from svi_story.engines.svi.together import all_of
 from svi_story.errors import InputError, Problem
 from svi_story.plan.keys import key_of
 from svi_story.plan.model import Lora
@@ -26,7 +27,7 @@ if TYPE_CHECKING:
 
     from svi_story.engines.svi.pairs import Digest
     from svi_story.plan.keys import Json
-    from svi_story.plan.model import Distill, Segment
+    from svi_story.plan.model import Distill, Segment, Variant
 
 REVISION = 1
 """Raised whenever the same inputs make other frames than before."""
@@ -102,7 +103,7 @@ class SviIdentity:
 
     def inputs(self, segment: Segment) -> Mapping[str, Json]:
         """All that a segment's frames depend on. Raises InputError for missing files and wrong places."""
-        self.notes(segment)
+        all_of([lambda: self.files, lambda: self.notes(segment)])
         sampler = segment.sampler
         guidance = {"high": sampler.guidance.high, "low": sampler.guidance.low}
         guided = any(scale != 1 for scale in guidance.values())
@@ -129,11 +130,18 @@ class SviIdentity:
     def notes(self, segment: Segment) -> tuple[str, ...]:
         """What the user should know about a segment's LoRAs. Raises InputError for files in wrong places."""
         variant = segment.sampler.variant
-        notes = check_svi_pair(variant, find_svi_pair(self.root, variant), self.digest)
-        for lora in extras_of(segment, self.root):
-            used = tuple(expert for expert in EXPERTS if lora.strength(expert))
-            notes += check_extra(lora.path, used, self.digest)
-        return tuple(notes)
+        pair, extras = all_of([lambda: self._pair_notes(variant), lambda: self._extra_notes(segment)])
+        return (*pair, *extras)
+
+    def _pair_notes(self, variant: Variant) -> list[str]:
+        return check_svi_pair(variant, find_svi_pair(self.root, variant), self.digest)
+
+    def _extra_notes(self, segment: Segment) -> list[str]:
+        checks = [partial(self._check_extra, lora) for lora in extras_of(segment, self.root)]
+        return [note for notes in all_of(checks) for note in notes]
+
+    def _check_extra(self, lora: Lora) -> list[str]:
+        return check_extra(lora.path, tuple(e for e in EXPERTS if lora.strength(e)), self.digest)
 
     def _pair(self, segment: Segment) -> dict[str, Json]:
         variant = segment.sampler.variant
