@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 import svi_support as support
+import torch
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -93,6 +94,25 @@ def test_killed_in_sampling_and_in_decoding_the_film_is_the_same(board: Path, sv
     assert film.read_bytes() == (board.parent / "calm/board.mp4").read_bytes()
     work = board.parent / "renders/.cache/work"
     assert not any(work.iterdir())
+
+
+def test_a_decode_without_memory_costs_no_sampling(
+    board: Path, svi_story: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: object) -> None:
+        raise torch.OutOfMemoryError("CUDA out of memory (a test)")
+
+    with monkeypatch.context() as patch:
+        patch.setattr("svi_story.engines.svi.vae.decode", full)
+        failed = svi_story("render", board, *OPTIONS, "--json")
+    assert failed.code == 1
+    told = events(failed.out)
+    assert steps_of(told, "boat") == list(range(1, STEPS + 1))
+    (why,) = [each["message"] for each in told if each["event"] == "board_failed"]
+    assert "memory ran out in the VAE at 80x64, in tiles and alone on the device" in why
+    again = svi_story("render", board, *OPTIONS, "--json", "--only", "boat")
+    assert again.code == 0, again.err
+    assert steps_of(events(again.out), "boat") == []
 
 
 def test_memory_is_an_option_of_render_and_plan_and_changes_no_key(board: Path, svi_story: Run) -> None:

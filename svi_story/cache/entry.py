@@ -47,7 +47,7 @@ class Entry:
     @property
     def environment(self) -> dict[str, str]:
         """What the engine said of the machine that made it, in its notes; empty where nothing was said."""
-        notes = self.manifest["notes"]
+        notes = self.manifest.get("notes")
         said = notes.get("environment") if isinstance(notes, dict) else None
         return {name: str(value) for name, value in said.items()} if isinstance(said, dict) else {}
 

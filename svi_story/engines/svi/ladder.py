@@ -52,7 +52,7 @@ class Ladder:
             self.needs = memory.needs_of(read_parts(self.layout), self.item, *memory.most(segments))
             choice = memory.choose(asked, self.measure(), self.needs)
             self._settle(choice)
-            if choice.rung != "resident":
+            if asked == "auto" and choice.rung != "resident":
                 self.report(Warned(f"memory: {choice.rung}: {choice.why}"))
             return choice
         return self.choice
@@ -85,7 +85,7 @@ class Ladder:
         self.choice = choice
 
     def through_vae(self, size: Size, run: Callable[[bool], T]) -> T:
-        """What the VAE makes: whole; when memory runs out, without the experts beside it; then in tiles.
+        """What the VAE makes: whole; when memory runs out, with no expert beside it; then in tiles.
 
         `run` is told whether to tile. Raises RenderError when memory runs out in tiles too.
         """
@@ -99,10 +99,8 @@ class Ladder:
             self._relieve(size)
 
     def _relieve(self, size: Size) -> None:
-        if self.experts.held:
-            self.experts.free()
-            release()
-            self.report(Warned(f"memory ran out in the VAE at {size}; trying again without the experts"))
+        if self.choice is not None and self.choice.rung == "resident" and self.experts.held:
+            self._clear_device(size)
             return
         if size in self.tiled:
             room = memory.gib(self.measure().vram)
@@ -116,6 +114,18 @@ class Ladder:
                 f"memory ran out in the VAE at {size} again: it works in tiles from here on, which may show "
                 "on still backgrounds; it is recorded with every clip"
             )
+        )
+
+    def _clear_device(self, size: Size) -> None:
+        """Take the experts off the device, now and whenever the VAE works."""
+        self.experts.free()
+        release()
+        choice = memory.lower("resident", self.measure(), self.needs)
+        if choice is not None:
+            self._settle(choice)
+        kept = "" if choice is None else f" (--memory {choice.rung} from here on)"
+        self.report(
+            Warned(f"memory ran out in the VAE at {size}; trying again without the experts beside it{kept}")
         )
 
 
