@@ -1,13 +1,17 @@
-"""Write the documents that are made from the code: `docs/cli.md` and `docs/storyboard.schema.json`."""
+"""Write what is made from the code: `cli.md`, `storyboard.schema.json` and the table in `memory.md`."""
 
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 
 from typer.testing import CliRunner
 
 from svi_story.cli.app import app
+from svi_story.engines.svi.memory import RUNGS, gib, needs_of
+from svi_story.engines.svi.parts import a14b
+from svi_story.plan.model import Size
 from svi_story.storyboard.schema import json_schema
 
 COMMANDS = (
@@ -33,7 +37,31 @@ def schema() -> str:
     return json.dumps(json_schema(), indent=2, ensure_ascii=False) + "\n"
 
 
+TABLE = re.compile(r"(?<=<!-- made by `make docs` -->\n).*?(?=<!-- end -->)", re.DOTALL)
+
+
+def memory_table() -> str:
+    """What each memory rung needs for the published models in bfloat16, 81 frames, as a Markdown table."""
+    titles = ("", "rung", "sampling", "decoding", "text", "GPU, at most", "RAM, at least", "RAM, better")
+    rows = ["|".join(("", *(f" {title} " if title else " " for title in titles), "")), f"|{'---|' * 8}"]
+    for name, size in (("480p", Size(832, 480)), ("720p", Size(1280, 720))):
+        needs = needs_of(a14b(), 2, size, 81)
+        for rung in RUNGS:
+            need = needs[rung]
+            phases = (need.sampling.total, need.decoding.total, need.text.total)
+            cells = [f"{name} ({size})", f"`{rung}`", *map(gib, phases), f"**{gib(need.gpu)}**"]
+            rows.append(f"| {' | '.join([*cells, gib(need.ram), gib(need.ram_kept)])} |")
+    return "\n".join(rows) + "\n"
+
+
+def memory_page(page: str) -> str:
+    """docs/memory.md with its table made anew."""
+    return TABLE.sub(lambda _: memory_table(), page)
+
+
 if __name__ == "__main__":
     here = Path(__file__).parent
     (here / "cli.md").write_text(cli_reference(), "utf-8")
     (here / "storyboard.schema.json").write_text(schema(), "utf-8")
+    memory = here / "memory.md"
+    memory.write_text(memory_page(memory.read_text("utf-8")), "utf-8")

@@ -37,6 +37,8 @@ def test_the_generated_documents_are_fresh() -> None:
     made = generator()
     assert (ROOT / "docs/cli.md").read_text("utf-8") == made.cli_reference(), "run `make docs`"
     assert (ROOT / "docs/storyboard.schema.json").read_text("utf-8") == made.schema(), "run `make docs`"
+    memory = (ROOT / "docs/memory.md").read_text("utf-8")
+    assert made.memory_table() in memory, "run `make docs`"
 
 
 def test_every_command_is_in_the_readme() -> None:

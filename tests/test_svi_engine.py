@@ -94,7 +94,7 @@ def test_what_was_made_before_does_not_matter(svi: Svi, style: Path) -> None:
 
 def test_holding_one_expert_at_a_time_makes_the_same_bits(svi: Svi) -> None:
     one = support.segment(frames=5)
-    with support.engine(keep_both=False) as entered:
+    with support.engine(memory="offload") as entered:
         assert np.array_equal(
             support.render(entered, [one])[0].latents, support.render(svi, [one])[0].latents
         )

@@ -17,6 +17,7 @@ from svi_story.engines.svi.experts import Experts
 from svi_story.engines.svi.layout import EXPERTS, find_layout
 from svi_story.engines.svi.loading import Place, read_transformer
 from svi_story.engines.svi.lora import Use
+from svi_story.engines.svi.memory import Choice
 from svi_story.errors import InputError
 
 if TYPE_CHECKING:
@@ -290,7 +291,8 @@ def test_a_failed_merge_leaves_no_half_merged_expert(tmp_path: Path) -> None:
 
 def test_holding_one_expert_at_a_time_makes_the_same_weights() -> None:
     both, one = (
-        Experts(find_layout(support.MODELS), F32, "torch-flash", keep_both=keep) for keep in (True, False)
+        Experts(find_layout(support.MODELS), F32, "torch-flash", choice)
+        for choice in (Choice("resident"), Choice("offload", keep=False))
     )
     for experts in (both, one):
         equip(experts, Use(HIGH, 1.0))

@@ -44,6 +44,13 @@ class Entry:
         assert isinstance(described, dict)
         return str(described["sha256"])
 
+    @property
+    def environment(self) -> dict[str, str]:
+        """What the engine said of the machine that made it, in its notes; empty where nothing was said."""
+        notes = self.manifest.get("notes")
+        said = notes.get("environment") if isinstance(notes, dict) else None
+        return {name: str(value) for name, value in said.items()} if isinstance(said, dict) else {}
+
     def latents(self) -> dict[str, NDArray[Any]]:
         """The segment's latents by name. CorruptError when they changed since the look-up."""
         latents = load_tensors(self.folder / LATENTS, {"key": self.key})

@@ -17,6 +17,7 @@ from svi_story.cli.options import (
     Dtype,
     Engine,
     Films,
+    Memory,
     Models,
     Paths,
     chosen,
@@ -132,6 +133,7 @@ def plan(
     engine: Engine = "",
     models: Models = MODELS,
     dtype: Dtype = "bfloat16",
+    memory: Memory = "auto",
     why: Annotated[bool, typer.Option("--why", help="Tell what changed since the last film.")] = False,
     as_json: AsJson = False,
 ) -> None:
@@ -146,14 +148,15 @@ def plan(
     """
     from svi_story.cli import plans
 
-    jobs, rejected = _prepare(paths, output, cache, chosen(engine, models, dtype))
+    choice = chosen(engine, models, dtype, memory)
+    jobs, rejected = _prepare(paths, output, cache, choice)
     store = store_in(cache)
     _complain_about_lacks(jobs)
     if as_json:
-        answer_json({"boards": [plans.as_json(job, store, why=why) for job in jobs]})
+        answer_json({"boards": [plans.as_json(job, store, choice.options, why=why) for job in jobs]})
     else:
         for job in jobs:
-            answer(plans.as_text(job, store, why=why))
+            answer(plans.as_text(job, store, choice.options, why=why))
     _exit_for(jobs, rejected)
 
 

@@ -17,6 +17,7 @@ from svi_story.cli.options import (
     Dtype,
     Engine,
     Films,
+    Memory,
     Models,
     Paths,
     chosen,
@@ -48,6 +49,7 @@ def render(
     engine: Engine = "",
     models: Models = MODELS,
     dtype: Dtype = "bfloat16",
+    memory: Memory = "auto",
     only: Annotated[
         list[str] | None,
         typer.Option("--only", metavar="CLIP", help="Make this clip and what it continues from, no film."),
@@ -74,7 +76,7 @@ def render(
     from svi_story.render.batch import Wish
     from svi_story.render.jobs import find_places
 
-    choice, wish = chosen(engine, models, dtype), Wish(tuple(only or ()), tuple(force or ()))
+    choice, wish = chosen(engine, models, dtype, memory), Wish(tuple(only or ()), tuple(force or ()))
     places = find_places(paths, output, cache)
     try:
         with reporter(as_json=as_json, quiet=quiet, verbose=verbose) as report:
@@ -108,7 +110,7 @@ def _render(
     if orders:
         fingerprints.save()
         engines = {
-            name: create(name, choice.options, fingerprints.file, store.embedding)
+            name: create(name, choice.options, fingerprints.file, store.embedding, report)
             for name in {item.job.plan.engine for item in orders}
         }
         outcomes = [*render_orders(orders, engines, store, report), *outcomes]

@@ -34,12 +34,19 @@ Models = Annotated[
 Dtype = Annotated[
     str, typer.Option("--dtype", metavar="NAME", help="What the experts compute in: bfloat16 or float32.")
 ]
+Memory = Annotated[
+    str,
+    typer.Option(
+        "--memory", metavar="RUNG", help="Where the experts are: auto, resident, offload or stream."
+    ),
+]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON on standard output.")]
 
 FILMS = Path("renders")
 CACHE = Path("renders/.cache")
 MODELS = Path("models")
 DTYPES = ("bfloat16", "float32")
+RUNGS = ("auto", "resident", "offload", "stream")
 
 
 def one_of(name: str, names: Sequence[str], option: str) -> str:
@@ -49,13 +56,16 @@ def one_of(name: str, names: Sequence[str], option: str) -> str:
     return name
 
 
-def chosen(engine: str, models: Path, dtype: str) -> Choice:
+def chosen(engine: str, models: Path, dtype: str, memory: str = "auto") -> Choice:
     """The engine the user wants, and how. Raises a usage error."""
     from svi_story.engines import NAMES, EngineOptions
     from svi_story.render.jobs import Choice
 
     name = one_of(engine, NAMES, "--engine") if engine else None
-    return Choice(name, EngineOptions(models, one_of(dtype, DTYPES, "--dtype")))
+    options = EngineOptions(
+        models, one_of(dtype, DTYPES, "--dtype"), memory=one_of(memory, RUNGS, "--memory")
+    )
+    return Choice(name, options)
 
 
 def fingerprints_in(cache: Path, report: Reporter = lambda _event: None) -> Fingerprints:

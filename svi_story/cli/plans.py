@@ -6,12 +6,18 @@ from collections import Counter
 from typing import TYPE_CHECKING, Any
 
 from svi_story.cli.terminal import shorten, table
+from svi_story.engines import memory_of
+from svi_story.engines.svi.memory import as_numbers, gib
 from svi_story.plan.why import what_changed
 from svi_story.render.film import is_finished, recipe_of
 from svi_story.render.record import is_up_to_date, planned_film, read_record
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from svi_story.cache.store import Store
+    from svi_story.engines import EngineOptions
+    from svi_story.engines.svi.memory import Need
     from svi_story.plan.keys import Task
     from svi_story.plan.model import Segment, Shot
     from svi_story.render.jobs import Job
@@ -20,7 +26,7 @@ if TYPE_CHECKING:
 TITLES = ("#", "clip", "frames", "seconds", "asked", "passes", "seed", "state", "prompt")
 
 
-def as_json(job: Job, store: Store, *, why: bool) -> dict[str, Any]:
+def as_json(job: Job, store: Store, options: EngineOptions, *, why: bool) -> dict[str, Any]:
     """One board of `plan --json`."""
     plan = job.plan
     board = {
@@ -31,6 +37,7 @@ def as_json(job: Job, store: Store, *, why: bool) -> dict[str, Any]:
         "fps": str(plan.fps),
         "width": plan.size.width,
         "height": plan.size.height,
+        "memory": {rung: dict(as_numbers(need)) for rung, need in _needs(job, options).items()},
         "clips": [_clip(shot, tasks, store) for shot, tasks in _with_tasks(job)],
     }
     return {**board, "why": list(reasons(job))} if why else board
@@ -67,7 +74,7 @@ def _with_tasks(job: Job) -> list[tuple[Shot, tuple[Task, ...]]]:
     return list(zip(job.plan.shots, job.tasks or ((),) * len(job.plan.shots), strict=True))
 
 
-def as_text(job: Job, store: Store, *, why: bool) -> str:
+def as_text(job: Job, store: Store, options: EngineOptions, *, why: bool) -> str:
     """One board of `plan`, for a person."""
     plan = job.plan
     head = (
@@ -76,7 +83,27 @@ def as_text(job: Job, store: Store, *, why: bool) -> str:
     )
     rows = (_row(number, *pair, job, store) for number, pair in enumerate(_with_tasks(job), 1))
     told = ["", *reasons(job)] if why else []
-    return "\n".join([head, "", table(TITLES, rows), *told, ""])
+    memory = [_memory(rung, need) for rung, need in _needs(job, options).items()]
+    return "\n".join([head, *memory, "", table(TITLES, rows), *told, ""])
+
+
+def _needs(job: Job, options: EngineOptions) -> Mapping[str, Need]:
+    """What each memory rung needs for the largest segment; empty where there are no weights to count."""
+    segments = [segment for shot in job.plan.shots for segment in shot.segments]
+    return memory_of(job.plan.engine, options, segments)
+
+
+def _memory(rung: str, need: Need) -> str:
+    """A rung's needs in a line; computed, as no GPU was asked."""
+    return (
+        f"--memory {rung}: about {gib(need.gpu)} on the GPU (sampling {gib(need.sampling.total)}, decoding "
+        f"{gib(need.decoding.total)}), {_ram(need)} of RAM"
+    )
+
+
+def _ram(need: Need) -> str:
+    least, kept = gib(need.ram), gib(need.ram_kept)
+    return least if least == kept else f"{least} (better {kept})"
 
 
 def _settings(job: Job) -> str:

@@ -7,10 +7,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Mapping, Sequence
 
     from svi_story.engines.base import Checkpoint, Engine
+    from svi_story.engines.svi.memory import Need
+    from svi_story.events import Reporter
     from svi_story.plan.keys import Identity
+    from svi_story.plan.model import Segment
 
     Digest = Callable[[Path], str]
     """A file's sha256 in hex. Raises InputError when it cannot be read."""
@@ -31,7 +34,7 @@ class EngineOptions:
     attention: str = "auto"
     """The attention kernel by name."""
     memory: str = "auto"
-    """The memory rung: resident, offload or stream."""
+    """The memory rung to start on: auto, resident, offload or stream."""
 
 
 def identity_of(name: str, options: EngineOptions, digest: Digest) -> Identity:
@@ -45,12 +48,32 @@ def identity_of(name: str, options: EngineOptions, digest: Digest) -> Identity:
     return SviIdentity(options.models, options.dtype, digest)
 
 
-def create(name: str, options: EngineOptions, digest: Digest, keep: Keep) -> Engine:
-    """The engine of that name, not entered yet. Raises InputError when this machine cannot have it."""
+def create(name: str, options: EngineOptions, digest: Digest, keep: Keep, report: Reporter) -> Engine:
+    """The engine of that name, not entered yet; `report` hears what it has to say while it works.
+
+    Raises InputError when this machine cannot have it.
+    """
     if name == "animatic":
         from svi_story.engines.animatic import Animatic
 
         return Animatic()
     from svi_story.engines.svi import open_engine
 
-    return open_engine(options, digest, keep)
+    return open_engine(options, digest, keep, report)
+
+
+def memory_of(name: str, options: EngineOptions, segments: Sequence[Segment]) -> Mapping[str, Need]:
+    """What each memory rung needs for these segments, without loading anything; empty where none can tell."""
+    if name != "svi" or not segments:
+        return {}
+    from svi_story.engines.svi.layout import find_layout
+    from svi_story.engines.svi.memory import ITEM, most, needs_of
+    from svi_story.engines.svi.parts import read_parts
+    from svi_story.errors import InputError
+
+    try:
+        parts = read_parts(find_layout(options.models))
+    except InputError:  # told elsewhere: the board has no keys either
+        return {}
+    needs = needs_of(parts, ITEM[options.dtype], *most(segments))
+    return {rung: need for rung, need in needs.items() if options.memory in ("auto", rung)}

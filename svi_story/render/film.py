@@ -14,6 +14,7 @@ from svi_story.cut.join import join
 from svi_story.cut.timeline import Piece, Span, Strip, edit_list
 from svi_story.events import BoardStarted, ClipDone, FilmDone, PreviewDone, Warned
 from svi_story.plan.keys import key_of
+from svi_story.render.mix import mixed
 from svi_story.render.record import is_up_to_date, write_record
 from svi_story.render.segment import ensure
 
@@ -46,6 +47,9 @@ def render_film(job: Job, forced: Sequence[Task], studio: Studio) -> None:
         if fresh and shot is not job.plan.shots[-1]:
             reel.refresh_preview()
     reel.finish()
+    mix = mixed((task.segment.clip, reel.entries[task.key].environment) for task in job.all_tasks)
+    if mix:
+        studio.report(Warned(f"{job.place.board}: {mix}"))
     _report_film(job, studio, made=True)
 
 

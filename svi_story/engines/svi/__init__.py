@@ -10,11 +10,12 @@ from svi_story.errors import InputError
 if TYPE_CHECKING:
     from svi_story.engines import Digest, EngineOptions, Keep
     from svi_story.engines.svi.engine import Svi
+    from svi_story.events import Reporter
 
 NEEDS = ("torch", "diffusers", "transformers", "ftfy")
 
 
-def open_engine(options: EngineOptions, digest: Digest, keep: Keep) -> Svi:
+def open_engine(options: EngineOptions, digest: Digest, keep: Keep, report: Reporter) -> Svi:
     """The engine, not entered yet. Raises InputError when a package is missing."""
     missing = [name for name in NEEDS if find_spec(name) is None]
     if missing:
@@ -24,5 +25,5 @@ def open_engine(options: EngineOptions, digest: Digest, keep: Keep) -> Svi:
     from svi_story.engines.svi.identity import SviIdentity
 
     text_key = SviIdentity(options.models, options.dtype, digest).text_key
-    settings = Options(options.models, options.dtype, attention=options.attention)
-    return Svi(settings, digest, keep_embedding=lambda prompt: keep(text_key(prompt)))
+    settings = Options(options.models, options.dtype, attention=options.attention, memory=options.memory)
+    return Svi(settings, digest, keep_embedding=lambda prompt: keep(text_key(prompt)), report=report)

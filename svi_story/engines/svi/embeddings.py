@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import gc
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from svi_story.engines.svi import text
 from svi_story.engines.svi.loading import load_text_encoder
+from svi_story.engines.svi.streaming import stream_leaves
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
@@ -16,6 +18,7 @@ if TYPE_CHECKING:
     from svi_story.engines.base import Checkpoint
     from svi_story.engines.svi.layout import Layout
     from svi_story.engines.svi.loading import Place
+    from svi_story.engines.svi.memory import Rung
 
     Keep = Callable[[str], Checkpoint | None]
     """Where a cleaned prompt's embedding is kept beyond this process; None keeps it in memory only."""
@@ -29,9 +32,14 @@ class Embeddings:
         self._place = place
         self._keep = keep
         self._known: dict[str, Tensor] = {}
+        self.rung: Rung = "resident"
+        """Where the encoder is, while there is one."""
 
-    def prepare(self, prompts: Iterable[str]) -> None:
-        """Find or encode every prompt. Raises InputError for a bad tokenizer or text encoder."""
+    def prepare(self, prompts: Iterable[str]) -> int:
+        """Find or encode every prompt; how many were encoded.
+
+        Raises InputError for a bad tokenizer or text encoder.
+        """
         new = sorted({text.clean(prompt) for prompt in prompts} - self._known.keys())
         missing = [prompt for prompt in new if not self._load(prompt)]
         if missing:
@@ -41,6 +49,7 @@ class Embeddings:
             kept = self._keep(prompt)
             if kept:
                 kept.save({"embedding": self._known[prompt].float().numpy()})
+        return len(missing)
 
     def context(self, prompt: str) -> Tensor:
         """context_BLD of one prompt as the experts take it, [1, 512, width], on the device."""
@@ -60,10 +69,17 @@ class Embeddings:
         return state is not None
 
     def _encode(self, prompts: Sequence[str]) -> None:
+        import torch
+
         tokenizer = text.load_tokenizer(self._layout.tokenizer)
-        encoder = load_text_encoder(self._layout.text_encoder, self._place)
+        place, device = self._place, self._place.device
+        if self.rung == "stream":
+            encoder = load_text_encoder(self._layout.text_encoder, replace(place, device=torch.device("cpu")))
+            stream_leaves(encoder, device)
+        else:
+            encoder = load_text_encoder(self._layout.text_encoder, place)
         for prompt in prompts:
-            self._known[prompt] = text.encode(encoder, tokenizer, prompt).cpu()
+            self._known[prompt] = text.encode(encoder, tokenizer, prompt, device).cpu()
 
 
 def release() -> None:

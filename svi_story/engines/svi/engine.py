@@ -15,9 +15,11 @@ from svi_story.engines.svi.attention import check_kernel, choose_kernel
 from svi_story.engines.svi.embeddings import Embeddings, release
 from svi_story.engines.svi.experts import Experts
 from svi_story.engines.svi.identity import SviIdentity, extras_of, sha256_of
+from svi_story.engines.svi.ladder import Ladder, measure, unless_full
 from svi_story.engines.svi.layout import EXPERTS, find_layout, find_svi_pair
 from svi_story.engines.svi.loading import Place, load_vae
 from svi_story.engines.svi.lora import Use
+from svi_story.engines.svi.memory import ITEM, Room
 from svi_story.engines.svi.sampler import Inputs, denoise, guided
 from svi_story.engines.svi.together import all_of
 from svi_story.errors import InputError, RenderError
@@ -35,7 +37,8 @@ if TYPE_CHECKING:
     from svi_story.engines.svi.experts import Uses
     from svi_story.engines.svi.layout import Layout
     from svi_story.engines.svi.pairs import Digest
-    from svi_story.plan.model import Anchor, Lora, Segment, Variant
+    from svi_story.events import Reporter
+    from svi_story.plan.model import Anchor, Lora, Segment, Size, Variant
 
     AnchorPixels = Callable[[Anchor], Frame]
     """An anchor's picture as the model sees it: [height, width, 3], uint8, after fit."""
@@ -55,8 +58,10 @@ class Options:
     attention: str = "auto"
     checkpoint_every: int = 5
     """Steps between two checkpoints."""
-    keep_both: bool = True
-    """Whether both experts stay in memory."""
+    memory: str = "auto"
+    """The memory rung to start on: auto, resident, offload or stream."""
+    room: Room | None = None
+    """The free memory to reckon with; None measures it."""
 
 
 @dataclass
@@ -68,13 +73,15 @@ class _Loaded:
     kernel: str
     experts: Experts
     embeddings: Embeddings
+    ladder: Ladder
     vae: AutoencoderKLWan | None = None
 
 
 class Svi:
     """Stable Video Infinity 2.0 and 2.0 Pro on Wan 2.2 I2V A14B. See docs/svi.md.
 
-    `digest` may remember the hashes of files, `keep_embedding` the embeddings of texts.
+    `digest` may remember the hashes of files, `keep_embedding` the embeddings of texts; `report` is told when
+    memory makes the engine change its ways.
     """
 
     def __init__(
@@ -83,6 +90,7 @@ class Svi:
         digest: Digest = sha256_of,
         anchor_pixels: AnchorPixels = open_anchor,
         keep_embedding: Keep = lambda _: None,
+        report: Reporter = lambda _: None,
     ) -> None:
         if options.dtype not in DTYPES:
             raise InputError(f"--dtype {options.dtype}: use {' or '.join(DTYPES)}")
@@ -90,6 +98,7 @@ class Svi:
         self._identity = SviIdentity(options.root, options.dtype, digest)
         self._anchor_pixels = anchor_pixels
         self._keep_embedding = keep_embedding
+        self._report = report
         self._loaded: _Loaded | None = None
 
     @property
@@ -110,10 +119,13 @@ class Svi:
         device = torch.device(_device(self._options.device))
         place = Place(device, torch.float32 if self._options.dtype == "float32" else torch.bfloat16)
         kernel = choose_kernel(device, place.dtype, self._options.attention)
-        experts = Experts(layout, place, kernel, keep_both=self._options.keep_both)
+        experts = Experts(layout, place, kernel)
         check_kernel(kernel, device, place.dtype, experts.setting("high", "attention_head_dim"))
         embeddings = Embeddings(layout, place, self._keep_embedding)
-        self._loaded = _Loaded(layout, place, kernel, experts, embeddings)
+        room = self._options.room
+        free = partial(measure, device) if room is None else lambda: room
+        ladder = Ladder(experts, layout, ITEM[self._options.dtype], free, self._report)
+        self._loaded = _Loaded(layout, place, kernel, experts, embeddings, ladder)
         return self
 
     def __exit__(
@@ -126,9 +138,11 @@ class Svi:
         """What may alter numbers besides the key's inputs: recorded with every entry, compared on reuse."""
         import torch
 
-        device = self._running().place.device
+        loaded = self._running()
+        device = loaded.place.device
         return {
-            "attention": self._running().kernel,
+            "attention": loaded.kernel,
+            "vae": "tiled" if loaded.vae and loaded.vae.use_tiling else "untiled",
             "device": torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu",
             "torch": torch.__version__,
             "cuda": torch.version.cuda or "none",
@@ -141,10 +155,11 @@ class Svi:
         Raises InputError with all that is wrong: files, keys and shapes of every model and LoRA, numbers
         that are none in the VAE and the text encoder (the experts' own are read when first used).
         """
-        loaded = self._running()
+        if not segments:
+            return
         sets = {(one.sampler.variant, extras_of(one, self._options.root)) for one in segments}
         prompts = [prompt for one in segments for prompt in _prompts(one)]
-        checks: list[Callable[[], object]] = [self._vae, partial(loaded.embeddings.prepare, prompts)]
+        checks: list[Callable[[], object]] = [partial(self._start_with_text, segments, prompts)]
         checks += [partial(self._check_loras, *some) for some in sets]
         all_of(checks)
 
@@ -155,8 +170,11 @@ class Svi:
 
         float32, normalised. Raises RenderError for wrong weights or LoRAs, and numbers that are not finite.
         """
+        attempt = partial(self._sample, segment, carry, checkpoint, on_step)
         try:
-            latents = self._sample(segment, carry, checkpoint, on_step)
+            self._settle([segment])
+            while (latents := unless_full(attempt)) is None:
+                self._running().ladder.step_down(f"while sampling clip {segment.clip}")
         except InputError as error:
             raise RenderError(*error.problems) from error
         if not np.isfinite(latents).all():
@@ -167,15 +185,21 @@ class Svi:
         return {"latents": latents}
 
     def decode(self, segment: Segment, latents: Latents) -> Iterator[Frame]:
-        """The segment's frames, decoded as a whole in float32, untiled. Raises RenderError for a bad VAE."""
+        """The segment's frames, decoded in float32 and as a whole, in tiles only when memory runs out.
+
+        Raises RenderError for a bad VAE, and when memory runs out in tiles too.
+        """
         import torch
 
+        latents_BCTHW = torch.tensor(latents["latents"])
+
+        def run(model: AutoencoderKLWan) -> Tensor:
+            return vae.to_frames(vae.decode(model, latents_BCTHW)).cpu()
+
         try:
-            model = self._vae()
+            frames_FHWC = self._through_vae(segment.size, run).numpy()
         except InputError as error:
             raise RenderError(*error.problems) from error
-        video_BCFHW = vae.decode(model, torch.tensor(latents["latents"]))
-        frames_FHWC = vae.to_frames(video_BCFHW).cpu().numpy()
         assert len(frames_FHWC) == segment.frames
         yield from frames_FHWC
 
@@ -206,7 +230,11 @@ class Svi:
         device, dtype = loaded.place.device, loaded.place.dtype
         positive_BLD, negative_BLD = (loaded.embeddings.context(prompt) for prompt in _prompts(segment))
         picture = self._anchor_pixels(segment.anchor)
-        y_BCTHW = conditioning.condition(segment, carry, picture, partial(vae.encode, self._vae()))
+
+        def encode(video_BCFHW: Tensor) -> Tensor:
+            return self._through_vae(segment.size, lambda model: vae.encode(model, video_BCFHW))
+
+        y_BCTHW = conditioning.condition(segment, carry, picture, encode)
         timestep_S = torch.tensor([step.timestep for step in steps]).to(dtype)
         return Inputs(y_BCTHW.to(device, dtype), positive_BLD, negative_BLD, timestep_S.to(device))
 
@@ -234,6 +262,30 @@ class Svi:
 
     def _check_loras(self, variant: Variant, extras: tuple[Lora, ...]) -> None:
         self._running().experts.recipes(self._uses(variant, extras))
+
+    def _settle(self, segments: Sequence[Segment]) -> None:
+        """Choose the memory rung, if that is not done yet. Raises InputError when none can do."""
+        loaded = self._running()
+        loaded.embeddings.rung = loaded.ladder.start(self._options.memory, segments).rung
+
+    def _start_with_text(self, segments: Sequence[Segment], prompts: Sequence[str]) -> None:
+        self._settle(segments)
+        checks: list[Callable[[], object]] = [self._vae, partial(self._encode, prompts)]
+        all_of(checks)
+
+    def _encode(self, prompts: Sequence[str]) -> None:
+        """Encode prompts before the experts come; memory may run out here too."""
+        loaded = self._running()
+        while unless_full(partial(loaded.embeddings.prepare, prompts)) is None:
+            loaded.embeddings.rung = loaded.ladder.step_down("while encoding the prompts").rung
+
+    def _through_vae(self, size: Size, run: Callable[[AutoencoderKLWan], Tensor]) -> Tensor:
+        def with_vae(tiled: bool) -> Tensor:  # noqa: FBT001 - the ladder's own word to us
+            model = self._vae()
+            (model.enable_tiling if tiled else model.disable_tiling)()
+            return run(model)
+
+        return self._running().ladder.through_vae(size, with_vae)
 
     def _vae(self) -> AutoencoderKLWan:
         import torch

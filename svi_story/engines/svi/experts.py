@@ -9,42 +9,54 @@ from svi_story.engines.svi.attention import use_kernel
 from svi_story.engines.svi.layout import EXPERTS
 from svi_story.engines.svi.loading import Blueprint, load_transformer, read_transformer
 from svi_story.engines.svi.lora import merge, recipes
+from svi_story.engines.svi.memory import RESIDENT
+from svi_story.engines.svi.streaming import pin, stream_blocks
 from svi_story.engines.svi.together import all_of
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     from diffusers import WanTransformer3DModel
+    from torch import Tensor
 
     from svi_story.engines.svi.layout import Expert, Layout
     from svi_story.engines.svi.loading import Place
     from svi_story.engines.svi.lora import Recipe, Use
+    from svi_story.engines.svi.memory import Choice
+    from svi_story.engines.svi.tensors import Entry
 
     Uses = Mapping[Expert, Sequence[Use]]
     """The LoRAs of each expert, in the order they are added."""
 
 
 class Experts:
-    """Both experts, loaded when they are first used; `keep_both` false holds one at a time.
+    """Both experts, loaded when they are first used, and where they are by the memory rung.
 
-    A weight in memory is a function of its stored value and its recipe alone, so it does not matter what
-    was merged before, nor whether the expert was kept or loaded again.
+    A weight in memory is a function of its stored value and its recipe alone, always computed on the device:
+    it does not matter what was merged before, where it was kept, nor whether it was loaded again.
     """
 
-    def __init__(self, layout: Layout, place: Place, kernel: str, *, keep_both: bool = True) -> None:
+    def __init__(self, layout: Layout, place: Place, kernel: str, choice: Choice = RESIDENT) -> None:
         self._layout = layout
         self._place = place
         self._kernel = kernel
-        self._keep_both = keep_both
+        self._choice = choice
         self._blueprints: dict[Expert, Blueprint] = {}
         self._wanted: dict[Expert, dict[str, Recipe]] = {"high": {}, "low": {}}
         self._merged: dict[Expert, dict[str, Recipe]] = {}
         self._models: dict[Expert, WanTransformer3DModel] = {}
+        self._ready: Expert | None = None
+        """The expert that was brought to the device last; nobody's when all have left it."""
 
     @property
     def held(self) -> set[Expert]:
         """The experts in memory."""
         return set(self._models)
+
+    def settle(self, choice: Choice) -> None:
+        """Take another memory rung; what was loaded is given back."""
+        self.free()
+        self._choice = choice
 
     def blueprint(self, expert: Expert) -> Blueprint:
         """What an expert's files say about it. Raises InputError for bad files."""
@@ -72,31 +84,60 @@ class Experts:
         self._wanted = self.recipes(uses)
 
     def use(self, expert: Expert) -> WanTransformer3DModel:
-        """An expert on the device with the LoRAs asked for. Raises InputError for weights that are wrong."""
-        wanted = self._wanted[expert]
+        """An expert to compute with, with the LoRAs asked for. Raises InputError for wrong weights."""
+        if self._ready != expert:
+            self._make_way(expert)
         if expert not in self._models:
             self._load(expert)
-        elif self._merged[expert] is not wanted:
+        elif self._merged[expert] is not self._wanted[expert]:
             self._merge_again(expert)
+        if self._ready != expert:
+            if self._choice.rung == "offload":
+                self._models[expert].to(self._place.device)
+            self._ready = expert
         return self._models[expert]
+
+    def leave_device(self) -> None:
+        """Leave the device to the VAE, where the rung does not keep all on it."""
+        if self._choice.rung == "offload":
+            self._make_way(None)
+            self._ready = None
 
     def free(self) -> None:
         """Give back the memory of both."""
         self._models.clear()
         self._merged.clear()
+        self._ready = None
+
+    def _make_way(self, expert: Expert | None) -> None:
+        """Take the other experts off the device, into RAM or away. Streamed ones are in RAM all the time."""
+        if self._choice.rung == "resident":
+            return
+        for other in self.held - {expert}:
+            if not self._choice.keep:
+                self._forget(other)
+            elif self._choice.rung == "offload":
+                self._models[other].to("cpu")
+
+    def _forget(self, expert: Expert) -> None:
+        del self._models[expert], self._merged[expert]
 
     def _load(self, expert: Expert) -> None:
-        if not self._keep_both:
-            self.free()
+        import torch
+
         wanted = self._wanted[expert]
-        model = load_transformer(
-            self.blueprint(expert),
-            self._place.device,
-            lambda name, entry: (
-                merge(entry, wanted[name], self._place) if name in wanted else self._place.take(entry)
-            ),
-        )
+        streamed = self._choice.rung == "stream"
+
+        def prepare(name: str, entry: Entry) -> Tensor:
+            recipe = wanted.get(name)
+            weight = merge(entry, recipe, self._place) if recipe is not None else self._place.take(entry)
+            return pin(name, weight) if streamed else weight
+
+        home = torch.device("cpu") if streamed else self._place.device
+        model = load_transformer(self.blueprint(expert), home, prepare)
         use_kernel(model, self._kernel)
+        if streamed:
+            stream_blocks(model, self._place.device)
         self._models[expert], self._merged[expert] = model, wanted
 
     def _merge_again(self, expert: Expert) -> None:
@@ -105,7 +146,10 @@ class Experts:
         model = self._models.pop(expert)  # not to be used when this fails half-way
         weights = dict(model.named_parameters())
         entries = self.blueprint(expert).entries
-        for name in sorted({*wanted, *merged}):
-            if wanted.get(name) != merged.get(name):
-                weights[name].copy_(merge(entries[name], wanted.get(name, ()), self._place))
+        changed = sorted(name for name in {*wanted, *merged} if wanted.get(name) != merged.get(name))
+        if self._choice.rung == "stream" and any(weights[name].is_cuda for name in changed):
+            self._load(expert)  # a pass was cut short, and what is written on the device would be lost
+            return
+        for name in changed:
+            weights[name].copy_(merge(entries[name], wanted.get(name, ()), self._place))
         self._models[expert], self._merged[expert] = model, wanted

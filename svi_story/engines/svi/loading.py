@@ -55,7 +55,10 @@ def read_transformer(files: ModelFiles) -> Blueprint:
 
 
 def load_transformer(blueprint: Blueprint, device: torch.device, prepare: Prepare) -> WanTransformer3DModel:
-    """One expert, each weight as `prepare` makes it. Raises InputError naming what is no number."""
+    """One expert, each weight as and where `prepare` makes it, its computed tables on `device`.
+
+    Raises InputError naming what is no number.
+    """
     model = _empty_transformer(blueprint)
     rope = model.rope  # its tables are computed, not stored; on "meta" there are none
     model.rope = type(rope)(rope.attention_head_dim, rope.patch_size, rope.max_seq_len).to(device)

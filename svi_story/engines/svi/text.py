@@ -11,6 +11,7 @@ from svi_story.errors import InputError, Problem
 if TYPE_CHECKING:
     from pathlib import Path
 
+    import torch
     from tokenizers import Tokenizer
     from torch import Tensor
     from transformers import UMT5EncoderModel
@@ -53,11 +54,14 @@ def tokenize(tokenizer: Tokenizer, prompt: str) -> tuple[Tensor, Tensor]:
     return torch.tensor([encoding.ids]), torch.tensor([encoding.attention_mask])
 
 
-def encode(encoder: UMT5EncoderModel, tokenizer: Tokenizer, prompt: str) -> Tensor:
-    """embedding_TD of one prompt, [tokens, width] in the encoder's dtype, without the padding's rows."""
+def encode(encoder: UMT5EncoderModel, tokenizer: Tokenizer, prompt: str, device: torch.device) -> Tensor:
+    """embedding_TD of one prompt, [tokens, width] in the encoder's dtype, without the padding's rows.
+
+    `device` is where the encoder computes, which need not be where its weights wait.
+    """
     import torch
 
-    ids_BL, mask_BL = (part.to(encoder.device) for part in tokenize(tokenizer, prompt))
+    ids_BL, mask_BL = (part.to(device) for part in tokenize(tokenizer, prompt))
     with torch.no_grad():
         context_BLD: Tensor = encoder(input_ids=ids_BL, attention_mask=mask_BL).last_hidden_state
     return context_BLD[0, : int(mask_BL.sum())].clone()
