@@ -7,8 +7,11 @@ import re
 import shlex
 import shutil
 import tomllib
+from dataclasses import fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+from svi_story import events
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -81,3 +84,18 @@ def test_the_changelog_knows_the_version() -> None:
     version = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["project"]
     assert "version" in version["dynamic"]
     assert "## Unreleased" in (ROOT / "CHANGELOG.md").read_text("utf-8")
+
+
+def test_every_event_and_its_fields_are_documented() -> None:
+    page = (ROOT / "docs/json.md").read_text("utf-8")
+    rows = dict(re.findall(r"^\| `(\w+)` \| (.*) \|$", page, re.MULTILINE))
+    kinds = [
+        each for each in vars(events).values() if isinstance(each, type) and issubclass(each, events.Event)
+    ]
+    for kind in kinds:
+        if kind in (events.Event, events.SegmentEvent):
+            continue
+        name = re.sub(r"(?<!^)(?=[A-Z])", "_", kind.__name__).lower()
+        assert name in rows, name
+        for field in fields(kind):
+            assert f"`{field.name}`" in rows[name], f"{name}.{field.name}"

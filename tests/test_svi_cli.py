@@ -166,3 +166,21 @@ def test_the_fast_preset_takes_the_pair_that_is_named(
     distill["high"], distill["low"] = distill["low"], distill["high"]
     swapped = reference_board(write_board, "2.0", engine=engine, clips=[{"prompt": "The street."}])
     assert "swap the two" in svi_story("render", swapped, *FLAGS).err
+
+
+def test_tiles_are_asked_for_recorded_and_keyed(write_board: Write, svi_story: Run) -> None:
+    board = reference_board(write_board, "2.0", clips=[{"prompt": "The street.", "frames": 5}])
+    assert svi_story("render", board, *FLAGS, "--vae", "tiles").code == 0
+    assert entries(svi_story, board) == []
+    (tiled,) = entries(svi_story, board, *FLAGS, "--vae", "tiles")
+    assert tiled.environment["vae"] == "tiled"
+
+
+def test_the_kernel_is_chosen_by_name(write_board: Write, svi_story: Run) -> None:
+    board = reference_board(write_board, "2.0", clips=[{"prompt": "The street.", "frames": 5}])
+    assert svi_story("render", board, *FLAGS, "--attention", "torch-math").code == 0
+    assert entries(svi_story, board)[0].environment["attention"] == "torch-math"
+    missing = svi_story("render", board, *FLAGS, "--attention", "flash-attn-2", "--force", "all")
+    assert missing.code == 1
+    assert "--attention" in missing.err
+    assert svi_story("render", board, *FLAGS, "--attention", "fast").code == 2

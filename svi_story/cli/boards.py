@@ -20,6 +20,7 @@ from svi_story.cli.options import (
     Memory,
     Models,
     Paths,
+    Vae,
     chosen,
     fingerprints_in,
     store_in,
@@ -133,6 +134,7 @@ def plan(
     engine: Engine = "",
     models: Models = MODELS,
     dtype: Dtype = "bfloat16",
+    vae: Vae = "whole",
     memory: Memory = "auto",
     why: Annotated[bool, typer.Option("--why", help="Tell what changed since the last film.")] = False,
     as_json: AsJson = False,
@@ -147,8 +149,9 @@ def plan(
     svi-story plan boards/ --json
     """
     from svi_story.cli import plans
+    from svi_story.engines import EngineOptions
 
-    choice = chosen(engine, models, dtype, memory)
+    choice = chosen(engine, EngineOptions(models, dtype, memory=memory, vae=vae))
     jobs, rejected = _prepare(paths, output, cache, choice)
     store = store_in(cache)
     _complain_about_lacks(jobs)
@@ -167,6 +170,7 @@ def status(
     engine: Engine = "",
     models: Models = MODELS,
     dtype: Dtype = "bfloat16",
+    vae: Vae = "whole",
     as_json: AsJson = False,
 ) -> None:
     """Show how far every film is.
@@ -175,8 +179,9 @@ def status(
     svi-story status boards/
     """
     from svi_story.cli import plans
+    from svi_story.engines import EngineOptions
 
-    jobs, rejected = _prepare(paths, output, cache, chosen(engine, models, dtype))
+    jobs, rejected = _prepare(paths, output, cache, chosen(engine, EngineOptions(models, dtype, vae=vae)))
     _complain_about_lacks(jobs)
     states: list[dict[str, Any]] = [plans.status_of(job, store_in(cache)) for job in jobs]
     if as_json:

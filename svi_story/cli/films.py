@@ -13,6 +13,7 @@ from svi_story.cli.options import (
     CACHE,
     FILMS,
     MODELS,
+    Attention,
     Cache,
     Dtype,
     Engine,
@@ -20,6 +21,7 @@ from svi_story.cli.options import (
     Memory,
     Models,
     Paths,
+    Vae,
     chosen,
     fingerprints_in,
 )
@@ -50,6 +52,8 @@ def render(
     models: Models = MODELS,
     dtype: Dtype = "bfloat16",
     memory: Memory = "auto",
+    vae: Vae = "whole",
+    attention: Attention = "auto",
     only: Annotated[
         list[str] | None,
         typer.Option("--only", metavar="CLIP", help="Make this clip and what it continues from, no film."),
@@ -73,10 +77,12 @@ def render(
     svi-story render board.yaml --only window --force window
     """
     from svi_story.cli.console import reporter
+    from svi_story.engines import EngineOptions
     from svi_story.render.batch import Wish
     from svi_story.render.jobs import find_places
 
-    choice, wish = chosen(engine, models, dtype, memory), Wish(tuple(only or ()), tuple(force or ()))
+    options = EngineOptions(models, dtype, attention, memory, vae)
+    choice, wish = chosen(engine, options), Wish(tuple(only or ()), tuple(force or ()))
     places = find_places(paths, output, cache)
     try:
         with reporter(as_json=as_json, quiet=quiet, verbose=verbose) as report:

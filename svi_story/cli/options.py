@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from svi_story.cache.store import Store
+    from svi_story.engines import EngineOptions
     from svi_story.events import Reporter
     from svi_story.plan.fingerprints import Fingerprints
     from svi_story.render.jobs import Choice
@@ -40,12 +41,20 @@ Memory = Annotated[
         "--memory", metavar="RUNG", help="Where the experts are: auto, resident, offload or stream."
     ),
 ]
+Vae = Annotated[
+    str, typer.Option("--vae", metavar="HOW", help="whole, or tiles: less memory, other numbers.")
+]
+Attention = Annotated[
+    str,
+    typer.Option("--attention", metavar="NAME", help="The attention kernel; auto takes the best."),
+]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON on standard output.")]
 
 FILMS = Path("renders")
 CACHE = Path("renders/.cache")
 MODELS = Path("models")
 DTYPES = ("bfloat16", "float32")
+VAES = ("whole", "tiles")
 RUNGS = ("auto", "resident", "offload", "stream")
 
 
@@ -56,16 +65,16 @@ def one_of(name: str, names: Sequence[str], option: str) -> str:
     return name
 
 
-def chosen(engine: str, models: Path, dtype: str, memory: str = "auto") -> Choice:
+def chosen(engine: str, options: EngineOptions) -> Choice:
     """The engine the user wants, and how. Raises a usage error."""
-    from svi_story.engines import NAMES, EngineOptions
+    from svi_story.engines import KERNELS, NAMES
     from svi_story.render.jobs import Choice
 
-    name = one_of(engine, NAMES, "--engine") if engine else None
-    options = EngineOptions(
-        models, one_of(dtype, DTYPES, "--dtype"), memory=one_of(memory, RUNGS, "--memory")
-    )
-    return Choice(name, options)
+    one_of(options.dtype, DTYPES, "--dtype")
+    one_of(options.memory, RUNGS, "--memory")
+    one_of(options.vae, VAES, "--vae")
+    one_of(options.attention, KERNELS, "--attention")
+    return Choice(one_of(engine, NAMES, "--engine") if engine else None, options)
 
 
 def fingerprints_in(cache: Path, report: Reporter = lambda _event: None) -> Fingerprints:

@@ -21,6 +21,11 @@ if TYPE_CHECKING:
     """A durable place for a content address."""
 
 NAMES = ("svi", "animatic")
+KERNELS = (
+    *("auto", "flash-attn-3", "flash-attn-2"),
+    *("torch-flash", "torch-cudnn", "torch-efficient", "torch-math"),
+)
+"""Attention kernels by name; `auto` takes the first that is there and fits."""
 
 
 @dataclass(frozen=True)
@@ -35,6 +40,8 @@ class EngineOptions:
     """The attention kernel by name."""
     memory: str = "auto"
     """The memory rung to start on: auto, resident, offload or stream."""
+    vae: str = "whole"
+    """How the VAE works: on whole pictures, or in tiles, which changes numbers a little."""
 
 
 def identity_of(name: str, options: EngineOptions, digest: Digest) -> Identity:
@@ -45,7 +52,7 @@ def identity_of(name: str, options: EngineOptions, digest: Digest) -> Identity:
         return AnimaticIdentity()
     from svi_story.engines.svi.identity import SviIdentity
 
-    return SviIdentity(options.models, options.dtype, digest)
+    return SviIdentity(options.models, options.dtype, digest, options.vae)
 
 
 def create(name: str, options: EngineOptions, digest: Digest, keep: Keep, report: Reporter) -> Engine:

@@ -25,5 +25,7 @@ def open_engine(options: EngineOptions, digest: Digest, keep: Keep, report: Repo
     from svi_story.engines.svi.identity import SviIdentity
 
     text_key = SviIdentity(options.models, options.dtype, digest).text_key
-    settings = Options(options.models, options.dtype, attention=options.attention, memory=options.memory)
+    settings = Options(
+        options.models, options.dtype, attention=options.attention, memory=options.memory, vae=options.vae
+    )
     return Svi(settings, digest, keep_embedding=lambda prompt: keep(text_key(prompt)), report=report)

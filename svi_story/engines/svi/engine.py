@@ -60,6 +60,8 @@ class Options:
     """Steps between two checkpoints."""
     memory: str = "auto"
     """The memory rung to start on: auto, resident, offload or stream."""
+    vae: str = "whole"
+    """whole, or tiles: how the VAE works from the start."""
     room: Room | None = None
     """The free memory to reckon with; None measures it."""
 
@@ -95,7 +97,7 @@ class Svi:
         if options.dtype not in DTYPES:
             raise InputError(f"--dtype {options.dtype}: use {' or '.join(DTYPES)}")
         self._options = options
-        self._identity = SviIdentity(options.root, options.dtype, digest)
+        self._identity = SviIdentity(options.root, options.dtype, digest, options.vae)
         self._anchor_pixels = anchor_pixels
         self._keep_embedding = keep_embedding
         self._report = report
@@ -282,7 +284,8 @@ class Svi:
     def _through_vae(self, size: Size, run: Callable[[AutoencoderKLWan], Tensor]) -> Tensor:
         def with_vae(tiled: bool) -> Tensor:  # noqa: FBT001 - the ladder's own word to us
             model = self._vae()
-            (model.enable_tiling if tiled else model.disable_tiling)()
+            asked = self._options.vae == "tiles"
+            (model.enable_tiling if tiled or asked else model.disable_tiling)()
             return run(model)
 
         return self._running().ladder.through_vae(size, with_vae)

@@ -72,6 +72,7 @@ class SviIdentity:
     root: Path
     dtype: str
     digest: Digest = sha256_of
+    vae: str = "whole"
 
     @property
     def name(self) -> str:
@@ -115,6 +116,7 @@ class SviIdentity:
             "boundary": sampler.boundary,
             "motion_latents": sampler.motion_latents if sampler.variant == "2.0-pro" else None,
             "dtype": self.dtype,
+            "vae": self.vae,
             "weights": {**self.weights},
             "svi_loras": self._pair(segment),
             "loras": self._extras(segment),
