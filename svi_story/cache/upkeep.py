@@ -9,6 +9,7 @@ from svi_story.cache.aside import quarantine
 from svi_story.cache.entry import open_entry
 from svi_story.cache.files import CorruptError, disk, measure
 from svi_story.cache.films import used
+from svi_story.cache.layout import names
 from svi_story.cache.sealed import ENTRY, PIECE, read_manifest, unseal
 from svi_story.errors import RenderError
 
@@ -22,11 +23,14 @@ if TYPE_CHECKING:
     from svi_story.plan.keys import Json
 
 
+Held = Literal["entry", "piece", "work", "set aside"]
+
+
 @dataclass(frozen=True)
 class Usage:
     """One thing in the cache, by presence: its files were not read."""
 
-    kind: Literal["entry", "piece", "work"]
+    kind: Held
     key: str
     path: Path
     bytes: int
@@ -58,6 +62,8 @@ def usage(layout: Layout, report: Reporter) -> Iterator[Usage]:
         yield _usage("piece", folder, in_use, {})
     for folder in layout.works():
         yield _usage("work", folder, in_use, {})
+    for folder in names(layout.set_aside):
+        yield _usage("set aside", folder, in_use, {})
 
 
 def verify(layout: Layout, report: Reporter) -> Iterator[Checked]:
@@ -69,7 +75,10 @@ def verify(layout: Layout, report: Reporter) -> Iterator[Checked]:
 
 
 def _usage(
-    kind: Literal["entry", "piece", "work"], folder: Path, in_use: Used, notes: Mapping[str, Json]
+    kind: Held,
+    folder: Path,
+    in_use: Used,
+    notes: Mapping[str, Json],
 ) -> Usage:
     size, last_used = measure(folder)
     return Usage(kind, folder.name, folder, size, last_used, notes, folder.name in in_use)

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from svi_story.render.jobs import Job
     from svi_story.render.record import Record
 
-TITLES = ("#", "clip", "frames", "seconds", "asked", "passes", "seed", "state", "prompt")
+TITLES = ("#", "clip", "seconds", "frames", "asked", "passes", "seed", "state", "prompt")
 
 
 def as_json(job: Job, store: Store, options: EngineOptions, *, why: bool) -> dict[str, Any]:
@@ -121,18 +121,18 @@ def _settings(job: Job) -> str:
 
 def _row(number: int, shot: Shot, tasks: tuple[Task, ...], job: Job, store: Store) -> tuple[str, ...]:
     states = Counter(store.state(task.key) for task in tasks)
-    state = ", ".join(name if len(states) == 1 else f"{count} {name}" for name, count in states.items())
+    state = next(iter(states), "") if len(states) < 2 else f"{states['cached']}/{len(tasks)} cached"
     mark = "" if not shot.starts_chain or number == 1 else (f"(fade {shot.fade})" if shot.fade else "(cut)")
     return (
         str(number),
         f"{shot.id} {mark}".rstrip(),
-        str(shot.frames),
         f"{float(shot.frames / job.plan.fps):.2f}",
+        str(shot.frames),
         str(shot.asked_frames),
         "+".join(str(segment.frames) for segment in shot.segments),
         str(shot.seed),
         state or "-",
-        shorten(shot.prompt, 60),
+        shorten(shot.prompt, 100),
     )
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import sys
 import tempfile
 import unicodedata
@@ -21,6 +22,9 @@ BUG = 3
 class Interrupted(KeyboardInterrupt):
     """Stopped by the user; the text is the command that goes on."""
 
+
+LEAST_ROOM = 12
+"""Characters of a table's last column, however narrow the terminal."""
 
 KEPT = "\n\t"
 BIDI_CONTROLS = "\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069"
@@ -67,11 +71,14 @@ def shorten(text: str, width: int) -> str:
 
 
 def table(titles: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
-    """Columns of plain text, each as wide as its widest cell; the last one is not padded."""
+    """Columns of plain text, each as wide as its widest cell; the last one takes what a terminal leaves."""
     from rich.cells import cell_len
 
     lines = [tuple(titles), *(tuple(plain(cell) for cell in row) for row in rows)]
     widths = [max(cell_len(line[column]) for line in lines) for column in range(len(titles) - 1)]
+    if sys.stdout.isatty():
+        room = max(shutil.get_terminal_size().columns - sum(widths) - 2 * len(widths), LEAST_ROOM)
+        lines = [(*line[:-1], shorten(line[-1], room)) for line in lines]
     return "\n".join(
         "  ".join(
             [*(c + " " * (w - cell_len(c)) for c, w in zip(line[:-1], widths, strict=True)), line[-1]]
