@@ -94,3 +94,13 @@ def test_a_board_named_twice_is_rendered_once(write_board: Write, svi_story: Run
     write_board("boards/a.yaml", reference=REFERENCE, clips=clips("One fog."))
     ended = svi_story("render", "boards", "boards/a.yaml", *ANIMATIC)
     assert (ended.code, ended.out) == (0, "renders/a.mp4\n")
+
+
+def test_links_that_lead_in_circles_are_told(write_board: Write, svi_story: Run, tmp_path: Path) -> None:
+    write_board("boards/a.yaml", reference=REFERENCE, clips=clips("One fog."))
+    (tmp_path / "boards/loop.yaml").symlink_to("loop.yaml")
+    (tmp_path / "boards/deeper").symlink_to(".")
+    ended = svi_story("render", "boards", *ANIMATIC)
+    assert (ended.code, ended.out) == (1, "renders/a.mp4\n")
+    assert "boards/loop.yaml" in ended.err
+    assert svi_story("validate", "boards/loop.yaml").code == 2

@@ -80,19 +80,8 @@ class _FfmpegError(Exception):
 @contextmanager
 def _ffmpeg(encoding: Encoding, path: Path) -> Iterator[Callable[[Frame], None]]:
     """moviepy's writer as a function. At the end its ffmpeg is gone, and well, or: _FfmpegError."""
-    from moviepy.video.io.ffmpeg_writer import FFMPEG_VideoWriter
-
     with _open_log() as log:
-        writer = FFMPEG_VideoWriter(
-            str(path),
-            (encoding.width, encoding.height),
-            float(encoding.fps),
-            codec=CODEC,
-            preset=PRESET,
-            threads=THREADS,
-            ffmpeg_params=list(encoding.options),
-            logfile=log,
-        )
+        writer = _open_writer(encoding, path, log)
         process: subprocess.Popen[bytes] = writer.proc  # the writer forgets it on closing
         try:
             with suppress(_FfmpegError):  # its last words say more
@@ -106,6 +95,24 @@ def _ffmpeg(encoding: Encoding, path: Path) -> Iterator[Callable[[Frame], None]]
             process.wait()
         if process.returncode != 0:
             raise _FfmpegError(f"ffmpeg ended with status {process.returncode} {_tail(log)}".strip())
+
+
+def _open_writer(encoding: Encoding, path: Path, log: IO[str]) -> FFMPEG_VideoWriter:
+    from moviepy.video.io.ffmpeg_writer import FFMPEG_VideoWriter
+
+    try:
+        return FFMPEG_VideoWriter(
+            str(path),
+            (encoding.width, encoding.height),
+            float(encoding.fps),
+            codec=CODEC,
+            preset=PRESET,
+            threads=THREADS,
+            ffmpeg_params=list(encoding.options),
+            logfile=log,
+        )
+    except OSError as error:
+        raise _FfmpegError(f"ffmpeg cannot be started: {error}") from error
 
 
 def _open_log() -> IO[str]:

@@ -62,12 +62,12 @@ class Rejected:
 def find_places(paths: Sequence[Path], films: Path, cache: Path) -> tuple[Place, ...]:
     """The boards that the paths name; folders are searched. Raises InputError for paths without a board."""
     problems: list[Problem] = []
-    places: dict[Path, Place] = {}
+    places: dict[str, Place] = {}
     for path in paths:
         try:
             found = _found(path, skip=(films, cache))
             for place in (Place(board, films / film) for board, film in found):
-                places.setdefault(place.board.resolve(), place)
+                places.setdefault(os.path.realpath(place.board), place)
         except InputError as error:
             problems += error.problems
         except (OSError, ValueError) as error:
@@ -92,11 +92,13 @@ def _found(path: Path, skip: tuple[Path, ...]) -> list[tuple[Path, Path]]:
 
 def _boards_in(folder: Path, skip: tuple[Path, ...]) -> Iterator[Path]:
     """Every board below a folder, in order of name; hidden folders and the output folders are skipped."""
-    skipped = {path.resolve() for path in skip}
+    skipped = {os.path.realpath(path) for path in skip}
     for parent, names, files in os.walk(folder):
         here = Path(parent)
         names[:] = sorted(
-            name for name in names if not name.startswith(".") and (here / name).resolve() not in skipped
+            name
+            for name in names
+            if not name.startswith(".") and os.path.realpath(here / name) not in skipped
         )
         for name in sorted(files):
             if name.endswith(SUFFIXES) and not name.startswith("."):
