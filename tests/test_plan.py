@@ -156,3 +156,10 @@ def test_totals_are_exact(write_board: Write, fps: object) -> None:
     shown = sum(s.frames - s.overlap for shot in plan.shots for s in shot.segments)
     assert plan.frames == shown - plan.shots[2].fade
     assert plan.seconds == pytest.approx(plan.frames / plan.fps)
+
+
+def test_a_board_has_a_limit_of_segments(write_board: Write) -> None:
+    clips = [clip(duration="1h") for _ in range(1000)]
+    told = problems(write_board(fps=240, engine={"max_frames": 5}, allow_repeated_seeds=True, clips=clips))
+    assert len(told) == 1
+    assert "clips[0]: up to here the film has 216000 segments, more than 20000; split the board" in told[0]

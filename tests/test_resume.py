@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import json
 import os
 import signal
 import subprocess
@@ -151,3 +152,36 @@ def test_a_full_disk_at_any_write_is_a_clear_error_and_loses_nothing(
         assert again.code == 0, again.err
         assert (tmp_path / out / "board.mp4").read_bytes() == calm
     assert number > start + 8
+
+
+def test_a_forced_render_that_was_interrupted_goes_on_without_force(
+    board: Path, undisturbed: bytes, svi_story: Run
+) -> None:
+    assert svi_story("render", board, *ANIMATIC).code == 0
+    process = launch(board, "--force", "all", "--json")
+    assert process.stdout is not None
+    for line in process.stdout:
+        if '"segment_done"' in line:
+            break
+    process.send_signal(signal.SIGINT)
+    code, _, err = finish(process)
+    assert code == 130
+    assert "--force" not in err
+    status = json.loads(svi_story("status", board, *ANIMATIC, "--json").out)["boards"][0]
+    assert status["state"] == "outdated"
+    assert 0 < status["to_render"] < len(CLIPS)
+    ended = svi_story("render", board, *ANIMATIC, "--json")
+    made = [
+        event for line in ended.out.splitlines() if (event := json.loads(line))["event"] == "segment_done"
+    ]
+    assert len(made) == status["to_render"] + status["partial"]
+    assert film_of(board).read_bytes() == undisturbed
+
+
+def test_force_stays_within_what_is_made(board: Path, svi_story: Run) -> None:
+    svi_story("render", board, *ANIMATIC)
+    ended = svi_story("render", board, *ANIMATIC, "--force", "all", "--only", "clip-02", "--json")
+    assert '"to_render": 2' in ended.out
+    refused = svi_story("render", board, *ANIMATIC, "--force", "clip-05", "--only", "clip-02")
+    assert refused.code == 2
+    assert "--force clip-05: not among the clips that --only makes" in refused.err

@@ -28,6 +28,8 @@ if TYPE_CHECKING:
 
 SEED_STRIDE = 42
 LARGEST_SEED = 2**63 - 1
+MOST_SEGMENTS = 20_000
+"""More than a day of film at the usual length of a segment; a stranger's board must not plan for hours."""
 
 
 @dataclass(frozen=True)
@@ -61,12 +63,18 @@ def plan_film(board: BoardFile, fingerprints: Fingerprints, engine: str | None =
     size = Size(story.resolution.width, story.resolution.height) if story.resolution else preset.size
     links = tuple(chain_links(board))
     anchors, problems = _anchors(board, links, fingerprints, size)
-    shots = []
+    shots: list[Shot] = []
+    segments = 0
     for link in links:
         found = list(_length_problems(board, link))
         problems += found
         if not found:
             shots.append(_shot(board, link, anchors[link.reference]))
+            segments += len(shots[-1].segments)
+        if segments > MOST_SEGMENTS:
+            what = f"up to here the film has {segments} segments, more than {MOST_SEGMENTS}; split the board"
+            problems.append(board.problem(("clips", link.index), what))
+            break
     if len(shots) == len(links):
         for check in (_seed_problems, _fade_problems, _latent_problems):
             problems += check(board, shots)
