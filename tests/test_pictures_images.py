@@ -328,3 +328,12 @@ def test_a_palette_picture_without_a_palette(tmp_path: Path) -> None:
     path.write_bytes(b"\x89PNG\r\n\x1a\n" + header + pixels + chunk(b"IEND", b""))
     with pytest.raises(PictureError, match="unusual kind"):
         open_picture(path)
+
+
+def test_a_file_that_is_far_too_large_is_not_searched(tmp_path: Path) -> None:
+    path = tmp_path / "endless.gif"
+    with path.open("wb") as file:
+        file.write(b"GIF89a")
+        file.truncate(100 * 10**9)
+    with pytest.raises(PictureError, match="larger than 300 MiB"):
+        open_picture(path)

@@ -233,3 +233,12 @@ def test_status_tells_how_far_a_film_is(write_board: Write, svi_story: Run) -> N
     assert (state()["state"], state()["cached"]) == ("up to date", 3)
     write_board(title="Another")
     assert state()["state"] == "outdated"
+
+
+def test_a_folder_in_the_place_of_the_preview(write_board: Write, svi_story: Run, tmp_path: Path) -> None:
+    (tmp_path / "renders/board.partial.mp4").mkdir(parents=True)
+    board = write_board()
+    ended = svi_story("render", board, *ANIMATIC)
+    assert ended.code == 0
+    assert "nothing to watch yet" in ended.err
+    assert svi_story("render", board, *ANIMATIC).code == 0

@@ -22,6 +22,8 @@ if TYPE_CHECKING:
 FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "TIFF", "GIF")
 MAX_PIXELS = 100_000_000
 MAX_SIDE = 32_768
+MAX_BYTES = 300 * 2**20
+"""A larger file holds no picture of ours, and only looking for one in it could take for ever."""
 BACKGROUND = (0, 0, 0)
 """What shows through transparent pixels: black, as the bars of `fit: pad`."""
 
@@ -101,6 +103,8 @@ def _check_regular(path: Path, status: os.stat_result) -> None:
         raise PictureError(path, "is not a regular file; name an image file")
     if status.st_size == 0:
         raise PictureError(path, "is empty (0 bytes); copy or save it again")
+    if status.st_size > MAX_BYTES:
+        raise PictureError(path, f"is larger than {MAX_BYTES // 2**20} MiB; {_CURE}")
 
 
 def _decoded(path: Path, file: BinaryIO) -> Image.Image:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
@@ -12,6 +13,7 @@ from svi_story.cut.encode import encode_piece
 from svi_story.cut.encoding import Encoding, piece_inputs
 from svi_story.cut.join import join
 from svi_story.cut.timeline import Piece, Span, Strip, edit_list
+from svi_story.errors import RenderError
 from svi_story.events import BoardStarted, ClipDone, FilmDone, PreviewDone, Warned
 from svi_story.plan.keys import key_of
 from svi_story.render.mix import mixed
@@ -34,7 +36,7 @@ def render_film(job: Job, forced: Sequence[Task], studio: Studio) -> None:
     """Make what is missing of a film and put it in place; the forced segments are made again."""
     if not forced and is_finished(job, studio.store):
         _keep(job, None, studio)
-        preview_of(job.place.film).unlink(missing_ok=True)
+        drop_preview(job.place.film)
         _report_film(job, studio, made=False)
         return
     start(job, job.all_tasks, forced, studio)
@@ -95,6 +97,12 @@ def preview_of(film: Path) -> Path:
     return film.with_suffix(".partial.mp4")
 
 
+def drop_preview(film: Path) -> None:
+    """Remove what served until the film was complete; whatever else lies there stays."""
+    with suppress(OSError):
+        preview_of(film).unlink()
+
+
 @dataclass
 class Reel:
     """The film as far as it goes: the finished segments, and the pieces encoded from them so far."""
@@ -119,11 +127,19 @@ class Reel:
         return ensured.fresh
 
     def refresh_preview(self) -> None:
-        """Put what exists so far beside the film's place, watchable, under another name."""
-        if self.pieces:
-            preview = preview_of(self.job.place.film)
+        """Put what exists so far beside the film's place, watchable, under another name.
+
+        It is a courtesy: where it cannot be written, the work goes on.
+        """
+        board, preview = self.job.place.board, preview_of(self.job.place.film)
+        if not self.pieces:
+            return
+        try:
             frames = self._join(preview)
-            self.studio.report(PreviewDone(self.job.place.board, preview, frames))
+        except RenderError as error:
+            self.studio.report(Warned(f"{board}: nothing to watch yet: {error}"))
+        else:
+            self.studio.report(PreviewDone(board, preview, frames))
 
     def finish(self) -> None:
         """Put the complete film in place, then its record; the preview has served."""
@@ -132,7 +148,7 @@ class Reel:
         assert frames == self.job.plan.frames, "the edit list holds every frame of the plan"
         write_record(self.job, recipe_of(self.job))
         _keep(self.job, [key for key, _ in self.pieces], self.studio)
-        preview_of(film).unlink(missing_ok=True)
+        drop_preview(film)
 
     def _encode(self, piece: Piece) -> None:
         """Add the piece's file, encoded once for the same frames: it is addressed by their content."""
