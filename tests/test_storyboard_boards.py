@@ -9,7 +9,8 @@ from pathlib import Path
 import pytest
 
 from svi_story.errors import InputError
-from svi_story.storyboard.schema import NOT_YET, Fade, Guidance, Resolution
+from svi_story.storyboard.schema import NOT_YET, Guidance, Resolution
+from svi_story.storyboard.transitions import Fade
 from svi_story.storyboard.source import load
 
 BOARDS = Path(__file__).parent / "boards"

@@ -11,13 +11,13 @@ import pytest
 from pydantic import BaseModel, ValidationError
 from storyboard_schema import PARTS, SCHEMA, SILENT, accepts
 
+from svi_story.storyboard.cutting import CutSettings
 from svi_story.storyboard.files import decode
 from svi_story.storyboard.schema import (
     MODELINE,
     NOT_YET,
     SCHEMA_FILE,
     Clip,
-    CutSettings,
     EngineSettings,
     Resolution,
     Storyboard,

@@ -34,7 +34,7 @@ def as_json(job: Job, store: Store, options: EngineOptions, *, why: bool) -> dic
         "film": str(job.place.film),
         "frames": plan.frames,
         "seconds": plan.seconds,
-        "fps": str(plan.fps),
+        "fps": str(plan.cut.fps),
         "width": plan.size.width,
         "height": plan.size.height,
         "memory": {rung: dict(as_numbers(need)) for rung, need in _needs(job, options).items()},
@@ -79,7 +79,7 @@ def as_text(job: Job, store: Store, options: EngineOptions, *, why: bool) -> str
     plan = job.plan
     head = (
         f"{job.place.board} -> {job.place.film}\n{plan.frames} frames, {plan.seconds:.2f} s "
-        f"at {plan.fps} fps, {plan.size}, {_settings(job)}"
+        f"at {plan.cut.fps} fps, {plan.size}, {_settings(job)}"
     )
     rows = (_row(number, *pair, job, store) for number, pair in enumerate(_with_tasks(job), 1))
     told = ["", *reasons(job)] if why else []

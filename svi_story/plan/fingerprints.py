@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 
 from svi_story.errors import InputError, Problem
 from svi_story.events import Hashing
-from svi_story.plan.model import Anchor
+from svi_story.plan.model import Anchor, Recording
 
 if TYPE_CHECKING:
     from svi_story.events import Reporter
@@ -79,6 +79,20 @@ class Fingerprints:
         if pixels is None:
             pixels = self.known[memo_key] = self.fresh[memo_key] = _hash_pixels(path, size, fit)
         return Anchor(path, size, fit, pixels)
+
+    def recording(self, path: Path) -> Recording:
+        """An audio file, read to its end once for each state of it. Raises InputError where it cannot be."""
+        memo_key = f"samples av-{version('av')} {_file_state(path)}"
+        samples = self.known.get(memo_key)
+        if samples is None:
+            samples = self.known[memo_key] = self.fresh[memo_key] = _count_samples(path)
+        return Recording(path, self.file(path), int(samples))
+
+
+def _count_samples(path: Path) -> str:
+    from svi_story.sounds.recordings import count_samples
+
+    return str(count_samples(path))
 
 
 def _file_state(path: Path) -> str:

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from fractions import Fraction
+from math import ceil
 from typing import TYPE_CHECKING, Literal
 
 if TYPE_CHECKING:
-    from fractions import Fraction
     from pathlib import Path
 
 Variant = Literal["2.0", "2.0-pro"]
@@ -114,6 +115,69 @@ class Segment:
 
 
 @dataclass(frozen=True)
+class Recording:
+    """An audio file that was read to its end once."""
+
+    path: Path
+    sha256: str
+    samples: int
+    """Its length at 48 kHz."""
+
+
+@dataclass(frozen=True)
+class Sound:
+    """A recording in the film; lengths in seconds."""
+
+    recording: Recording
+    volume: float
+    fade_in: Fraction
+    fade_out: Fraction
+    start: Fraction = Fraction(0)
+    """After its clip's first frame, or the film's."""
+
+
+@dataclass(frozen=True)
+class Music:
+    """The bed under the whole film."""
+
+    sound: Sound
+    loop: bool
+    duck: float
+    """What is left of its volume under a voice."""
+
+
+@dataclass(frozen=True)
+class Card:
+    """Text on black."""
+
+    text: str
+    frames: int
+    """At the board's rate."""
+
+
+@dataclass(frozen=True)
+class Cut:
+    """How the film is put together. Frames are counted at the board's rate."""
+
+    codec: Literal["h264", "av1"]
+    crf: int
+    preset: str
+    fps: Fraction
+    """The film's rate."""
+    burnt: bool
+    """Whether captions are drawn into the picture."""
+    soft: bool
+    """Whether captions are a track of their own and a file beside the film."""
+    fade_in: int
+    """From black."""
+    fade_out: int
+    """To black."""
+    title_card: Card | None
+    end_card: Card | None
+    music: Music | None
+
+
+@dataclass(frozen=True)
 class Shot:
     """One clip of the board, resolved: the segments that make it and how it follows the one before."""
 
@@ -126,6 +190,11 @@ class Shot:
     starts_chain: bool
     fade: int = 0
     """Frames this clip shares with the one before; 0 unless `transition: {fade: ...}`."""
+    dip: int = 0
+    """Frames that go through black, half of them in the clip before; 0 unless `transition: {dip: ...}`."""
+    caption: str = ""
+    voices: tuple[Sound, ...] = ()
+    sounds: tuple[Sound, ...] = ()
 
     @property
     def frames(self) -> int:
@@ -141,18 +210,21 @@ class FilmPlan:
     title: str
     size: Size
     fps: Fraction
+    """The board's rate, at which clips are made; the film's is the cut's."""
     engine: str
-    crf: int
     digest: str
     """sha256 of the board file's bytes."""
     shots: tuple[Shot, ...]
+    cut: Cut
 
     @property
     def frames(self) -> int:
-        """Frames of the finished film."""
-        return sum(shot.frames - shot.fade for shot in self.shots)
+        """Frames of the finished film, cards included, at the film's rate."""
+        cards = sum(card.frames for card in (self.cut.title_card, self.cut.end_card) if card)
+        frames = cards + sum(shot.frames - shot.fade for shot in self.shots)
+        return ceil(frames * self.cut.fps / self.fps)
 
     @property
     def seconds(self) -> float:
         """Length of the finished film in seconds."""
-        return float(self.frames / self.fps)
+        return float(self.frames / self.cut.fps)

@@ -6,6 +6,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from svi_story.errors import InputError, Problem
+from svi_story.plan.finishing import Recordings, black_problems, cut_of, sounds_of
 from svi_story.plan.model import Anchor, FilmPlan, Guidance, Lora, Sampler, Segment, Shot, Size
 from svi_story.plan.presets import PRESETS
 from svi_story.plan.timing import (
@@ -15,7 +16,7 @@ from svi_story.plan.timing import (
     smallest_inside,
     split,
 )
-from svi_story.storyboard.schema import Fade
+from svi_story.storyboard.transitions import Dip, Fade
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -63,13 +64,15 @@ def plan_film(board: BoardFile, fingerprints: Fingerprints, engine: str | None =
     size = Size(story.resolution.width, story.resolution.height) if story.resolution else preset.size
     links = tuple(chain_links(board))
     anchors, problems = _anchors(board, links, fingerprints, size)
+    recordings = Recordings(board, fingerprints)
+    cut = cut_of(board, recordings)
     shots: list[Shot] = []
     segments = 0
     for link in links:
         found = list(_length_problems(board, link))
         problems += found
         if not found:
-            shots.append(_shot(board, link, anchors[link.reference]))
+            shots.append(_shot(board, link, anchors[link.reference], recordings))
             segments += len(shots[-1].segments)
         if segments > MOST_SEGMENTS:
             what = f"up to here the film has {segments} segments, more than {MOST_SEGMENTS}; split the board"
@@ -78,6 +81,8 @@ def plan_film(board: BoardFile, fingerprints: Fingerprints, engine: str | None =
     if len(shots) == len(links):
         for check in (_seed_problems, _fade_problems, _latent_problems):
             problems += check(board, shots)
+        problems += black_problems(board, shots, cut)
+    problems += recordings.problems
     if problems:
         raise InputError(*problems)
     return FilmPlan(
@@ -86,9 +91,9 @@ def plan_film(board: BoardFile, fingerprints: Fingerprints, engine: str | None =
         size=size,
         fps=story.fps,
         engine=engine or story.engine.name,
-        crf=story.cut.crf,
         digest=board.digest,
         shots=tuple(shots),
+        cut=cut,
     )
 
 
@@ -153,7 +158,7 @@ def _anchors(
     return anchors, problems
 
 
-def _shot(board: BoardFile, link: Link, anchor: Anchor) -> Shot:
+def _shot(board: BoardFile, link: Link, anchor: Anchor, recordings: Recordings) -> Shot:
     story, clip = board.story, link.clip
     overlap = overlap_frames(story.engine.variant, story.engine.motion_latents)
     asked, passes = _passes(board, link)
@@ -181,7 +186,21 @@ def _shot(board: BoardFile, link: Link, anchor: Anchor) -> Shot:
         segments.append(segment)
         first_frame += frames - overlap
     fade = frames_of(clip.transition.fade, story.fps) if isinstance(clip.transition, Fade) else 0
-    return Shot(clip_id, prompt, seed, asked, tuple(segments), link.starts_chain, fade)
+    dip = frames_of(clip.transition.dip, story.fps) if isinstance(clip.transition, Dip) else 0
+    voices, sounds = sounds_of(link.index, board, recordings)
+    return Shot(
+        id=clip_id,
+        prompt=prompt,
+        seed=seed,
+        asked_frames=asked,
+        segments=tuple(segments),
+        starts_chain=link.starts_chain,
+        fade=fade,
+        dip=dip,
+        caption=clip.caption or "",
+        voices=voices,
+        sounds=sounds,
+    )
 
 
 def _passes(board: BoardFile, link: Link) -> tuple[int, tuple[int, ...]]:
@@ -214,6 +233,9 @@ def _length_problems(board: BoardFile, link: Link) -> Iterator[Problem]:
     if isinstance(clip.transition, Fade) and frames_of(clip.transition.fade, board.story.fps) < 1:
         what = "shorter than half a frame; use a longer fade, or `transition: cut`"
         yield board.problem(link.at("transition", "fade"), what)
+    if isinstance(clip.transition, Dip) and frames_of(clip.transition.dip, board.story.fps) < 2:
+        what = "shorter than two frames; use a longer dip, or `transition: cut`"
+        yield board.problem(link.at("transition", "dip"), what)
 
 
 def _latent_problems(board: BoardFile, shots: list[Shot]) -> Iterator[Problem]:

@@ -188,7 +188,7 @@ def strips_of(job: Job) -> tuple[Strip, ...]:
 def encoding_of(job: Job) -> Encoding:
     """How the film's pieces are encoded."""
     plan = job.plan
-    return Encoding(plan.size.width, plan.size.height, plan.fps, plan.crf)
+    return Encoding(plan.size.width, plan.size.height, plan.cut.fps, plan.cut.crf)
 
 
 def metadata_of(job: Job) -> dict[str, str]:

@@ -88,10 +88,10 @@ def write_record(job: Job, recipe: str) -> None:
         "engine": plan.engine,
         "frames": plan.frames,
         "seconds": plan.seconds,
-        "fps": str(plan.fps),
+        "fps": str(plan.cut.fps),
         "width": plan.size.width,
         "height": plan.size.height,
-        "crf": plan.crf,
+        "crf": plan.cut.crf,
         "clips": _clips(job),
         "versions": versions(),
     }
@@ -131,7 +131,7 @@ def planned_film(job: Job) -> MadeFilm:
         MadeClip(shot.id, shot.prompt, shot.fade, tuple(MadeSegment(task.key, task.inputs) for task in tasks))
         for shot, tasks in zip(plan.shots, job.tasks, strict=True)
     )
-    return MadeFilm(plan.title, str(plan.fps), plan.crf, plan.digest, clips)
+    return MadeFilm(plan.title, str(plan.cut.fps), plan.cut.crf, plan.digest, clips)
 
 
 def versions() -> dict[str, str]:

@@ -5,11 +5,13 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from svi_story.storyboard.cutting import LARGEST_X264_CRF, SVT_PRESETS, X264_PRESETS
 from svi_story.storyboard.text import Loc, shown, spelled
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
+    from svi_story.storyboard.cutting import CutSettings
     from svi_story.storyboard.schema import Clip, Storyboard
 
 
@@ -41,6 +43,8 @@ def of(story: Storyboard, ids: Sequence[str]) -> Iterator[Clash]:
         yield from _transitions(index, clip)
         yield from _lengths(index, clip, story.engine.max_frames)
     yield from _repeated_ids(ids)
+    yield from _encodings(story.cut)
+    yield from _rates(story)
 
 
 def _transitions(index: int, clip: Clip) -> Iterator[Clash]:
@@ -62,6 +66,25 @@ def _lengths(index: int, clip: Clip, max_frames: int) -> Iterator[Clash]:
     elif clip.frames > max_frames:
         what = f"{shown(clip.frames)} is more than engine.max_frames ({max_frames}); use `duration` instead"
         yield Clash(frames, what, (frames, ("engine", "max_frames")))
+
+
+def _encodings(cut: CutSettings) -> Iterator[Clash]:
+    codec = ("cut", "codec")
+    if cut.codec == "h264" and cut.crf is not None and cut.crf > LARGEST_X264_CRF:
+        what = f"{cut.crf} is more than h264 knows; use {LARGEST_X264_CRF} or less, 18 is very good"
+        yield Clash(("cut", "crf"), what, (("cut", "crf"), codec))
+    h264 = cut.codec == "h264"
+    if cut.preset is not None and cut.preset not in (X264_PRESETS if h264 else SVT_PRESETS):
+        choices = ", ".join(X264_PRESETS) if h264 else f"a number from {SVT_PRESETS[-1]} (quick) to 0"
+        what = f"{shown(cut.preset)} is no preset of {cut.codec}; use {choices}"
+        yield Clash(("cut", "preset"), what, (("cut", "preset"), codec))
+
+
+def _rates(story: Storyboard) -> Iterator[Clash]:
+    rate = story.cut.fps
+    if rate is not None and rate < story.fps:
+        what = f"{rate} is less than the board's fps ({story.fps}), and frames would be lost; use more"
+        yield Clash(("cut", "fps"), what, (("cut", "fps"), ("fps",)))
 
 
 def _repeated_ids(ids: Sequence[str]) -> Iterator[Clash]:

@@ -8,21 +8,20 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, Self
 
 from pydantic import (
     AfterValidator,
-    BaseModel,
     BeforeValidator,
-    ConfigDict,
-    Discriminator,
     Field,
     GetJsonSchemaHandler,
     PlainValidator,
-    Tag,
     WithJsonSchema,
     model_validator,
 )
 from pydantic_core import CoreSchema, PydanticCustomError
 
 from svi_story.storyboard import clashes
+from svi_story.storyboard.cutting import Caption, CutSettings, Sounds, WrittenSound
+from svi_story.storyboard.part import Part
 from svi_story.storyboard.text import shown
+from svi_story.storyboard.transitions import Transition
 from svi_story.storyboard.values import (
     Duration,
     FrameRate,
@@ -41,16 +40,12 @@ if TYPE_CHECKING:
 
 NOT_YET = frozenset(
     {
-        "clips.caption",
         "clips.end_frame",
         "clips.end_reference",
         "clips.pick",
         "clips.start_video",
         "clips.takes",
         "clips.video",
-        "cut.audio",
-        "cut.captions",
-        "cut.title_card",
         "end_frame",
         "end_reference",
         "start_video",
@@ -78,20 +73,14 @@ _SIZE_NAMES = {"480p": (832, 480), "720p": (1280, 720)}
 _SIZE = re.compile("([0-9]{1,5})x([0-9]{1,5})")
 
 
-class _Part(BaseModel):
-    """What every part of a board shares."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)
-
-
-class Resolution(_Part):
+class Resolution(Part):
     """The film's size in pixels; both sides are multiples of 16."""
 
     width: int = Field(ge=SIDES[0], le=SIDES[1], multiple_of=16, description="Width in pixels.")
     height: int = Field(ge=SIDES[0], le=SIDES[1], multiple_of=16, description="Height in pixels.")
 
 
-class Guidance(_Part):
+class Guidance(Part):
     """How strongly the prompt steers, for each expert; one number means both."""
 
     high: float = Field(
@@ -105,12 +94,6 @@ class Guidance(_Part):
     def __get_pydantic_json_schema__(cls, core: CoreSchema, handler: GetJsonSchemaHandler) -> dict[str, Any]:
         both = handler.resolve_ref_schema(handler(core))
         return {"anyOf": [{"type": "number", "minimum": 0, "maximum": LARGEST_GUIDANCE}, both]}
-
-
-class Fade(_Part):
-    """A cross-fade from the clip before, into a new chain."""
-
-    fade: Duration = Field(examples=["0.5s"], description="How long both clips are seen, as 0.5s.")
 
 
 def _resolution(value: object) -> Resolution:
@@ -158,19 +141,11 @@ def _variant(value: object) -> object:
     return "2.0" if type(value) is float and value == 2.0 else value
 
 
-def _kind_of_transition(value: object) -> str:
-    return "<fade>" if isinstance(value, dict | Fade) else "<word>"
-
-
 WrittenGuidance = Annotated[Guidance, BeforeValidator(_guidance)]
-Transition = Annotated[
-    Annotated[Literal["continue", "cut"], Tag("<word>")] | Annotated[Fade, Tag("<fade>")],
-    Discriminator(_kind_of_transition),
-]
 ClipId = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$")]
 
 
-class Lora(_Part):
+class Lora(Part):
     """A LoRA besides the variant's own pair."""
 
     path: Line = Field(
@@ -184,14 +159,14 @@ class Lora(_Part):
 Loras = Annotated[tuple[Lora, ...], Field(strict=False)]
 
 
-class DistillPair(_Part):
+class DistillPair(Part):
     """Two LoRA files that let the model sample in few steps."""
 
     high: Line = Field(description="For the high-noise expert, relative to the board's folder.")
     low: Line = Field(description="For the low-noise expert, relative to the board's folder.")
 
 
-class EngineSettings(_Part):
+class EngineSettings(Part):
     """Who makes the frames, and how. What is left open comes from the preset."""
 
     name: Literal["svi", "animatic"] = Field(
@@ -241,7 +216,7 @@ class EngineSettings(_Part):
     )
 
 
-class Clip(_Part):
+class Clip(Part):
     """One entry of `clips`."""
 
     id: ClipId | None = Field(
@@ -268,8 +243,9 @@ class Clip(_Part):
     )
     transition: Transition | None = Field(
         None,
-        examples=["cut", {"fade": "0.5s"}],
-        description="How it follows the clip before: continue (default), cut, or {fade: 0.5s}.",
+        examples=["cut", {"fade": "0.5s"}, {"dip": "1s"}],
+        description="How it follows the clip before: continue (default), cut, {fade: 0.5s} into each "
+        "other, or {dip: 1s} through black.",
     )
     reference: Line | None = Field(
         None,
@@ -281,15 +257,24 @@ class Clip(_Part):
         examples=[[{"path": "loras/rain.safetensors", "low": 0.5}]],
         description="LoRAs for this clip, besides the board's.",
     )
+    caption: Caption | None = Field(
+        None,
+        examples=["It has been raining since Tuesday."],
+        description="Words shown while the clip is. Where they go: cut.captions.",
+    )
+    voice: WrittenSound | None = Field(
+        None,
+        examples=["voices/01.wav"],
+        description="A voice from the clip's first frame on; the music gives way to it.",
+    )
+    sounds: Sounds = Field(
+        (),
+        examples=[["sounds/rain.wav"]],
+        description="Other sounds from the clip's first frame on.",
+    )
 
 
-class CutSettings(_Part):
-    """How the film is put together."""
-
-    crf: int = Field(18, ge=0, le=51, description="Quality of the encoded film: lower is better and larger.")
-
-
-class Storyboard(_Part):
+class Storyboard(Part):
     """A storyboard, version 1: one film."""
 
     version: Annotated[Literal[1], BeforeValidator(_version)] = Field(

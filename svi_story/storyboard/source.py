@@ -55,7 +55,7 @@ class BoardFile:
 def load(path: Path) -> BoardFile:
     """Read a board. Raises InputError with everything that is wrong with it, in the order of its lines.
 
-    Reference images are looked for, not opened: `plan` does that.
+    Images and recordings are looked for, not opened: `plan` does that.
     """
     raw = read_bytes(path)
     document = parse(decode(raw, str(path)), str(path))
@@ -64,7 +64,7 @@ def load(path: Path) -> BoardFile:
         raise InputError(Problem(what, file=str(path), line=document.lines[()]))
     lines = Lines(document.lines)
     checked = check(document.data)
-    faults = (*checked.faults, *_clashes(checked, lines), *_missing_images(checked.sound, path.parent))
+    faults = (*checked.faults, *_clashes(checked, lines), *_missing_files(checked.sound, path.parent))
     problems = [Problem(f.what, str(path), lines.of(f.loc), spelled(f.loc)) for f in faults]
     problems += document.problems
     if problems or checked.story is None:
@@ -78,19 +78,33 @@ def _clashes(checked: Checked, lines: Lines) -> Iterator[Fault]:
         yield Fault(clash.loc, clash.text(lines.of(clash.other)))
 
 
-def _missing_images(data: Data, folder: Path) -> Iterator[Fault]:
-    """References that name no file. Each name is asked for once."""
+def _missing_files(data: Data, folder: Path) -> Iterator[Fault]:
+    """Images and recordings that are not there. Each name is asked for once."""
     reasons: dict[str, str] = {}
-    for loc, name in _references(data):
+    for loc, name, kind in _named_files(data):
         if name not in reasons:
             reasons[name] = absent(folder / name)
         if reasons[name]:
-            yield Fault(loc, f"{shown(name)} {reasons[name]}; name an image, relative to the board's folder")
+            yield Fault(loc, f"{shown(name)} {reasons[name]}; name {kind}, relative to the board's folder")
 
 
-def _references(data: Data) -> Iterator[tuple[Loc, str]]:
+def _named_files(data: Data) -> Iterator[tuple[Loc, str, str]]:
+    """Every image and recording a board names: where, the name, and what it should be."""
+    image, recording = "an image", "an audio file"
     if "reference" in data:
-        yield ("reference",), data["reference"]
+        yield ("reference",), data["reference"], image
     for index, clip in enumerate(data.get("clips", ())):
         if "reference" in clip:
-            yield ("clips", index, "reference"), clip["reference"]
+            yield ("clips", index, "reference"), clip["reference"], image
+        voices = [(("voice",), clip["voice"])] if "voice" in clip else []
+        sounds = [(("sounds", number), each) for number, each in enumerate(clip.get("sounds", ()))]
+        for loc, each in (*voices, *sounds):
+            yield ("clips", index, *loc), _path_of(each), recording
+    music = data.get("cut", {}).get("audio")
+    if music is not None:
+        yield ("cut", "audio"), _path_of(music), recording
+
+
+def _path_of(recording: str | Data) -> str:
+    """The file of a recording, which may be written as its path alone."""
+    return recording if isinstance(recording, str) else str(recording["path"])

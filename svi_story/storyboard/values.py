@@ -5,12 +5,15 @@ from __future__ import annotations
 import math
 import re
 from fractions import Fraction
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 from pydantic import AfterValidator, Field, PlainValidator, WithJsonSchema
 from pydantic_core import PydanticCustomError
 
 from svi_story.storyboard.text import blank, shown, unfit
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 FPS_RANGE = (1, 240)
 _FPS_PARTS = 1_000_000
@@ -82,6 +85,12 @@ def duration(value: object) -> Fraction:
     return seconds
 
 
+def wait(value: object) -> Fraction:
+    """Seconds as in a duration; 0 too."""
+    seconds = _written_duration(value)
+    return Fraction(0) if seconds == 0 else duration(value)
+
+
 def _written_duration(value: object) -> Fraction:
     if isinstance(value, Fraction):
         return value
@@ -118,6 +127,19 @@ def _words(value: str) -> str:
     return value
 
 
+def short_text(most: int) -> Callable[[str], str]:
+    """A check for texts that are seen on the picture: not blank, and at most so many characters."""
+
+    def check(value: str) -> str:
+        if blank(value):
+            raise wrong(f"{shown(value)} is blank; write something, or remove the line")
+        if len(value) > most:
+            raise wrong(f"holds {len(value)} characters, more than the {most} that can be read; shorten it")
+        return value
+
+    return check
+
+
 def _visible(value: str) -> str:
     if blank(value):
         raise wrong(f"{shown(value)} is blank; describe what is seen")
@@ -150,6 +172,14 @@ Duration = Annotated[
     PlainValidator(duration),
     _either(
         {"type": "number", "exclusiveMinimum": 0, "maximum": int(LONGEST)},
+        {"type": "string", "pattern": f"^{_DURATION.pattern.replace('-?', '')}$"},
+    ),
+]
+Wait = Annotated[
+    Fraction,
+    PlainValidator(wait),
+    _either(
+        {"type": "number", "minimum": 0, "maximum": int(LONGEST)},
         {"type": "string", "pattern": f"^{_DURATION.pattern.replace('-?', '')}$"},
     ),
 ]

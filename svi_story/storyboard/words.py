@@ -5,8 +5,9 @@ from __future__ import annotations
 import re
 from typing import TYPE_CHECKING
 
-from svi_story.storyboard import schema
+from svi_story.storyboard import cutting, schema
 from svi_story.storyboard.text import Loc, nearest, shown
+from svi_story.storyboard.transitions import Fade
 from svi_story.storyboard.yaml12 import Refused, scalar
 
 if TYPE_CHECKING:
@@ -19,8 +20,13 @@ PARTS: Mapping[str, type[BaseModel]] = {
     "": schema.Storyboard,
     "clips": schema.Clip,
     "clips.guidance": schema.Guidance,
-    "clips.transition": schema.Fade,
-    "cut": schema.CutSettings,
+    "clips.sounds": cutting.Sound,
+    "clips.transition": Fade,
+    "clips.voice": cutting.Sound,
+    "cut": cutting.CutSettings,
+    "cut.audio": cutting.Music,
+    "cut.end_card": cutting.Card,
+    "cut.title_card": cutting.Card,
     "engine": schema.EngineSettings,
     "engine.guidance": schema.Guidance,
 }
@@ -97,7 +103,7 @@ def _choices(error: ErrorDetails) -> str:
     choices = re.findall(r"'([^']+)'", str(error.get("ctx", {}).get("expected", "")))
     named = ", ".join(choices)
     if _part(place_of(error)) == "clips.transition":
-        named += ", {fade: 0.5s}"
+        named += ", {fade: 0.5s}, {dip: 1s}"
     meant = nearest(error["input"], choices) if isinstance(error["input"], str) else ""
     return f'{named}; did you mean "{meant}"?' if meant else f"{named}; use one of them"
 

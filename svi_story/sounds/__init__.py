@@ -1,0 +1,1 @@
+"""Audio files from strangers, opened safely, as 48 kHz stereo."""
