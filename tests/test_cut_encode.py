@@ -8,6 +8,7 @@ import subprocess
 import sys
 import time
 import tracemalloc
+from dataclasses import replace
 from fractions import Fraction
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -18,7 +19,7 @@ import pytest
 from cut_frames import HEIGHT, NINE, WIDTH, Coded, Library, assert_shows, encoding, faded_pieces, quiet
 
 from svi_story.cut.encode import encode_piece
-from svi_story.cut.encoding import Encoding, piece_inputs
+from svi_story.cut.encoding import CODECS, Encoding, piece_inputs
 from svi_story.cut.frames import blend
 from svi_story.cut.join import count_frames
 from svi_story.cut.timeline import Piece, Span
@@ -107,9 +108,8 @@ def test_the_inputs_of_a_piece_tell_it_from_every_other() -> None:
 @pytest.mark.parametrize(
     ("name", "value"),
     [
-        ("PIECE_VERSION", 2),
-        ("CODEC", "libx265"),
-        ("PRESET", "slow"),
+        ("PIECE_VERSION", 99),
+        ("CODECS", {"h264": replace(CODECS["h264"], encoder="libx265")}),
         ("THREADS", 2),
         ("Encoding.options", ("-an",)),
         ("encoder_versions", lambda: ("ffmpeg version 99", "2.2.1")),

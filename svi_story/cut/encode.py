@@ -6,11 +6,12 @@ import tempfile
 from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING
 
-from svi_story.cut.encoding import CODEC, PRESET, THREADS
+from svi_story.cut.encoding import THREADS
 from svi_story.cut.frames import PieceFrames
 from svi_story.cut.join import count_frames
 from svi_story.cut.tools import import_moviepy
 from svi_story.cut.whole import unwritable, whole_file
+from svi_story.cut.words import caption_over, darken
 
 if TYPE_CHECKING:
     import subprocess
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
     from pathlib import Path
     from typing import IO
 
+    from moviepy import VideoClip
     from moviepy.video.io.ffmpeg_writer import FFMPEG_VideoWriter
 
     from svi_story.cut.encoding import Encoding
@@ -40,7 +42,7 @@ def encode_piece(
     with whole_file(target) as temporary:
         try:
             with PieceFrames(piece, open_frames) as frames:
-                _write(frames, encoding, temporary, on_frame)
+                _write(_composed(piece, frames, encoding), piece.frames, encoding, temporary, on_frame)
         except _FfmpegError as stopped:
             raise unwritable(target, str(stopped)) from None
         made = count_frames(temporary)
@@ -48,20 +50,33 @@ def encode_piece(
             raise unwritable(target, f"{made} of its {piece.frames} frames arrived")
 
 
-def _write(frames: PieceFrames, encoding: Encoding, path: Path, on_frame: OnFrame) -> None:
-    """Play the frames through moviepy into ffmpeg."""
+def _composed(piece: Piece, frames: PieceFrames, encoding: Encoding) -> VideoClip:
+    """The piece as moviepy's clip: its frames, then words on them, then what darkens both."""
     import_moviepy()
     from moviepy import VideoClip
 
-    count, fps = len(frames), float(encoding.fps)
+    fps = float(encoding.fps)
 
-    def frame_at(seconds: float) -> Frame:
-        return _checked(frames[int(seconds * fps + 0.5)], encoding)
+    def place(seconds: float) -> int:
+        return int(seconds * fps + 0.5)
 
     # moviepy makes int(duration * fps) frames: the quarter frame keeps the last one whatever floats do
-    clip = VideoClip(frame_at, duration=(count + 0.25) / fps)
+    clip = VideoClip(
+        lambda seconds: _checked(frames[place(seconds)], encoding), duration=(piece.frames + 0.25) / fps
+    )
+    if piece.caption:
+        clip = clip.image_transform(caption_over(piece.caption, encoding.width, encoding.height).over)
+    if piece.ramps:
+        clip = clip.transform(
+            lambda frame, seconds: darken(frame(seconds), piece.frame(place(seconds)).level)
+        )
+    return clip
+
+
+def _write(clip: VideoClip, count: int, encoding: Encoding, path: Path, on_frame: OnFrame) -> None:
+    """Play a clip through moviepy into ffmpeg."""
     with _ffmpeg(encoding, path) as write:
-        for done, frame in enumerate(clip.iter_frames(fps=fps, dtype="uint8"), start=1):
+        for done, frame in enumerate(clip.iter_frames(fps=float(encoding.fps), dtype="uint8"), start=1):
             write(frame)
             on_frame(done, count)
 
@@ -105,8 +120,8 @@ def _open_writer(encoding: Encoding, path: Path, log: IO[str]) -> FFMPEG_VideoWr
             str(path),
             (encoding.width, encoding.height),
             float(encoding.fps),
-            codec=CODEC,
-            preset=PRESET,
+            codec=encoding.codec.encoder,
+            preset=encoding.preset,
             threads=THREADS,
             ffmpeg_params=list(encoding.options),
             logfile=log,

@@ -1,4 +1,4 @@
-"""The frames of a piece, read from the entries that are opened for it."""
+"""The frames of a piece: read from the entries that are opened for it, faded into each other."""
 
 from __future__ import annotations
 
@@ -64,10 +64,30 @@ class PieceFrames:
     def __getitem__(self, index: int) -> Frame:
         """Frame `index` of the piece. Raises RenderError where an entry has not the frames it should have."""
         what = self._piece.frame(index)
-        over = self._over.read(what.over)
-        if what.under is None:
-            return over
-        return blend(self._under.read(what.under), over, what.weight.numerator, what.weight.denominator)
+        picture = self._over.read(what.over)
+        if what.under is not None:
+            under = self._under.read(what.under)
+            picture = blend(under, picture, what.weight.numerator, what.weight.denominator)
+        return picture
+
+
+class Still:
+    """A picture that is as many frames as are asked of it."""
+
+    def __init__(self, picture: Frame, frames: int) -> None:
+        self._picture = picture
+        self._frames = frames
+
+    def __len__(self) -> int:
+        return self._frames
+
+    def __getitem__(self, index: int, /) -> Frame:
+        if not 0 <= index < self._frames:
+            raise IndexError(f"frame {index} of {self._frames}")
+        return self._picture
+
+    def close(self) -> None:
+        """Nothing is open."""
 
 
 def blend(under: Frame, over: Frame, part: int, whole: int) -> Frame:

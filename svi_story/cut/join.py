@@ -17,10 +17,6 @@ if TYPE_CHECKING:
 
     from svi_story.cut.encoding import Encoding
 
-_REORDER = 2
-"""Frames that x264 may send ahead of their turn (a pyramid of B-frames). The whole film waits for as many, so
-that its decoding clock runs evenly across every join, whatever a short piece does without."""
-
 _UNDECODED = {"skip_frame": "all"}
 """Opening a file decodes a frame to learn what nobody asks here; without that it is ten times as fast."""
 
@@ -96,18 +92,18 @@ def _text(value: str) -> str:
 def _copy_all(pieces: Sequence[Path], encoding: Encoding, film: OutputContainer) -> int:
     """Copy all packets, on one clock whose tick is a frame; returns the frames."""
     frames, stream, first = 0, None, None
-    frame_time = 1 / encoding.fps
+    frame_time, reorder = 1 / encoding.fps, encoding.codec.reorder
     for piece in pieces:
         with _open(piece) as source:
             shape = _shape(piece, source)
             if stream is None:
-                stream, first = film.add_stream_from_template(source.streams.video[0]), shape
+                stream, first = film.add_stream_from_template(source.streams.video[0], opaque=True), shape
             if shape != first or (shape.width, shape.height) != (encoding.width, encoding.height):
                 raise PieceError(piece, "was not encoded like the rest of it")
             start = frames
-            for number, packet in _packets(piece, source, encoding.fps):
+            for number, packet in _packets(piece, source, encoding):
                 packet.stream, packet.time_base = stream, frame_time
-                packet.pts, packet.dts, packet.duration = start + number, frames - _REORDER, 1
+                packet.pts, packet.dts, packet.duration = start + number, frames - reorder, 1
                 film.mux_one(packet)
                 frames += 1
     return frames
@@ -130,21 +126,23 @@ def _shape(piece: Path, source: InputContainer) -> _Shape:
     return _Shape(context.name, context.width, context.height, video.time_base, context.extradata)
 
 
-def _packets(piece: Path, source: InputContainer, fps: Fraction) -> Iterator[tuple[int, Packet[VideoStream]]]:
+def _packets(
+    piece: Path, source: InputContainer, encoding: Encoding
+) -> Iterator[tuple[int, Packet[VideoStream]]]:
     """A piece's packets in decoding order, each with its frame's number. All are there, or: PieceError."""
     import av
 
     video = source.streams.video[0]
-    ticks = 1 / (fps * (video.time_base or 1))  # that a frame lasts
+    ticks = 1 / (encoding.fps * (video.time_base or 1))  # that a frame lasts
     if ticks.denominator > 1:
-        raise PieceError(piece, f"was not encoded at {fps} frames a second")
+        raise PieceError(piece, f"was not encoded at {encoding.fps} frames a second")
     numbers: list[int] = []
     try:
         for packet in source.demux(video=0):
             if not packet.size:  # the demuxer's last one says only that there are no more
                 continue
             number, rest = divmod(packet.pts or 0, ticks.numerator)
-            if rest or number < len(numbers) - _REORDER or packet.is_corrupt:
+            if rest or number < len(numbers) - encoding.codec.reorder or packet.is_corrupt:
                 raise PieceError(piece, "is damaged")
             numbers.append(number)
             yield number, packet

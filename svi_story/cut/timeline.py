@@ -1,13 +1,15 @@
 """The edit list: which frames make the film, in which order. Integers only.
 
-Film = sum of contributions - fades. Every frame once and in order; only a fade makes one frame of two.
+Film = cards + sum of contributions - fades. Every frame once and in order; only a fade makes one frame of
+two, and only a film at a higher rate than its board shows a frame more than once.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from fractions import Fraction
 from itertools import takewhile, zip_longest
+from math import ceil, floor, prod
 from typing import TYPE_CHECKING, NamedTuple
 
 if TYPE_CHECKING:
@@ -40,6 +42,10 @@ class Strip:
     spans: tuple[Span, ...]
     fade: int = 0
     """Frames shared with the strip before it; 0 is a hard join."""
+    dip: int = 0
+    """Frames around the join with the strip before it that go through black."""
+    caption: str = ""
+    """What is written on its frames, its fade in included; empty for nothing."""
 
     @property
     def frames(self) -> int:
@@ -62,6 +68,57 @@ class FilmFrame(NamedTuple):
     """The outgoing frame, inside a fade only."""
     weight: Fraction = Fraction(1)
     """Share of `over`; `under` has the rest."""
+    level: Fraction = Fraction(1)
+    """What is left of its brightness."""
+
+
+@dataclass(frozen=True)
+class Ramp:
+    """Frames that come out of black one after another, or go into it.
+
+    The first of a rising ramp and the last of a falling one are black.
+    """
+
+    start: int
+    """Its first frame, in whatever the ramp belongs to; may lie before that."""
+    frames: int
+    rising: bool
+
+    def level(self, frame: int) -> Fraction:
+        """What is left of a frame's brightness; all of it outside the ramp."""
+        place = frame - self.start
+        if not 0 <= place < self.frames:
+            return Fraction(1)
+        return Fraction(place if self.rising else self.frames - 1 - place, self.frames)
+
+    def seen_from(self, first: int, frames: int) -> Ramp | None:
+        """The same ramp in a run of frames that starts at `first`; None where it does not touch the run."""
+        if self.start + self.frames <= first or first + frames <= self.start:
+            return None
+        return replace(self, start=self.start - first)
+
+
+@dataclass(frozen=True)
+class Pace:
+    """How frames are repeated to reach a higher rate: frame i of a run is seen at i * rate - offset."""
+
+    rate: Fraction = Fraction(1)
+    """Frames of the film for one of the board, 1 or more."""
+    offset: Fraction = Fraction(0)
+    """How much of its first frame's time a run leaves to the run before it, in frames of the film."""
+
+    def frames(self, count: int) -> int:
+        """How many frames of the film a run of `count` makes."""
+        return ceil(count * self.rate - self.offset)
+
+    def source(self, index: int) -> int:
+        """Which frame of the run the film's frame `index` of it repeats."""
+        return floor((index + self.offset) / self.rate)
+
+    def after(self, count: int) -> Pace:
+        """The pace of the run that follows one of `count` frames."""
+        end = count * self.rate - self.offset
+        return replace(self, offset=ceil(end) - end)
 
 
 @dataclass(frozen=True)
@@ -77,6 +134,11 @@ class Piece:
     under: tuple[Span, ...] = ()
     clip: str = ""
     """The clip it belongs to; not part of what it shows."""
+    caption: str = ""
+    """What is written on every frame."""
+    ramps: tuple[Ramp, ...] = ()
+    """What darkens its frames, counted before any is repeated."""
+    pace: Pace = Pace()
 
     def __post_init__(self) -> None:
         if not self.spans:
@@ -87,6 +149,11 @@ class Piece:
     @property
     def frames(self) -> int:
         """How many frames of the film it makes."""
+        return self.pace.frames(self.made_of)
+
+    @property
+    def made_of(self) -> int:
+        """How many frames it has before any is repeated."""
         return _count(self.spans)
 
     @property
@@ -96,10 +163,12 @@ class Piece:
 
     def frame(self, index: int) -> FilmFrame:
         """What its 0-based frame `index` shows. Raises IndexError past either end."""
-        over = _source(self.spans, index)
+        place = self.pace.source(index)
+        over, level = _source(self.spans, place), prod(ramp.level(place) for ramp in self.ramps)
         if not self.under:
-            return FilmFrame(over)
-        return FilmFrame(over, _source(self.under, index), Fraction(index + 1, self.frames + 1))
+            return FilmFrame(over, level=Fraction(level))
+        weight = Fraction(place + 1, self.made_of + 1)
+        return FilmFrame(over, _source(self.under, place), weight, Fraction(level))
 
 
 def edit_list(strips: Sequence[Strip]) -> tuple[Piece, ...]:
@@ -116,11 +185,57 @@ def edit_list(strips: Sequence[Strip]) -> tuple[Piece, ...]:
         fade_out = after.fade if after else 0
         _check(strip, fade_out)
         if strip.fade:
-            pieces.append(Piece(_cut(strip.spans, 0, strip.fade), tail, strip.clip))
+            pieces.append(Piece(_cut(strip.spans, 0, strip.fade), tail, strip.clip, strip.caption))
         end = strip.frames - fade_out
-        pieces += [Piece((span,), clip=strip.clip) for span in _cut(strip.spans, strip.fade, end)]
+        plain = _cut(strip.spans, strip.fade, end)
+        pieces += [Piece((span,), clip=strip.clip, caption=strip.caption) for span in plain]
         tail = _cut(strip.spans, end, strip.frames)
     return tuple(pieces)
+
+
+def darkened(pieces: Sequence[Piece], ramps: Sequence[Ramp]) -> tuple[Piece, ...]:
+    """The pieces with these ramps, whose frames are the film's before any is repeated."""
+    dark: list[Piece] = []
+    first = 0
+    for piece in pieces:
+        seen = (ramp.seen_from(first, piece.made_of) for ramp in ramps)
+        dark.append(replace(piece, ramps=tuple(ramp for ramp in seen if ramp)))
+        first += piece.made_of
+    return tuple(dark)
+
+
+def dips(strips: Sequence[Strip]) -> Iterator[Ramp]:
+    """The ramps of every dip: half of it, rounded down, falls before the join; the rest rises after it."""
+    join = 0
+    for strip in strips:
+        join -= strip.fade
+        if strip.dip:
+            falling = strip.dip // 2
+            yield Ramp(join - falling, falling, rising=False)
+            yield Ramp(join, strip.dip - falling, rising=True)
+        join += strip.frames
+
+
+def paced(pieces: Iterable[Piece], rate: Fraction) -> tuple[Piece, ...]:
+    """The pieces at `rate` times the board's rate, by repeating frames. Raises ValueError below 1."""
+    if rate < 1:
+        raise ValueError(f"a film at {rate} of its board's rate would lose frames")
+    pace, run = Pace(rate), []
+    for piece in pieces:
+        run.append(replace(piece, pace=pace))
+        pace = pace.after(piece.made_of)
+    return tuple(run)
+
+
+def ranges(pieces: Iterable[Piece]) -> dict[str, tuple[int, int]]:
+    """Every clip's frames of the film [first, stop), in film order; a fade belongs to the later clip."""
+    found: dict[str, tuple[int, int]] = {}
+    first = 0
+    for piece in pieces:
+        start, _ = found.get(piece.clip, (first, first))
+        first += piece.frames
+        found[piece.clip] = (start, first)
+    return found
 
 
 def film_frames(pieces: Iterable[Piece]) -> Iterator[FilmFrame]:

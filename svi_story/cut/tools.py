@@ -28,7 +28,20 @@ def ffmpeg_path() -> str:
 @cache
 def encoder_versions() -> tuple[str, str]:
     """What ffmpeg and moviepy call their versions. Imports neither; raises RenderError without an ffmpeg."""
-    command = [ffmpeg_path(), "-version"]
+    return _said("-version").partition("\n")[0], version("moviepy")
+
+
+@cache
+def check_encoder(name: str) -> None:
+    """Raises RenderError where the ffmpeg that encodes has not this encoder."""
+    if f"Encoder {name} " not in _said("-hide_banner", "-h", f"encoder={name}"):
+        what = f"{ffmpeg_path()} has no encoder {name}; write `codec: h264`, or set IMAGEIO_FFMPEG_EXE to one"
+        raise RenderError(f"{what} that has")
+
+
+def _said(*options: str) -> str:
+    """What ffmpeg answers. Raises RenderError where it does not run."""
+    command = [ffmpeg_path(), *options]
     try:
         done = subprocess.run(  # noqa: S603 - the program that is going to encode, and no text of a stranger
             command, stdin=subprocess.DEVNULL, capture_output=True, check=True, timeout=60
@@ -36,7 +49,7 @@ def encoder_versions() -> tuple[str, str]:
     except (OSError, subprocess.SubprocessError) as error:
         what = f"{command[0]} does not run ({error}); reinstall imageio-ffmpeg or set IMAGEIO_FFMPEG_EXE"
         raise RenderError(what) from error
-    return done.stdout.decode(errors="replace").partition("\n")[0], version("moviepy")
+    return done.stdout.decode(errors="replace")
 
 
 @cache

@@ -11,7 +11,7 @@ import json
 import math
 import re
 import unicodedata
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
@@ -20,7 +20,7 @@ import numpy as np
 import typst
 from PIL import Image
 
-from svi_story.pictures.fonts import FontChoice, choose_fonts
+from svi_story.pictures.fonts import FontChoice, choose_fonts, missing_characters
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -31,6 +31,8 @@ _LAYOUT = Path(__file__).with_name("text.typ")
 _LINE_HEIGHT = 1.4
 _KEPT_FORMATS = "\u00ad\u200c\u200d\u200e\u200f"
 """Invisible characters that steer how neighbours are drawn: soft hyphen, joiners, direction marks."""
+_MOST_NAMED = 10
+"""Missing characters that are named; the rest is counted."""
 _MOST_PER_EM = 16
 """No em of a line ever shows more characters; what is longer than that is not even laid out."""
 
@@ -78,6 +80,33 @@ def draw_text(text: str, style: TextStyle) -> NDArray[np.uint8]:
     png = _compile(text, style, choice)
     with Image.open(io.BytesIO(png), formats=["PNG"]) as image:
         return np.array(image.convert("RGBA"), dtype=np.uint8)
+
+
+@lru_cache(maxsize=256)
+def is_whole(text: str, style: TextStyle) -> bool:
+    """Whether a text is drawn without an ellipsis."""
+    # Two lines more: an ellipsis drops the word it falls into, which can be all of one line.
+    height = len(draw_text(text, replace(style, max_lines=style.max_lines + 2)))
+    return height - 2 * style.margin <= style.max_lines * style.line_height
+
+
+def unseen(text: str) -> str:
+    """A sentence about the characters of a text that no font can show; empty when all can be seen."""
+    missing = missing_characters(clean_text(text))
+    if not missing:
+        return ""
+    more = f" and {len(missing) - _MOST_NAMED} more" if len(missing) > _MOST_NAMED else ""
+    named = ", ".join(map(_named, missing[:_MOST_NAMED]))
+    return (
+        f"no font on this machine can show {named}{more}: \ufffd is shown instead; "
+        "install a font that has them (Noto fonts cover every script)"
+    )
+
+
+def _named(char: str) -> str:
+    name = unicodedata.name(char, "")
+    shown = f"{char} " if char.isprintable() else ""
+    return f"{shown}(U+{ord(char):04X}{' ' + name if name else ''})"
 
 
 def clean_text(text: str) -> str:

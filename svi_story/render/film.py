@@ -3,29 +3,24 @@
 from __future__ import annotations
 
 import json
-from contextlib import suppress
-from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 from svi_story import __version__
 from svi_story.cache.files import disk, make_folder
-from svi_story.cut.encode import encode_piece
-from svi_story.cut.encoding import Encoding, piece_inputs
-from svi_story.cut.join import join
-from svi_story.cut.timeline import Piece, Span, Strip, edit_list
-from svi_story.errors import RenderError
-from svi_story.events import BoardStarted, ClipDone, FilmDone, PreviewDone, Warned
+from svi_story.cut.encoding import piece_inputs
+from svi_story.cut.tools import check_encoder
+from svi_story.events import BoardStarted, ClipDone, FilmDone, Warned
 from svi_story.plan.keys import key_of
+from svi_story.render.edit import encoding_of, pieces_of, words_of
 from svi_story.render.mix import mixed
 from svi_story.render.record import is_up_to_date, write_record
+from svi_story.render.reel import Reel, drop_preview
 from svi_story.render.segment import ensure
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
-    from pathlib import Path
+    from collections.abc import Iterator, Sequence
 
     from svi_story.cache.entry import Entry
-    from svi_story.cache.frames import Frames
     from svi_story.cache.store import Store
     from svi_story.plan.keys import Json, Task
     from svi_story.render.jobs import Job
@@ -39,7 +34,10 @@ def render_film(job: Job, forced: Sequence[Task], studio: Studio) -> None:
         drop_preview(job.place.film)
         _report_film(job, studio, made=False)
         return
+    check_encoder(encoding_of(job).codec.encoder)
     start(job, job.all_tasks, forced, studio)
+    for note in _unseen(job):
+        studio.report(Warned(f"{job.place.board}: {note}"))
     with disk(job.place.film, "making room for the film"):
         make_folder(job.place.film.parent)
     reel = Reel(job, studio)
@@ -48,11 +46,30 @@ def render_film(job: Job, forced: Sequence[Task], studio: Studio) -> None:
         studio.report(ClipDone(job.place.board, shot.id))
         if fresh and shot is not job.plan.shots[-1]:
             reel.refresh_preview()
-    reel.finish()
+    _finish(reel)
     mix = mixed((task.segment.clip, reel.entries[task.key].environment) for task in job.all_tasks)
     if mix:
         studio.report(Warned(f"{job.place.board}: {mix}"))
     _report_film(job, studio, made=True)
+
+
+def _finish(reel: Reel) -> None:
+    """Put the complete film in place, then its record; the preview has served."""
+    job = reel.job
+    frames = reel.join(job.place.film, metadata_of(job))
+    assert frames == job.plan.frames, "the edit list holds every frame of the plan"
+    write_record(job, recipe_of(job))
+    _keep(job, [key for key, _ in reel.pieces], reel.studio)
+    drop_preview(job.place.film)
+
+
+def _unseen(job: Job) -> Iterator[str]:
+    """Words on the picture that no font shows whole."""
+    words = tuple(words_of(job))
+    if words:
+        from svi_story.pictures.text import unseen
+
+        yield from (f"{name}: {missing}" for name, text in words if (missing := unseen(text)))
 
 
 def render_clips(job: Job, wanted: Sequence[Task], forced: Sequence[Task], studio: Studio) -> None:
@@ -92,105 +109,6 @@ def _keep(job: Job, pieces: Sequence[str] | None, studio: Studio) -> None:
     studio.store.remember_film(job.place.film, job.place.board, keys, pieces)
 
 
-def preview_of(film: Path) -> Path:
-    """Where what exists so far of a film can be watched."""
-    return film.with_suffix(".partial.mp4")
-
-
-def drop_preview(film: Path) -> None:
-    """Remove what served until the film was complete; whatever else lies there stays."""
-    with suppress(OSError):
-        preview_of(film).unlink()
-
-
-@dataclass
-class Reel:
-    """The film as far as it goes: the finished segments, and the pieces encoded from them so far."""
-
-    job: Job
-    studio: Studio
-    entries: dict[str, Entry] = field(default_factory=dict)
-    pieces: list[tuple[str, Path]] = field(default_factory=list)
-    """Content addresses and files, in film order."""
-
-    def __post_init__(self) -> None:
-        self.waiting = list(reversed(edit_list(strips_of(self.job))))
-        self.encoding = encoding_of(self.job)
-
-    def add(self, task: Task) -> bool:
-        """Make sure of one segment, then encode every piece that it completes; whether it was made now."""
-        parent = self.entries[task.parent] if task.parent else None
-        ensured = ensure(task, parent, self.job.place.board, self.studio)
-        self.entries[task.key] = ensured.entry
-        while self.waiting and self.waiting[-1].keys <= self.entries.keys():
-            self._encode(self.waiting.pop())
-        return ensured.fresh
-
-    def refresh_preview(self) -> None:
-        """Put what exists so far beside the film's place, watchable, under another name.
-
-        It is a courtesy: where it cannot be written, the work goes on.
-        """
-        board, preview = self.job.place.board, preview_of(self.job.place.film)
-        if not self.pieces:
-            return
-        try:
-            frames = self._join(preview)
-        except RenderError as error:
-            self.studio.report(Warned(f"{board}: nothing to watch yet: {error}"))
-        else:
-            self.studio.report(PreviewDone(board, preview, frames))
-
-    def finish(self) -> None:
-        """Put the complete film in place, then its record; the preview has served."""
-        film = self.job.place.film
-        frames = self._join(film)
-        assert frames == self.job.plan.frames, "the edit list holds every frame of the plan"
-        write_record(self.job, recipe_of(self.job))
-        _keep(self.job, [key for key, _ in self.pieces], self.studio)
-        drop_preview(film)
-
-    def _encode(self, piece: Piece) -> None:
-        """Add the piece's file, encoded once for the same frames: it is addressed by their content."""
-
-        def content(spans: tuple[Span, ...]) -> tuple[Span, ...]:
-            return tuple(replace(span, key=self.entries[span.key].frames_sha256) for span in spans)
-
-        by_content = Piece(content(piece.spans), content(piece.under))
-        inputs = piece_inputs(by_content, self.encoding)
-
-        def build(target: Path) -> None:
-            encode_piece(piece, self._open, self.encoding, target, lambda _done, _all: None)
-
-        key = key_of(inputs)
-        self.pieces.append((key, self.studio.store.make_piece(key, build, inputs)))
-
-    def _join(self, target: Path) -> int:
-        files = [file for _, file in self.pieces]
-        return join(files, self.encoding, target, metadata_of(self.job))
-
-    def _open(self, key: str) -> Frames:
-        return self.entries[key].frames()
-
-
-def strips_of(job: Job) -> tuple[Strip, ...]:
-    """Every clip's frames after the drop, and the fade that joins it to the one before."""
-    return tuple(
-        Strip(
-            clip=shot.id,
-            spans=tuple(Span(task.key, task.segment.overlap, task.segment.frames) for task in tasks),
-            fade=shot.fade,
-        )
-        for shot, tasks in zip(job.plan.shots, job.tasks, strict=True)
-    )
-
-
-def encoding_of(job: Job) -> Encoding:
-    """How the film's pieces are encoded."""
-    plan = job.plan
-    return Encoding(plan.size.width, plan.size.height, plan.cut.fps, plan.cut.crf)
-
-
 def metadata_of(job: Job) -> dict[str, str]:
     """What the film's file tells about itself."""
     about = {
@@ -205,7 +123,7 @@ def metadata_of(job: Job) -> dict[str, str]:
 def recipe_of(job: Job) -> str:
     """One hash of everything that decides the film's bytes."""
     encoding = encoding_of(job)
-    pieces: list[Json] = [dict(piece_inputs(piece, encoding)) for piece in edit_list(strips_of(job))]
+    pieces: list[Json] = [dict(piece_inputs(piece, encoding)) for piece in pieces_of(job)]
     return key_of({"pieces": pieces, "metadata": {**metadata_of(job)}})
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import random
-import unicodedata
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Self
 
@@ -21,8 +20,6 @@ if TYPE_CHECKING:
     from svi_story.engines.base import Carry, Checkpoint, Frame, Latents, OnStep
     from svi_story.plan.keys import Json
     from svi_story.plan.model import Anchor, Segment
-
-_MOST_NAMED = 10
 
 
 @dataclass(frozen=True)
@@ -131,19 +128,10 @@ def _pose(array: NDArray[np.generic]) -> Pose:
 
 
 def _missing_note(segment: Segment) -> tuple[str, ...]:
-    from svi_story.pictures.fonts import missing_characters
-    from svi_story.pictures.text import clean_text
+    from svi_story.pictures.text import unseen
 
-    missing = missing_characters(clean_text(segment.prompt))
-    if not missing:
-        return ()
-    more = f" and {len(missing) - _MOST_NAMED} more" if len(missing) > _MOST_NAMED else ""
-    named = ", ".join(map(_named, missing[:_MOST_NAMED]))
-    note = (
-        f"no font on this machine can show {named}{more}: the animatic shows \ufffd instead; "
-        "install a font that has them (Noto fonts cover every script), or change the prompt"
-    )
-    return (note,)
+    missing = unseen(segment.prompt)
+    return (f"{missing}, or change the prompt",) if missing else ()
 
 
 def _cut_note(segment: Segment) -> tuple[str, ...]:
@@ -156,9 +144,3 @@ def _cut_note(segment: Segment) -> tuple[str, ...]:
         f"{segment.size.width}x{segment.size.height} has room for; shorten it to read it whole"
     )
     return (note,)
-
-
-def _named(char: str) -> str:
-    name = unicodedata.name(char, "")
-    shown = f"{char} " if char.isprintable() else ""
-    return f"{shown}(U+{ord(char):04X}{' ' + name if name else ''})"

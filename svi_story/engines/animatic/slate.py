@@ -144,21 +144,14 @@ def _code_style(char: str, size: int) -> TextStyle:
 
 def _fit_prompt(segment: Segment, layout: Layout) -> tuple[TextStyle, bool]:
     """The largest type that shows the whole prompt, else the smallest; and whether it is shown whole."""
+    from svi_story.pictures.text import is_whole
+
     width = segment.size.width - 2 * layout.pad
     for scale in PROMPT_SCALES:
         style = _prompt_style(layout.size, scale, width, layout.prompt_room)
-        if _is_whole(_one_line(segment.prompt), style):
+        if is_whole(_one_line(segment.prompt), style):
             return style, True
     return style, False
-
-
-@lru_cache(maxsize=256)  # asked for the engine's notes, then for the slate of every segment of the clip
-def _is_whole(text: str, style: TextStyle) -> bool:
-    from svi_story.pictures.text import draw_text
-
-    # Two lines more: an ellipsis drops the word it falls into, which can be all of one line.
-    height = len(draw_text(text, replace(style, max_lines=style.max_lines + 2)))
-    return height - 2 * style.margin <= style.max_lines * style.line_height
 
 
 def _one_line(text: str) -> str:

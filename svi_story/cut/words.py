@@ -1,0 +1,122 @@
+"""Words on the picture: captions over a clip's frames, cards on black. Each is drawn once."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from functools import lru_cache
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from svi_story.pictures.text import TextStyle, draw_text, is_whole
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from fractions import Fraction
+
+    from numpy.typing import NDArray
+
+    Frame = NDArray[np.uint8]
+    """One picture: height x width x 3, RGB."""
+
+SMALLEST = 10
+"""Letters of fewer pixels cannot be read."""
+SHRINKING = 0.92
+"""From one size of type to the next smaller one, where a text is too long."""
+
+
+@dataclass(frozen=True)
+class Type:
+    """How large words are set. Shares of the picture, which may be wide or tall."""
+
+    height: float
+    """The em, of the picture's height; a tall picture takes as much of its width."""
+    width: float
+    """The longest line, of the picture's width."""
+    room: float
+    """All lines together, of the picture's height."""
+    lines: int
+    """Lines that are comfortable; smaller type comes before more of them."""
+    outline: float
+    """Of the em."""
+
+
+CAPTION = Type(height=1 / 17, width=0.88, room=0.4, lines=3, outline=0.11)
+CARD = Type(height=1 / 11, width=0.84, room=0.84, lines=7, outline=0.0)
+MARGIN = 0.055
+"""From the lowest line of a caption to the picture's edge, of its height."""
+
+
+@lru_cache(maxsize=8)
+def caption_over(text: str, width: int, height: int) -> Overlay:
+    """A caption at the foot of a picture: white with a black edge, so that it reads on anything."""
+    drawn, margin = _draw(text, CAPTION, width, height)
+    top = height - round(MARGIN * height) - (drawn.shape[0] - margin)
+    return Overlay(drawn, top, (width - drawn.shape[1]) // 2)
+
+
+@lru_cache(maxsize=8)
+def card(text: str, width: int, height: int) -> Frame:
+    """White text in the middle of a black picture."""
+    drawn, _ = _draw(text, CARD, width, height)
+    black = np.zeros((height, width, 3), np.uint8)
+    return Overlay(drawn, (height - drawn.shape[0]) // 2, (width - drawn.shape[1]) // 2).over(black)
+
+
+def _draw(text: str, kind: Type, width: int, height: int) -> tuple[NDArray[np.uint8], int]:
+    """The text in the largest type in which it is comfortable, and the margin that is around it."""
+    style = next(style for style in _styles(kind, width, height) if is_whole(text, style))
+    return draw_text(text, style), style.margin
+
+
+def _styles(kind: Type, width: int, height: int) -> Iterator[TextStyle]:
+    """From the most comfortable to the last resort, which takes as many lines as it needs."""
+    size = max(SMALLEST, round(min(height, width * 9 / 16) * kind.height))
+    sizes = [size]
+    while sizes[-1] > max(SMALLEST, size // 2):
+        sizes.append(max(SMALLEST, min(sizes[-1] - 1, int(sizes[-1] * SHRINKING))))
+    styles = [_style(kind, each, width) for each in sizes]
+    for style in styles:
+        yield style
+    for style in styles:
+        yield replace(style, max_lines=max(1, int(kind.room * height) // style.line_height))
+    yield replace(styles[-1], max_lines=1000)
+
+
+def _style(kind: Type, size: int, width: int) -> TextStyle:
+    outline = size * kind.outline
+    return TextStyle(size, int(width * kind.width), kind.lines, align="center", outline=outline)
+
+
+def darken(frame: Frame, level: Fraction) -> Frame:
+    """A frame with what `level` leaves of its brightness, in integers, halves rounded up."""
+    part, whole = level.numerator, level.denominator
+    levels = (np.arange(256, dtype=np.uint32) * np.uint32(part) + np.uint32(whole // 2)) // np.uint32(whole)
+    return levels.astype(np.uint8)[frame]
+
+
+class Overlay:
+    """A drawing that is laid over one region of every frame."""
+
+    def __init__(self, drawn: NDArray[np.uint8], top: int, left: int) -> None:
+        """`drawn` is height x width x 4, RGBA, not premultiplied; what reaches past the frame is cut off."""
+        self._top, self._left = top, left
+        alpha = drawn[..., 3:].astype(np.uint16)
+        self._colour = drawn[..., :3] * alpha + np.uint16(127)
+        self._kept = np.uint16(255) - alpha
+
+    def over(self, frame: Frame) -> Frame:
+        """The frame with the drawing on it; the frame itself stays as it is."""
+        rows, cut_rows = _overlap(self._top, self._kept.shape[0], frame.shape[0])
+        columns, cut_columns = _overlap(self._left, self._kept.shape[1], frame.shape[1])
+        region = frame[rows, columns]
+        under = self._kept[cut_rows, cut_columns] * region
+        written = frame.copy()
+        written[rows, columns] = (under + self._colour[cut_rows, cut_columns]) // np.uint16(255)
+        return written
+
+
+def _overlap(start: int, length: int, limit: int) -> tuple[slice, slice]:
+    """Where a run lies within [0, limit), and which part of the run that is."""
+    first, last = max(start, 0), min(start + length, limit)
+    return slice(first, last), slice(first - start, last - start)
