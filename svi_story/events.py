@@ -165,6 +165,21 @@ class ClipDone(Event):
 
 
 @dataclass(frozen=True)
+class PieceDone(Event):
+    """A run of the film's frames was encoded."""
+
+    board: Path
+    clip: str
+    """The clip it belongs to, or the card it is."""
+    frames: int
+    seconds: float
+    """Spent on it."""
+
+    def __str__(self) -> str:
+        return f"{self.board}: {self.clip}: {self.frames} frames encoded in {self.seconds:.1f} s"
+
+
+@dataclass(frozen=True)
 class PreviewDone(Event):
     """The film of what exists so far was refreshed."""
 

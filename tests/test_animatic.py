@@ -295,9 +295,7 @@ def test_notes_name_what_cannot_be_shown(picture: Path) -> None:
     assert engine.notes(segment(of)) == ()
     assert engine.notes(segment(of, prompt="naïve 猫 🐈\u200d⬛\n\x1b")) == ()
     (note,) = engine.notes(segment(of, prompt="a \U000f0000 b"))
-    assert note.startswith(
-        "no font on this machine can show (U+F0000): \ufffd is shown instead; install"
-    )
+    assert note.startswith("no font on this machine can show (U+F0000): \ufffd is shown instead; install")
     (note,) = engine.notes(segment(of, prompt="".join(map(chr, range(0xF0000, 0xF0010)))))
     assert "(U+F0009) and 6 more:" in note
     assert note == engine.notes(segment(of, prompt="".join(map(chr, range(0xF0000, 0xF0010))), seed=5))[0]

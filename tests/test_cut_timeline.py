@@ -2,13 +2,32 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from fractions import Fraction
+from math import ceil, floor
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from svi_story.cut.timeline import FilmFrame, Piece, Source, Span, Strip, edit_list, film_frames, shown
+from svi_story.cut.timeline import (
+    FilmFrame,
+    Pace,
+    Piece,
+    Ramp,
+    Source,
+    Span,
+    Strip,
+    darkened,
+    dips,
+    edit_list,
+    film_frames,
+    paced,
+    ranges,
+    shown,
+)
+
+RATES = st.fractions(1, 16, max_denominator=24024)
 
 
 @st.composite
@@ -147,3 +166,93 @@ def test_both_sides_of_a_fade_are_equally_long() -> None:
 def test_a_piece_has_no_frames_outside_itself(index: int) -> None:
     with pytest.raises(IndexError):
         Piece((Span("a", 5, 8),)).frame(index)
+
+
+@given(films(), RATES)
+def test_a_higher_rate_repeats_frames_and_loses_none(strips: list[Strip], rate: Fraction) -> None:
+    pieces = edit_list(strips)
+    plain, film = list(film_frames(pieces)), list(film_frames(paced(pieces, rate)))
+    assert film == [plain[floor(number / rate)] for number in range(len(film))]
+    assert len(film) == ceil(len(plain) * rate)
+    # every frame is seen at least once, and none much longer than its neighbours
+    seen = Counter(floor(number / rate) for number in range(len(film)))
+    assert all(floor(rate) <= seen[frame] <= ceil(rate) for frame in range(len(plain)))
+
+
+@given(st.lists(st.integers(1, 200), max_size=20), RATES)
+def test_runs_share_out_the_film_without_gap_or_overlap(runs: list[int], rate: Fraction) -> None:
+    pace, first = Pace(rate), 0
+    for count in runs:
+        assert [first + pace.source(index) for index in range(pace.frames(count))] == [
+            floor(number / rate) for number in range(ceil(first * rate), ceil((first + count) * rate))
+        ]
+        pace, first = pace.after(count), first + count
+
+
+def test_a_lower_rate_is_refused() -> None:
+    with pytest.raises(ValueError, match="lose frames"):
+        paced((), Fraction(14, 15))
+
+
+@given(films(), st.integers(0, 20), st.integers(1, 20), st.booleans())
+def test_ramps_darken_the_film_wherever_its_joins_are(
+    strips: list[Strip], start: int, frames: int, rising: bool
+) -> None:
+    ramp = Ramp(start, frames, rising)
+    film = list(film_frames(darkened(edit_list(strips), [ramp])))
+    assert [frame.level for frame in film] == [ramp.level(number) for number in range(len(film))]
+
+
+def test_a_ramp_starts_or_ends_in_black() -> None:
+    rising, falling = Ramp(2, 4, rising=True), Ramp(2, 4, rising=False)
+    levels = [Fraction(0), Fraction(1, 4), Fraction(1, 2), Fraction(3, 4)]
+    assert [rising.level(frame) for frame in range(8)] == [1, 1, *levels, 1, 1]
+    assert [falling.level(frame) for frame in range(8)] == [1, 1, *reversed(levels), 1, 1]
+
+
+def test_only_the_pieces_that_a_ramp_touches_know_of_it() -> None:
+    pieces = edit_list([Strip(name, (Span(name, 0, 9),)) for name in "abcd"])
+    dark = darkened(pieces, [Ramp(7, 4, rising=True)])
+    assert [piece.ramps for piece in dark] == [
+        (Ramp(7, 4, rising=True),),
+        (Ramp(-2, 4, rising=True),),
+        (),
+        (),
+    ]
+
+
+def test_a_dip_goes_into_black_before_the_join_and_out_of_it_after() -> None:
+    strips = [Strip("a", (Span("a", 0, 9),)), Strip("b", (Span("b", 0, 9),), dip=5)]
+    assert list(dips(strips)) == [Ramp(7, 2, rising=False), Ramp(9, 3, rising=True)]
+
+
+def test_dips_know_of_the_fades_before_them() -> None:
+    strips = [
+        Strip("a", (Span("a", 0, 9),)),
+        Strip("b", (Span("b", 0, 9),), fade=4),
+        Strip("c", (Span("c", 0, 9),), dip=4),
+    ]
+    assert list(dips(strips)) == [Ramp(12, 2, rising=False), Ramp(14, 2, rising=True)]
+
+
+@given(films(), RATES)
+def test_ranges_share_out_the_film(strips: list[Strip], rate: Fraction) -> None:
+    pieces = paced(edit_list(strips), rate)
+    found = ranges(pieces)
+    assert list(found) == list(dict.fromkeys(piece.clip for piece in pieces))
+    bounds = [bound for both in found.values() for bound in both]
+    assert bounds[::2] == [0, *bounds[1:-1:2]][: len(found)]
+    assert (bounds or [0])[-1] == sum(piece.frames for piece in pieces)
+
+
+def test_a_caption_is_on_all_pieces_of_its_clip_and_on_the_fade_into_it() -> None:
+    strips = [
+        Strip("a", (Span("a", 0, 9), Span("b", 1, 9)), caption="one"),
+        Strip("b", (Span("c", 0, 9),), fade=3, caption="two"),
+    ]
+    assert [(piece.clip, piece.caption) for piece in edit_list(strips)] == [
+        ("a", "one"),
+        ("a", "one"),
+        ("b", "two"),
+        ("b", "two"),
+    ]

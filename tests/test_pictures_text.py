@@ -7,7 +7,7 @@ import os
 import subprocess
 import sys
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 import pytest
@@ -209,6 +209,17 @@ def test_the_outline_is_around_the_letters_in_every_direction() -> None:
         grown = np.subtract(boxes[1], boxes[0]) - moved
         assert (np.abs(grown - (-2, -2, 2, 2)) <= 1).all()
         assert (outlined[..., 3] > 250).sum() > 1.5 * inside.sum()
+
+
+@pytest.mark.parametrize("align", ["start", "center", "end"])
+@pytest.mark.parametrize("text", ["Rain", "Rain on the window\nall day", "مطر"])
+def test_the_outline_goes_where_the_letters_go(align: Literal["start", "center", "end"], text: str) -> None:
+    style = replace(STYLE, outline=2, align=align, outline_colour=(0, 0, 0))
+    outlined = draw_text(text, style)
+    letters = np.argwhere((outlined[..., 0] > 200) & (outlined[..., 3] > 200))
+    all_ink = np.argwhere(outlined[..., 3] > 128)
+    assert np.abs(letters.min(0) - all_ink.min(0)).max() <= 4
+    assert np.abs(letters.max(0) - all_ink.max(0)).max() <= 4
 
 
 def test_text_is_never_markup() -> None:

@@ -10,8 +10,8 @@ import pytest
 
 from svi_story.errors import InputError
 from svi_story.storyboard.schema import NOT_YET, Guidance, Resolution
-from svi_story.storyboard.transitions import Fade
 from svi_story.storyboard.source import load
+from svi_story.storyboard.transitions import Fade
 
 BOARDS = Path(__file__).parent / "boards"
 BAD = sorted(path.name for path in BOARDS.glob("bad-*.yaml"))

@@ -118,5 +118,5 @@ class Overlay:
 
 def _overlap(start: int, length: int, limit: int) -> tuple[slice, slice]:
     """Where a run lies within [0, limit), and which part of the run that is."""
-    first, last = max(start, 0), min(start + length, limit)
+    first, last = (min(max(end, 0), limit) for end in (start, start + length))
     return slice(first, last), slice(first - start, last - start)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
@@ -12,7 +13,7 @@ from svi_story.cut.frames import Still
 from svi_story.cut.join import join
 from svi_story.cut.words import card
 from svi_story.errors import RenderError
-from svi_story.events import PreviewDone, Warned
+from svi_story.events import PieceDone, PreviewDone, Warned
 from svi_story.plan.keys import key_of
 from svi_story.render.edit import cards_of, encoding_of, pieces_of
 from svi_story.render.segment import ensure
@@ -85,12 +86,14 @@ class Reel:
 
     def _encode(self, piece: Piece) -> None:
         """Add the piece's file, encoded once for the same frames: it is addressed by their content."""
-
         by_content = replace(piece, spans=self._by_content(piece.spans), under=self._by_content(piece.under))
         inputs = piece_inputs(by_content, self.encoding)
 
         def build(target: Path) -> None:
+            start = time.monotonic()
             encode_piece(piece, self._open, self.encoding, target, lambda _done, _all: None)
+            spent = round(time.monotonic() - start, 3)
+            self.studio.report(PieceDone(self.job.place.board, piece.clip, piece.frames, spent))
 
         key = key_of(inputs)
         self.pieces.append((key, self.studio.store.make_piece(key, build, inputs)))
