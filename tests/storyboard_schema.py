@@ -30,6 +30,7 @@ KEYWORDS: dict[str, Callable[[Any, Any], bool]] = {
     "enum": lambda limit, value: value in limit,
     "exclusiveMinimum": lambda limit, value: bool(value > limit),
     "items": lambda limit, value: all(accepts(limit, item) for item in value),
+    "maxLength": lambda limit, value: len(value) <= limit,
     "maximum": lambda limit, value: bool(value <= limit),
     "minItems": lambda limit, value: len(value) >= limit,
     "minimum": lambda limit, value: bool(value >= limit),

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import wave
 from fractions import Fraction
+from math import ceil
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
 from svi_story.errors import InputError
 from svi_story.plan.fingerprints import Fingerprints
-from svi_story.plan.model import Guidance, Size
+from svi_story.plan.model import Card, Cut, Guidance, Music, Recording, Size, Sound
 from svi_story.plan.shots import plan_film
 from svi_story.storyboard.source import load
 
@@ -125,6 +129,20 @@ PRO = {"variant": "2.0-pro", "motion_latents": 2, "max_frames": 33}
         ({"clips": [clip(), clip(transition={"fade": 1})]}, "clips[1].transition: a fade of 15 frames"),
         ({"clips": [clip(), clip(transition={"fade": 0.01})]}, "shorter than half a frame"),
         (
+            {"clips": [clip(), clip(transition={"dip": 0.09})]},
+            "clips[1].transition.dip: shorter than two frames; use a longer dip, or `transition: cut`",
+        ),
+        (
+            {"clips": [clip(frames=5), clip(transition={"dip": 1})]},
+            "clips[1].transition: half of a dip of 15 frames is longer than clip clip-01 (5)",
+        ),
+        (
+            {"clips": [clip(), clip(transition={"dip": 2})]},
+            "clips[1].transition: half of a dip of 30 frames is longer than clip clip-02 (13)",
+        ),
+        ({"cut": {"fade_in": 3}}, "cut.fade_in: 45 frames are more than the film has (37)"),
+        ({"cut": {"fade_out": "1h"}}, "cut.fade_out: 54000 frames are more than the film has (37)"),
+        (
             {"clips": [clip(), clip(transition={"fade": 0.6}), clip(transition={"fade": 0.6})]},
             "clips[1].transition: the fade into clip clip-02 (9 frames) and the one out of it (9) overlap",
         ),
@@ -163,3 +181,104 @@ def test_a_board_has_a_limit_of_segments(write_board: Write) -> None:
     told = problems(write_board(fps=240, engine={"max_frames": 5}, allow_repeated_seeds=True, clips=clips))
     assert len(told) == 1
     assert "clips[0]: up to here the film has 216000 segments, more than 20000; split the board" in told[0]
+
+
+def recording(folder: Path, name: str = "voice.wav", samples: int = 8000) -> str:
+    """A recording of 8000 samples a second; returns its name."""
+    with wave.open(str(folder / name), "wb") as file:
+        file.setnchannels(1)
+        file.setsampwidth(2)
+        file.setframerate(8000)
+        file.writeframes(b"\1\0" * samples)
+    return name
+
+
+def test_a_cut_without_a_word(write_board: Write) -> None:
+    cut = planned(write_board(fps="24000/1001")).cut
+    assert cut == Cut(
+        codec="h264", crf=18, preset="medium", fps=Fraction(24000, 1001), burnt=True, soft=False,
+        fade_in=0, fade_out=0, title_card=None, end_card=None, music=None,
+    )  # fmt: skip
+    av1 = planned(write_board(cut={"codec": "av1"})).cut
+    assert (av1.crf, av1.preset) == (30, "8")
+    own = planned(write_board(cut={"codec": "av1", "crf": 0, "preset": 0})).cut
+    assert (own.crf, own.preset) == (0, "0")
+
+
+@pytest.mark.parametrize(
+    ("word", "burnt", "soft"), [("burn", 1, 0), ("srt", 0, 1), ("both", 1, 1), ("off", 0, 0)]
+)
+def test_where_captions_go(write_board: Write, word: str, burnt: int, soft: int) -> None:
+    cut = planned(write_board(cut={"captions": word}, clips=[clip(caption="Hello")])).cut
+    assert (cut.burnt, cut.soft) == (bool(burnt), bool(soft))
+
+
+def test_cards_add_to_the_film(write_board: Write) -> None:
+    cards = {"title_card": "Fog", "end_card": {"text": "The end", "duration": 0.001}}
+    plan = planned(write_board(cut=cards))
+    assert plan.cut.title_card == Card("Fog", 30)
+    assert plan.cut.end_card == Card("The end", 1)  # a card is seen, however short
+    assert plan.frames == 30 + 37 + 1
+
+
+def test_dips_overlap_nothing(write_board: Write) -> None:
+    plan = planned(write_board(clips=[clip(), clip(transition={"dip": "0.5s"}), clip()]))
+    assert [shot.dip for shot in plan.shots] == [0, 8, 0]
+    assert [shot.fade for shot in plan.shots] == [0, 0, 0]
+    assert [shot.starts_chain for shot in plan.shots] == [True, True, False]
+    assert plan.frames == 13 + 13 + 12
+
+
+def test_fades_of_the_film_may_be_as_long_as_it(write_board: Write) -> None:
+    cut = planned(write_board(fps=37, cut={"fade_in": 1, "fade_out": 1})).cut
+    assert (cut.fade_in, cut.fade_out) == (37, 37)
+
+
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=25)
+@given(rate=st.fractions(15, 240, max_denominator=1001), milliseconds=st.integers(1, 3000))
+def test_a_film_s_own_rate(write_board: Write, rate: Fraction, milliseconds: int) -> None:
+    card = {"text": "Fog", "duration": f"{milliseconds}ms"}
+    one = planned(write_board(cut={"title_card": card}))
+    plan = planned(write_board(cut={"title_card": card, "fps": f"{rate.numerator}/{rate.denominator}"}))
+    assert plan.cut.title_card == one.cut.title_card  # counted at the board's rate
+    assert plan.frames == ceil(one.frames * rate / 15)
+    assert 0 <= plan.frames / rate - Fraction(one.frames, 15) < 1 / rate
+
+
+def test_recordings(write_board: Write, tmp_path: Path) -> None:
+    name = recording(tmp_path)
+    sound = {"path": name, "volume": 0.5, "start": "1.5s", "fade_in": 0.1, "fade_out": "200ms"}
+    bed = {"path": name, "fade_in": 1, "fade_out": 2, "loop": False, "duck": 0}
+    plan = planned(write_board(clips=[clip(voice=name, sounds=[name, sound]), clip()], cut={"audio": bed}))
+    first, second = plan.shots
+    heard = first.voices[0].recording
+    assert (heard.path, heard.samples) == (tmp_path / name, 48_000)
+    plain = Sound(heard, 1.0, Fraction(0), Fraction(0))
+    own = Sound(heard, 0.5, Fraction(1, 10), Fraction(1, 5), Fraction(3, 2))
+    assert (first.voices, first.sounds) == ((plain,), (plain, own))
+    assert (second.voices, second.sounds) == ((), ())
+    assert plan.cut.music == Music(Sound(heard, 1.0, Fraction(1), Fraction(2)), loop=False, duck=0)
+
+
+def test_a_word_is_a_recording_with_all_defaults(write_board: Write, tmp_path: Path) -> None:
+    recording(tmp_path)
+    plan = planned(write_board(cut={"audio": "voice.wav"}))
+    assert plan.cut.music is not None
+    assert (plan.cut.music.loop, plan.cut.music.duck, plan.cut.music.sound.volume) == (True, 0.3, 1.0)
+    assert isinstance(plan.cut.music.sound.recording, Recording)
+
+
+def test_what_is_no_recording_is_told_at_its_place(write_board: Write, picture: Path) -> None:
+    picture.with_name("empty.wav").touch()
+    picture.with_name("text.mp3").write_text("la la la " * 400)
+    clips = [clip(voice=picture.name), clip(sounds=["empty.wav", {"path": "text.mp3"}])]
+    told = problems(write_board(clips=clips, cut={"audio": {"path": picture.name}}))
+    places = ["clips[0].voice", "clips[1].sounds[0]", "clips[1].sounds[1]", "cut.audio"]
+    assert sorted(line.split(": ")[1] for line in told) == places
+    for line in told:
+        assert "sound" in line.split(": ", 2)[2], line
+
+
+def test_captions_come_through(write_board: Write) -> None:
+    plan = planned(write_board(clips=[clip(caption="مرحبا"), clip()]))
+    assert [shot.caption for shot in plan.shots] == ["مرحبا", ""]

@@ -9,9 +9,10 @@ from pathlib import Path
 import pytest
 
 from svi_story.errors import InputError
+from svi_story.storyboard.cutting import Card, CutSettings, Music, Sound
 from svi_story.storyboard.schema import NOT_YET, Guidance, Resolution
 from svi_story.storyboard.source import load
-from svi_story.storyboard.transitions import Fade
+from svi_story.storyboard.transitions import Dip, Fade
 
 BOARDS = Path(__file__).parent / "boards"
 BAD = sorted(path.name for path in BOARDS.glob("bad-*.yaml"))
@@ -73,28 +74,52 @@ def test_every_field_reaches_the_model() -> None:
     assert (story.fps, story.fit, story.seed) == (Fraction(24000, 1001), "pad", 2**63 - 1)
     assert (story.style, story.negative_prompt) == ("35mm film, soft window light", "")
     assert story.allow_repeated_seeds is True
-    assert story.cut.crf == 0
+    _every_field_of_the_cut(story.cut)
     engine = story.engine
     assert (engine.name, engine.variant, engine.preset, engine.steps) == ("animatic", "2.0", "draft", 6)
     assert (engine.guidance, engine.shift, engine.boundary) == (Guidance(high=4.0, low=3.5), 8.0, 0.9)
     assert (engine.motion_latents, engine.max_frames) == (2, 121)
     assert type(engine.shift) is float  # so that 8 and 8.0 make one key
-    window, jump, street, home = story.clips
+    window, jump, street, home, end = story.clips
     assert (window.id, window.seed, window.duration) == ("window", 0, Fraction(5))
     assert window.prompt == "A tabby cat sits by the window, its tail flicking."
     assert window.guidance == Guidance(high=6.0, low=6.0)
     assert (jump.frames, jump.transition) == (121, "continue")
+    assert window.caption == "It has been raining since Tuesday."
+    assert window.voice == Sound(path="sounds/voice.wav")
+    assert jump.sounds == (
+        Sound(path="sounds/voice.wav"),
+        Sound(
+            path="sounds/voice.wav",
+            volume=0.5,
+            start=Fraction(1, 2),
+            fade_in=Fraction(1, 10),
+            fade_out=Fraction(1, 5),
+        ),
+    )
     assert street.prompt == "Another street.\n\nIt rains.\n"
     assert street.transition == Fade(fade=Fraction(2, 5))
     assert (street.duration, street.reference) == (Fraction(3, 2), "./images/anchor.png")
     assert (home.duration, home.transition) == (Fraction(30), "cut")
+    assert end.transition == Dip(dip=Fraction(1))
+
+
+def _every_field_of_the_cut(cut: CutSettings) -> None:
+    second = Fraction(1)
+    assert cut.audio == Music(
+        path="sounds/voice.wav", volume=0.8, fade_in=second, fade_out=2 * second, loop=False, duck=0.25
+    )
+    assert (cut.captions, cut.codec, cut.crf, cut.preset) == ("both", "av1", 0, 8)
+    assert cut.title_card == Card(text="Your cat\nis still your cat\n", duration=Fraction(5, 2))
+    assert cut.end_card == Card(text="The end", duration=Fraction(2))
+    assert (cut.fade_in, cut.fade_out, cut.fps) == (second / 2, second, Fraction(30))
 
 
 def test_defaults_are_those_of_the_format() -> None:
     story = load(Path("good-shortest.yaml")).story
     assert (story.title, story.resolution, story.fit, story.seed) == (None, None, "crop", 0)
     assert story.fps == Fraction(15)
-    assert (story.style, story.allow_repeated_seeds, story.cut.crf) == ("", False, 18)
+    assert (story.style, story.allow_repeated_seeds, story.cut) == ("", False, CutSettings())
     assert story.negative_prompt.startswith("色调艳丽")
     assert story.negative_prompt.endswith("倒着走")
     engine = story.engine
@@ -103,6 +128,10 @@ def test_defaults_are_those_of_the_format() -> None:
     clip = story.clips[0]
     assert (clip.id, clip.duration, clip.frames, clip.seed) == (None, None, None, None)
     assert (clip.guidance, clip.transition, clip.reference) == (None, None, None)
+    assert (clip.caption, clip.voice, clip.sounds) == (None, None, ())
+    assert (story.cut.captions, story.cut.codec, story.cut.crf, story.cut.preset) == (
+        "burn", "h264", None, None,
+    )  # fmt: skip
 
 
 def test_scalars_are_those_of_yaml_1_2() -> None:

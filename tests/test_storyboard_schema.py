@@ -11,7 +11,7 @@ import pytest
 from pydantic import BaseModel, ValidationError
 from storyboard_schema import PARTS, SCHEMA, SILENT, accepts
 
-from svi_story.storyboard.cutting import CutSettings
+from svi_story.storyboard.cutting import Card, CutSettings, Music, Sound
 from svi_story.storyboard.files import decode
 from svi_story.storyboard.schema import (
     MODELINE,
@@ -48,7 +48,13 @@ def test_the_schema_takes_every_good_board(path: Path) -> None:
         {"colour": "red"},
         {"clips": []},
         {"clips": [{"prompt": " "}]},
-        {"clips": [{"prompt": "A", "caption": "B"}]},
+        {"clips": [{"prompt": "A", "takes": 2}]},
+        {"clips": [{"prompt": "A", "caption": " "}]},
+        {"clips": [{"prompt": "A", "caption": "B" * 301}]},
+        {"clips": [{"prompt": "A", "voice": 1}]},
+        {"clips": [{"prompt": "A", "sounds": "a.wav"}]},
+        {"clips": [{"prompt": "A", "sounds": [{"volume": 1}]}]},
+        {"clips": [{"prompt": "A", "sounds": [{"path": "a.wav", "start": -1}]}]},
         {"clips": [{"prompt": "A", "duration": "soon"}]},
         {"clips": [{"prompt": "A", "transition": "wipe"}]},
         {"fps": 0},
@@ -56,7 +62,12 @@ def test_the_schema_takes_every_good_board(path: Path) -> None:
         {"engine": {"steps": 0}},
         {"engine": {"guidance": {"high": 1}}},
         {"resolution": "big"},
-        {"cut": {"crf": 52}},
+        {"cut": {"crf": 64}},
+        {"cut": {"preset": "best"}},
+        {"cut": {"preset": 14}},
+        {"cut": {"captions": True}},
+        {"cut": {"audio": {"path": "a.wav", "duck": 2}}},
+        {"cut": {"title_card": {"duration": 2}}},
     ],
     ids=str,
 )
@@ -120,11 +131,22 @@ def test_the_reference_page_tells_of_every_field() -> None:
 
 def test_the_reference_page_tells_the_defaults() -> None:
     page = (DOCS / "storyboard.md").read_text("utf-8")
-    for part in (EngineSettings, CutSettings):
+    sections: dict[type[BaseModel], str] = {
+        EngineSettings: "## `engine`", CutSettings: "## `cut`", Sound: "### Sound",
+        Music: "### Music", Card: "### Captions and cards",
+    }  # fmt: skip
+    for part, heading in sections.items():
+        section = page.partition(f"{heading}\n")[2]
         for name, field in part.model_fields.items():
-            default = "the preset's" if field.default is None else f"`{field.default}`"
-            row = next(line for line in page.splitlines() if line.startswith(f"| `{name}`"))
-            assert default in row, name
+            row = next(line for line in section.splitlines() if line.startswith(f"| `{name}`"))
+            told = row.split(" | ")[-1].removesuffix(" |")
+            if field.is_required():
+                assert told == "required", name
+            elif field.default is None:
+                assert told not in ("", "`None`", "required"), name
+            else:
+                value = str(field.default).lower() if isinstance(field.default, bool) else field.default
+                assert told.startswith(f"`{value}`"), name
 
 
 def test_models_are_frozen_and_take_no_other_field() -> None:
@@ -161,8 +183,11 @@ def test_the_boards_on_the_reference_page_are_right(own_ground: Path) -> None:
     (own_ground / "images").mkdir()
     for name in ("cat", "street"):
         (own_ground / f"images/{name}.jpg").touch()
+    for name in ("music/rain.mp3", "sounds/rain.wav", "voices/01.wav"):
+        (own_ground / name).parent.mkdir()
+        (own_ground / name).touch()
     blocks = re.findall(r"```yaml\n(.*?)```", page, re.DOTALL)
-    assert len(blocks) == 3
+    assert len(blocks) == 4
     for block in blocks:
         head = "" if "version:" in block else "version: 1\nreference: images/cat.jpg\n"
         (own_ground / "board.yaml").write_text(head + block, "utf-8")

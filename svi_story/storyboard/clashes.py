@@ -83,7 +83,8 @@ def _encodings(cut: CutSettings) -> Iterator[Clash]:
 def _rates(story: Storyboard) -> Iterator[Clash]:
     rate = story.cut.fps
     if rate is not None and rate < story.fps:
-        what = f"{rate} is less than the board's fps ({story.fps}), and frames would be lost; use more"
+        least = story.fps
+        what = f"{rate} is less than the board's fps, and frames would be lost; use {least} or more"
         yield Clash(("cut", "fps"), what, (("cut", "fps"), ("fps",)))
 
 

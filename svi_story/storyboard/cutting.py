@@ -5,11 +5,19 @@ from __future__ import annotations
 from fractions import Fraction
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, BeforeValidator, Field, GetJsonSchemaHandler
+from pydantic import (
+    AfterValidator,
+    BeforeValidator,
+    Field,
+    GetJsonSchemaHandler,
+    PlainValidator,
+    WithJsonSchema,
+)
 from pydantic_core import CoreSchema  # noqa: TC002 - pydantic reads the annotation
 
 from svi_story.storyboard.part import Part
-from svi_story.storyboard.values import Duration, FrameRate, Line, Text, Wait, short_text
+from svi_story.storyboard.text import shown
+from svi_story.storyboard.values import Duration, FrameRate, Line, Text, Wait, short_text, wrong
 
 X264_PRESETS = (
     *("ultrafast", "superfast", "veryfast", "faster", "fast"),
@@ -22,12 +30,20 @@ LONGEST_CAPTION = 300
 LONGEST_CARD = 600
 CARD_SECONDS = Fraction(2)
 
-Caption = Annotated[Text, AfterValidator(short_text(LONGEST_CAPTION))]
-CardText = Annotated[Text, AfterValidator(short_text(LONGEST_CARD))]
+Caption = Annotated[
+    Text,
+    AfterValidator(short_text(LONGEST_CAPTION)),
+    WithJsonSchema({"type": "string", "pattern": r"\S", "maxLength": LONGEST_CAPTION}),
+]
+CardText = Annotated[
+    Text,
+    AfterValidator(short_text(LONGEST_CARD)),
+    WithJsonSchema({"type": "string", "pattern": r"\S", "maxLength": LONGEST_CARD}),
+]
 Volume = Annotated[float, Field(ge=0, le=10)]
 
 
-class _OrWord(Part):
+class OrWord(Part):
     """A part that may be written as one word: the value of its first field."""
 
     @classmethod
@@ -37,11 +53,26 @@ class _OrWord(Part):
         return {"anyOf": [whole["properties"][word], whole]}
 
 
+def _preset(value: object) -> object:
+    if isinstance(value, bool) or not isinstance(value, str | int):
+        raise wrong(f"{shown(value)} is no preset; write medium, or for av1 a number, as 8")
+    return value
+
+
+WrittenPreset = Annotated[
+    str | int,
+    PlainValidator(_preset),
+    WithJsonSchema(
+        {"anyOf": [{"enum": [*X264_PRESETS]}, {"type": "integer", "minimum": 0, "maximum": SVT_PRESETS[-1]}]}
+    ),
+]
+
+
 def _spread(field: str) -> BeforeValidator:
     return BeforeValidator(lambda value: {field: value} if isinstance(value, str) else value)
 
 
-class Sound(_OrWord):
+class Sound(OrWord):
     """A recording that belongs to a clip. A file name alone will do."""
 
     path: Line = Field(examples=["voices/01.wav"], description="An audio file, relative to the board.")
@@ -60,7 +91,7 @@ class Sound(_OrWord):
     )
 
 
-class Music(_OrWord):
+class Music(OrWord):
     """The music bed under the whole film, cards included. A file name alone will do."""
 
     path: Line = Field(examples=["music/rain.mp3"], description="An audio file, relative to the board.")
@@ -82,7 +113,7 @@ class Music(_OrWord):
     )
 
 
-class Card(_OrWord):
+class Card(OrWord):
     """Text on black, before or after the film. The text alone will do."""
 
     text: CardText = Field(examples=["Rain on the window"], description="What it says.")
@@ -136,7 +167,7 @@ class CutSettings(Part):
         description="Quality of the encoded film: lower is better and larger. Default: 18 for h264 (0 to "
         "51), 30 for av1 (0 to 63).",
     )
-    preset: Annotated[str | int, Field(union_mode="left_to_right")] | None = Field(
+    preset: WrittenPreset | None = Field(
         None,
         examples=["medium", 8],
         description="How thoroughly the encoder works: ultrafast to veryslow for h264 (default medium), 13 "

@@ -64,7 +64,9 @@ def load(path: Path) -> BoardFile:
         raise InputError(Problem(what, file=str(path), line=document.lines[()]))
     lines = Lines(document.lines)
     checked = check(document.data)
-    faults = (*checked.faults, *_clashes(checked, lines), *_missing_files(checked.sound, path.parent))
+    known = document.data if checked.sound else {}
+    told = {fault.loc for fault in checked.faults}
+    faults = (*checked.faults, *_clashes(checked, lines), *_missing_files(known, told, path.parent))
     problems = [Problem(f.what, str(path), lines.of(f.loc), spelled(f.loc)) for f in faults]
     problems += document.problems
     if problems or checked.story is None:
@@ -78,33 +80,35 @@ def _clashes(checked: Checked, lines: Lines) -> Iterator[Fault]:
         yield Fault(clash.loc, clash.text(lines.of(clash.other)))
 
 
-def _missing_files(data: Data, folder: Path) -> Iterator[Fault]:
-    """Images and recordings that are not there. Each name is asked for once."""
+def _missing_files(data: Data, told: set[Loc], folder: Path) -> Iterator[Fault]:
+    """Images and recordings that are not there, where nothing else is wrong. Each name is asked for once."""
     reasons: dict[str, str] = {}
     for loc, name, kind in _named_files(data):
+        if not isinstance(name, str) or told & {loc, (*loc, "path")}:
+            continue
         if name not in reasons:
             reasons[name] = absent(folder / name)
         if reasons[name]:
             yield Fault(loc, f"{shown(name)} {reasons[name]}; name {kind}, relative to the board's folder")
 
 
-def _named_files(data: Data) -> Iterator[tuple[Loc, str, str]]:
-    """Every image and recording a board names: where, the name, and what it should be."""
+def _named_files(data: Data) -> Iterator[tuple[Loc, object, str]]:
+    """Every image and recording a board names: where, what is written there, and what it should be."""
     image, recording = "an image", "an audio file"
-    if "reference" in data:
-        yield ("reference",), data["reference"], image
-    for index, clip in enumerate(data.get("clips", ())):
-        if "reference" in clip:
-            yield ("clips", index, "reference"), clip["reference"], image
-        voices = [(("voice",), clip["voice"])] if "voice" in clip else []
-        sounds = [(("sounds", number), each) for number, each in enumerate(clip.get("sounds", ()))]
-        for loc, each in (*voices, *sounds):
-            yield ("clips", index, *loc), _path_of(each), recording
-    music = data.get("cut", {}).get("audio")
-    if music is not None:
-        yield ("cut", "audio"), _path_of(music), recording
+    yield ("reference",), data.get("reference"), image
+    clips = data.get("clips")
+    for index, clip in enumerate(clips if isinstance(clips, list) else ()):
+        if not isinstance(clip, dict):
+            continue
+        yield ("clips", index, "reference"), clip.get("reference"), image
+        yield ("clips", index, "voice"), _path_of(clip.get("voice")), recording
+        sounds = clip.get("sounds")
+        for number, each in enumerate(sounds if isinstance(sounds, list) else ()):
+            yield ("clips", index, "sounds", number), _path_of(each), recording
+    cut = data.get("cut")
+    yield ("cut", "audio"), _path_of(cut.get("audio") if isinstance(cut, dict) else None), recording
 
 
-def _path_of(recording: str | Data) -> str:
+def _path_of(recording: object) -> object:
     """The file of a recording, which may be written as its path alone."""
-    return recording if isinstance(recording, str) else str(recording["path"])
+    return recording.get("path") if isinstance(recording, dict) else recording

@@ -7,6 +7,7 @@ from typing import Annotated, Literal
 from pydantic import Discriminator, Field, Tag
 
 from svi_story.storyboard.part import Part
+from svi_story.storyboard.text import nearest
 from svi_story.storyboard.values import Duration
 
 
@@ -25,7 +26,8 @@ class Dip(Part):
 
 
 def _kind_of_transition(value: object) -> str:
-    if isinstance(value, Dip) or (isinstance(value, dict) and "dip" in value):
+    names = value if isinstance(value, dict) else ()
+    if isinstance(value, Dip) or any(nearest(str(name), ("fade", "dip")) == "dip" for name in names):
         return "<dip>"
     return "<fade>" if isinstance(value, dict | Fade) else "<word>"
 

@@ -88,6 +88,8 @@ def duration(value: object) -> Fraction:
 def wait(value: object) -> Fraction:
     """Seconds as in a duration; 0 too."""
     seconds = _written_duration(value)
+    if seconds < 0:
+        raise wrong(f"{shown(value)} is less than 0; write seconds, as 0.5s, or 0")
     return Fraction(0) if seconds == 0 else duration(value)
 
 

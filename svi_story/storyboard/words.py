@@ -3,23 +3,25 @@
 from __future__ import annotations
 
 import re
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from svi_story.storyboard import cutting, schema
 from svi_story.storyboard.text import Loc, nearest, shown
-from svi_story.storyboard.transitions import Fade
+from svi_story.storyboard.transitions import Dip, Fade
 from svi_story.storyboard.yaml12 import Refused, scalar
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from pydantic import BaseModel
+    from pydantic.fields import FieldInfo
     from pydantic_core import ErrorDetails
 
 PARTS: Mapping[str, type[BaseModel]] = {
     "": schema.Storyboard,
     "clips": schema.Clip,
     "clips.guidance": schema.Guidance,
+    "clips.loras": schema.Lora,
     "clips.sounds": cutting.Sound,
     "clips.transition": Fade,
     "clips.voice": cutting.Sound,
@@ -28,9 +30,11 @@ PARTS: Mapping[str, type[BaseModel]] = {
     "cut.end_card": cutting.Card,
     "cut.title_card": cutting.Card,
     "engine": schema.EngineSettings,
+    "engine.distill": schema.DistillPair,
     "engine.guidance": schema.Guidance,
+    "engine.loras": schema.Lora,
 }
-"""The model behind every mapping of a board."""
+"""The model behind every mapping of a board. A transition may be a dip too."""
 
 
 def place_of(error: ErrorDetails) -> Loc:
@@ -41,8 +45,13 @@ def place_of(error: ErrorDetails) -> Loc:
 
 def names_at(parent: Loc) -> tuple[str, ...]:
     """The fields that a part of the board has."""
-    part = PARTS.get(_part(parent))
-    return tuple(part.model_fields) if part else ()
+    return tuple(_fields(_part(parent)))
+
+
+def _fields(part: str) -> Mapping[str, FieldInfo]:
+    """The fields of a part of the board, by its name in `PARTS`."""
+    fields = PARTS[part].model_fields if part in PARTS else {}
+    return fields | Dip.model_fields if part == "clips.transition" else fields
 
 
 def _part(loc: Loc) -> str:
@@ -60,13 +69,21 @@ def said(error: ErrorDetails) -> str:
         return value.what
     if kind == "wrong":
         return error["msg"]
-    words = _WORDS.get(kind, "{got} cannot be used here; write it as {example}")
+    words = _words(kind, loc)
     limits = {
         key: f"{limit:g}" if isinstance(limit, float) else limit
         for key, limit in error.get("ctx", {}).items()
     }
     example = _example(loc, _guess(kind, value))
     return words.format(got=shown(value), example=example, choices=_choices(error), **limits)
+
+
+def _words(kind: str, loc: Loc) -> str:
+    if kind == "tuple_type" and loc == ("clips",):
+        return "{got} is not a list; start every clip with a dash, as `- prompt: ...`"
+    if kind == "model_type" and issubclass(PARTS.get(_part(loc), schema.Storyboard), cutting.OrWord):
+        return "{got} is neither text nor a mapping; write it as {example}"
+    return _WORDS.get(kind, "{got} cannot be used here; write it as {example}")
 
 
 _WORDS = {
@@ -81,7 +98,7 @@ _WORDS = {
     "less_than_equal": "{got} is more than {le}; use {le} or less",
     "literal_error": "{got} is not one of {choices}",
     "model_type": "{got} is not a mapping; write it as {example}",
-    "tuple_type": "{got} is not a list; start every clip with a dash, as `- prompt: ...`",
+    "tuple_type": "{got} is not a list; write it as {example}",
 }
 """pydantic's kinds of error in words for an author."""
 
@@ -113,7 +130,10 @@ def _unknown(loc: Loc) -> str:
     name, parent = str(loc[-1]), _part(loc[:-1])
     if _part(loc) in schema.NOT_YET:
         return f"`{name}` is not supported yet; remove it"
-    meant = nearest(name, names_at(loc[:-1]))
+    names = names_at(loc[:-1])
+    if parent == "clips.transition" and name in names:
+        return "a transition is one thing; keep the `fade` or the `dip`"
+    meant = nearest(name, names)
     if meant:
         return f"is not a field of the format; did you mean `{meant}`?"
     homes = [
@@ -122,18 +142,25 @@ def _unknown(loc: Loc) -> str:
     if homes:
         home = {"": "at the top level", "clips": "in a clip"}.get(homes[0], f"under `{homes[0]}:`")
         return f"does not belong here; write it {home}"
-    return f"is not a field of the format; use one of {', '.join(names_at(loc[:-1]))}"
+    cure = "remove it" if parent == "clips.transition" else f"use one of {', '.join(names)}"
+    return f"is not a field of the format; {cure}"
 
 
 def _example(loc: Loc, value: object) -> str:
     """A field as it can be written, in backticks: with the value, else with an example of the format's."""
-    if isinstance(loc[-1], int):
+    if loc[-2:-1] == ("clips",):
         return "`- prompt: ...`"
-    part = PARTS.get(_part(loc[:-1]))
-    if value is None and part:
-        info = part.model_fields[loc[-1]]
-        value = info.examples[0] if info.examples else info.default
-    return f"`{loc[-1]}: {_written(value)}`"
+    if isinstance(loc[-1], int):
+        return f"`- {_written(_shown_by(loc[:-1])[0])}`"
+    return f"`{loc[-1]}: {_written(_shown_by(loc) if value is None else value)}`"
+
+
+def _shown_by(loc: Loc) -> Any:
+    """A field's example in the format, else its default."""
+    info = _fields(_part(loc[:-1])).get(str(loc[-1]))
+    if info is None:
+        return None
+    return info.examples[0] if info.examples else info.default
 
 
 def _written(value: object) -> str:
