@@ -33,7 +33,7 @@ from svi_story.cut.encoding import Encoding, piece_inputs
 from svi_story.cut.join import join
 from svi_story.cut.timeline import Piece, Span
 from svi_story.plan.keys import key_of
-from svi_story.render.segment import carry_of
+from svi_story.render.segments import carry_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping

@@ -43,3 +43,7 @@ class RenderError(StoryError):
     """A board could not be finished. What was rendered is kept."""
 
     exit_code = 1
+
+
+class PassingError(RenderError):
+    """What may pass by itself, as a full disk or a worker that died: worth trying again."""

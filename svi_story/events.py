@@ -132,6 +132,43 @@ class StepDone(SegmentEvent):
 
 
 @dataclass(frozen=True)
+class PhaseDone(SegmentEvent):
+    """One model has done its part of a segment's sampling."""
+
+    model: str
+    steps: int
+    """Taken now; 0 where they had been taken before."""
+    seconds: float
+
+    def __str__(self) -> str:
+        return f"{self.where}: {self.model}: {self.steps} steps in {self.seconds:.1f} s"
+
+
+@dataclass(frozen=True)
+class ModelLoaded(Event):
+    """A model was read from its files, into the memory where it works or waits."""
+
+    model: str
+    bytes: int
+    seconds: float
+
+    def __str__(self) -> str:
+        return f"{self.model}: {self.bytes / 2**30:.2f} GiB loaded in {self.seconds:.1f} s"
+
+
+@dataclass(frozen=True)
+class ModelMoved(Event):
+    """A model was brought to the device from RAM, in the place of another."""
+
+    model: str
+    bytes: int
+    seconds: float
+
+    def __str__(self) -> str:
+        return f"{self.model}: {self.bytes / 2**30:.2f} GiB to the device in {self.seconds:.1f} s"
+
+
+@dataclass(frozen=True)
 class FramesDone(SegmentEvent):
     """Some of a segment's frames are decoded and written."""
 
@@ -148,6 +185,9 @@ class SegmentDone(SegmentEvent):
 
     key: str
     seconds: float
+    sampling: float
+    decoding: float
+    """Seconds, too."""
 
     def __str__(self) -> str:
         return f"{self.where}: done in {self.seconds:.1f} s"

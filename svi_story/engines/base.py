@@ -31,6 +31,22 @@ class Carry:
     last_frame: Frame
 
 
+@dataclass(frozen=True)
+class Phase:
+    """A run of a segment's work that one model does."""
+
+    model: str
+    """What must be loaded for it."""
+    place: int
+    """Phases are done in this order; those in one place can be done for many segments one after another."""
+    until: int
+    """Sampling steps that are done after it."""
+    passes: int
+    """Forward passes in it."""
+    outfit: str = ""
+    """What the model wears, as LoRAs; the same for two segments: nothing changes between them."""
+
+
 class Checkpoint(Protocol):
     """Where an engine keeps a segment's unfinished state, so that a killed one goes on from there."""
 
@@ -70,6 +86,24 @@ class Engine(Protocol):
 
     def prepare(self, segments: Sequence[Segment]) -> None:
         """Do once what serves all of these segments, before the first is sampled."""
+        ...
+
+    @property
+    def one_at_a_time(self) -> bool:
+        """Whether its models take turns on the device, so that every change between them costs."""
+        ...
+
+    def phases(self, segment: Segment) -> Sequence[Phase]:
+        """How a segment is sampled, model by model, from the first step to the last."""
+        ...
+
+    def advance(
+        self, segment: Segment, carry: Carry | None, checkpoint: Checkpoint, on_step: OnStep, phase: Phase
+    ) -> None:
+        """Sample to the end of a phase that is not the last, and keep the state in the checkpoint.
+
+        Going on with `sample` makes the same latents as `sample` alone.
+        """
         ...
 
     def sample(

@@ -3,18 +3,23 @@
 from __future__ import annotations
 
 import traceback
+from collections import defaultdict
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from itertools import groupby
 from typing import TYPE_CHECKING, Literal
 
 from svi_story.errors import InputError, Problem, StoryError
-from svi_story.events import BoardFailed, BoardRefused, RunStarted
-from svi_story.render.film import render_clips, render_film
+from svi_story.events import BoardFailed, BoardRefused, RunStarted, SegmentReused
+from svi_story.render.film import Clips, Film, still_good
 from svi_story.render.jobs import Rejected, select
+from svi_story.render.segments import Lost, Wanted, make
 from svi_story.render.stage import Stage, Studio
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
+    from concurrent.futures import Executor
     from pathlib import Path
 
     from svi_story.cache.store import Store
@@ -22,6 +27,7 @@ if TYPE_CHECKING:
     from svi_story.events import Reporter
     from svi_story.plan.keys import Task
     from svi_story.render.jobs import Job
+    from svi_story.render.segments import Made
 
 Ending = Literal["done", "failed", "bug", "refused"]
 
@@ -99,32 +105,98 @@ def _forced(item: Order, force: tuple[str, ...]) -> tuple[Task, ...]:
 def render_orders(
     orders: Sequence[Order], engines: Mapping[str, Engine], store: Store, report: Reporter
 ) -> Iterator[Outcome]:
-    """Render board after board, grouped by engine, with engines not entered yet; yields how each ended."""
+    """Render boards, grouped by engine, with engines not entered yet; yields how each ended."""
 
     def engine_of(item: Order) -> str:
         return item.job.plan.engine
 
     report(RunStarted(len(orders), sum(len(item.wanted) for item in orders)))
-    for name, group in groupby(sorted(orders, key=engine_of), key=engine_of):
-        items = list(group)
-        wanted = tuple(task for item in items for task in item.wanted)
-        with Stage(engines[name], wanted, store) as stage:
-            for item in items:
-                yield _render(item, Studio(stage, store, report))
+    with _encoder() as encoder:
+        for name, group in groupby(sorted(orders, key=engine_of), key=engine_of):
+            items = list(group)
+            wanted = tuple(task for item in items for task in item.wanted)
+            with Stage(engines[name], wanted, store) as stage:
+                yield from Night(items, Studio(stage, store, encoder, report)).run()
 
 
-def _render(item: Order, studio: Studio) -> Outcome:
-    board = item.job.place.board
+@contextmanager
+def _encoder() -> Iterator[Executor]:
+    encoder = ThreadPoolExecutor(max_workers=1, thread_name_prefix="encoder")
     try:
-        if item.tasks:
-            render_clips(item.job, item.tasks, item.forced, studio)
-        else:
-            render_film(item.job, item.forced, studio)
-    except StoryError as error:
-        outcome = Outcome(board, "failed", str(error))
-    except Exception:  # noqa: BLE001 - a bug in one board must not cost the night's other boards
-        outcome = Outcome(board, "bug", traceback.format_exc())
-    else:
+        yield encoder
+    finally:
+        encoder.shutdown(cancel_futures=True)
+
+
+class Night:
+    """Boards of one engine, rendered together: what they share is made once."""
+
+    def __init__(self, orders: Sequence[Order], studio: Studio) -> None:
+        self._orders = orders
+        self._studio = studio
+        self._open: dict[Path, Film | Clips] = {}
+        """By board."""
+        self._takers: defaultdict[str, list[Path]] = defaultdict(list)
+        """The boards that want a segment, by its key."""
+
+    def run(self) -> Iterator[Outcome]:
+        """Make everything that can be made; yields how each board ended, as soon as it has."""
+        for order in self._orders:
+            outcome = self._begin(order)
+            if outcome:
+                yield outcome
+        for told in make(self._wanted(), self._studio):
+            for board in self._takers[told.task.key]:
+                if board in self._open:
+                    ended = self._lose(board, told) if isinstance(told, Lost) else self._take(board, told)
+                    if ended:
+                        yield ended
+
+    def _wanted(self) -> list[Wanted]:
+        return [
+            Wanted(task, order.job.place.board)
+            for order in self._orders
+            if order.job.place.board in self._open
+            for task in order.wanted
+        ]
+
+    def _begin(self, order: Order) -> Outcome | None:
+        """Open a board; how it ended, if it has already."""
+        job, studio = order.job, self._studio
+        board = job.place.board
+        try:
+            if not order.tasks and not order.forced and still_good(job, studio):
+                return Outcome(board, "done")
+            work = Clips(job, order.tasks, studio) if order.tasks else Film(job, studio)
+            work.start(order.forced)
+        except Exception as error:  # noqa: BLE001 - one board must not cost the night's other boards
+            return self._failed(board, error)
+        self._open[board] = work
+        for key in dict.fromkeys(task.key for task in order.wanted):
+            self._takers[key].append(board)
+        return None
+
+    def _take(self, board: Path, made: Made) -> Outcome | None:
+        """Hand a finished segment to a board that wants it."""
+        if not made.fresh or board != self._takers[made.task.key][0]:
+            segment = made.task.segment
+            self._studio.report(SegmentReused(board, segment.clip, segment.index, made.task.key))
+        try:
+            if not self._open[board].take(made):
+                return None
+        except Exception as error:  # noqa: BLE001 - as above
+            return self._failed(board, error)
+        del self._open[board]
         return Outcome(board, "done")
-    studio.report(BoardFailed(board, outcome.message))
-    return outcome
+
+    def _lose(self, board: Path, lost: Lost) -> Outcome:
+        return self._failed(board, lost.error)
+
+    def _failed(self, board: Path, error: Exception) -> Outcome:
+        work = self._open.pop(board, None)
+        if work:
+            work.drop()
+        known = isinstance(error, StoryError)
+        message = str(error) if known else "".join(traceback.format_exception(error))
+        self._studio.report(BoardFailed(board, message))
+        return Outcome(board, "failed" if known else "bug", message)

@@ -8,59 +8,108 @@ from typing import TYPE_CHECKING
 from svi_story import __version__
 from svi_story.cache.files import disk, make_folder
 from svi_story.cut.encoding import piece_inputs
-from svi_story.cut.tools import check_encoder
+from svi_story.cut.tools import check_encoder, import_moviepy
 from svi_story.events import BoardStarted, ClipDone, FilmDone, Warned
 from svi_story.plan.keys import key_of
 from svi_story.render.edit import encoding_of, pieces_of, words_of
 from svi_story.render.mix import mixed
 from svi_story.render.record import is_up_to_date, write_record
 from svi_story.render.reel import Reel, drop_preview
-from svi_story.render.segment import ensure
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
-    from svi_story.cache.entry import Entry
     from svi_story.cache.store import Store
     from svi_story.plan.keys import Json, Task
     from svi_story.render.jobs import Job
+    from svi_story.render.segments import Made
     from svi_story.render.stage import Studio
 
 
-def render_film(job: Job, forced: Sequence[Task], studio: Studio) -> None:
-    """Make what is missing of a film and put it in place; the forced segments are made again."""
-    if not forced and is_finished(job, studio.store):
-        _keep(job, None, studio)
+class Film:
+    """One board's way from its first finished segment to its film in place."""
+
+    def __init__(self, job: Job, studio: Studio) -> None:
+        self.job = job
+        self._studio = studio
+        self._reel = Reel(job, studio)
+        self._waiting = {task.key for task in job.all_tasks}
+        self._fresh: set[str] = set()
+
+    def start(self, forced: Sequence[Task]) -> None:
+        """Check all that it needs, and tell what is about to happen."""
+        job, studio = self.job, self._studio
+        check_encoder(encoding_of(job).codec.encoder)
+        import_moviepy()  # here, and not in the encoder's thread: it touches the environment
+        start(job, job.all_tasks, forced, studio)
+        for note in _unseen(job):
+            studio.report(Warned(f"{job.place.board}: {note}"))
+        with disk(job.place.film, "making room for the film"):
+            make_folder(job.place.film.parent)
+
+    def take(self, made: Made) -> bool:
+        """Take a finished segment; whether the film is complete and in place with it."""
+        self._reel.add(made.entry)
+        self._waiting.discard(made.task.key)
+        if made.fresh:
+            self._fresh.add(made.task.key)
+        for shot, tasks in zip(self.job.plan.shots, self.job.tasks, strict=True):
+            keys = {task.key for task in tasks}
+            if made.task.key in keys and not keys & self._waiting:
+                self._studio.report(ClipDone(self.job.place.board, shot.id))
+                if keys & self._fresh and self._waiting:
+                    self._reel.refresh_preview()
+        if not self._waiting:
+            self._finish()
+        return not self._waiting
+
+    def drop(self) -> None:
+        """Do no more for it."""
+        self._reel.drop()
+
+    def _finish(self) -> None:
+        """Put the complete film in place, then its record; the preview has served."""
+        job, studio, entries = self.job, self._studio, self._reel.entries
+        pieces = self._reel.join(job.place.film, metadata_of(job))
+        write_record(job, recipe_of(job))
+        _keep(job, pieces, studio)
         drop_preview(job.place.film)
-        _report_film(job, studio, made=False)
-        return
-    check_encoder(encoding_of(job).codec.encoder)
-    start(job, job.all_tasks, forced, studio)
-    for note in _unseen(job):
-        studio.report(Warned(f"{job.place.board}: {note}"))
-    with disk(job.place.film, "making room for the film"):
-        make_folder(job.place.film.parent)
-    reel = Reel(job, studio)
-    for shot, tasks in zip(job.plan.shots, job.tasks, strict=True):
-        fresh = [task for task in tasks if reel.add(task)]
-        studio.report(ClipDone(job.place.board, shot.id))
-        if fresh and shot is not job.plan.shots[-1]:
-            reel.refresh_preview()
-    _finish(reel)
-    mix = mixed((task.segment.clip, reel.entries[task.key].environment) for task in job.all_tasks)
-    if mix:
-        studio.report(Warned(f"{job.place.board}: {mix}"))
-    _report_film(job, studio, made=True)
+        mix = mixed((task.segment.clip, entries[task.key].environment) for task in job.all_tasks)
+        if mix:
+            studio.report(Warned(f"{job.place.board}: {mix}"))
+        _report_film(job, studio, made=True)
 
 
-def _finish(reel: Reel) -> None:
-    """Put the complete film in place, then its record; the preview has served."""
-    job = reel.job
-    frames = reel.join(job.place.film, metadata_of(job))
-    assert frames == job.plan.frames, "the edit list holds every frame of the plan"
-    write_record(job, recipe_of(job))
-    _keep(job, [key for key, _ in reel.pieces], reel.studio)
+class Clips:
+    """Some clips of a board, and no film."""
+
+    def __init__(self, job: Job, wanted: Sequence[Task], studio: Studio) -> None:
+        self.job = job
+        self._wanted = wanted
+        self._studio = studio
+        self._waiting = {task.key for task in wanted}
+
+    def start(self, forced: Sequence[Task]) -> None:
+        """Check all that they need, and tell what is about to happen."""
+        start(self.job, self._wanted, forced, self._studio)
+
+    def take(self, made: Made) -> bool:
+        """Take a finished segment; whether it was the last."""
+        self._waiting.discard(made.task.key)
+        return not self._waiting
+
+    def drop(self) -> None:
+        """Nothing is under way."""
+
+
+def still_good(job: Job, studio: Studio) -> bool:
+    """Whether the film is there as it would be made; then all that is left to do is done."""
+    if not is_finished(job, studio.store):
+        return False
+    _keep(job, None, studio)
     drop_preview(job.place.film)
+    _report_film(job, studio, made=False)
+    return True
 
 
 def _unseen(job: Job) -> Iterator[str]:
@@ -70,15 +119,6 @@ def _unseen(job: Job) -> Iterator[str]:
         from svi_story.pictures.text import unseen
 
         yield from (f"{name}: {missing}" for name, text in words if (missing := unseen(text)))
-
-
-def render_clips(job: Job, wanted: Sequence[Task], forced: Sequence[Task], studio: Studio) -> None:
-    """Make these segments, which hold all that they continue from, and no film."""
-    start(job, wanted, forced, studio)
-    entries: dict[str, Entry] = {}
-    for task in wanted:
-        parent = entries[task.parent] if task.parent else None
-        entries[task.key] = ensure(task, parent, job.place.board, studio).entry
 
 
 def is_finished(job: Job, store: Store) -> bool:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import time
 from contextlib import suppress
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
+from itertools import count, takewhile
 from typing import TYPE_CHECKING
 
 from svi_story.cut.encode import encode_piece
@@ -12,20 +13,19 @@ from svi_story.cut.encoding import piece_inputs
 from svi_story.cut.frames import Still
 from svi_story.cut.join import join
 from svi_story.cut.words import card
-from svi_story.errors import RenderError
+from svi_story.errors import StoryError
 from svi_story.events import PieceDone, PreviewDone, Warned
 from svi_story.plan.keys import key_of
 from svi_story.render.edit import cards_of, encoding_of, pieces_of
-from svi_story.render.segment import ensure
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
+    from concurrent.futures import Future
     from pathlib import Path
 
     from svi_story.cache.entry import Entry
     from svi_story.cut.frames import FrameSource
     from svi_story.cut.timeline import Piece, Span
-    from svi_story.plan.keys import Task
     from svi_story.render.jobs import Job
     from svi_story.render.stage import Studio
 
@@ -41,51 +41,64 @@ def drop_preview(film: Path) -> None:
         preview_of(film).unlink()
 
 
-@dataclass
 class Reel:
-    """The film as far as it goes: the finished segments, and the pieces encoded from them so far."""
+    """The film as far as it goes: the finished segments, and the pieces encoded from them so far.
 
-    job: Job
-    studio: Studio
-    entries: dict[str, Entry] = field(default_factory=dict)
-    pieces: list[tuple[str, Path]] = field(default_factory=list)
-    """Content addresses and files, in film order."""
+    Pieces are encoded by the studio's encoder, beside the work that goes on; what fails there is raised by
+    `join`.
+    """
 
-    def __post_init__(self) -> None:
-        self.waiting = list(reversed(pieces_of(self.job)))
-        self.encoding = encoding_of(self.job)
-        self.cards = cards_of(self.job)
+    def __init__(self, job: Job, studio: Studio) -> None:
+        self.job = job
+        self.studio = studio
+        self.entries: dict[str, Entry] = {}
+        self.pieces = pieces_of(job)
+        self.encoding = encoding_of(job)
+        self.cards = cards_of(job)
+        self._encoded: dict[int, Future[tuple[str, Path]]] = {}
+        """By place in the film."""
 
-    def add(self, task: Task) -> bool:
-        """Make sure of one segment, then encode every piece that it completes; whether it was made now."""
-        parent = self.entries[task.parent] if task.parent else None
-        ensured = ensure(task, parent, self.job.place.board, self.studio)
-        self.entries[task.key] = ensured.entry
-        while self.waiting and self.waiting[-1].keys <= self.entries.keys() | self.cards.keys():
-            self._encode(self.waiting.pop())
-        return ensured.fresh
+    def add(self, entry: Entry) -> None:
+        """Take a finished segment, and start to encode every piece that it completes."""
+        self.entries[entry.key] = entry
+        there = self.entries.keys() | self.cards.keys()
+        for place, piece in enumerate(self.pieces):
+            if place not in self._encoded and piece.keys <= there:
+                self._encoded[place] = self.studio.encoder.submit(self._encode, piece)
 
     def refresh_preview(self) -> None:
-        """Put what exists so far beside the film's place, watchable, under another name.
+        """Put what exists so far beside the film's place, watchable, once it is encoded.
 
         It is a courtesy: where it cannot be written, the work goes on.
         """
+        self.studio.encoder.submit(self._preview)
+
+    def drop(self) -> None:
+        """Encode no more."""
+        for piece in self._encoded.values():
+            piece.cancel()
+
+    def _preview(self) -> None:
         board, preview = self.job.place.board, preview_of(self.job.place.film)
-        if not self.pieces:
-            return
+        places = takewhile(lambda place: place in self._encoded and self._encoded[place].done(), count())
         try:
-            frames = self.join(preview, {})
-        except RenderError as error:
+            files = [self._encoded[place].result()[1] for place in places]
+            frames = join(files, self.encoding, preview, {}) if files else 0
+        except StoryError as error:
             self.studio.report(Warned(f"{board}: nothing to watch yet: {error}"))
         else:
-            self.studio.report(PreviewDone(board, preview, frames))
+            if frames:
+                self.studio.report(PreviewDone(board, preview, frames))
 
-    def join(self, target: Path, metadata: Mapping[str, str]) -> int:
-        """Put what exists so far together; returns its frames."""
-        return join([file for _, file in self.pieces], self.encoding, target, metadata)
+    def join(self, target: Path, metadata: Mapping[str, str]) -> tuple[str, ...]:
+        """Put the film in place when its last piece is encoded; returns the pieces' content addresses."""
+        encoded = [self._encoded[place].result() for place in range(len(self.pieces))]
+        frames = join([file for _, file in encoded], self.encoding, target, metadata)
+        assert frames == self.job.plan.frames, "the edit list holds every frame of the plan"
+        return tuple(key for key, _ in encoded)
 
-    def _encode(self, piece: Piece) -> None:
-        """Add the piece's file, encoded once for the same frames: it is addressed by their content."""
+    def _encode(self, piece: Piece) -> tuple[str, Path]:
+        """A piece's content address and file, encoded once for the same frames."""
         by_content = replace(piece, spans=self._by_content(piece.spans), under=self._by_content(piece.under))
         inputs = piece_inputs(by_content, self.encoding)
 
@@ -96,7 +109,7 @@ class Reel:
             self.studio.report(PieceDone(self.job.place.board, piece.clip, piece.frames, spent))
 
         key = key_of(inputs)
-        self.pieces.append((key, self.studio.store.make_piece(key, build, inputs)))
+        return key, self.studio.store.make_piece(key, build, inputs)
 
     def _by_content(self, spans: tuple[Span, ...]) -> tuple[Span, ...]:
         """The same spans, named by what is in their frames."""

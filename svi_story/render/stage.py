@@ -11,6 +11,7 @@ from svi_story.errors import InputError
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
+    from concurrent.futures import Executor
     from types import TracebackType
 
     from svi_story.cache.store import Store
@@ -67,8 +68,10 @@ class Stage:
 
 @dataclass(frozen=True)
 class Studio:
-    """What rendering works with: a stage with an engine, the store, and who is told."""
+    """What rendering works with."""
 
     stage: Stage
     store: Store
+    encoder: Executor
+    """Encodes pieces, one at a time, beside everything else."""
     report: Reporter

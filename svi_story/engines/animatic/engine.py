@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Self
 
 from svi_story.engines.anchor import open_anchor
 from svi_story.engines.animatic.camera import Pose, first_pose, next_pose, path, view
+from svi_story.engines.base import Phase
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
@@ -78,6 +79,21 @@ class Animatic:
 
     def prepare(self, segments: Sequence[Segment]) -> None:
         """Nothing serves several segments."""
+
+    @property
+    def one_at_a_time(self) -> bool:
+        """There is no model."""
+        return False
+
+    def phases(self, segment: Segment) -> Sequence[Phase]:
+        """The camera's move, in one."""
+        del segment
+        return (Phase("camera", place=0, until=1, passes=1),)
+
+    def advance(
+        self, segment: Segment, carry: Carry | None, checkpoint: Checkpoint, on_step: OnStep, phase: Phase
+    ) -> None:
+        """Nothing comes before the last phase."""
 
     def sample(
         self, segment: Segment, carry: Carry | None, checkpoint: Checkpoint, on_step: OnStep

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import time
 from dataclasses import dataclass
 from functools import partial
 from importlib.metadata import version
-from typing import TYPE_CHECKING, Self
+from typing import TYPE_CHECKING, Self, TypeVar
 
 import numpy as np
 
@@ -23,6 +24,7 @@ from svi_story.engines.svi.memory import ITEM, Room
 from svi_story.engines.svi.sampler import Inputs, denoise, guided
 from svi_story.engines.svi.together import all_of
 from svi_story.errors import InputError, RenderError
+from svi_story.events import ModelLoaded
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -32,7 +34,7 @@ if TYPE_CHECKING:
     from diffusers import AutoencoderKLWan
     from torch import Tensor
 
-    from svi_story.engines.base import Carry, Checkpoint, Frame, Latents, OnStep
+    from svi_story.engines.base import Carry, Checkpoint, Frame, Latents, OnStep, Phase
     from svi_story.engines.svi.embeddings import Keep
     from svi_story.engines.svi.experts import Uses
     from svi_story.engines.svi.layout import Layout
@@ -42,6 +44,8 @@ if TYPE_CHECKING:
 
     AnchorPixels = Callable[[Anchor], Frame]
     """An anchor's picture as the model sees it: [height, width, 3], uint8, after fit."""
+
+T = TypeVar("T")
 
 DTYPES = ("bfloat16", "float32")
 
@@ -121,7 +125,7 @@ class Svi:
         device = torch.device(_device(self._options.device))
         place = Place(device, torch.float32 if self._options.dtype == "float32" else torch.bfloat16)
         kernel = choose_kernel(device, place.dtype, self._options.attention)
-        experts = Experts(layout, place, kernel)
+        experts = Experts(layout, place, kernel, report=self._report)
         check_kernel(kernel, device, place.dtype, experts.setting("high", "attention_head_dim"))
         embeddings = Embeddings(layout, place, self._keep_embedding)
         room = self._options.room
@@ -165,6 +169,27 @@ class Svi:
         checks += [partial(self._check_loras, *some) for some in sets]
         all_of(checks)
 
+    @property
+    def one_at_a_time(self) -> bool:
+        """Whether the experts and the VAE take turns on the device."""
+        choice = self._running().ladder.choice
+        return choice is not None and choice.rung != "resident"
+
+    def phases(self, segment: Segment) -> Sequence[Phase]:
+        """The VAE encodes what the experts look at; then each expert takes its steps."""
+        extras = extras_of(segment, self._options.root)
+        outfits = {
+            e: f"{segment.sampler.variant} {[(x.path, x.strength(e)) for x in extras]}" for e in EXPERTS
+        }
+        high = sum(step.expert == "high" for step in schedule.make_steps(segment.sampler))
+        return schedule.phases_of(segment.sampler, high, outfits)
+
+    def advance(
+        self, segment: Segment, carry: Carry | None, checkpoint: Checkpoint, on_step: OnStep, phase: Phase
+    ) -> None:
+        """Sample to the end of a phase and keep the state; errors as in `sample`."""
+        self._with_room(segment, partial(self._sample, segment, carry, checkpoint, on_step, phase.until))
+
     def sample(
         self, segment: Segment, carry: Carry | None, checkpoint: Checkpoint, on_step: OnStep
     ) -> Latents:
@@ -172,13 +197,8 @@ class Svi:
 
         float32, normalised. Raises RenderError for wrong weights or LoRAs, and numbers that are not finite.
         """
-        attempt = partial(self._sample, segment, carry, checkpoint, on_step)
-        try:
-            self._settle([segment])
-            while (latents := unless_full(attempt)) is None:
-                self._running().ladder.step_down(f"while sampling clip {segment.clip}")
-        except InputError as error:
-            raise RenderError(*error.problems) from error
+        steps = segment.sampler.steps
+        latents = self._with_room(segment, partial(self._sample, segment, carry, checkpoint, on_step, steps))
         if not np.isfinite(latents).all():
             raise RenderError(
                 f"clip {segment.clip}: the latents hold NaN or infinite numbers; check the weights and the "
@@ -205,40 +225,66 @@ class Svi:
         assert len(frames_FHWC) == segment.frames
         yield from frames_FHWC
 
+    def _with_room(self, segment: Segment, attempt: Callable[[], T]) -> T:
+        """What an attempt makes, on a lower memory rung when memory runs out."""
+        try:
+            self._settle([segment])
+            while (made := unless_full(attempt)) is None:
+                self._running().ladder.step_down(f"while sampling clip {segment.clip}")
+        except InputError as error:
+            raise RenderError(*error.problems) from error
+        return made
+
     def _sample(
-        self, segment: Segment, carry: Carry | None, checkpoint: Checkpoint, on_step: OnStep
+        self, segment: Segment, carry: Carry | None, checkpoint: Checkpoint, on_step: OnStep, until: int
     ) -> np.ndarray[tuple[int, ...], np.dtype[np.float32]]:
+        """The latents after `until` steps; what comes before the last one is kept in the checkpoint."""
         import torch
 
         experts = self._running().experts
         experts.equip(self._uses(segment.sampler.variant, extras_of(segment, self._options.root)))
         steps = schedule.make_steps(segment.sampler)
-
-        def after_step(done: int, x_BCTHW: Tensor) -> None:
-            if done % self._options.checkpoint_every == 0 and done < len(steps):
-                checkpoint.save({"x": _to_numpy(x_BCTHW), "step": np.array([done])})
-            on_step(done, len(steps))
-
         with torch.no_grad():
-            inputs = self._inputs(segment, carry, steps)
-            x_BCTHW, start = self._start(segment, checkpoint.load())
-            return _to_numpy(denoise(x_BCTHW, steps, guided(inputs, experts.use), after_step, start))
+            state = checkpoint.load()
+            inputs = self._inputs(segment, carry, steps, state)
+            x_BCTHW, start = self._start(segment, state)
 
-    def _inputs(self, segment: Segment, carry: Carry | None, steps: Sequence[schedule.Step]) -> Inputs:
+            def keep(done: int, x_BCTHW: Tensor) -> None:
+                y_BCTHW = _to_numpy(inputs.y_BCTHW)
+                checkpoint.save({"x": _to_numpy(x_BCTHW), "y": y_BCTHW, "step": np.array([done])})
+
+            def after_step(done: int, x_BCTHW: Tensor) -> None:
+                due = done % self._options.checkpoint_every == 0 or done == until
+                if due and done < len(steps):
+                    keep(done, x_BCTHW)
+                on_step(done, len(steps))
+
+            if state is None and until == 0:
+                keep(0, x_BCTHW)
+            last = max(until, start)
+            return _to_numpy(denoise(x_BCTHW, steps[:last], guided(inputs, experts.use), after_step, start))
+
+    def _inputs(
+        self, segment: Segment, carry: Carry | None, steps: Sequence[schedule.Step], state: Latents | None
+    ) -> Inputs:
         """All that stays the same through the steps, on the device and in the model's dtype."""
         import torch
 
         loaded = self._running()
         device, dtype = loaded.place.device, loaded.place.dtype
         positive_BLD, negative_BLD = (loaded.embeddings.context(prompt) for prompt in _prompts(segment))
+        y_BCTHW = self._condition(segment, carry) if state is None else torch.tensor(state["y"])
+        timestep_S = torch.tensor([step.timestep for step in steps]).to(dtype)
+        return Inputs(y_BCTHW.to(device, dtype), positive_BLD, negative_BLD, timestep_S.to(device))
+
+    def _condition(self, segment: Segment, carry: Carry | None) -> Tensor:
+        """y_BCTHW: what the experts see besides the noise, float32."""
         picture = self._anchor_pixels(segment.anchor)
 
         def encode(video_BCFHW: Tensor) -> Tensor:
             return self._through_vae(segment.size, lambda model: vae.encode(model, video_BCFHW))
 
-        y_BCTHW = conditioning.condition(segment, carry, picture, encode)
-        timestep_S = torch.tensor([step.timestep for step in steps]).to(dtype)
-        return Inputs(y_BCTHW.to(device, dtype), positive_BLD, negative_BLD, timestep_S.to(device))
+        return conditioning.condition(segment, carry, picture, encode)
 
     def _start(self, segment: Segment, state: Latents | None) -> tuple[Tensor, int]:
         """x_BCTHW and the step to go on with: from a checkpoint, else noise and 0."""
@@ -295,7 +341,10 @@ class Svi:
 
         loaded = self._running()
         if loaded.vae is None:
+            start = time.monotonic()
             loaded.vae = load_vae(loaded.layout.vae, Place(loaded.place.device, torch.float32))
+            size = sum(parameter.nbytes for parameter in loaded.vae.parameters())
+            self._report(ModelLoaded("vae", size, round(time.monotonic() - start, 3)))
         return loaded.vae
 
     def _running(self) -> _Loaded:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import time
+from contextlib import contextmanager
 from functools import partial
 from typing import TYPE_CHECKING
 
@@ -12,9 +14,10 @@ from svi_story.engines.svi.lora import merge, recipes
 from svi_story.engines.svi.memory import RESIDENT
 from svi_story.engines.svi.streaming import pin, stream_blocks
 from svi_story.engines.svi.together import all_of
+from svi_story.events import ModelLoaded, ModelMoved
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Iterator, Mapping, Sequence
 
     from diffusers import WanTransformer3DModel
     from torch import Tensor
@@ -24,6 +27,7 @@ if TYPE_CHECKING:
     from svi_story.engines.svi.lora import Recipe, Use
     from svi_story.engines.svi.memory import Choice
     from svi_story.engines.svi.tensors import Entry
+    from svi_story.events import Reporter
 
     Uses = Mapping[Expert, Sequence[Use]]
     """The LoRAs of each expert, in the order they are added."""
@@ -36,11 +40,19 @@ class Experts:
     it does not matter what was merged before, where it was kept, nor whether it was loaded again.
     """
 
-    def __init__(self, layout: Layout, place: Place, kernel: str, choice: Choice = RESIDENT) -> None:
+    def __init__(
+        self,
+        layout: Layout,
+        place: Place,
+        kernel: str,
+        choice: Choice = RESIDENT,
+        report: Reporter = lambda _: None,
+    ) -> None:
         self._layout = layout
         self._place = place
         self._kernel = kernel
         self._choice = choice
+        self._report = report
         self._blueprints: dict[Expert, Blueprint] = {}
         self._wanted: dict[Expert, dict[str, Recipe]] = {"high": {}, "low": {}}
         self._merged: dict[Expert, dict[str, Recipe]] = {}
@@ -88,14 +100,24 @@ class Experts:
         if self._ready != expert:
             self._make_way(expert)
         if expert not in self._models:
-            self._load(expert)
-        elif self._merged[expert] is not self._wanted[expert]:
-            self._merge_again(expert)
-        if self._ready != expert:
-            if self._choice.rung == "offload":
-                self._models[expert].to(self._place.device)
-            self._ready = expert
+            with self._timed(ModelLoaded, expert):
+                self._load(expert)
+        else:
+            if self._merged[expert] is not self._wanted[expert]:
+                self._merge_again(expert)
+            if self._ready != expert and self._choice.rung == "offload":
+                with self._timed(ModelMoved, expert):
+                    self._models[expert].to(self._place.device)
+        self._ready = expert
         return self._models[expert]
+
+    @contextmanager
+    def _timed(self, kind: type[ModelLoaded | ModelMoved], expert: Expert) -> Iterator[None]:
+        """Tell what was done with an expert, and how long it took."""
+        start = time.monotonic()
+        yield
+        size = sum(parameter.nbytes for parameter in self._models[expert].parameters())
+        self._report(kind(expert, size, round(time.monotonic() - start, 3)))
 
     def leave_device(self) -> None:
         """Leave the device to the VAE, where the rung does not keep all on it."""

@@ -9,7 +9,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from svi_story.engines.base import Phase
+
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     import torch
     from torch import Tensor
 
@@ -53,6 +57,33 @@ def make_steps(sampler: Sampler) -> tuple[Step, ...]:
         _step(sampler, index, timestep, delta)
         for index, (timestep, delta) in enumerate(zip(timestep_S.tolist(), delta_S.tolist(), strict=True))
     )
+
+
+def phases_of(sampler: Sampler, high: int, outfits: Mapping[Expert, str]) -> tuple[Phase, ...]:
+    """The VAE's encoding, then each expert's run of steps, of which `high` are the high-noise expert's."""
+    low = sampler.steps - high
+    runs = (
+        Phase("vae", 0, 0, 0),
+        Phase("high", 1, high, high * _passes(sampler.guidance.high), outfits["high"]),
+        Phase("low", 2, sampler.steps, low * _passes(sampler.guidance.low), outfits["low"]),
+    )
+    return tuple(phase for phase in runs if phase.passes or phase.model == "vae")
+
+
+def reckon_high(sampler: Sampler) -> int:
+    """How many steps are the high-noise expert's, without torch.
+
+    Where a timestep meets the boundary exactly, torch's last bit may decide for one step more or less.
+    """
+    import numpy as np
+
+    s_S = np.linspace(1, 0, sampler.steps + 1, dtype=np.float32)[:-1]
+    sigma_S = np.float32(sampler.shift) * s_S / (1 + np.float32(sampler.shift - 1) * s_S)
+    return int((sigma_S * np.float32(TIMESTEPS) >= np.float32(sampler.boundary * TIMESTEPS)).sum())
+
+
+def _passes(guidance: float) -> int:
+    return 1 if guidance == 1 else 2
 
 
 def _step(sampler: Sampler, index: int, timestep: float, delta: float) -> Step:
