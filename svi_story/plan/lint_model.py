@@ -80,11 +80,13 @@ def _large_picture(_board: BoardFile, plan: FilmPlan) -> Iterator[Found]:
 def _frame_rate(_board: BoardFile, plan: FilmPlan) -> Iterator[Found]:
     fps = plan.fps
     if not FRAME_RATES[0] <= fps <= FRAME_RATES[1]:
-        speed = "fast" if fps > FRAME_RATES[1] else "slow"
+        fast = fps > FRAME_RATES[1]
         what = (
-            f"the model makes motion for 15 or 16 frames a second; at {fps} everything moves too {speed}: "
-            f"use 15, and `cut: {{fps: ...}}` for a film at another rate"
+            f"the model makes motion for 15 or 16 frames a second, and at {fps} everything moves too "
+            f"{'fast' if fast else 'slow'}; use 15"
         )
+        if fast:
+            what += f", with `cut: {{fps: {fps}}}` for a film at that rate"
         yield ("fps",), what
 
 
