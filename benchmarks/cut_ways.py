@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 from svi_story.cache.frames import Frames
 from svi_story.cut.encode import encode_piece
 from svi_story.cut.encoding import Encoding
+from svi_story.cut.extras import Extras
 from svi_story.cut.join import join
 from svi_story.cut.timeline import Piece, Span
 from svi_story.cut.tools import import_moviepy
@@ -32,7 +33,7 @@ def pieces(clips: Sequence[Path], film: Path, crf: int) -> None:
     for number, clip in enumerate(clips, start=1):
         made.append(_piece(film, number))
         encoding = _encode(clip, made[-1], crf)
-        join(made, encoding, film if number == len(clips) else film.with_name("preview.mp4"), {})
+        join(made, encoding, film if number == len(clips) else film.with_name("preview.mp4"), Extras())
 
 
 def again(clips: Sequence[Path], film: Path, crf: int) -> None:
@@ -40,7 +41,7 @@ def again(clips: Sequence[Path], film: Path, crf: int) -> None:
     made = [_piece(film.with_name("pieces.mp4"), number) for number in range(1, len(clips) + 1)]
     middle = len(clips) // 2
     made[middle] = film.with_name("changed.mp4")
-    join(made, _encode(clips[middle], made[middle], crf, CAPTION), film, {})
+    join(made, _encode(clips[middle], made[middle], crf, CAPTION), film, Extras())
 
 
 def _piece(film: Path, number: int) -> Path:

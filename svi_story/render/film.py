@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from svi_story import __version__
 from svi_story.cache.files import disk, make_folder
 from svi_story.cut.encoding import piece_inputs
+from svi_story.cut.extras import Extras
 from svi_story.cut.tools import check_encoder
 from svi_story.events import BoardStarted, ClipDone, FilmDone, Warned
 from svi_story.plan.keys import key_of
@@ -56,7 +57,7 @@ def render_film(job: Job, forced: Sequence[Task], studio: Studio) -> None:
 def _finish(reel: Reel) -> None:
     """Put the complete film in place, then its record; the preview has served."""
     job = reel.job
-    frames = reel.join(job.place.film, metadata_of(job))
+    frames = reel.join(job.place.film, Extras(metadata_of(job)))
     assert frames == job.plan.frames, "the edit list holds every frame of the plan"
     write_record(job, recipe_of(job))
     _keep(job, [key for key, _ in reel.pieces], reel.studio)

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from svi_story.cut.encode import encode_piece
 from svi_story.cut.encoding import piece_inputs
+from svi_story.cut.extras import Extras
 from svi_story.cut.frames import Still
 from svi_story.cut.join import join
 from svi_story.cut.words import card
@@ -19,7 +20,6 @@ from svi_story.render.edit import cards_of, encoding_of, pieces_of
 from svi_story.render.segment import ensure
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
     from pathlib import Path
 
     from svi_story.cache.entry import Entry
@@ -74,15 +74,15 @@ class Reel:
         if not self.pieces:
             return
         try:
-            frames = self.join(preview, {})
+            frames = self.join(preview, Extras())
         except RenderError as error:
             self.studio.report(Warned(f"{board}: nothing to watch yet: {error}"))
         else:
             self.studio.report(PreviewDone(board, preview, frames))
 
-    def join(self, target: Path, metadata: Mapping[str, str]) -> int:
+    def join(self, target: Path, extras: Extras) -> int:
         """Put what exists so far together; returns its frames."""
-        return join([file for _, file in self.pieces], self.encoding, target, metadata)
+        return join([file for _, file in self.pieces], self.encoding, target, extras)
 
     def _encode(self, piece: Piece) -> None:
         """Add the piece's file, encoded once for the same frames: it is addressed by their content."""
