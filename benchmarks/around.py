@@ -124,7 +124,9 @@ def _cut(watch: Watch, store: Store, entry: Entry, folder: Path) -> None:
     made = watch.step("encode and publish a piece", lambda: store.make_piece(key_of(inputs), build, inputs))
     for count in JOINS:
         film = folder / f"film-{count}.mp4"
-        watch.step(f"join {count}", partial(join, [made] * count, encoding, film, Extras({"title": "around"})))
+        watch.step(
+            f"join {count}", partial(join, [made] * count, encoding, film, Extras({"title": "around"}))
+        )
 
 
 def a_segment(took: Mapping[str, Took]) -> Took:

@@ -8,7 +8,7 @@ from fractions import Fraction
 from typing import TYPE_CHECKING, Any
 
 from svi_story.cut.boxes import add_xmp, hide_captions
-from svi_story.cut.pieces import UNDECODED, PieceError, Pictures, opened
+from svi_story.cut.pieces import UNDECODED, Pictures, PieceError, opened
 from svi_story.cut.tracks import captions, sound
 from svi_story.cut.whole import refusals, sweep, unwritable, whole_file
 
@@ -113,7 +113,7 @@ def _by_start(packets: Iterable[Packet[Any]]) -> Timed:
 
 
 def _by_end(packets: Iterable[Packet[Any]]) -> Timed:
-    """Packets that come when the pictures are past them: then it is known whether the film goes on so long."""
+    """Packets that come when the pictures are past them: then it is known that the film lasts so long."""
     return ((_start(packet) + (packet.duration or 0) * packet.time_base, packet) for packet in packets)
 
 

@@ -11,6 +11,7 @@ from svi_story.cut.extras import in_turn
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
+
     from svi_story.cut.extras import Cue
 
 _MARKUP = re.compile(r"<[^<>]*>|\{[^{}]*\}|-->|<(?=[A-Za-z/!?])|[{}]")

@@ -17,7 +17,6 @@ if TYPE_CHECKING:
     from av import Packet
     from av.audio.stream import AudioStream
     from av.container import InputContainer, OutputContainer
-    from av.stream import Stream
     from av.subtitles.stream import SubtitleStream
 
     from svi_story.cut.encoding import Encoding
@@ -100,7 +99,7 @@ def _plain(text: str) -> bytes:
 def _text(raw: bytes, start: int, stop: int, stream: SubtitleStream, fps: Fraction) -> Packet[SubtitleStream]:
     from av import Packet
 
-    packet: Packet[Stream] = Packet(struct.pack(">H", len(raw)) + raw)
+    packet: Packet[SubtitleStream] = Packet(struct.pack(">H", len(raw)) + raw)
     packet.stream, packet.time_base = stream, 1 / fps
     packet.pts = packet.dts = start
     packet.duration = stop - start

@@ -225,6 +225,8 @@ class FilmPlan:
     engine: str
     digest: str
     """sha256 of the board file's bytes."""
+    source: str
+    """The board file's text."""
     shots: tuple[Shot, ...]
     cut: Cut
     lints: tuple[Lint, ...] = ()

@@ -93,6 +93,7 @@ def plan_film(board: BoardFile, fingerprints: Fingerprints, engine: str | None =
         fps=story.fps,
         engine=engine or story.engine.name,
         digest=board.digest,
+        source=board.text,
         shots=tuple(shots),
         cut=cut,
     )

@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-import json
 from typing import TYPE_CHECKING
 
-from svi_story import __version__
 from svi_story.cache.files import disk, make_folder
 from svi_story.cut.encoding import piece_inputs
-from svi_story.cut.extras import Extras
 from svi_story.cut.tools import check_encoder
 from svi_story.events import BoardStarted, ClipDone, FilmDone, Warned
 from svi_story.plan.keys import key_of
 from svi_story.render.edit import encoding_of, pieces_of, words_of
 from svi_story.render.mix import mixed
+from svi_story.render.provenance import extras_of, ranges_of
 from svi_story.render.record import is_up_to_date, write_record
 from svi_story.render.reel import Reel, drop_preview
 from svi_story.render.segment import ensure
@@ -57,9 +55,9 @@ def render_film(job: Job, forced: Sequence[Task], studio: Studio) -> None:
 def _finish(reel: Reel) -> None:
     """Put the complete film in place, then its record; the preview has served."""
     job = reel.job
-    frames = reel.join(job.place.film, Extras(metadata_of(job)))
+    frames = reel.join(job.place.film, extras_of(job, ranges_of(pieces_of(job))))
     assert frames == job.plan.frames, "the edit list holds every frame of the plan"
-    write_record(job, recipe_of(job))
+    write_record(job, recipe_of(job), reel.entries)
     _keep(job, [key for key, _ in reel.pieces], reel.studio)
     drop_preview(job.place.film)
 
@@ -110,22 +108,12 @@ def _keep(job: Job, pieces: Sequence[str] | None, studio: Studio) -> None:
     studio.store.remember_film(job.place.film, job.place.board, keys, pieces)
 
 
-def metadata_of(job: Job) -> dict[str, str]:
-    """What the film's file tells about itself."""
-    about = {
-        "tool": f"svi-story {__version__}",
-        "storyboard": job.place.board.name,
-        "storyboard_sha256": job.plan.digest,
-        "engine": job.plan.engine,
-    }
-    return {"title": job.plan.title, "comment": json.dumps(about, ensure_ascii=False)}
-
-
 def recipe_of(job: Job) -> str:
     """One hash of everything that decides the film's bytes."""
     encoding = encoding_of(job)
-    pieces: list[Json] = [dict(piece_inputs(piece, encoding)) for piece in pieces_of(job)]
-    return key_of({"pieces": pieces, "metadata": {**metadata_of(job)}})
+    pieces = pieces_of(job)
+    inputs: list[Json] = [dict(piece_inputs(piece, encoding)) for piece in pieces]
+    return key_of({"pieces": inputs, "extras": extras_of(job, ranges_of(pieces)).identity()})
 
 
 def _report_film(job: Job, studio: Studio, *, made: bool) -> None:
