@@ -15,7 +15,7 @@ from svi_story.plan.why import what_changed
 if TYPE_CHECKING:
     from svi_story.plan.keys import Json
 
-CUT: dict[str, Json] = {
+CUT: dict[str, Any] = {
     "fps": "16",
     "crf": 18,
     "captions": "burn",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from itertools import zip_longest
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -66,6 +67,6 @@ def in_turn(cues: Iterable[Cue]) -> list[Cue]:
     ordered = sorted((cue for cue in cues if cue.text.strip()), key=lambda cue: (cue.start, cue.stop))
     return [
         Cue(cue.text, cue.start, min(cue.stop, after.start) if after else cue.stop)
-        for cue, after in zip(ordered, [*ordered[1:], None], strict=True)
+        for cue, after in zip_longest(ordered, ordered[1:])
         if after is None or cue.start < after.start
     ]

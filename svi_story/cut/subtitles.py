@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import unicodedata
+from dataclasses import replace
 from fractions import Fraction
 from typing import TYPE_CHECKING
 
@@ -28,23 +29,23 @@ def srt(cues: Iterable[Cue], fps: Fraction) -> str:
     what they would take for one is written with the full-width twins of `<`, `>`, `{` and `}`. Cues that
     would overlap end where the next begins.
     """
+    shown = in_turn(replace(cue, text=harmless(cue.text)) for cue in cues)
     blocks = (
-        f"{number}\n{_clock(cue.start, fps)} --> {_clock(cue.stop, fps)}\n{harmless(cue.text)}\n"
-        for number, cue in enumerate(in_turn(cues), 1)
+        f"{number}\n{_clock(cue.start, fps)} --> {_clock(cue.stop, fps)}\n{cue.text}\n"
+        for number, cue in enumerate(shown, 1)
     )
     return "\n".join(blocks)
 
 
 def harmless(text: str) -> str:
     """Text that every player shows as it is: no blank lines, no control characters, no markup."""
-    lines = (_visible(line) for line in text.splitlines())
-    return _MARKUP.sub(
-        lambda found: found.group().translate(_WIDE), "\n".join(line for line in lines if line)
-    )
+    lines = filter(None, map(_visible, text.splitlines()))
+    return _MARKUP.sub(lambda found: found.group().translate(_WIDE), "\n".join(lines))
 
 
 def _visible(line: str) -> str:
-    return "".join(mark for mark in line if unicodedata.category(mark) != "Cc" or mark == "\t").strip()
+    """A line without control characters and halves of characters, which no file can hold."""
+    return "".join(mark for mark in line if unicodedata.category(mark) not in ("Cc", "Cs")).strip()
 
 
 def _clock(frame: int, fps: Fraction) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 import struct
 from fractions import Fraction
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from svi_story.cut.extras import in_turn
 from svi_story.cut.pieces import PieceError
@@ -44,7 +44,7 @@ Format: Layer, Start, End, Style, Name, MarginL, MarginR, MarginV, Effect, Text
 """How the captions look, in the words that libav turns into the head of a text track."""
 
 
-def sound(path: Path, source: InputContainer, film: OutputContainer) -> Iterator[Packet[AudioStream]]:
+def sound(path: Path, source: InputContainer, film: OutputContainer) -> Iterator[Packet[Any]]:
     """The packets of a sound file, on its own clock: those that only prime the decoder come before 0.
 
     Raises PieceError where it holds no sound, or is damaged.
@@ -54,7 +54,7 @@ def sound(path: Path, source: InputContainer, film: OutputContainer) -> Iterator
     return _samples(path, source, film.add_stream_from_template(source.streams.audio[0]))
 
 
-def _samples(path: Path, source: InputContainer, stream: AudioStream) -> Iterator[Packet[AudioStream]]:
+def _samples(path: Path, source: InputContainer, stream: AudioStream) -> Iterator[Packet[Any]]:
     import av
 
     try:
@@ -68,9 +68,7 @@ def _samples(path: Path, source: InputContainer, stream: AudioStream) -> Iterato
         raise PieceError(path, f"cannot be read ({error.strerror})") from error
 
 
-def captions(
-    cues: Iterable[Cue], encoding: Encoding, film: OutputContainer
-) -> Iterator[Packet[SubtitleStream]]:
+def captions(cues: Iterable[Cue], encoding: Encoding, film: OutputContainer) -> Iterator[Packet[Any]]:
     """A track of plain text: a packet for every cue, an empty one for every gap before one."""
     stream = film.add_stream("mov_text")
     height = encoding.height
@@ -80,7 +78,7 @@ def captions(
     return _texts(in_turn(cues), encoding.fps, stream)
 
 
-def _texts(cues: Sequence[Cue], fps: Fraction, stream: SubtitleStream) -> Iterator[Packet[SubtitleStream]]:
+def _texts(cues: Sequence[Cue], fps: Fraction, stream: SubtitleStream) -> Iterator[Packet[Any]]:
     end = 0
     for cue in cues:
         if end < cue.start:
@@ -96,10 +94,10 @@ def _plain(text: str) -> bytes:
     return raw.decode("utf-8", "ignore").encode()
 
 
-def _text(raw: bytes, start: int, stop: int, stream: SubtitleStream, fps: Fraction) -> Packet[SubtitleStream]:
+def _text(raw: bytes, start: int, stop: int, stream: SubtitleStream, fps: Fraction) -> Packet[Any]:
     from av import Packet
 
-    packet: Packet[SubtitleStream] = Packet(struct.pack(">H", len(raw)) + raw)
+    packet: Packet[Any] = Packet(struct.pack(">H", len(raw)) + raw)
     packet.stream, packet.time_base = stream, 1 / fps
     packet.pts = packet.dts = start
     packet.duration = stop - start
