@@ -105,6 +105,16 @@ def test_sound_at_any_rate(tmp_path: Path, film: Path, fps: Fraction) -> None:
         assert container.duration == pytest.approx(float(NINE.frames / fps) * av.time_base, abs=2)
 
 
+def test_sound_packets_longer_than_frames(tmp_path: Path, film: Path) -> None:
+    """The last packet of sound lasts 936 samples; the film is not over when it begins."""
+    fps = Fraction(240)
+    made = encode_all([NINE], encoding(fps), tmp_path) * 21
+    length = 21 * NINE.frames * 200
+    join(made, encoding(fps), film, Extras(audio=clicks(tmp_path / "sound.m4a", length, length - 5)))
+    assert len(heard(film)) == length
+    assert loudest(heard(film)) == loudest(heard_by_libav(film)) == length - 5
+
+
 def test_sound_that_is_not_a_sound_is_refused(pieces: list[Path], tmp_path: Path, film: Path) -> None:
     short, rubbish = clicks(tmp_path / "short.m4a", LENGTH // 2, 10), tmp_path / "rubbish.m4a"
     rubbish.write_bytes(b"rubbish" * 99)
@@ -193,6 +203,18 @@ def test_cues_come_in_turn() -> None:
 # --- chapters ---
 
 
+def short_list(film: Path) -> list[bytes]:
+    """The titles in the list of chapters that counts in bytes."""
+    content = film.read_bytes()
+    at = content.index(b"chpl") + 4 + 9  # version, flags, a reserved word, the count
+    titles: list[bytes] = []
+    for _ in range(content[at - 1]):
+        size = content[at + 8]
+        titles.append(content[at + 9 : at + 9 + size])
+        at += 9 + size
+    return titles
+
+
 @pytest.mark.parametrize("fps", [Fraction(15), FPS, Fraction(1_000_000, 999_999)])
 def test_chapters_are_exact(tmp_path: Path, film: Path, fps: Fraction) -> None:
     made = encode_all([NINE], encoding(fps), tmp_path)
@@ -213,6 +235,9 @@ def test_many_chapters_with_long_titles(tmp_path: Path, film: Path) -> None:
     with av.open(str(film)) as container:
         titles = [chapter["metadata"]["title"] for chapter in container.chapters()]
     assert len(titles) == 360
+    assert len(short_list(film)) == 255
+    for title in short_list(film):
+        title.decode("utf-8")
     assert all(title == f"{number} " + "猫" * title.count("猫") for number, title in enumerate(titles))
 
 
