@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from svi_story.cut.encoding import Encoding
     from svi_story.cut.extras import Chapter, Extras
 
-    Timed = Iterator[tuple[Fraction, Packet[Any]]]
+    Timed = Iterator[tuple[float, Packet[Any]]]
     """Packets, each with the second it is due."""
 
 LONGEST_TITLE = 255
@@ -109,17 +109,18 @@ def _copy_all(pieces: Sequence[Path], encoding: Encoding, film: OutputContainer,
 
 
 def _by_start(packets: Iterable[Packet[Any]]) -> Timed:
-    return ((_start(packet), packet) for packet in packets)
+    return ((_seconds(packet, packet.dts or 0), packet) for packet in packets)
 
 
 def _by_end(packets: Iterable[Packet[Any]]) -> Timed:
     """Packets that come when the pictures are past them: then it is known that the film lasts so long."""
-    return ((_start(packet) + (packet.duration or 0) * packet.time_base, packet) for packet in packets)
+    return ((_seconds(packet, (packet.dts or 0) + (packet.duration or 0)), packet) for packet in packets)
 
 
-def _start(packet: Packet[Any]) -> Fraction:
-    """When it is to be decoded, in seconds."""
-    return (packet.dts or 0) * packet.time_base
+def _seconds(packet: Packet[Any], ticks: int) -> float:
+    """Good enough to put packets in order, and many times faster than fractions."""
+    base = packet.time_base
+    return ticks * base.numerator / base.denominator
 
 
 def _fit(packet: Packet[Any], end: Fraction) -> Fraction:
