@@ -7,14 +7,17 @@ import subprocess
 import sys
 from fractions import Fraction
 from pathlib import Path
+from typing import Literal
 
 import av
 import numpy as np
 import pytest
-from cut_frames import NINE, assert_shows, encode_all, encoding, faded_pieces
+from av.stream import Disposition
+from cut_frames import HEIGHT, NINE, WIDTH, assert_shows, encode_all, encoding, faded_pieces
 from cut_tracks import RATE, clicks, heard, heard_by_libav, loudest, texts, top_boxes, xmp_of
 
 from svi_story.cut.boxes import boxes
+from svi_story.cut.encoding import Encoding
 from svi_story.cut.extras import Chapter, Cue, Extras, in_turn
 from svi_story.cut.join import count_frames, join
 from svi_story.cut.pieces import PieceError
@@ -166,20 +169,29 @@ def test_other_readers_show_the_captions(pieces: list[Path], film: Path) -> None
     assert "00:00.600 --> 00:01.000\nمرحبا بالعالم" in told
 
 
-def test_captions_at_a_rate_that_no_millisecond_fits(tmp_path: Path, film: Path) -> None:
-    made = encode_all([NINE], encoding(FPS), tmp_path)
-    join(made, encoding(FPS), film, Extras(captions=(Cue("x", 1, 8),)))
-    assert texts(film)[-1] == (1 / FPS, 8 / FPS, "x")
+@pytest.mark.parametrize("fps", [FPS, Fraction(15), Fraction(240), Fraction(999983, 41666)])
+@pytest.mark.parametrize("name", ["h264", "av1"])
+def test_captions_beside_sound_at_any_rate(
+    tmp_path: Path, film: Path, fps: Fraction, name: Literal["h264", "av1"]
+) -> None:
+    """To the frame, with not one sample more than needed, whatever the other tracks' clocks are."""
+    how = Encoding(WIDTH, HEIGHT, fps, 30, name, "ultrafast" if name == "h264" else "13")
+    made = encode_all([NINE], how, tmp_path)
+    audio = clicks(tmp_path / "sound.m4a", int(NINE.frames * RATE / fps), 9)
+    cues = Cue("one", 1, 3), Cue("two", 3, 5), Cue("three", 7, 9)
+    join(made, how, film, Extras(captions=cues, audio=audio))
+    at = [(0, 1, ""), (1, 3, "one"), (3, 5, "two"), (5, 7, ""), (7, 9, "three")]
+    assert texts(film) == [(start / fps, stop / fps, text) for start, stop, text in at]
 
 
-@pytest.mark.parametrize(("shown", "disposition"), [(True, 1), (False, 0)])
+@pytest.mark.parametrize("shown", [True, False])
 def test_captions_that_are_in_the_picture_wait_to_be_asked_for(
-    pieces: list[Path], film: Path, shown: bool, disposition: int
+    pieces: list[Path], film: Path, shown: bool
 ) -> None:
     join(pieces, encoding(), film, Extras(captions=CUES, chapters=CHAPTERS, captions_on=shown))
     with av.open(str(film)) as container:
-        assert int(container.streams.subtitles[0].disposition) == disposition
-        assert int(container.streams.video[0].disposition) == 1
+        assert (Disposition.default in container.streams.subtitles[0].disposition) is shown
+        assert Disposition.default in container.streams.video[0].disposition
         assert len(container.chapters()) == 2
     assert count_frames(film) == FRAMES
 

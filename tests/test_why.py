@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 
 CUT: dict[str, Any] = {
     "fps": "16",
+    "codec": "h264",
     "crf": 18,
     "captions": "burn",
     "fade_in": 0,
@@ -196,6 +197,7 @@ def test_what_goes_along_with_a_change_is_not_told() -> None:
         ({"title": "Rain"}, "title changed"),
         ({"cut": {**CUT, "crf": 30}}, "crf changed from 18 to 30"),
         ({"cut": {**CUT, "fps": "24"}}, "fps changed from 16 to 24"),
+        ({"cut": {**CUT, "codec": "av1", "crf": 30}}, "codec changed from h264 to av1"),
         ({"cut": {**CUT, "captions": "both"}}, "captions changed from burn to both"),
         ({"cut": {**CUT, "fade_in": 8}}, "fade from black added"),
         ({"cut": {**CUT, "title_card": {"text": "Rain", "frames": 20}}}, "title card changed"),

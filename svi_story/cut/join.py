@@ -97,7 +97,8 @@ def _copy_all(pieces: Sequence[Path], encoding: Encoding, film: OutputContainer,
             source = files.enter_context(opened(extras.audio))
             tracks.append(_by_end(sound(extras.audio, source, film)))
         if extras.captions:
-            tracks.append(_by_start(captions(extras.captions, encoding, film)))
+            # before pictures that are due at the same time: libav would end the cue before with an empty one
+            tracks.insert(0, _by_start(captions(extras.captions, encoding, film)))
         for _, packet in heapq.merge(*tracks, key=lambda timed: timed[0]):
             if packet.stream.type == "audio":
                 heard = _fit(packet, pictures.frames / encoding.fps)

@@ -25,6 +25,10 @@ if TYPE_CHECKING:
 LONGEST_CUE = 65_535
 """Bytes: what a sample of text can count."""
 
+FASTEST = 48_000
+"""Ticks in a second of the sound's clock. libav ends a caption when another track's packet has a greater
+number, whatever their clocks are."""
+
 _CONTROLS = re.compile(r"[\x00-\x09\x0b-\x1f\x7f-\x9f\u2028\u2029]")
 
 _ASS = """[Script Info]
@@ -74,8 +78,16 @@ def captions(cues: Iterable[Cue], encoding: Encoding, film: OutputContainer) -> 
     height = encoding.height
     header = _ASS.format(width=encoding.width, height=height, size=max(height // 18, 1))
     stream.codec_context.subtitle_header = header.encode()
-    stream.time_base = Fraction(1, encoding.timescale)
+    stream.time_base = Fraction(1, _ticks(encoding))
     return _texts(in_turn(cues), encoding.fps, stream)
+
+
+def _ticks(encoding: Encoding) -> int:
+    """Of the captions' clock in a second: every frame lasts a whole number of them, and none is quicker."""
+    ticks = encoding.timescale
+    while ticks < FASTEST:
+        ticks *= 2
+    return ticks
 
 
 def _texts(cues: Sequence[Cue], fps: Fraction, stream: SubtitleStream) -> Iterator[Packet[Any]]:

@@ -37,6 +37,9 @@ PARTS = {
 }
 """What a film may have or lack."""
 
+OF_CODEC = ("crf", "preset")
+"""Settings that mean something else to another codec."""
+
 FINISH = {"voices": "voice"}
 
 CUT_AGAIN = "; it is cut again, no frame is made"
@@ -159,9 +162,10 @@ def _words(names: Sequence[str]) -> list[str]:
 def _setting_changes(old: MadeFilm, new: MadeFilm, told: set[str]) -> Iterator[str]:
     if old.title != new.title:
         yield "title changed"
+    another_codec = old.cut.get("codec", new.cut.get("codec")) != new.cut.get("codec")
     for name, now in new.cut.items():
         was = old.cut.get(name, now)
-        if _content(was) == _content(now):
+        if _content(was) == _content(now) or (another_codec and name in OF_CODEC):
             continue
         if name in PARTS:
             yield f"{PARTS[name]} {_how(was, now)}"
