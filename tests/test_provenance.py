@@ -12,6 +12,8 @@ from typing import TYPE_CHECKING, Any
 import av
 import pytest
 from cut_tracks import texts, top_boxes, xmp_of
+from svi_support import MODELS
+from test_svi_cli import FLAGS, reference_board
 from test_xmp import properties
 
 from svi_story.cache.entry import Entry
@@ -249,6 +251,26 @@ def test_the_record_tells_who_made_what(write_board: Write, tmp_path: Path) -> N
     assert read is not None
     assert read.made == planned_film(job)
     assert is_up_to_date(job.place.film, "recipe")
+
+
+def test_a_film_of_tiny_weights(write_board: Write, svi_story: Run, tmp_path: Path) -> None:
+    """The engine itself: label, weights' hashes and the machine are where they belong."""
+    board = reference_board(write_board, "2.0", clips=[{"prompt": "The street at night.", "frames": 5}])
+    ended = svi_story("render", board, *FLAGS)
+    assert ended.code == 0, ended.err
+    told = facts(xmp_of(tmp_path / "renders/board.mp4"))
+    assert told[f"{{{IPTC}}}DigitalSourceType"] == TRAINED
+    (files,) = json.loads(told["modelFiles"])
+    hashes = {hashlib.sha256(path.read_bytes()).hexdigest() for path in MODELS.rglob("*") if path.is_file()}
+    assert {digest for model in files["weights"].values() for digest in model} <= hashes
+    assert set(files["svi_loras"].values()) <= hashes
+    record = json.loads((tmp_path / "renders/board.json").read_text("utf-8"))
+    (maker,) = record["makers"]
+    assert set(maker["environment"]) >= {"torch", "diffusers", "transformers", "device", "attention"}
+    (segment,) = record["clips"][0]["segments"]
+    assert segment["seconds"]["sampling"] > 0
+    assert segment["inputs"]["inputs"]["weights"] == files["weights"]
+    assert record["clips"][0]["negative_prompt"]
 
 
 def test_a_second_render_changes_nothing(rendered: tuple[Path, Path, dict[str, Any]], svi_story: Run) -> None:
