@@ -143,8 +143,9 @@ def _stream(path: Path, container: InputContainer) -> AudioStream:
     for stream in container.streams:
         if stream is not chosen:
             stream.discard = Discard.all
-    if chosen.codec_context.name not in _CODECS:
-        raise SoundError(path, f"is encoded as {chosen.codec_context.name}, which is not read; {CURE}")
+    codec: str | None = getattr(chosen.codec_context, "name", None)  # libav does not know every one
+    if codec not in _CODECS:
+        raise SoundError(path, f"is encoded as {codec or 'nothing known'}, which is not read; {CURE}")
     chosen.codec_context.options = {"max_samples": str(_MAX_SAMPLES)}
     return chosen
 
