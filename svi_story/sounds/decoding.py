@@ -17,9 +17,11 @@ if TYPE_CHECKING:
     from av.container import InputContainer
 
 MAX_SECONDS = 4 * 3600
+MAX_VALUES = MAX_SECONDS * 2 * 96_000
+"""Samples of all channels: four hours of stereo at 96 kHz. A few kilobytes of FLAC can be days of silence."""
 MAX_STREAMS = 64
 MAX_CHANNELS = 8
-RATES = (4_000, 768_000)
+RATES = (4_000, 384_000)
 """Samples a second. One sample at 1 Hz would be a second of sound."""
 
 KINDS = "WAV, MP3, FLAC, Ogg, Opus, M4A, AAC, AIFF, MP4, MOV, MKV, WebM"
@@ -65,7 +67,7 @@ class Decoded:
         """All frames, once. The last one may hold more than belongs to the sound: `samples` counts."""
         with _opened(self._path, self._file) as container:
             stream = _stream(self._path, container)
-            self._check_long(_declared(container, stream) or Fraction(0))
+            self._check_long(_declared(container, stream) or Fraction(0), 0)
             kind, last = (0, 0), 0
             for frame in container.decode(stream):
                 kind = kind if self.samples else self._checked_kind(frame)
@@ -73,7 +75,7 @@ class Decoded:
                     raise SoundError(self._path, f"changes its rate or its channels midway; {CURE}")
                 last = frame.samples
                 self.samples += last
-                self._check_long(Fraction(self.samples, self.rate))
+                self._check_long(Fraction(self.samples, self.rate), self.samples * kind[1])
                 yield frame
             self._check_end(container, stream, last)
 
@@ -86,9 +88,13 @@ class Decoded:
             raise SoundError(self._path, f"has {self.rate} samples a second; save it with 48000 of them")
         return self.rate, channels
 
-    def _check_long(self, seconds: Fraction) -> None:
+    def _check_long(self, seconds: Fraction, values: int) -> None:
         if seconds > MAX_SECONDS:
             raise SoundError(self._path, f"is longer than {MAX_SECONDS // 3600} hours; cut it")
+        if values > MAX_VALUES:
+            raise SoundError(
+                self._path, "is too long for its rate and channels; save it in stereo, or cut it"
+            )
 
     def _check_end(self, container: InputContainer, stream: AudioStream, last: int) -> None:
         """Whether all is there that the file announced; what pads an MP4's last frame does not count."""

@@ -70,8 +70,8 @@ class RecordingReader:
         self.close()
 
     def close(self) -> None:
-        """Let go of the file."""
-        self._rest = iter(())
+        """Let go of the file and of the samples."""
+        self._rest, self._block = iter(()), _nothing()
         self._file.close()
 
     def digest(self) -> str:
