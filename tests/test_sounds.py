@@ -210,7 +210,7 @@ def test_a_length_that_was_not_known_yet_is_no_lie(tmp_path: Path) -> None:
         assert count_samples(tmp_path / "sound.wav") == 12_000
 
 
-@pytest.mark.parametrize("kind", [kind for kind in KINDS if kind != "aiff"])
+@pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("part", [0.3, 0.6, 0.95])
 def test_a_file_that_was_cut_off_is_refused(
     shelf: dict[str, Path], tmp_path: Path, kind: str, part: float
@@ -284,6 +284,20 @@ def test_a_small_file_that_lasts_for_ever_is_too_long(
     assert_refused(path, "too long for its rate")
     monkeypatch.setattr(decoding, "MAX_SECONDS", 59)
     assert_refused(path, "is longer than")
+
+
+@pytest.mark.parametrize("tail", [bytes(1000), b"LYRICSBEGIN" + b"la " * 300, b"TAG" + b"x" * 125])
+def test_what_follows_the_sound_of_an_mp3_is_nothing(
+    shelf: dict[str, Path], tmp_path: Path, tail: bytes
+) -> None:
+    (tmp_path / "sound.mp3").write_bytes(shelf["mp3"].read_bytes() + tail)
+    assert np.array_equal(read_all(tmp_path / "sound.mp3"), read_all(shelf["mp3"]))
+
+
+def test_a_wav_that_counts_its_first_bytes_twice_is_whole(tmp_path: Path) -> None:
+    data = wav_bytes(bytes(4800))
+    (tmp_path / "sound.wav").write_bytes(data[:4] + len(data).to_bytes(4, "little") + data[8:])
+    assert count_samples(tmp_path / "sound.wav") == 1200
 
 
 def test_a_change_of_rate_midway_is_refused(tmp_path: Path) -> None:

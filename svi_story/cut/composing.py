@@ -20,7 +20,7 @@ from svi_story.errors import InputError, Problem, RenderError
 from svi_story.sounds.recordings import RATE, RecordingReader
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator
+    from collections.abc import Callable, Generator, Iterable
     from types import TracebackType
     from typing import Any, Self
 
@@ -35,7 +35,7 @@ if TYPE_CHECKING:
 _BLOCK = RATE
 
 
-def compose(soundtrack: Soundtrack) -> Iterator[Block]:
+def compose(soundtrack: Soundtrack) -> Generator[Block]:
     """The sum of all tracks, not limited, a second at a time.
 
     Raises RenderError where a recording is not any more what was planned with.

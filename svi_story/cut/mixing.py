@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import closing
 from fractions import Fraction
 from typing import TYPE_CHECKING
 
@@ -37,8 +38,8 @@ def mix(
     """
     import av
 
-    with whole_file(target) as temporary:
-        loud = _Loudness(compose(soundtrack))
+    with whole_file(target) as temporary, closing(compose(soundtrack)) as blocks:
+        loud = _Loudness(blocks)
         try:
             _encode(limit(loud), temporary, lambda done: on_samples(done, soundtrack.samples))
             made = _length(temporary)

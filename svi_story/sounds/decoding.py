@@ -69,7 +69,7 @@ class Decoded:
             stream = _stream(self._path, container)
             self._check_long(_declared(container, stream) or Fraction(0), 0)
             kind, last = (0, 0), 0
-            for frame in container.decode(stream):
+            for frame in _decode(container, stream):
                 kind = kind if self.samples else self._checked_kind(frame)
                 if kind != _kind(frame):
                     raise SoundError(self._path, f"changes its rate or its channels midway; {CURE}")
@@ -154,6 +154,24 @@ def _stream(path: Path, container: InputContainer) -> AudioStream:
         raise SoundError(path, f"is encoded as {codec or 'nothing known'}, which is not read; {CURE}")
     chosen.codec_context.options = {"max_samples": str(_MAX_SAMPLES)}
     return chosen
+
+
+def _decode(container: InputContainer, stream: AudioStream) -> Iterator[AudioFrame]:
+    """All frames. Many an MP3 ends in tags and padding that nobody can decode; that is no damage."""
+    import av
+
+    junk = None
+    for packet in container.demux(stream):
+        try:
+            frames = stream.decode(packet)
+        except av.InvalidDataError as error:
+            if "mp3" not in container.format.name:
+                raise
+            junk = error
+            continue
+        if frames and junk:
+            raise junk
+        yield from frames
 
 
 def _declared(container: InputContainer, stream: AudioStream) -> Fraction | None:

@@ -76,12 +76,14 @@ def _check_whole(path: Path, file: BinaryIO) -> None:
         start = max(size - _LONGEST_PAGE, 0)
         claimed = start + _ogg_size(os.pread(file.fileno(), _LONGEST_PAGE, start))
     if _UNKNOWN_LENGTH > claimed > size:
-        what = f"should have {claimed} bytes, and has {size}"
+        what = f"should have at least {claimed} bytes, and has {size}"
         raise SoundError(path, f"is cut off: it {what}; copy or save it again")
 
 
 def _wav_size(head: bytes) -> int:
-    return (int.from_bytes(head[4:8], "little") & ~1) + 8  # some leave the last padding byte out
+    return (
+        int.from_bytes(head[4:8], "little") & ~1
+    )  # some count the first 8 bytes, some a padding byte too many
 
 
 def _ogg_size(tail: bytes) -> int:
