@@ -180,6 +180,20 @@ class PieceDone(Event):
 
 
 @dataclass(frozen=True)
+class SoundDone(Event):
+    """The film's sound was mixed."""
+
+    board: Path
+    length: float
+    """Seconds of sound."""
+    seconds: float
+    """Spent on it."""
+
+    def __str__(self) -> str:
+        return f"{self.board}: {self.length:.1f} s of sound mixed in {self.seconds:.1f} s"
+
+
+@dataclass(frozen=True)
 class PreviewDone(Event):
     """The film of what exists so far was refreshed."""
 

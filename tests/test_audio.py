@@ -47,7 +47,7 @@ def sound(recorded: Recording = NOWHERE, **changes: object) -> Sound:
 
 def film(*shots: Shot, music: Music | None = None, fps: Fraction = Fraction(15)) -> FilmPlan:
     cut = Cut("h264", 18, "medium", fps, True, False, 0, 0, Card("t", 30), None, music)
-    return FilmPlan(Path("b.yaml"), "t", Size(64, 64), Fraction(15), "animatic", "", shots, cut)
+    return FilmPlan(Path("b.yaml"), "t", Size(64, 64), Fraction(15), "animatic", "", "", shots, cut)
 
 
 def shot(name: str, *voices: Sound, sounds: tuple[Sound, ...] = ()) -> Shot:

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 MIX_VERSION = 1
 """Raised whenever the same inputs make another sound than before."""
 
-BITRATE = 192_000
+BITRATE = 256_000
 """Bits a second of AAC: more than two channels need."""
 
 RAMP = RATE // 4

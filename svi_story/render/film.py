@@ -2,19 +2,24 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from svi_story.cache.files import disk, make_folder
+from svi_story.cut.audio import audio_inputs
 from svi_story.cut.encoding import piece_inputs
+from svi_story.cut.timeline import ranges
 from svi_story.cut.tools import check_encoder
 from svi_story.events import BoardStarted, ClipDone, FilmDone, Warned
 from svi_story.plan.keys import key_of
-from svi_story.render.edit import encoding_of, pieces_of, words_of
+from svi_story.render.captions import captions_path, put_captions
+from svi_story.render.edit import encoding_of, pieces_of, soundtrack_of, words_of
 from svi_story.render.mix import mixed
-from svi_story.render.provenance import extras_of, ranges_of
+from svi_story.render.provenance import extras_of
 from svi_story.render.record import is_up_to_date, write_record
 from svi_story.render.reel import Reel, drop_preview
 from svi_story.render.segment import ensure
+from svi_story.render.sound import make_sound
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -23,6 +28,7 @@ if TYPE_CHECKING:
     from svi_story.cache.store import Store
     from svi_story.plan.keys import Json, Task
     from svi_story.render.jobs import Job
+    from svi_story.render.sound import Sound
     from svi_story.render.stage import Studio
 
 
@@ -39,26 +45,29 @@ def render_film(job: Job, forced: Sequence[Task], studio: Studio) -> None:
         studio.report(Warned(f"{job.place.board}: {note}"))
     with disk(job.place.film, "making room for the film"):
         make_folder(job.place.film.parent)
+    sound = make_sound(job, studio)  # what cannot be read costs no GPU time
     reel = Reel(job, studio)
     for shot, tasks in zip(job.plan.shots, job.tasks, strict=True):
         fresh = [task for task in tasks if reel.add(task)]
         studio.report(ClipDone(job.place.board, shot.id))
         if fresh and shot is not job.plan.shots[-1]:
             reel.refresh_preview()
-    _finish(reel)
+    _finish(reel, sound)
     mix = mixed((task.segment.clip, reel.entries[task.key].environment) for task in job.all_tasks)
     if mix:
         studio.report(Warned(f"{job.place.board}: {mix}"))
     _report_film(job, studio, made=True)
 
 
-def _finish(reel: Reel) -> None:
+def _finish(reel: Reel, sound: Sound | None) -> None:
     """Put the complete film in place, then its record; the preview has served."""
-    job = reel.job
-    frames = reel.join(job.place.film, extras_of(job, ranges_of(pieces_of(job))))
+    job, report = reel.job, reel.studio.report
+    extras = extras_of(job, ranges(reel.edit))
+    frames = reel.join(job.place.film, replace(extras, audio=sound.file if sound else None))
     assert frames == job.plan.frames, "the edit list holds every frame of the plan"
-    write_record(job, recipe_of(job), reel.entries)
-    _keep(job, [key for key, _ in reel.pieces], reel.studio)
+    captions = put_captions(job, extras.captions, report)
+    write_record(job, recipe_of(job), reel.entries, captions)
+    _keep(job, [key for key, _ in (*reel.pieces, *([sound] if sound else []))], reel.studio)
     drop_preview(job.place.film)
 
 
@@ -83,7 +92,11 @@ def render_clips(job: Job, wanted: Sequence[Task], forced: Sequence[Task], studi
 def is_finished(job: Job, store: Store) -> bool:
     """Whether the film is there as it would be made, and no segment waits for being made again by force."""
     keys = [task.key for task in job.all_tasks]
-    return not store.owed(keys) and is_up_to_date(job.place.film, recipe_of(job))
+    film, plan = job.place.film, job.plan
+    beside = plan.cut.soft and any(shot.caption for shot in plan.shots)
+    if beside and not captions_path(film).exists():
+        return False
+    return not store.owed(keys) and is_up_to_date(film, recipe_of(job))
 
 
 def start(job: Job, wanted: Sequence[Task], forced: Sequence[Task], studio: Studio) -> None:
@@ -110,10 +123,13 @@ def _keep(job: Job, pieces: Sequence[str] | None, studio: Studio) -> None:
 
 def recipe_of(job: Job) -> str:
     """One hash of everything that decides the film's bytes."""
-    encoding = encoding_of(job)
-    pieces = pieces_of(job)
-    inputs: list[Json] = [dict(piece_inputs(piece, encoding)) for piece in pieces]
-    return key_of({"pieces": inputs, "extras": extras_of(job, ranges_of(pieces)).identity()})
+    encoding, pieces = encoding_of(job), pieces_of(job)
+    inputs: dict[str, Json] = {
+        "pieces": [dict(piece_inputs(piece, encoding)) for piece in pieces],
+        "sound": audio_inputs(soundtrack_of(job)),
+        "extras": extras_of(job, ranges(pieces)).identity(),
+    }
+    return key_of(inputs)
 
 
 def _report_film(job: Job, studio: Studio, *, made: bool) -> None:

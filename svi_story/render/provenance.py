@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from itertools import groupby
 from typing import TYPE_CHECKING
 
 from svi_story import __version__
@@ -12,9 +11,8 @@ from svi_story.cut.xmp import About, xmp_packet
 from svi_story.plan.keys import canonical
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Mapping
+    from collections.abc import Iterator, Mapping
 
-    from svi_story.cut.timeline import Piece
     from svi_story.plan.keys import Json
     from svi_story.plan.model import FilmPlan
     from svi_story.render.jobs import Job
@@ -31,17 +29,6 @@ LONGEST_BEGINNING = 60
 
 FILES = ("weights", "svi_loras", "loras")
 """Those of a segment's inputs that are hashes of a model's files."""
-
-
-def ranges_of(pieces: Iterable[Piece]) -> dict[str, tuple[int, int]]:
-    """Where every clip lies in the film. A fade belongs to the clip it leads to; cards have names too."""
-    ranges: dict[str, tuple[int, int]] = {}
-    start = 0
-    for clip, run in groupby(pieces, key=lambda piece: piece.clip):
-        stop = start + sum(piece.frames for piece in run)
-        ranges[clip] = (start, stop)
-        start = stop
-    return ranges
 
 
 def extras_of(job: Job, ranges: Ranges) -> Extras:

@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING
 
 from svi_story.cut.encode import encode_piece
 from svi_story.cut.encoding import piece_inputs
-from svi_story.cut.extras import Extras
 from svi_story.cut.frames import Still
 from svi_story.cut.join import join
 from svi_story.cut.words import card
@@ -17,12 +16,14 @@ from svi_story.errors import RenderError
 from svi_story.events import PieceDone, PreviewDone, Warned
 from svi_story.plan.keys import key_of
 from svi_story.render.edit import cards_of, encoding_of, pieces_of
+from svi_story.render.provenance import extras_of
 from svi_story.render.segment import ensure
 
 if TYPE_CHECKING:
     from pathlib import Path
 
     from svi_story.cache.entry import Entry
+    from svi_story.cut.extras import Extras
     from svi_story.cut.frames import FrameSource
     from svi_story.cut.timeline import Piece, Span
     from svi_story.plan.keys import Task
@@ -52,7 +53,8 @@ class Reel:
     """Content addresses and files, in film order."""
 
     def __post_init__(self) -> None:
-        self.waiting = list(reversed(pieces_of(self.job)))
+        self.edit = pieces_of(self.job)
+        self.waiting = list(reversed(self.edit))
         self.encoding = encoding_of(self.job)
         self.cards = cards_of(self.job)
 
@@ -74,7 +76,7 @@ class Reel:
         if not self.pieces:
             return
         try:
-            frames = self.join(preview, Extras())
+            frames = self.join(preview, extras_of(self.job, {}))
         except RenderError as error:
             self.studio.report(Warned(f"{board}: nothing to watch yet: {error}"))
         else:
