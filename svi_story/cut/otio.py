@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from svi_story import __version__
 from svi_story.cut.edit import Edit, Item, Join, dissolve, trimmed
-from svi_story.cut.otio_parts import at, noted, plain, reference, span, text
+from svi_story.cut.otio_parts import at, noted, reference, span, text
 from svi_story.cut.otio_sound import sound_tracks
 
 if TYPE_CHECKING:
@@ -123,41 +123,48 @@ def _about(plan: FilmPlan, rows: Sequence[Row]) -> dict[str, object]:
 def _lay_joins(plan: FilmPlan, rows: Sequence[Row], edit: Edit) -> list[tuple[str, int, int]]:
     """Put every transition where it belongs; what fits nowhere is returned: name, first frame, frames."""
     first = next(index for index, row in enumerate(rows) if row.shot)
-    last = first + len(plan.shots)
     for index, shot in enumerate(plan.shots, first):
         if shot.fade:
             assert edit.set(index, dissolve(shot.fade)), "fades that overlap are refused by the plan"
     unfit = []
-    for name, index, join in _blacks(plan, first, last):
+    for name, index, join in _blacks(plan, first, len(rows)):
         if not edit.set(index, join):
             cut = edit.frames if index == len(rows) else edit.starts[index] + edit.items[index].head
             unfit.append((name, cut - join.before, join.before + join.after))
     return unfit
 
 
-def _blacks(plan: FilmPlan, first: int, last: int) -> Iterator[tuple[str, int, Join]]:
+def _blacks(plan: FilmPlan, first: int, end: int) -> Iterator[tuple[str, int, Join]]:
     """The fades through, from and to black."""
     for index, shot in enumerate(plan.shots, first):
         if shot.dip:
             yield "dip to black", index, Join("black", shot.dip // 2, shot.dip - shot.dip // 2)
     if plan.cut.fade_in:
-        yield "fade from black", first, Join("black", 0, plan.cut.fade_in)
+        yield "fade from black", 0, Join("black", 0, plan.cut.fade_in)
     if plan.cut.fade_out:
-        yield "fade to black", last, Join("black", plan.cut.fade_out, 0)
+        yield "fade to black", end, Join("black", plan.cut.fade_out, 0)
 
 
 def _transition(join: Join | None, plan: FilmPlan) -> list[Any]:
-    """A dissolve where both sides are pictures or one is nothing at all; else one of our own kind."""
+    """A dissolve, from one picture or from nothing; OTIO has no word for a dip, so that is our own kind."""
     import opentimelineio as otio
 
     if join is None:
         return []
+    dip = join.look == "black" and join.before and join.after
     types = otio.schema.TransitionTypes
-    one_sided = not (join.before and join.after)
-    kind = types.SMPTE_Dissolve if join.look == "dissolve" or one_sided else types.Custom
-    name = {True: "Cross dissolve", False: "Dip to black"}[join.look == "dissolve"]
-    offsets = at(join.before, plan.fps), at(join.after, plan.fps)
-    return [otio.schema.Transition(name, kind, *offsets, metadata=noted({"look": join.look}))]
+    name = "Cross dissolve"
+    if join.look == "black":
+        name = "Dip to black" if dip else "Fade to black" if join.before else "Fade from black"
+    return [
+        otio.schema.Transition(
+            name,
+            types.Custom if dip else types.SMPTE_Dissolve,
+            at(join.before, plan.fps),
+            at(join.after, plan.fps),
+            noted({"look": join.look}),
+        )
+    ]
 
 
 def _clips(row: Row, item: Item, plan: FilmPlan, folder: Path) -> list[Any]:
@@ -187,7 +194,7 @@ def _children(row: Row, ranges: Sequence[tuple[int, int]], plan: FilmPlan, folde
 
     if not row.takes:
         return [_card(row, ranges[0], plan)]
-    clips = []
+    clips: list[Any] = []
     for take, (start, stop) in zip(row.takes, ranges, strict=True):
         available = span(0, take.available, plan.fps)
         segments = [
@@ -208,9 +215,9 @@ def _card(row: Row, seen: tuple[int, int], plan: FilmPlan) -> Any:
     import opentimelineio as otio
 
     assert row.card
-    generator = otio.schema.GeneratorReference(
-        row.name, CARD, span(0, row.card.frames, plan.fps), {"text": text(row.card.text), "background": "black"}
-    )
+    about = {"text": text(row.card.text), "background": "black"}
+    whole = span(0, row.card.frames, plan.fps)
+    generator = otio.schema.GeneratorReference(row.name, CARD, whole, about)
     start, stop = seen
     return otio.schema.Clip(row.name, generator, span(start, stop - start, plan.fps), noted(row.about))
 
