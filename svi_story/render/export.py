@@ -7,13 +7,13 @@ import shlex
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from svi_story.cache.files import disk, make_folder, write_atomic
+from svi_story.cache.files import disk, make_folder
 from svi_story.cache.layout import FRAMES
 from svi_story.cut.frames import PieceFrames, Still
 from svi_story.cut.media import is_made, made_from, media_path, write_media
 from svi_story.cut.otio import Take, as_bytes, rows_of, timeline
 from svi_story.cut.timeline import Piece, Span
-from svi_story.cut.whole import sweep
+from svi_story.cut.whole import sweep, whole_file
 from svi_story.cut.words import card as drawn
 from svi_story.errors import InputError, Problem
 from svi_story.events import MediaDone
@@ -68,8 +68,12 @@ def export_otio(job: Job, store: Store, target: Path, codec: Codec | None, repor
         takes, cards = shop.clips(), shop.cards()
     store.remember_film(job.place.film, job.place.board, entries, None)
     rows = rows_of(job.plan, takes, cards)
-    with disk(target, "writing the timeline"):
-        write_atomic(target, as_bytes(timeline(job.plan, rows, target.absolute().parent)))
+    _write(target, as_bytes(timeline(job.plan, rows, target.absolute().parent)))
+
+
+def _write(target: Path, data: bytes) -> None:
+    with whole_file(target) as temporary, disk(target, "writing it"):
+        temporary.write_bytes(data)
 
 
 def _segments(job: Job, entries: Mapping[str, Entry]) -> list[list[Take]]:
