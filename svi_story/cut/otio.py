@@ -125,7 +125,8 @@ def _lay_joins(plan: FilmPlan, rows: Sequence[Row], edit: Edit) -> list[tuple[st
     first = next(index for index, row in enumerate(rows) if row.shot)
     for index, shot in enumerate(plan.shots, first):
         if shot.fade:
-            assert edit.set(index, dissolve(shot.fade)), "fades that overlap are refused by the plan"
+            fits = edit.set(index, dissolve(shot.fade))
+            assert fits, "the plan refuses fades that overlap"
     unfit = []
     for name, index, join in _blacks(plan, first, len(rows)):
         if not edit.set(index, join):

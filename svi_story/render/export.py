@@ -1,4 +1,4 @@
-"""A finished film for others to go on with: a timeline for editors, or its captions."""
+"""A finished film for others to go on with: a timeline for editors."""
 
 from __future__ import annotations
 
@@ -44,7 +44,8 @@ def finished(job: Job, store: Store) -> dict[str, Entry]:
     missing = [task.segment.clip for task in job.all_tasks if found[task.key] is None]
     if missing:
         names = ", ".join(dict.fromkeys(missing))
-        what = f"not rendered yet: {names}; run `svi-story render {shlex.quote(str(job.place.board))}` first"
+        command = f"svi-story render {shlex.quote(str(job.place.board))}"
+        what = f"not rendered yet: {names}; run `{command}` first, with the same options"
         raise InputError(Problem(what, file=str(job.place.board)))
     return {key: entry for key, entry in found.items() if entry is not None}
 
@@ -64,8 +65,8 @@ def export_otio(job: Job, store: Store, target: Path, codec: Codec | None, repor
     takes = _segments(job, entries)
     cards: tuple[Take | None, Take | None] = (None, None)
     if codec:
-        shop = _Shop(job, entries, target.with_name(f"{target.stem}.media"), codec, report)
-        takes, cards = shop.clips(), shop.cards()
+        made = _Media(job, entries, target.with_name(f"{target.stem}.media"), codec, report)
+        takes, cards = made.clips(), made.cards()
     store.remember_film(job.place.film, job.place.board, entries, None)
     rows = rows_of(job.plan, takes, cards)
     _write(target, as_bytes(timeline(job.plan, rows, target.absolute().parent)))
@@ -93,7 +94,7 @@ def _segments(job: Job, entries: Mapping[str, Entry]) -> list[list[Take]]:
     ]
 
 
-class _Shop:
+class _Media:
     """Makes the files of one export."""
 
     def __init__(
@@ -147,8 +148,3 @@ class _Shop:
 
     def _open(self, key: str) -> Frames:
         return self._entries[key].frames()
-
-
-def export_srt(job: Job, target: Path) -> None:
-    """Write the clips' captions as subtitles, at the times of the film. InputError where there are none."""
-    raise NotImplementedError
