@@ -68,7 +68,10 @@ def job_of(
 ) -> Job:
     shots = tuple(shot_of(number, wanted, fps) for number, wanted in enumerate(clips))
     cut = Cut("h264", 18, "medium", fps, True, False, *black, *cards, music)
-    plan = FilmPlan(Path("board.yaml"), title, SIZE, fps, "animatic", "0" * 64, shots, cut)
+    plan = FilmPlan(
+        board=Path("board.yaml"), title=title, size=SIZE, fps=fps, engine="animatic", digest="0" * 64,
+        source="", shots=shots, cut=cut,
+    )  # fmt: skip
     tasks = tuple(tuple(task_of(segment) for segment in shot.segments) for shot in shots)
     return Job(Place(plan.board, Path("film.mp4")), plan, tasks)
 

@@ -182,6 +182,24 @@ def test_what_is_not_rendered_is_named_and_nothing_is_written(
     assert not list((tmp_path / "renders").glob("*.media"))
 
 
+def test_captions_are_written_at_the_film_s_times(
+    write_board: WriteBoard, svi_story: Run, tmp_path: Path
+) -> None:
+    """A fade belongs to the clip that comes in, a card goes before all; nothing has to be rendered."""
+    clips = [{**clip, "caption": f"Say {clip['id']} <b>"} for clip in FILM["clips"]]
+    board = write_board(**{**FILM, "fps": 15, "clips": clips, "cut": {"title_card": "Hi", "captions": "off"}})
+    ended = svi_story("export", board, "--to", "srt", "--as", "new/words.srt")
+    assert (ended.code, ended.out) == (0, "new/words.srt\n"), ended.err
+    assert (tmp_path / "new/words.srt").read_text() == (
+        "1\n00:00:02,000 --> 00:00:02,867\nSay sea \uff1cb\uff1e\n\n"
+        "2\n00:00:02,867 --> 00:00:03,667\nSay fog \uff1cb\uff1e\n\n"
+        "3\n00:00:03,667 --> 00:00:04,267\nSay rain \uff1cb\uff1e\n"
+    )
+    without_weights = svi_story("export", board, "--to", "srt", "--engine", "svi")
+    assert (without_weights.code, without_weights.err) == (0, "")
+    assert svi_story("export", write_board(), "--to", "srt").code == 2
+
+
 def test_a_damaged_entry_is_not_handed_on(film: Path, svi_story: Run, tmp_path: Path) -> None:
     entry = next((tmp_path / "renders/.cache/entries").rglob("frames.avi"))
     entry.write_bytes(entry.read_bytes()[:-1])
@@ -205,6 +223,7 @@ def test_what_was_exported_is_in_use(write_board: WriteBoard, svi_story: Run, tm
     ("words", "told"),
     [
         (["--to", "edl"], "'edl' is none of"),
+        (["--to", "srt", "--media", "prores"], "goes with --to otio only"),
         (["--to", "otio", "--media", "h264"], "'h264' is none of prores, dnxhr"),
         (["--to", "otio", "--as", "board.yaml"], "'board.yaml' does not end in .otio"),
         (["--to", "otio", "--engine", "none"], "'none' is none of"),

@@ -28,7 +28,7 @@ from svi_story.errors import InputError, Problem
 if TYPE_CHECKING:
     from svi_story.render.jobs import Choice, Job
 
-SUFFIXES = {"otio": ".otio"}
+SUFFIXES = {"otio": ".otio", "srt": ".srt"}
 MEDIA = ("prores", "dnxhr")
 
 
@@ -61,21 +61,26 @@ def export(
     \b
     svi-story export board.yaml --to otio
     svi-story export board.yaml --to otio --media prores
-    svi-story export board.yaml --to otio --as cut/board.otio
+    svi-story export board.yaml --to srt --as subtitles/board.srt
     """
     from svi_story.cli.console import tell
     from svi_story.cut.media import CODECS
     from svi_story.engines import EngineOptions
-    from svi_story.render.export import export_otio
+    from svi_story.render.export import export_otio, export_srt
 
     suffix = SUFFIXES[one_of(to, tuple(SUFFIXES), "--to")]
     if media:
         one_of(media, MEDIA, "--media")
+        if to != "otio":
+            raise typer.BadParameter("goes with --to otio only", param_hint="--media")
     if file and file.suffix != suffix:
         raise typer.BadParameter(f"{str(file)!r} does not end in {suffix}", param_hint="--as")
     job = _job(board, output, cache, chosen(engine, EngineOptions(models, dtype, vae=vae)))
     target = file or job.place.film.with_suffix(suffix)
-    export_otio(job, store_in(cache), target, CODECS[media] if media else None, tell)
+    if to == "otio":
+        export_otio(job, store_in(cache), target, CODECS[media] if media else None, tell)
+    else:
+        export_srt(job, target)
     answer(str(target))
 
 

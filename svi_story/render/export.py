@@ -1,4 +1,4 @@
-"""A finished film for others to go on with: a timeline for editors."""
+"""A finished film for others to go on with: a timeline for editors, or its captions."""
 
 from __future__ import annotations
 
@@ -12,12 +12,15 @@ from svi_story.cache.layout import FRAMES
 from svi_story.cut.frames import PieceFrames, Still
 from svi_story.cut.media import is_made, made_from, media_path, write_media
 from svi_story.cut.otio import Take, as_bytes, rows_of, timeline
-from svi_story.cut.timeline import Piece, Span
+from svi_story.cut.subtitles import srt
+from svi_story.cut.timeline import Piece, Span, ranges
 from svi_story.cut.whole import sweep, whole_file
 from svi_story.cut.words import card as drawn
 from svi_story.errors import InputError, Problem
 from svi_story.events import MediaDone
-from svi_story.render.edit import strips_of
+from svi_story.plan.keys import Task
+from svi_story.render.edit import pieces_of, strips_of
+from svi_story.render.provenance import captions_of
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -28,7 +31,7 @@ if TYPE_CHECKING:
     from svi_story.cache.store import Store
     from svi_story.cut.media import Codec, Pictures
     from svi_story.events import Reporter
-    from svi_story.plan.keys import Json, Task
+    from svi_story.plan.keys import Json
     from svi_story.plan.model import Card
     from svi_story.render.jobs import Job
 
@@ -148,3 +151,22 @@ class _Media:
 
     def _open(self, key: str) -> Frames:
         return self._entries[key].frames()
+
+
+def export_srt(job: Job, target: Path) -> None:
+    """Write the clips' captions as subtitles, at the times of the film. InputError where there are none."""
+    cues = captions_of(job.plan, ranges(pieces_of(_timed(job))))
+    if not cues:
+        raise InputError(Problem("no clip has a caption; nothing to write", str(job.place.board)))
+    with disk(target, "making room for the captions"):
+        make_folder(target.absolute().parent)
+    _write(target, srt(cues, job.plan.cut.fps).encode())
+
+
+def _timed(job: Job) -> Job:
+    """The job as far as times need it: without keys where its engine is missing."""
+    tasks = (
+        tuple(Task(part, f"{shot.id}/{part.index}", None, {}) for part in shot.segments)
+        for shot in job.plan.shots
+    )
+    return replace(job, tasks=tuple(tasks))
