@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from fractions import Fraction
-from math import ceil, floor
+from math import ceil
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from svi_story.cut.audio import samples_of
 from svi_story.cut.otio_parts import noted, reference, span, text
 from svi_story.sounds.recordings import RATE
 
@@ -40,7 +41,7 @@ def sound_tracks(plan: FilmPlan, starts: Sequence[int], frames: int, folder: Pat
 
     `starts` are the clips' first frames and `frames` is the film's length, at the board's rate.
     """
-    stop = _sample(Fraction(frames) / plan.fps)
+    stop = samples_of(Fraction(frames) / plan.fps)
     found = {
         "Music": _music(plan, stop),
         "Voices": _placed(plan, [shot.voices for shot in plan.shots], starts, stop),
@@ -51,17 +52,13 @@ def sound_tracks(plan: FilmPlan, starts: Sequence[int], frames: int, folder: Pat
             yield _track(name if number == 1 else f"{name} {number}", lane, folder)
 
 
-def _sample(seconds: Fraction) -> int:
-    return floor(seconds * RATE + Fraction(1, 2))
-
-
 def _placed(
     plan: FilmPlan, sounds: Sequence[Sequence[Sound]], starts: Sequence[int], stop: int
 ) -> Iterator[Heard]:
     """Every clip's sounds, as far as the film goes."""
     for shot, some, start in zip(plan.shots, sounds, starts, strict=True):
         for sound in some:
-            first = _sample(start / plan.fps + sound.start)
+            first = samples_of(start / plan.fps + sound.start)
             samples = min(sound.recording.samples, stop - first)
             if samples > 0:
                 yield Heard(sound.recording, first, samples, {"clip": shot.id, **_mix(sound)})
