@@ -223,6 +223,19 @@ class FilmDone(Event):
 
 
 @dataclass(frozen=True)
+class MediaDone(Event):
+    """A file that an editor opens is in place."""
+
+    board: Path
+    media: Path
+    made: bool
+    """False: it was there already, made from the same frames."""
+
+    def __str__(self) -> str:
+        return f"{self.media}: {'written' if self.made else 'up to date'}"
+
+
+@dataclass(frozen=True)
 class BoardFailed(Event):
     """A board could not be finished; what was rendered is kept."""
 
