@@ -37,7 +37,7 @@ FLAT = 1.10
 """Largest peak of many clips, beside that of few."""
 NAMES = {
     "pieces": "pieces, join after every clip",
-    "again": "cut again, one clip changed",
+    "again": "cut again, one caption changed",
     "moviepy": "moviepy concatenate_videoclips",
     "upstream": "upstream: all in RAM, re-encoded",
     "computed": "upstream, computed",

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 from svi_story.cache.frames import Frames
 from svi_story.cut.encode import encode_piece
 from svi_story.cut.encoding import Encoding
+from svi_story.cut.extras import Extras
 from svi_story.cut.join import join
 from svi_story.cut.timeline import Piece, Span
 from svi_story.cut.tools import import_moviepy
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
 FPS = Fraction(15)
+CAPTION = "It has been raining since Tuesday."
 
 
 def pieces(clips: Sequence[Path], film: Path, crf: int) -> None:
@@ -31,25 +33,26 @@ def pieces(clips: Sequence[Path], film: Path, crf: int) -> None:
     for number, clip in enumerate(clips, start=1):
         made.append(_piece(film, number))
         encoding = _encode(clip, made[-1], crf)
-        join(made, encoding, film if number == len(clips) else film.with_name("preview.mp4"), {})
+        join(made, encoding, film if number == len(clips) else film.with_name("preview.mp4"), Extras())
 
 
 def again(clips: Sequence[Path], film: Path, crf: int) -> None:
-    """Ours, when one clip in the middle changed and the others' pieces are there."""
+    """Ours, when the caption of one clip in the middle changed and the others' pieces are there."""
     made = [_piece(film.with_name("pieces.mp4"), number) for number in range(1, len(clips) + 1)]
     middle = len(clips) // 2
     made[middle] = film.with_name("changed.mp4")
-    join(made, _encode(clips[middle], made[middle], crf), film, {})
+    join(made, _encode(clips[middle], made[middle], crf, CAPTION), film, Extras())
 
 
 def _piece(film: Path, number: int) -> Path:
     return film.with_name(f"{film.stem}-{number:03}.mp4")
 
 
-def _encode(clip: Path, piece: Path, crf: int) -> Encoding:
+def _encode(clip: Path, piece: Path, crf: int, caption: str = "") -> Encoding:
     with Frames(clip) as frames:
         encoding, span = Encoding(frames.width, frames.height, FPS, crf), Span(str(clip), 0, len(frames))
-    encode_piece(Piece((span,)), lambda key: Frames(Path(key)), encoding, piece, lambda _done, _all: None)
+    run = Piece((span,), caption=caption)
+    encode_piece(run, lambda key: Frames(Path(key)), encoding, piece, lambda _done, _all: None)
     return encoding
 
 

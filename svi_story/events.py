@@ -220,6 +220,20 @@ class PieceDone(Event):
 
 
 @dataclass(frozen=True)
+class SoundDone(Event):
+    """The film's sound was mixed."""
+
+    board: Path
+    length: float
+    """Seconds of sound."""
+    seconds: float
+    """Spent on it."""
+
+    def __str__(self) -> str:
+        return f"{self.board}: {self.length:.1f} s of sound mixed in {self.seconds:.1f} s"
+
+
+@dataclass(frozen=True)
 class PreviewDone(Event):
     """The film of what exists so far was refreshed."""
 
@@ -246,6 +260,19 @@ class FilmDone(Event):
     def __str__(self) -> str:
         state = "done" if self.made else "up to date"
         return f"{self.film}: {state}: {self.frames} frames, {self.seconds:.2f} s"
+
+
+@dataclass(frozen=True)
+class MediaDone(Event):
+    """A file that an editor opens is in place."""
+
+    board: Path
+    media: Path
+    made: bool
+    """False: it was there already, made from the same frames."""
+
+    def __str__(self) -> str:
+        return f"{self.media}: {'written' if self.made else 'up to date'}"
 
 
 @dataclass(frozen=True)

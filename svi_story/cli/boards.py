@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections import Counter
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -30,9 +31,11 @@ from svi_story.cli.terminal import answer, answer_json, complain, table
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from svi_story.plan.model import Lint
     from svi_story.render.jobs import Choice, Job, Rejected
 
 NONE_VALID, SOME_INVALID = 2, 1
+MOST_OF_A_KIND = 5
 
 
 def register(app: typer.Typer) -> None:
@@ -112,7 +115,8 @@ def import_prompts(
 def validate(paths: Paths) -> None:
     """Check boards, images and timing.
 
-    Needs no engine and writes nothing. Every mistake is told at once.
+    Needs no engine and writes nothing. Every mistake is told at once; what the model is known to do badly
+    is a warning, which a board can ignore by its name.
 
     \b
     svi-story validate board.yaml
@@ -123,6 +127,7 @@ def validate(paths: Paths) -> None:
     plans, rejected = resolve(find_places(paths, FILMS, CACHE), fingerprints_in(CACHE), None)
     _complain_about(rejected)
     for place, film in plans:
+        _warn_of(film.lints)
         answer(f"{place.board}: valid: {len(film.shots)} clips, {film.frames} frames, {film.seconds:.2f} s")
     _exit_for(plans, rejected)
 
@@ -155,6 +160,8 @@ def plan(
     jobs, rejected = _prepare(paths, output, cache, choice)
     store = store_in(cache)
     _complain_about_lacks(jobs)
+    for job in jobs:
+        _warn_of(job.plan.lints)
     if as_json:
         answer_json({"boards": [plans.as_json(job, store, choice.options, why=why) for job in jobs]})
     else:
@@ -224,6 +231,19 @@ def _complain_about(rejected: Sequence[Rejected]) -> None:
     for each in rejected:
         for problem in each.error.problems:
             complain(str(problem))
+
+
+def _warn_of(lints: Sequence[Lint]) -> None:
+    """Tell what the field knows to go wrong: of each kind the first few, the rest counted."""
+    told: Counter[str] = Counter(lint.name for lint in lints)
+    seen: Counter[str] = Counter()
+    for lint in lints:
+        seen[lint.name] += 1
+        if seen[lint.name] <= MOST_OF_A_KIND:
+            complain(f"warning: {lint.problem} [{lint.name}]")
+    for name, count in told.items():
+        if count > MOST_OF_A_KIND:
+            complain(f"warning: and {count - MOST_OF_A_KIND} more like these [{name}]")
 
 
 def _complain_about_lacks(jobs: Sequence[Job]) -> None:

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from svi_story.engines import EngineOptions
     from svi_story.engines.svi.memory import Need
     from svi_story.plan.keys import Task
-    from svi_story.plan.model import Segment, Shot
+    from svi_story.plan.model import Lint, Segment, Shot
     from svi_story.render.jobs import Job
     from svi_story.render.record import Record
 
@@ -38,9 +38,15 @@ def as_json(job: Job, store: Store, options: EngineOptions, *, why: bool) -> dic
         "width": plan.size.width,
         "height": plan.size.height,
         "memory": {rung: dict(as_numbers(need)) for rung, need in _needs(job, options).items()},
+        "warnings": [_warning(lint) for lint in plan.lints],
         "clips": [_clip(shot, tasks, store) for shot, tasks in _with_tasks(job)],
     }
     return {**board, "why": list(reasons(job))} if why else board
+
+
+def _warning(lint: Lint) -> dict[str, Any]:
+    problem = lint.problem
+    return {"name": lint.name, "message": problem.what, "line": problem.line, "path": problem.path}
 
 
 def _clip(shot: Shot, tasks: tuple[Task, ...], store: Store) -> dict[str, Any]:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from svi_story.errors import InputError, Problem
 from svi_story.plan.finishing import Recordings, black_problems, cut_of, sounds_of
+from svi_story.plan.lint import lints
 from svi_story.plan.model import Anchor, FilmPlan, Guidance, Lora, Sampler, Segment, Shot, Size
 from svi_story.plan.presets import PRESETS
 from svi_story.plan.timing import (
@@ -85,16 +86,18 @@ def plan_film(board: BoardFile, fingerprints: Fingerprints, engine: str | None =
     problems += recordings.problems
     if problems:
         raise InputError(*problems)
-    return FilmPlan(
+    plan = FilmPlan(
         board=board.path,
         title=story.title or board.path.stem,
         size=size,
         fps=story.fps,
         engine=engine or story.engine.name,
         digest=board.digest,
+        source=board.text,
         shots=tuple(shots),
         cut=cut,
     )
+    return replace(plan, lints=lints(board, plan))
 
 
 def chain_links(board: BoardFile) -> Iterator[Link]:

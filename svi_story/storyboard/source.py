@@ -46,6 +46,8 @@ class BoardFile:
     lines: Lines
     digest: str
     """sha256 (hex) of the file's bytes."""
+    text: str
+    """What is written in it, with `\\n` line breaks."""
 
     def problem(self, loc: Loc, what: str) -> Problem:
         """Something wrong at a place of this board."""
@@ -58,7 +60,8 @@ def load(path: Path) -> BoardFile:
     Images and recordings are looked for, not opened: `plan` does that.
     """
     raw = read_bytes(path)
-    document = parse(decode(raw, str(path)), str(path))
+    text = decode(raw, str(path))
+    document = parse(text, str(path))
     if not isinstance(document.data, dict):
         what = f"{shown(document.data)} is no board; start with `version: 1` and write `name: value` lines"
         raise InputError(Problem(what, file=str(path), line=document.lines[()]))
@@ -72,7 +75,7 @@ def load(path: Path) -> BoardFile:
     if problems or checked.story is None:
         raise InputError(*sorted(problems, key=lambda problem: problem.line))
     ids = resolved_ids(checked.story.clips)
-    return BoardFile(path, checked.story, ids, lines, hashlib.sha256(raw).hexdigest())
+    return BoardFile(path, checked.story, ids, lines, hashlib.sha256(raw).hexdigest(), text)
 
 
 def _clashes(checked: Checked, lines: Lines) -> Iterator[Fault]:
