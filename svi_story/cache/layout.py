@@ -19,6 +19,7 @@ PIECE_FILE = "piece.mp4"
 BOARD_FOLDER = "board"
 """Where the board lies in an unpacked bundle."""
 
+TAG_NAME = "CACHEDIR.TAG"
 TAG = b"""Signature: 8a477f597d28d172789f06886806bc55
 # This folder is a cache of svi-story: finished segments by content address.
 # Whatever is missing is rendered again. For this tag see https://bford.info/cachedir/
@@ -81,9 +82,9 @@ class Layout:
     def create(self) -> None:
         """Make the root and tag it as a cache, so that backups can leave it out."""
         with disk(self.root, "creating the cache"):
-            if not (self.root / "CACHEDIR.TAG").exists():
+            if not (self.root / TAG_NAME).exists():
                 make_folder(self.root)
-                write_atomic(self.root / "CACHEDIR.TAG", TAG)
+                write_atomic(self.root / TAG_NAME, TAG)
 
     def entries(self) -> Iterator[Path]:
         """The folders of all finished segments, by key."""

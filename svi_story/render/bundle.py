@@ -17,6 +17,7 @@ from pydantic import AfterValidator, Field, ValidationError, model_validator
 from svi_story.cache.sealed import ENTRY
 from svi_story.errors import InputError, Problem
 from svi_story.plan.keys import canonical
+from svi_story.plan.shots import MOST_SEGMENTS
 from svi_story.storyboard.part import Part
 
 if TYPE_CHECKING:
@@ -26,7 +27,7 @@ if TYPE_CHECKING:
     from svi_story.plan.keys import Task
 
 SUFFIX = ".zip"
-VERSION: Literal[1] = 1
+VERSION = 1
 MANIFEST = "manifest.json"
 BOARD = "board.yaml"
 FILES = "files/"
@@ -90,7 +91,7 @@ class Settings(Part):
 class Manifest(Part):
     """What a bundle holds, and what it was made from."""
 
-    bundle: Literal[1]
+    bundle: int = Field(ge=VERSION, le=VERSION)
     """The version of this format."""
     tool: str = Field(max_length=100)
     board: BoardName
@@ -102,7 +103,7 @@ class Manifest(Part):
     """Images and recordings, from their names on the board to their members."""
     weights: dict[str, Sealed | None]
     """LoRAs, from their names on the board; they stay outside. None: not there when it was packed."""
-    keys: Annotated[tuple[Sha256, ...], Field(strict=False)]
+    keys: Annotated[tuple[Sha256, ...], Field(strict=False, max_length=MOST_SEGMENTS)]
     """Every segment's key in film order; empty where they were not known."""
     made_of: dict[str, Sha256]
     """What the first segment's frames depend on: hashes by name, to tell what differs elsewhere."""
@@ -114,6 +115,8 @@ class Manifest(Part):
         named = set(self.files.values())
         if named != {name for name in self.members if name.startswith(FILES)}:
             raise ValueError("its files are not those that the board names")
+        if not self.entries <= set(self.keys):
+            raise ValueError("it holds segments that the film is not made of")
         for key in self.entries:
             if any(name not in self.members for name in entry_members(key)):
                 raise ValueError(f"entry {key[:12]} is not whole")
@@ -164,7 +167,7 @@ def read_manifest(raw: bytes, zip_: Path) -> Manifest:
         first = error.errors(include_url=False, include_context=False)[0]
         place = ".".join(str(part)[:80] for part in first["loc"][:3])
     if place == "bundle":
-        what = f"is not a bundle that this svi-story reads (version {VERSION}); {AGAIN}"
+        what = f"is not a bundle that this svi-story reads (version {VERSION}); update it, or {AGAIN}"
     else:
         wrong = ": ".join(part for part in (place, first["msg"][:200]) if part)
         what = f"its {MANIFEST} is not as it should be ({wrong}); {AGAIN}"

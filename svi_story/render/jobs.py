@@ -9,6 +9,7 @@ from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from svi_story.cache.layout import TAG_NAME
 from svi_story.engines import EngineOptions, identity_of
 from svi_story.errors import InputError, Problem, RenderError
 from svi_story.events import BundleOpened, Warned
@@ -113,6 +114,9 @@ def _boards_in(folder: Path, skip: tuple[Path, ...]) -> Iterator[Path]:
     skipped = {os.path.realpath(path) for path in skip}
     for parent, names, files in os.walk(folder):
         here = Path(parent)
+        if TAG_NAME in files:  # a cache holds the boards of bundles that were unpacked
+            names.clear()
+            continue
         names[:] = sorted(
             name
             for name in names

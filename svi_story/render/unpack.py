@@ -44,6 +44,7 @@ from svi_story.render.bundle import (
     Manifest,
     entry_members,
     read_manifest,
+    write_manifest,
 )
 from svi_story.storyboard.files import absent
 
@@ -167,11 +168,10 @@ def _unpack(path: Path, folder: Path, look: Callable[[], Unpacked | None], repor
             made = Unpacked(path, temp, _manifest_of(archive, path))
             for name, wanted in made.manifest.members.items():
                 _extract(archive, name, wanted, made.place(name), path)
-            raw = archive.read(MANIFEST)
         for key in made.manifest.entries:
             _judge(made, key, report)
         with disk(folder, DOING):
-            _write(temp / MANIFEST, (raw,))
+            _write(temp / MANIFEST, (write_manifest(made.manifest),))
             _sync_folders(temp)
             theirs = publish(temp, folder, look)
     finally:

@@ -20,7 +20,7 @@ SAFE = ".safetensors"
 
 
 def find_weights(wanted: Collection[Sealed], models: Path, fingerprints: Fingerprints) -> dict[str, Path]:
-    """Where the wanted files lie below the models folder, by sha256. Only files of a wanted size are hashed."""
+    """Where wanted files lie below the models folder, by sha256. Only files of a wanted size are hashed."""
     sizes: defaultdict[int, list[Path]] = defaultdict(list)
     for path, size in _below(models) if wanted else ():
         sizes[size].append(path)
