@@ -99,10 +99,9 @@ def test_the_same_film_bit_for_bit_elsewhere(
     assert json.loads(state.out)["boards"][0]["state"] == "up to date"
     valid = svi_story("validate", bundle)
     assert (valid.code, valid.out.count("2 clips")) == (0, 1), valid.err
-    assert {path.name for path in CACHE.iterdir()} >= {
-        "bundles",
-        "entries",
-    }  # no entries came: the usual cache
+    assert (CACHE / "entries").exists()  # it brought none: they are in the usual cache
+    assert svi_story("validate", bundle, "--cache", "apart").code == 0
+    assert "holds no storyboard" in svi_story("validate", Path.cwd()).err  # an unpacked board is nobody's
 
 
 def test_the_same_svi_film_elsewhere_with_its_settings(
@@ -297,6 +296,16 @@ def test_a_writer_that_fails_leaves_what_was_there(
     assert ZipFile(target).testzip() is None
 
 
+def test_without_weights_the_keys_are_unknown_and_nothing_is_said_of_them(
+    write_board: Write, svi_story: Run
+) -> None:
+    bundle = bundle_of(write_board(), Path("b.zip"), engine=None)
+    manifest = Manifest.model_validate_json(members_of(bundle)["manifest.json"])
+    assert (manifest.keys, manifest.made_of, manifest.settings.engine) == ((), {}, "svi")
+    ended = svi_story("plan", bundle, *ANIMATIC)
+    assert (ended.code, "not the frames" in ended.err) == (0, False)
+
+
 def test_an_animatic_of_a_board_whose_loras_are_not_here(write_board: Write, svi_story: Run) -> None:
     board = write_board(engine={"max_frames": 13, "loras": [{"path": "/nowhere/style.safetensors"}]})
     bundle = bundle_of(board, Path("b.zip"))
@@ -330,7 +339,8 @@ import sys
 from pathlib import Path
 from svi_story.plan.fingerprints import Fingerprints
 from svi_story.render.unpack import unpack
-print(unpack(Path(sys.argv[1]), Path("cache"), Fingerprints(Path("cache/memo.json"))).board.read_bytes() != b"")
+found = unpack(Path(sys.argv[1]), Path("cache"), Fingerprints(Path("cache/memo.json")))
+print(found.board.read_bytes() != b"")
 """
 
 
