@@ -114,7 +114,7 @@ def _boards_in(folder: Path, skip: tuple[Path, ...]) -> Iterator[Path]:
     skipped = {os.path.realpath(path) for path in skip}
     for parent, names, files in os.walk(folder):
         here = Path(parent)
-        if TAG_NAME in files:  # a cache holds the boards of bundles that were unpacked
+        if TAG_NAME in files and here != folder:  # a cache holds the boards of bundles that were unpacked
             names.clear()
             continue
         names[:] = sorted(
