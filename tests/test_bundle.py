@@ -212,6 +212,28 @@ def test_packing_again_gives_the_same_bytes_and_so_does_packing_a_bundle(write_b
     assert sorted(names) == ["anchor.png", "rain_on__tin_.wav"]
 
 
+def test_the_command_packs_and_another_machine_renders(
+    write_board: Write, svi_story: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    board = write_board()
+    assert svi_story("render", board, *ANIMATIC).code == 0
+    film = Path("renders/board.mp4").read_bytes()
+    ended = svi_story("export", board, "--to", "bundle", "--entries", *ANIMATIC)
+    assert (ended.code, ended.out, ended.err) == (0, "renders/board.zip\n", "")
+    plain = svi_story("export", board, "--to", "bundle", "--as", "out/plain.zip", *ANIMATIC)
+    assert (plain.code, plain.out) == (0, "out/plain.zip\n")
+    assert Path("out/plain.zip").read_bytes() == bundle_of(board, Path("same.zip")).read_bytes()
+    again = svi_story("export", "renders/board.zip", "--to", "bundle", "--as", "again.zip")
+    assert (again.code, Path("again.zip").read_bytes()) == (0, Path("out/plain.zip").read_bytes()), again.err
+    assert svi_story("export", board, "--to", "srt", "--entries").code == 2
+    bundle = elsewhere(Path("renders/board.zip"), tmp_path, monkeypatch)
+    assert states(svi_story, bundle) == {"cached"}
+    assert svi_story("render", bundle).code == 0
+    assert Path("renders/board.mp4").read_bytes() == film
+    assert svi_story("export", bundle, "--to", "otio").code == 0
+    assert svi_story("preview", bundle).code == 0
+
+
 NAMES = st.text(
     st.characters(min_codepoint=32, exclude_categories=("C", "Z")), min_size=1, max_size=20
 ).filter(lambda name: not unfit_name(f"{name}.yaml"))

@@ -540,7 +540,7 @@ def test_a_forged_frame_of_another_size_fails_in_words(members: dict[str, bytes]
     assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 400_000
 
 
-def second_frame(raw: bytes) -> slice:
+def second_frame(raw: bytes | bytearray) -> slice:
     """Where the second frame's bytes lie in an AVI file."""
     place = raw.index(b"00dc", raw.index(b"00dc", raw.index(b"movi")) + 4)
     start = place + 8
