@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import traceback
+from collections import defaultdict
 from dataclasses import dataclass, replace
-from itertools import groupby
 from typing import TYPE_CHECKING, Literal
 
+from svi_story.cache.store import Store
 from svi_story.errors import InputError, Problem, StoryError
 from svi_story.events import BoardFailed, BoardRefused, RunStarted
 from svi_story.render.film import render_clips, render_film
@@ -17,7 +18,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
     from pathlib import Path
 
-    from svi_story.cache.store import Store
+    from svi_story.engines import EngineOptions
     from svi_story.engines.base import Engine
     from svi_story.events import Reporter
     from svi_story.plan.keys import Task
@@ -47,6 +48,15 @@ class Wish:
 
 
 @dataclass(frozen=True)
+class Setup:
+    """What boards have in common that are made together."""
+
+    engine: str
+    options: EngineOptions
+    cache: Path
+
+
+@dataclass(frozen=True)
 class Order:
     """One board's share of a wish."""
 
@@ -59,6 +69,11 @@ class Order:
     def wanted(self) -> tuple[Task, ...]:
         """Every segment that must be there in the end."""
         return self.tasks or self.job.all_tasks
+
+    @property
+    def setup(self) -> Setup:
+        """The engine and the cache it is made with."""
+        return Setup(self.job.plan.engine, self.job.options, self.job.place.cache)
 
 
 def order(job: Job, wish: Wish) -> Order:
@@ -97,18 +112,17 @@ def _forced(item: Order, force: tuple[str, ...]) -> tuple[Task, ...]:
 
 
 def render_orders(
-    orders: Sequence[Order], engines: Mapping[str, Engine], store: Store, report: Reporter
+    orders: Sequence[Order], engines: Mapping[Setup, Engine], report: Reporter
 ) -> Iterator[Outcome]:
-    """Render board after board, grouped by engine, with engines not entered yet; yields how each ended."""
-
-    def engine_of(item: Order) -> str:
-        return item.job.plan.engine
-
+    """Render board after board, grouped by setup, with engines not entered yet; yields how each ended."""
     report(RunStarted(len(orders), sum(len(item.wanted) for item in orders)))
-    for name, group in groupby(sorted(orders, key=engine_of), key=engine_of):
-        items = list(group)
+    groups: defaultdict[Setup, list[Order]] = defaultdict(list)
+    for item in sorted(orders, key=lambda item: item.setup.engine):
+        groups[item.setup].append(item)
+    for setup, items in groups.items():
         wanted = tuple(task for item in items for task in item.wanted)
-        with Stage(engines[name], wanted, store) as stage:
+        store = Store(setup.cache, report)
+        with Stage(engines[setup], wanted, store) as stage:
             for item in items:
                 yield _render(item, Studio(stage, store, report))
 
