@@ -37,6 +37,23 @@ class Hashing(Event):
 
 
 @dataclass(frozen=True)
+class BundleOpened(Event):
+    """A bundle is unpacked, and made with these settings."""
+
+    bundle: Path
+    board: Path
+    """Its board, where it was unpacked to."""
+    engine: str
+    """With the settings that change frames, as `svi, float32, vae whole`."""
+    packed: str
+    """The same as it was packed."""
+
+    def __str__(self) -> str:
+        other = "" if self.engine == self.packed else f", not as it was packed: {self.packed}"
+        return f"{self.bundle}: {self.engine}{other}"
+
+
+@dataclass(frozen=True)
 class RunStarted(Event):
     """All the work is known, and starts."""
 

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import opentimelineio as otio
 
 from svi_story.cut.otio import Take, rows_of, timeline
+from svi_story.engines import EngineOptions
 from svi_story.plan.keys import Task, key_of
 from svi_story.plan.model import Anchor, Card, Cut, FilmPlan, Guidance, Sampler, Segment, Shot, Size
 from svi_story.render.edit import card_key, pieces_of
@@ -73,7 +74,7 @@ def job_of(
         source="", shots=shots, cut=cut,
     )  # fmt: skip
     tasks = tuple(tuple(task_of(segment) for segment in shot.segments) for shot in shots)
-    return Job(Place(plan.board, Path("film.mp4")), plan, tasks)
+    return Job(Place(plan.board, Path("film.mp4"), Path("cache")), plan, tasks, EngineOptions())
 
 
 def task_of(segment: Segment) -> Task:

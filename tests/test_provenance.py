@@ -20,6 +20,7 @@ from svi_story.cache.entry import Entry
 from svi_story.cut.extras import Chapter, Cue
 from svi_story.cut.timeline import Piece, Span, ranges
 from svi_story.cut.xmp import IPTC, OWN, TRAINED, XMP
+from svi_story.engines import EngineOptions
 from svi_story.plan.fingerprints import Fingerprints
 from svi_story.plan.keys import tasks_of
 from svi_story.plan.shots import plan_film
@@ -61,7 +62,8 @@ def hashed(lora: Lora) -> Json:
 
 def job_of(board: Path, engine: str = "svi") -> Job:
     plan = plan_film(load(board), Fingerprints(board.with_name("memo")), engine)
-    return Job(Place(board, board.with_suffix(".mp4")), plan, tasks_of(plan, Hashed()))
+    place = Place(board, board.with_suffix(".mp4"), board.parent)
+    return Job(place, plan, tasks_of(plan, Hashed()), EngineOptions())
 
 
 def facts(packet: bytes) -> dict[str, str]:

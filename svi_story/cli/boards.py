@@ -24,7 +24,7 @@ from svi_story.cli.options import (
     Vae,
     chosen,
     fingerprints_in,
-    store_in,
+    store_of,
 )
 from svi_story.cli.terminal import answer, answer_json, complain, table
 
@@ -112,19 +112,20 @@ def import_prompts(
     answer(str(board))
 
 
-def validate(paths: Paths) -> None:
+def validate(paths: Paths, cache: Cache = CACHE) -> None:
     """Check boards, images and timing.
 
-    Needs no engine and writes nothing. Every mistake is told at once; what the model is known to do badly
-    is a warning, which a board can ignore by its name.
+    Needs no engine. Writes nothing, but unpacks bundles into the cache. Every mistake is told at once; what
+    the model is known to do badly is a warning, which a board can ignore by its name.
 
     \b
     svi-story validate board.yaml
     svi-story validate boards/
     """
+    from svi_story.cli.console import warn
     from svi_story.render.jobs import find_places, resolve
 
-    plans, rejected = resolve(find_places(paths, FILMS, CACHE), fingerprints_in(CACHE), None)
+    plans, rejected = resolve(find_places(paths, FILMS, cache), fingerprints_in(cache, warn), None)
     _complain_about(rejected)
     for place, film in plans:
         _warn_of(film.lints)
@@ -138,8 +139,8 @@ def plan(
     cache: Cache = CACHE,
     engine: Engine = "",
     models: Models = MODELS,
-    dtype: Dtype = "bfloat16",
-    vae: Vae = "whole",
+    dtype: Dtype = "",
+    vae: Vae = "",
     memory: Memory = "auto",
     why: Annotated[bool, typer.Option("--why", help="Tell what changed since the last film.")] = False,
     as_json: AsJson = False,
@@ -158,15 +159,14 @@ def plan(
 
     choice = chosen(engine, EngineOptions(models, dtype, memory=memory, vae=vae))
     jobs, rejected = _prepare(paths, output, cache, choice)
-    store = store_in(cache)
     _complain_about_lacks(jobs)
     for job in jobs:
         _warn_of(job.plan.lints)
     if as_json:
-        answer_json({"boards": [plans.as_json(job, store, choice.options, why=why) for job in jobs]})
+        answer_json({"boards": [plans.as_json(job, store_of(job), why=why) for job in jobs]})
     else:
         for job in jobs:
-            answer(plans.as_text(job, store, choice.options, why=why))
+            answer(plans.as_text(job, store_of(job), why=why))
     _exit_for(jobs, rejected)
 
 
@@ -176,8 +176,8 @@ def status(
     cache: Cache = CACHE,
     engine: Engine = "",
     models: Models = MODELS,
-    dtype: Dtype = "bfloat16",
-    vae: Vae = "whole",
+    dtype: Dtype = "",
+    vae: Vae = "",
     as_json: AsJson = False,
 ) -> None:
     """Show how far every film is.
@@ -190,7 +190,7 @@ def status(
 
     jobs, rejected = _prepare(paths, output, cache, chosen(engine, EngineOptions(models, dtype, vae=vae)))
     _complain_about_lacks(jobs)
-    states: list[dict[str, Any]] = [plans.status_of(job, store_in(cache)) for job in jobs]
+    states: list[dict[str, Any]] = [plans.status_of(job, store_of(job)) for job in jobs]
     if as_json:
         answer_json({"boards": states})
     elif states:
@@ -218,10 +218,13 @@ def schema() -> None:
 def _prepare(
     paths: Sequence[Path], films: Path, cache: Path, choice: Choice
 ) -> tuple[list[Job], list[Rejected]]:
-    from svi_story.render.jobs import find_places, prepare
+    from svi_story.cli.console import warn
+    from svi_story.render.jobs import find_places, prepare, told
 
-    fingerprints = fingerprints_in(cache)
+    fingerprints = fingerprints_in(cache, warn)
     jobs, rejected = prepare(find_places(paths, films, cache), fingerprints, choice)
+    for event in (event for job in jobs for event in told(job)):
+        warn(event)
     _complain_about(rejected)
     fingerprints.save()
     return jobs, rejected

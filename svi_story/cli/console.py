@@ -12,6 +12,7 @@ from svi_story.events import (
     BoardFailed,
     BoardRefused,
     BoardStarted,
+    BundleOpened,
     Event,
     FilmDone,
     FramesDone,
@@ -40,8 +41,8 @@ def fail(event: Event) -> None:
 
 
 def warn(event: Event) -> None:
-    """Show what went wrong or may; nothing else."""
-    if isinstance(event, BoardFailed | BoardRefused | Warned):
+    """Show what went wrong or may, and how a bundle is made; nothing else."""
+    if isinstance(event, BoardFailed | BoardRefused | BundleOpened | Warned):
         tell(event)
 
 
@@ -118,7 +119,7 @@ class Bars:
                 self.progress.update(self.clip, visible=False)
                 self.progress.advance(self.film)
                 self.progress.advance(self.run)
-            case FilmDone() | Warned() | BoardFailed() | BoardRefused():
+            case BundleOpened() | FilmDone() | Warned() | BoardFailed() | BoardRefused():
                 self.progress.console.print(plain(str(event)), soft_wrap=True)
             case _:
                 pass

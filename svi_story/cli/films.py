@@ -50,9 +50,9 @@ def render(
     cache: Cache = CACHE,
     engine: Engine = "",
     models: Models = MODELS,
-    dtype: Dtype = "bfloat16",
+    dtype: Dtype = "",
     memory: Memory = "auto",
-    vae: Vae = "whole",
+    vae: Vae = "",
     attention: Attention = "auto",
     only: Annotated[
         list[str] | None,
@@ -108,18 +108,22 @@ def _render(
     from svi_story.engines import create
     from svi_story.events import RunDone
     from svi_story.render.batch import render_orders, take_orders
-    from svi_story.render.jobs import prepare
+    from svi_story.render.jobs import prepare, told
 
-    fingerprints, store = fingerprints_in(cache, report), Store(cache, report)
+    fingerprints = fingerprints_in(cache, report)
     jobs, rejected = prepare(places, fingerprints, choice)
+    for event in (event for job in jobs for event in told(job)):
+        report(event)
     orders, outcomes = take_orders(jobs, rejected, wish, report)
     if orders:
         fingerprints.save()
         engines = {
-            name: create(name, choice.options, fingerprints.file, store.embedding, report)
-            for name in {item.job.plan.engine for item in orders}
+            setup: create(
+                setup.engine, setup.options, fingerprints.file, Store(setup.cache, report).embedding, report
+            )
+            for setup in {item.setup for item in orders}
         }
-        outcomes = [*render_orders(orders, engines, store, report), *outcomes]
+        outcomes = [*render_orders(orders, engines, report), *outcomes]
     endings = Counter(outcome.ending for outcome in outcomes)
     report(RunDone(endings["done"], endings["failed"] + endings["bug"], endings["refused"]))
     return outcomes

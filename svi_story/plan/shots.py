@@ -131,16 +131,16 @@ def sampler_of(board: BoardFile, guidance: WrittenGuidance | None) -> Sampler:
 
 def _distill(board: BoardFile, preset: Distill | None) -> Distill | None:
     """The preset's distillation pair, from the files the board names if it does."""
-    own, folder = board.story.engine.distill, board.path.parent
+    own = board.story.engine.distill
     if preset is None or own is None:
         return preset
-    return replace(preset, files=(folder / own.high, folder / own.low))
+    return replace(preset, files=(board.file(own.high), board.file(own.low)))
 
 
 def _loras(board: BoardFile, clip: Clip) -> tuple[Lora, ...]:
     """The board's LoRAs, then the clip's."""
     written = (*board.story.engine.loras, *clip.loras)
-    return tuple(Lora(board.path.parent / lora.path, lora.high, lora.low) for lora in written)
+    return tuple(Lora(board.file(lora.path), lora.high, lora.low) for lora in written)
 
 
 def _anchors(
@@ -152,7 +152,7 @@ def _anchors(
     for link in links:
         if link.reference in anchors:
             continue
-        path = board.path.parent / link.reference
+        path = board.file(link.reference)
         try:
             anchors[link.reference] = fingerprints.anchor(path, size, board.story.fit)
         except InputError as error:

@@ -7,9 +7,9 @@ from collections import defaultdict
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from itertools import groupby
 from typing import TYPE_CHECKING, Literal
 
+from svi_story.cache.store import Store
 from svi_story.errors import InputError, Problem, StoryError
 from svi_story.events import BoardFailed, BoardRefused, RunStarted, SegmentReused
 from svi_story.render.film import Clips, Film, still_good
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from concurrent.futures import Executor
     from pathlib import Path
 
-    from svi_story.cache.store import Store
+    from svi_story.engines import EngineOptions
     from svi_story.engines.base import Engine
     from svi_story.events import Reporter
     from svi_story.plan.keys import Task
@@ -53,6 +53,15 @@ class Wish:
 
 
 @dataclass(frozen=True)
+class Setup:
+    """What boards have in common that are made together."""
+
+    engine: str
+    options: EngineOptions
+    cache: Path
+
+
+@dataclass(frozen=True)
 class Order:
     """One board's share of a wish."""
 
@@ -65,6 +74,11 @@ class Order:
     def wanted(self) -> tuple[Task, ...]:
         """Every segment that must be there in the end."""
         return self.tasks or self.job.all_tasks
+
+    @property
+    def setup(self) -> Setup:
+        """The engine and the cache it is made with."""
+        return Setup(self.job.plan.engine, self.job.options, self.job.place.cache)
 
 
 def order(job: Job, wish: Wish) -> Order:
@@ -103,19 +117,18 @@ def _forced(item: Order, force: tuple[str, ...]) -> tuple[Task, ...]:
 
 
 def render_orders(
-    orders: Sequence[Order], engines: Mapping[str, Engine], store: Store, report: Reporter
+    orders: Sequence[Order], engines: Mapping[Setup, Engine], report: Reporter
 ) -> Iterator[Outcome]:
-    """Render boards, grouped by engine, with engines not entered yet; yields how each ended."""
-
-    def engine_of(item: Order) -> str:
-        return item.job.plan.engine
-
+    """Render boards, grouped by setup, with engines not entered yet; yields how each ended."""
     report(RunStarted(len(orders), sum(len(item.wanted) for item in orders)))
+    groups: defaultdict[Setup, list[Order]] = defaultdict(list)
+    for item in sorted(orders, key=lambda item: item.setup.engine):
+        groups[item.setup].append(item)
     with _encoder() as encoder:
-        for name, group in groupby(sorted(orders, key=engine_of), key=engine_of):
-            items = list(group)
+        for setup, items in groups.items():
             wanted = tuple(task for item in items for task in item.wanted)
-            with Stage(engines[name], wanted, store) as stage:
+            store = Store(setup.cache, report)
+            with Stage(engines[setup], wanted, store) as stage:
                 yield from Night(items, Studio(stage, store, encoder, report)).run()
 
 

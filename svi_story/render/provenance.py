@@ -59,7 +59,7 @@ def _metadata(job: Job) -> dict[str, str]:
     """What every player shows. The storyboard's text is not here, where all players would have to load it."""
     about = {
         "tool": TOOL,
-        "storyboard": job.place.board.name,
+        "storyboard": job.plan.board.name,
         "storyboard_sha256": job.plan.digest,
         "engine": job.plan.engine,
     }
@@ -97,7 +97,7 @@ def _facts(job: Job) -> dict[str, str]:
     revisions = sorted({str(task.inputs.get("revision")) for task in job.all_tasks})
     facts = {
         "storyboard": job.plan.source,
-        "storyboardName": job.place.board.name,
+        "storyboardName": job.plan.board.name,
         "storyboardSha256": job.plan.digest,
         "engine": job.plan.engine,
         "engineRevision": ", ".join(revisions),
