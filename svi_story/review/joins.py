@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from svi_story.review.limits import ACTIVE, ACTIVE_SHARE, NEAR, UNRELATED, UNRELATED_LEVELS
-from svi_story.review.measure import LEVELS
 
 if TYPE_CHECKING:
     from svi_story.review.measure import Floats
@@ -29,7 +28,8 @@ class Seam:
     least: float | None
     """The same as a multiple of the slower side: 0 is a frame shown twice."""
     pop: float
-    """How far the colours step beyond what is usual around the join, in CIELAB units."""
+    """How far the colours of the whole picture step beyond what is usual around, in CIELAB units: the median
+    of its blocks, which change any way when the picture moves, and one way when the light does."""
     other: float
     """The share of blocks that change as they only do between different pictures."""
 
@@ -43,9 +43,18 @@ def seam_at(track: Track, frame: int, bad: Flags) -> Seam | None:
     step, change = track.motion[frame], track.change[frame]
     usual = np.maximum(before[1], after[1])
     other = change > UNRELATED * usual + UNRELATED_LEVELS
-    pop = max(float(np.median(change) - np.median(usual)), 0.0) / LEVELS
+    pop = _pop(track, frame)
     fast, slow = np.maximum(before[0], after[0]), np.minimum(before[0], after[0])
     return Seam(_most(step, fast, before[0], after[0]), _middle(step, slow), pop, float(other.mean()))
+
+
+def _pop(track: Track, frame: int) -> float:
+    """The step of the blocks' median colour, beyond the larger of the usual ones on either side."""
+    part = track.blocks[max(frame - 1 - NEAR, 0) : frame + 1 + NEAR]
+    steps = np.linalg.norm(np.median(np.diff(part, axis=0), axis=1), axis=1)
+    place = min(frame - 1, NEAR)
+    usual = max(np.median(side) for side in (steps[:place], steps[place + 1 :]) if len(side))
+    return max(float(steps[place] - usual), 0.0)
 
 
 def _usual(track: Track, frames: range, bad: Flags) -> tuple[Floats, Floats] | None:

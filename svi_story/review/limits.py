@@ -57,7 +57,7 @@ STEP = Limit(
     1.65, "times the motion around", "one frame too few is 1.7 to 2; a shaking camera stays below 1.5"
 )
 REPEAT = Limit(0.3, "times the motion around", "a frame shown twice is 0 to 0.25, also when decoded anew")
-POP = Limit(2.5, "CIELAB", "a step of the whole picture's colours that the motion does not explain")
+POP = Limit(1.5, "CIELAB", "a step of the whole picture's colours that the motion does not explain")
 OTHER = Limit(0.6, "of the picture", "the share of blocks that show something else all of a sudden")
 LEAP = 5.0
 """Times the motion around, and LEAP_FAR on top: a step inside a clip that leads elsewhere in the picture."""

@@ -62,6 +62,8 @@ class Measure:
     """How far each block moved since the frame before, in thousandths of the width; NaN where none is."""
     change: Floats
     """How much each block's colours changed since the frame before, in levels of 255; NaN where none is."""
+    blocks: Floats
+    """Blocks x 3: each block's mean L*, a*, b*."""
     skip: float
     """The mean change against the frame before the last; NaN where there is none."""
 
@@ -72,8 +74,6 @@ def measured(frames: Iterable[Frame], before: tuple[Look, ...] = ()) -> Iterator
     `before` are the last two looks of what comes before, if anything does: a film measured in parts gives
     the numbers of the film measured at once.
     """
-    # One thread and a fresh state for every pair: the same frames give the same numbers
-    flow = cv2.DISOpticalFlow.create(cv2.DISOPTICAL_FLOW_PRESET_FAST)
     looks = list(before[-2:])
     for frame in frames:
         look, grey = look_of(frame)
@@ -86,8 +86,9 @@ def measured(frames: Iterable[Frame], before: tuple[Look, ...] = ()) -> Iterator
                 cov,
                 sharpness(grey),
                 noise(grey),
-                _motion(flow, last, look),
+                _motion(last, look),
                 _change(last, look),
+                _in_blocks(look.lab).reshape(BLOCKS, 3),
                 float(_change(earlier, look).mean()),
             ),
             look,
@@ -140,9 +141,11 @@ def noise(grey: Frame) -> float:
     return float(np.sqrt(np.pi / 2) / 6 * cv2.norm(grain, cv2.NORM_L1) / grain.size)
 
 
-def _motion(flow: cv2.DISOpticalFlow, last: Look | None, look: Look) -> Floats:
+def _motion(last: Look | None, look: Look) -> Floats:
     if last is None or last.grey.shape != look.grey.shape:
         return np.full(BLOCKS, np.nan, np.float32)
+    # A new one every time: it keeps what it last saw, and numbers would depend on where a film is cut
+    flow = cv2.DISOpticalFlow.create(cv2.DISOPTICAL_FLOW_PRESET_FAST)
     field = flow.calc(last.grey, look.grey, np.zeros((*look.grey.shape, 2), np.float32))
     length = cv2.magnitude(field[..., 0], field[..., 1])
     return _in_blocks(cast("Floats", length)) * np.float32(1000 / look.grey.shape[1])
@@ -156,4 +159,5 @@ def _change(last: Look | None, look: Look) -> Floats:
 
 
 def _in_blocks(values: Floats) -> Floats:
+    """The mean of each block, rows first; channels stay together."""
     return cast("Floats", cv2.resize(values, GRID[::-1], interpolation=cv2.INTER_AREA)).ravel()

@@ -31,6 +31,8 @@ class Track:
     """n x blocks."""
     change: Floats
     """n x blocks."""
+    blocks: Floats
+    """n x blocks x 3."""
     skip: Floats
 
     @staticmethod
@@ -43,6 +45,7 @@ class Track:
             noise=np.array([each.noise for each in measures], np.float32),
             motion=np.stack([each.motion for each in measures]),
             change=np.stack([each.change for each in measures]),
+            blocks=np.stack([each.blocks for each in measures]),
             skip=np.array([each.skip for each in measures], np.float32),
         )
 
