@@ -7,11 +7,13 @@ from typing import TYPE_CHECKING
 
 import cv2
 import numpy as np
+from PIL import Image
 
 from svi_story.cache.store import Store
-from svi_story.engines import EngineOptions
+from svi_story.engines.animatic import AnimaticIdentity
 from svi_story.plan.fingerprints import Fingerprints
-from svi_story.render.jobs import Choice, find_places, prepare
+from svi_story.plan.keys import tasks_of
+from svi_story.render.jobs import Job, find_places, resolve
 from svi_story.review.quality import review_film
 
 if TYPE_CHECKING:
@@ -20,7 +22,6 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from svi_story.plan.keys import Task
-    from svi_story.render.jobs import Job
     from svi_story.review.quality import FilmReview
 
     Frame = NDArray[np.uint8]
@@ -76,14 +77,19 @@ def zoom(frames: int, size: tuple[int, int] = (160, 96)) -> list[Frame]:
     return grain(view(picture, 0.5, 1.5 * 1.33 ** (place / frames), size) for place in range(frames))
 
 
-def job_of(board: Path) -> Job:
-    """A board, planned for the animatic."""
+def job_of(board: Path, engine: str = "svi") -> Job:
+    """A board, planned and keyed; SVI needs no weights for it, as the animatic's keys do as well."""
     fingerprints = Fingerprints.load(CACHE / "memo.json", lambda _event: None)
-    jobs, rejected = prepare(
-        find_places([board], FILMS, CACHE), fingerprints, Choice("animatic", EngineOptions())
-    )
+    plans, rejected = resolve(find_places([board], FILMS, CACHE), fingerprints, engine)
     assert not rejected, rejected[0].error
-    return jobs[0]
+    place, plan = plans[0]
+    return Job(place, plan, tasks_of(plan, AnimaticIdentity()))
+
+
+def scene_in(folder: Path, size: tuple[int, int] = (64, 64)) -> str:
+    """Save the films' first view as a picture, to be a board's reference; returns its name."""
+    Image.fromarray(view(scene(), 0.5, 1.5, size)).save(folder / "scene.png")
+    return "scene.png"
 
 
 def put(task: Task, frames: Sequence[Frame], latents: NDArray[np.float32] | None = None) -> None:
@@ -96,9 +102,9 @@ def put(task: Task, frames: Sequence[Frame], latents: NDArray[np.float32] | None
         work.publish(task.inputs, {"sampling_seconds": 12.5, "decoding_seconds": 1.5, "versions": {"a": "1"}})
 
 
-def plant(board: Path, film: Sequence[Frame]) -> Job:
+def plant(board: Path, film: Sequence[Frame], engine: str = "svi") -> Job:
     """Put a whole film into the cache, clip after clip; fades count for both of their clips."""
-    job, place = job_of(board), 0
+    job, place = job_of(board, engine), 0
     for task in job.all_tasks:
         put(task, film[place : place + task.segment.contributes])
         place += task.segment.contributes

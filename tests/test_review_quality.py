@@ -10,6 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 from review_films import (
+    CACHE,
     CLIP,
     at,
     bright,
@@ -25,11 +26,13 @@ from review_films import (
     review,
     reviewed,
     scene,
+    scene_in,
     soft,
     view,
     zoom,
 )
 
+from svi_story.cache.store import Store
 from svi_story.review.faults import longest
 from svi_story.review.measure import measured, sharpness
 from svi_story.review.track import Track, drift_from
@@ -55,9 +58,8 @@ def board(write_board: Write, tmp_path: Path) -> Callable[..., Path]:
 
     def write(**changes: Any) -> Path:
         size = changes.pop("size", (160, 96))
-        Image.fromarray(view(scene(), 0.5, 1.5, size)).save(tmp_path / "scene.png")
         fields = {
-            "reference": "scene.png",
+            "reference": scene_in(tmp_path, size),
             "resolution": f"{size[0]}x{size[1]}",
             "engine": {"max_frames": CLIP},
             "clips": [{"prompt": f"The camera is moving on, clip {n}."} for n in (1, 2, 3)],
@@ -78,7 +80,7 @@ def small_mover(frames: int) -> Film:
     for place in range(frames):
         picture = back.copy()
         x = int(10 + place * 1.1)
-        picture[30:58, x : x + 32] = mover
+        picture[60:88, x : x + 32] = mover
         film.append(picture)
     return grain(film)
 
@@ -256,6 +258,25 @@ def test_a_black_anchor_may_have_black_frames(board: Callable[..., Path], tmp_pa
     assert {kind for kind, _, _ in found} == {"frozen"}
 
 
+def test_a_repeated_frame_is_found_in_an_animatic_too(
+    board: Callable[..., Path], svi_story: Callable[..., Any]
+) -> None:
+    path = board()
+    assert svi_story("render", path, "--engine", "animatic").code == 0
+    job, store = job_of(path, "animatic"), Store(CACHE, print)
+    assert faults(review(job)) == []
+    entries = [store.entry(task.key) for task in job.all_tasks]
+    film: Film = []
+    for task, entry in zip(job.all_tasks, entries, strict=True):
+        assert entry is not None
+        with entry.frames() as frames:
+            film += list(frames)[task.segment.overlap :]
+    for task in job.all_tasks:
+        store.set_aside(task.key, "test")
+    planted = [*film[:FIRST], *film[FIRST - 1 : -1]]
+    assert ("duplicate", 1, 0) in faults(review(plant(path, planted, "animatic")))
+
+
 @settings(max_examples=8)
 @given(st.integers(1, 11))
 def test_a_film_measured_in_parts_gives_the_same_numbers(cut: int) -> None:
@@ -265,7 +286,7 @@ def test_a_film_measured_in_parts_gives_the_same_numbers(cut: int) -> None:
     rest = list(measured(film[cut:], tuple(look for _, look in first[-2:])))
     parts = [measure for measure, _ in (*first, *rest)]
     one, other = Track.of(whole), Track.of(parts)
-    for name in ("mean", "cov", "sharpness", "noise", "motion", "change", "blocks", "skip"):
+    for name in ("mean", "cov", "sharpness", "noise", "motion", "change", "blocks", "skip", "same"):
         np.testing.assert_array_equal(getattr(one, name), getattr(other, name), err_msg=name)
 
 

@@ -69,7 +69,8 @@ def review(
     else:
         answer(str(_page(job, store, found)))
     if found.findings:
-        complain(f"{board}: {len(found.findings)} warnings; the page says what helps")
+        count = len(found.findings)
+        complain(f"{board}: {count} warning{'s' if count > 1 else ''}; the page says what helps")
 
 
 def _job(board: Path, films: Path, cache: Path, choice: Choice) -> Job:

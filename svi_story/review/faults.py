@@ -17,7 +17,6 @@ from svi_story.review.limits import (
     FLAT,
     FLICKER,
     FROZEN,
-    FROZEN_LEVELS,
     LEAP,
     LEAP_FAR,
     MOVED,
@@ -79,7 +78,7 @@ def faults_of(run: Run) -> Iterator[tuple[int, Fault]]:
     for part in run.parts[1:]:
         seam = run.seams[part.start]
         if seam is not None and not odd[max(part.start - 1, 0) : part.start + 1].any():
-            yield from ((part.shot, fault) for fault in _seam_faults(part, seam))
+            yield from ((part.shot, fault) for fault in _seam_faults(run, part, seam))
 
 
 def odd_frames(run: Run) -> Flags:
@@ -133,10 +132,11 @@ def _still(run: Run, frames: slice) -> Iterator[Fault]:
     """The longest time that nothing moves, where it is too long."""
     track, total = run.track, frames.stop - frames.start
     first = max(frames.start, 1)  # a run's first frame has nothing before it
-    same = track.change[first : frames.stop].max(axis=1, initial=0) < FROZEN_LEVELS
-    start, frozen = longest(same & ~run.bad[first : frames.stop])
+    start, frozen = longest(track.same[first : frames.stop] & ~run.bad[first : frames.stop])
     if frozen >= max(FROZEN.value * run.fps, 2):
         yield Fault("frozen", first + start - 1, frozen + 1, float(frozen / run.fps), FROZEN)
+        return
+    if run.rests:
         return
     still = track.moving[first : frames.stop] < STILL
     start, resting = longest(still & ~run.bad[first : frames.stop])
@@ -229,12 +229,13 @@ def _torn(run: Run, odd: Flags, frames: slice) -> Iterator[Fault]:
             return
 
 
-def _seam_faults(part: Part, seam: Seam) -> Iterator[Fault]:
+def _seam_faults(run: Run, part: Part, seam: Seam) -> Iterator[Fault]:
+    again = run.track.same[part.start] and not run.track.same[max(part.start - 1, 0) : part.start + 2].all()
     if seam.other > OTHER.value:
         yield Fault("other-picture", part.start, 1, seam.other, OTHER)
     elif seam.step is not None and seam.step > STEP.value:
         yield Fault("jump", part.start, 1, seam.step, STEP)
-    elif seam.least is not None and seam.least < REPEAT.value:
-        yield Fault("duplicate", part.start, 1, seam.least, REPEAT)
+    elif again or (seam.least is not None and seam.least < REPEAT.value):
+        yield Fault("duplicate", part.start, 1, seam.least or 0.0, REPEAT)
     elif seam.pop > POP.value:
         yield Fault("colour-step", part.start, 1, seam.pop, POP)

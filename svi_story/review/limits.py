@@ -38,10 +38,8 @@ FLAT = Limit(3.0, "CIELAB", "the total spread of a picture without content; plai
 NOISE = Limit(6.0, "levels", "over 1.5 times the grain of the anchor: twice what a grainy scan has")
 STILL = 0.15
 """Thousandths of the width a frame: a held picture with grain stays below it."""
-STATIC = Limit(0.25, "of the clip", "eased camera moves rest for up to a tenth at either end")
-FROZEN = Limit(0.5, "seconds", "not one block changes: no moving picture does that")
-FROZEN_LEVELS = 0.2
-"""Change in levels of 255 of the block that changes most, in frames that are the same."""
+STATIC = Limit(0.25, "of the clip", "nothing moves: eased moves rest for a tenth at either end")
+FROZEN = Limit(0.5, "seconds", "the very same frame, bit for bit")
 ODD = Limit(2.0, "CIELAB", "one frame's distance from both neighbours, which agree; motion: below 0.5")
 ODD_LEVELS = 4.0
 """Levels of 255 by which a single frame differs from both neighbours, beyond what they differ."""
@@ -57,7 +55,7 @@ STEP = Limit(
     1.65, "times the motion around", "one frame too few is 1.7 to 2; a shaking camera stays below 1.5"
 )
 REPEAT = Limit(0.3, "times the motion around", "a frame shown twice is 0 to 0.25, also when decoded anew")
-POP = Limit(1.5, "CIELAB", "a step of the whole picture's colours that the motion does not explain")
+POP = Limit(2.2, "CIELAB", "a step of the whole picture's colours that the motion does not explain")
 OTHER = Limit(0.6, "of the picture", "the share of blocks that show something else all of a sudden")
 LEAP = 5.0
 """Times the motion around, and LEAP_FAR on top: a step inside a clip that leads elsewhere in the picture."""

@@ -44,6 +44,8 @@ class Look:
     """The small picture, rows x columns x 3, CIELAB."""
     grey: Frame
     """The small picture's luma, rows x columns."""
+    whole: Frame
+    """The frame itself."""
 
 
 @dataclass(frozen=True)
@@ -66,17 +68,21 @@ class Measure:
     """Blocks x 3: each block's mean L*, a*, b*."""
     skip: float
     """The mean change against the frame before the last; NaN where there is none."""
+    same: bool
+    """Whether the frame before is the very same, bit for bit."""
 
 
-def measured(frames: Iterable[Frame], before: tuple[Look, ...] = ()) -> Iterator[tuple[Measure, Look]]:
-    """Every frame's numbers, in order, and what the next frames need of it.
+def measured(
+    frames: Iterable[Frame], before: tuple[Look, ...] = (), top: int = 0
+) -> Iterator[tuple[Measure, Look]]:
+    """Every frame's numbers, in order, and what the next frames need of it; `top` rows are not looked at.
 
     `before` are the last two looks of what comes before, if anything does: a film measured in parts gives
     the numbers of the film measured at once.
     """
     looks = list(before[-2:])
     for frame in frames:
-        look, grey = look_of(frame)
+        look, grey = look_of(frame, top)
         mean, cov = colours(look.lab)
         last = looks[-1] if looks else None
         earlier = looks[-2] if len(looks) > 1 else None
@@ -90,22 +96,24 @@ def measured(frames: Iterable[Frame], before: tuple[Look, ...] = ()) -> Iterator
                 _change(last, look),
                 _in_blocks(look.lab).reshape(BLOCKS, 3),
                 float(_change(earlier, look).mean()),
+                last is not None and np.array_equal(last.whole, frame),
             ),
             look,
         )
         looks = [*looks[-1:], look]
 
 
-def look_of(frame: Frame) -> tuple[Look, Frame]:
-    """A frame's small pictures, and its luma as it is."""
-    grey = cast("Frame", cv2.cvtColor(frame, cv2.COLOR_RGB2GRAY))
-    height, width = frame.shape[:2]
+def look_of(frame: Frame, top: int = 0) -> tuple[Look, Frame]:
+    """A frame's small pictures below row `top`, and its luma as it is."""
+    seen = frame[top:]
+    grey = cast("Frame", cv2.cvtColor(seen, cv2.COLOR_RGB2GRAY))
+    height, width = seen.shape[:2]
     scale = max(min(SMALL / width, 1.0), LEAST / min(height, width))
     size = (round(width * scale), round(height * scale))
-    small = cv2.resize(frame, size, interpolation=cv2.INTER_AREA)
+    small = cv2.resize(seen, size, interpolation=cv2.INTER_AREA)
     lab = cv2.cvtColor(small.astype(np.float32) / np.float32(255), cv2.COLOR_RGB2LAB)
     luma = cv2.resize(grey, size, interpolation=cv2.INTER_AREA)
-    return Look(cast("Floats", lab), cast("Frame", luma)), grey
+    return Look(cast("Floats", lab), cast("Frame", luma), frame), grey
 
 
 def colours(lab: Floats) -> tuple[Floats, Floats]:

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from svi_story.cache.entry import Entry
     from svi_story.events import Reporter
     from svi_story.plan.keys import Task
-    from svi_story.plan.model import FilmPlan, Shot
+    from svi_story.plan.model import FilmPlan, Segment, Shot
     from svi_story.review.joins import Seam
     from svi_story.review.measure import Frame, Look, Measure
 
@@ -122,6 +122,8 @@ class _Reading:
     """Of the pictures."""
     sheets: int
     """Pictures of each clip on the contact sheet."""
+    top: int
+    """Rows at the top of every picture that are not looked at."""
     report: Reporter
     done: int = 0
     anchors: dict[str, Anchor] = field(default_factory=dict)
@@ -141,7 +143,7 @@ def review_film(
     """
     entries = [[find(task.key) for task in clip] for clip in tasks]
     sheets = min(max(round(SHEET / len(tasks)), 1), 6)
-    reading = _Reading(plan, 320 if len(tasks) <= FEW_CLIPS else 224, sheets, report)
+    reading = _Reading(plan, 320 if len(tasks) <= FEW_CLIPS else 224, sheets, slate_rows(plan), report)
     starts = clip_starts(plan)
     for parts in _runs(plan, entries):
         _read_run(parts, entries, reading)
@@ -150,6 +152,17 @@ def review_film(
         for number, shot in enumerate(plan.shots)
     )
     return FilmReview(plan, clips, tuple(_joins(clips)), tuple(_findings(clips, reading)))
+
+
+def slate_rows(plan: FilmPlan) -> int:
+    """How many rows an animatic's slate may cover: its text changes at every join, and is no picture."""
+    if plan.engine != "animatic":
+        return 0
+    from svi_story.engines.animatic.slate import lay_out, timecode
+
+    layout = lay_out(plan.size, len(timecode(0, plan.fps)))
+    rows = layout.prompt_top + layout.prompt_room + layout.pad + layout.size
+    return min(rows, plan.size.height - 16)
 
 
 def clip_starts(plan: FilmPlan) -> list[int]:
@@ -193,7 +206,7 @@ def _read_run(
             assert entry is not None, "runs hold what is finished"
             _look_at_latents(entry, clip, segment, reading)
             before = sum(each.contributes for each in shot.segments[:segment])
-            for frame, (measure, look) in _measured(entry, shot.segments[segment].overlap, looks):
+            for frame, (measure, look) in _measured(entry, shot.segments[segment], looks, reading.top):
                 place, within = len(measures) - shown, before + len(measures) - start
                 if place in (0, total // 2, total - 1):
                     reading.pictures.setdefault(clip, []).append(thumbnail(frame, within, reading.width))
@@ -205,22 +218,23 @@ def _read_run(
         reading.done += 1
         reading.report(ClipReviewed(reading.plan.board, shot.id, reading.done, len(reading.plan.shots)))
     anchor = _anchor(reading, places[0][0], measures[0])
-    reading.runs.append(Run(Track.of(measures), tuple(parts), anchor, reading.plan.fps))
+    rests = reading.plan.engine == "animatic"
+    reading.runs.append(Run(Track.of(measures), tuple(parts), anchor, reading.plan.fps, rests))
 
 
 def _measured(
-    entry: Entry, overlap: int, looks: tuple[Look, ...]
+    entry: Entry, segment: Segment, looks: tuple[Look, ...], top: int
 ) -> Iterator[tuple[Frame, tuple[Measure, Look]]]:
     """The frames that reach the film, with their numbers."""
     with entry.frames() as frames:
         kept: list[Frame] = []
 
         def each() -> Iterator[Frame]:
-            for place in range(overlap, len(frames)):
+            for place in range(segment.overlap, len(frames)):
                 kept[:] = [frames[place]]
                 yield kept[0]
 
-        for numbers in measured(each(), looks):
+        for numbers in measured(each(), looks, top):
             yield kept[0], numbers
 
 
@@ -236,7 +250,7 @@ def _anchor(reading: _Reading, clip: int, first: Measure) -> Anchor:
     planned = reading.plan.shots[clip].segments[0].anchor
     if planned.pixels not in reading.anchors:
         try:
-            look, grey = look_of(open_anchor(planned))
+            look, grey = look_of(open_anchor(planned), reading.top)
         except RenderError as error:
             reading.report(Warned(f"{reading.plan.board}: compared with the first frame instead: {error}"))
             return Anchor(first.mean, first.cov, first.noise)

@@ -53,6 +53,8 @@ class Run:
     parts: tuple[Part, ...]
     anchor: Anchor
     fps: Fraction
+    rests: bool
+    """Whether the camera rests on purpose, as an animatic's does around every join."""
 
     @cached_property
     def drift(self) -> Drift:

@@ -34,6 +34,7 @@ class Track:
     blocks: Floats
     """n x blocks x 3."""
     skip: Floats
+    same: Flags
 
     @staticmethod
     def of(measures: Sequence[Measure]) -> Track:
@@ -47,6 +48,7 @@ class Track:
             change=np.stack([each.change for each in measures]),
             blocks=np.stack([each.blocks for each in measures]),
             skip=np.array([each.skip for each in measures], np.float32),
+            same=np.array([each.same for each in measures], bool),
         )
 
     @staticmethod

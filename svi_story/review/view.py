@@ -174,11 +174,13 @@ def _of_joins(review: FilmReview) -> list[Finding]:
 
 
 def _told(join: Join) -> float | None:
-    """The number that says most: nearly none where a frame stands, else the step."""
+    """The number that says most: nearly none where a frame is repeated, else the step; None at rest."""
     if join.seam is None or join.seam.step is None:
         return None
-    least = join.seam.least
-    return least if least is not None and least < REPEAT.value else join.seam.step
+    step, least = join.seam.step, join.seam.least
+    if least is not None and least < REPEAT.value:
+        return least
+    return None if step < REPEAT.value else step
 
 
 def _in_words(join: Join, step: float | None) -> str:
