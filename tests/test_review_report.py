@@ -70,7 +70,7 @@ class Page(HTMLParser):
 
 
 def page_for(board: Path, film: str | None = None, note: str = "") -> str:
-    found = review(plant(board, pan(200, (64, 64), 0.001)))
+    found = review(plant(board, pan(810, (64, 64), 0.0001)))
     return page_of(found, Shown(Path(film) if film else None, note), Path("renders/board.review.html"))
 
 

@@ -44,7 +44,9 @@ def seam_at(track: Track, frame: int, bad: Flags) -> Seam | None:
     usual = np.maximum(before[1], after[1])
     other = change > UNRELATED * usual + UNRELATED_LEVELS
     pop = _pop(track, frame)
-    fast, slow = np.maximum(before[0], after[0]), np.minimum(before[0], after[0])
+    fast = np.maximum(before[0], after[0])
+    # A picture that comes to rest at the join, and starts from rest, repeats nothing
+    slow = np.minimum.reduce([before[0], after[0], *_beside(track, frame)])
     return Seam(_most(step, fast, before[0], after[0]), _middle(step, slow), pop, float(other.mean()))
 
 
@@ -55,6 +57,12 @@ def _pop(track: Track, frame: int) -> float:
     place = min(frame - 1, NEAR)
     usual = max(np.median(side) for side in (steps[:place], steps[place + 1 :]) if len(side))
     return max(float(steps[place] - usual), 0.0)
+
+
+def _beside(track: Track, frame: int) -> list[Floats]:
+    """How each block moves right before and right after the step over a join."""
+    steps = (step for step in (frame - 1, frame + 1) if 0 < step < len(track))
+    return [track.motion[step] for step in steps]
 
 
 def _usual(track: Track, frames: range, bad: Flags) -> tuple[Floats, Floats] | None:
