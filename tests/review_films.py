@@ -96,7 +96,9 @@ def put(task: Task, frames: Sequence[Frame], latents: NDArray[np.float32] | None
     """Publish an entry with these frames; those that repeat the parent's are made up."""
     overlap = task.segment.overlap
     made = [frames[0]] * overlap + list(frames)
-    with Store(CACHE, print).work(task.key) as work:
+    store = Store(CACHE, print)
+    store.set_aside(task.key, "another film takes its place")
+    with store.work(task.key) as work:
         work.save_latents({"pose": np.zeros(3, np.float32) if latents is None else latents})
         work.write_frames(iter(made), task.segment.fps, len(made))
         work.publish(task.inputs, {"sampling_seconds": 12.5, "decoding_seconds": 1.5, "versions": {"a": "1"}})

@@ -271,8 +271,6 @@ def test_a_repeated_frame_is_found_in_an_animatic_too(
         assert entry is not None
         with entry.frames() as frames:
             film += list(frames)[task.segment.overlap :]
-    for task in job.all_tasks:
-        store.set_aside(task.key, "test")
     planted = [*film[:FIRST], *film[FIRST - 1 : -1]]
     assert ("duplicate", 1, 0) in faults(review(plant(path, planted, "animatic")))
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
 from dataclasses import dataclass, field
 from itertools import groupby
 from typing import TYPE_CHECKING
@@ -20,9 +22,10 @@ from svi_story.review.run import Anchor, Part, Run
 from svi_story.review.track import Track
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Sequence
+    from collections.abc import Callable, Generator, Iterator, Sequence
 
     from svi_story.cache.entry import Entry
+    from svi_story.cache.frames import Frames
     from svi_story.events import Reporter
     from svi_story.plan.keys import Task
     from svi_story.plan.model import FilmPlan, Segment, Shot
@@ -226,16 +229,27 @@ def _measured(
     entry: Entry, segment: Segment, looks: tuple[Look, ...], top: int
 ) -> Iterator[tuple[Frame, tuple[Measure, Look]]]:
     """The frames that reach the film, with their numbers."""
-    with entry.frames() as frames:
-        kept: list[Frame] = []
+    kept: list[Frame] = []
 
-        def each() -> Iterator[Frame]:
-            for place in range(segment.overlap, len(frames)):
-                kept[:] = [frames[place]]
-                yield kept[0]
+    def each(read: Iterator[Frame]) -> Iterator[Frame]:
+        for frame in read:
+            kept[:] = [frame]
+            yield frame
 
-        for numbers in measured(each(), looks, top):
+    with entry.frames() as frames, closing(_read_ahead(frames, segment.overlap)) as read:
+        for numbers in measured(each(read), looks, top):
             yield kept[0], numbers
+
+
+def _read_ahead(frames: Frames, start: int) -> Generator[Frame, None, None]:
+    """Frames from `start` on, each decoded by a second thread while the one before is measured."""
+    with ThreadPoolExecutor(1) as pool:
+        coming = pool.submit(frames.__getitem__, start)
+        for place in range(start + 1, len(frames) + 1):
+            frame = coming.result()
+            if place < len(frames):
+                coming = pool.submit(frames.__getitem__, place)
+            yield frame
 
 
 def _look_at_latents(entry: Entry, clip: int, segment: int, reading: _Reading) -> None:
