@@ -10,6 +10,7 @@ import numpy as np
 from PIL import Image
 
 from svi_story.cache.store import Store
+from svi_story.engines import EngineOptions
 from svi_story.engines.animatic import AnimaticIdentity
 from svi_story.plan.fingerprints import Fingerprints
 from svi_story.plan.keys import tasks_of
@@ -83,7 +84,7 @@ def job_of(board: Path, engine: str = "svi") -> Job:
     plans, rejected = resolve(find_places([board], FILMS, CACHE), fingerprints, engine)
     assert not rejected, rejected[0].error
     place, plan = plans[0]
-    return Job(place, plan, tasks_of(plan, AnimaticIdentity()))
+    return Job(place, plan, tasks_of(plan, AnimaticIdentity()), EngineOptions())
 
 
 def scene_in(folder: Path, size: tuple[int, int] = (64, 64)) -> str:

@@ -20,7 +20,7 @@ from svi_story.cli.options import (
     Vae,
     chosen,
     fingerprints_in,
-    store_in,
+    store_of,
 )
 from svi_story.cli.terminal import answer, answer_json, complain
 
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from svi_story.review.quality import FilmReview
     from svi_story.review.report import Shown
 
-Board = Annotated[Path, typer.Argument(metavar="BOARD", help="A board.")]
+Board = Annotated[Path, typer.Argument(metavar="BOARD", help="A board, or a bundle.")]
 
 
 def register(app: typer.Typer) -> None:
@@ -44,8 +44,8 @@ def review(
     cache: Cache = CACHE,
     engine: Engine = "",
     models: Models = MODELS,
-    dtype: Dtype = "bfloat16",
-    vae: Vae = "whole",
+    dtype: Dtype = "",
+    vae: Vae = "",
     as_json: AsJson = False,
 ) -> None:
     """Measure what was made, and write a page about it.
@@ -60,7 +60,7 @@ def review(
     from svi_story.engines import EngineOptions
 
     job = _job(board, output, cache, chosen(engine, EngineOptions(models, dtype, vae=vae)))
-    store = store_in(cache)
+    store = store_of(job)
     found = _measure(job, store)
     if as_json:
         from svi_story.review.answer import as_json as in_json
@@ -78,10 +78,11 @@ def _job(board: Path, films: Path, cache: Path, choice: Choice) -> Job:
     from svi_story.errors import InputError, Problem
     from svi_story.render.jobs import find_places, prepare
 
-    if board.is_dir():
-        raise InputError(Problem("is a folder; review takes one board", file=str(board)))
+    places = find_places((board,), films, cache)
+    if len(places) > 1:
+        raise InputError(Problem(f"holds {len(places)} boards; name one of them", file=str(board)))
     fingerprints = fingerprints_in(cache)
-    jobs, rejected = prepare(find_places([board], films, cache), fingerprints, choice)
+    jobs, rejected = prepare(places, fingerprints, choice)
     for each in rejected:
         raise each.error
     fingerprints.save()
@@ -121,7 +122,8 @@ def _page(job: Job, store: Store, found: FilmReview) -> Path:
 
 def _shown(job: Job, store: Store) -> Shown:
     """The film that can be watched, and what to know about it."""
-    from svi_story.render.film import is_finished, preview_of
+    from svi_story.render.film import is_finished
+    from svi_story.render.reel import preview_of
     from svi_story.review.report import Shown
 
     film = job.place.film
