@@ -221,6 +221,12 @@ def test_cuts_fades_and_dips_are_no_joins(board: Callable[..., Path]) -> None:
     assert [clip.start for clip in found.clips] == [0, CLIP, 2 * CLIP - 6, 3 * CLIP - 6]
 
 
+def test_a_title_card_moves_what_is_found_in_the_film(board: Callable[..., Path]) -> None:
+    path = board(cut={"title_card": {"text": "Fog", "duration": "2s"}, "fps": 30})
+    found = reviewed(path, at(FIRST + 4, level(0))(pan(FILM)))
+    assert [(each.frame, each.within) for each in found.findings] == [(30 + FIRST + 4, 4)]
+
+
 def test_a_long_clip_has_joins_inside(board: Callable[..., Path]) -> None:
     path = board(clips=[{"prompt": "It is moving on and on.", "duration": "3.8s"}])
     film = pan(2 * CLIP - 1)
