@@ -122,7 +122,7 @@ def _page(job: Job, store: Store, found: FilmReview) -> Path:
 
 def _shown(job: Job, store: Store) -> Shown:
     """The film that can be watched, and what to know about it."""
-    from svi_story.render.film import is_finished
+    from svi_story.render.recipe import is_finished
     from svi_story.render.reel import preview_of
     from svi_story.review.report import Shown
 
