@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 DEMO := storyboards/demo.yaml
 
-.PHONY: setup demo test lint types suite docs clean
+.PHONY: setup demo test lint types suite browser docs clean
 
 setup: $(BIN)/.installed
 
@@ -28,6 +28,9 @@ types: setup
 
 suite: setup
 	$(BIN)/python -m pytest -n 2
+
+browser: setup
+	$(BIN)/python -m pytest -m browser
 
 docs: setup
 	$(BIN)/python docs/generate.py

@@ -15,7 +15,8 @@ from svi_story.plan.model import Size
 from svi_story.storyboard.schema import json_schema
 
 COMMANDS = (
-    (), ("new",), ("import",), ("validate",), ("plan",), ("preview",), ("render",), ("status",), ("export",),
+    (), ("new",), ("import",), ("validate",), ("plan",), ("preview",), ("render",), ("status",),
+    ("export",), ("review",),
     ("cache",), ("cache", "ls"), ("cache", "verify"), ("cache", "gc"),
     ("models",), ("models", "list"), ("models", "check"), ("models", "download"), ("doctor",), ("schema",),
 )  # fmt: skip

@@ -293,6 +293,19 @@ class MediaDone(Event):
 
 
 @dataclass(frozen=True)
+class ClipReviewed(Event):
+    """All finished frames of a clip were measured."""
+
+    board: Path
+    clip: str
+    done: int
+    clips: int
+
+    def __str__(self) -> str:
+        return f"{self.board}: {self.clip}: measured ({self.done} of {self.clips} clips)"
+
+
+@dataclass(frozen=True)
 class BoardFailed(Event):
     """A board could not be finished; what was rendered is kept."""
 

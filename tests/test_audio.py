@@ -250,6 +250,15 @@ def test_the_seam_of_a_loop_is_exact_in_compressed_music(tmp_path: Path) -> None
         assert np.array_equal(made[:20_000], made[180_000:])
 
 
+@pytest.mark.parametrize("length", [1, 7, 999, 50_001])
+def test_a_short_loop_is_as_exact_and_as_quick(tmp_path: Path, length: int) -> None:
+    sound = noise(length)
+    recorded = recording(write_sound(tmp_path / "bed.wav", sound))
+    made = whole(Soundtrack(200_000, (Track(recorded, 1.0, 0, 200_000, 0, 0, loop=True),)))
+    one = whole(Soundtrack(length, (Track(recorded, 1.0, 0, length, 0, 0),)))
+    assert np.array_equal(made, one[np.arange(200_000) % length])
+
+
 # -- limited
 
 

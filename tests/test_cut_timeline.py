@@ -237,12 +237,23 @@ def test_dips_know_of_the_fades_before_them() -> None:
 
 @given(films(), RATES)
 def test_ranges_share_out_the_film(strips: list[Strip], rate: Fraction) -> None:
-    pieces = paced(edit_list(strips), rate)
-    found = ranges(pieces)
-    assert list(found) == list(dict.fromkeys(piece.clip for piece in pieces))
+    found = ranges(strips, rate)
+    assert list(found) == [strip.clip for strip in strips]
     bounds = [bound for both in found.values() for bound in both]
     assert bounds[::2] == [0, *bounds[1:-1:2]][: len(found)]
-    assert (bounds or [0])[-1] == sum(piece.frames for piece in pieces)
+    pieces = paced(edit_list(strips), rate)
+    for clip, (first, stop) in found.items():
+        own = [
+            place
+            for place, each in enumerate(p.clip for p in pieces for _ in range(p.frames))
+            if each == clip
+        ]
+        assert own == list(range(first, stop))
+
+
+def test_a_clip_that_a_fade_takes_whole_still_has_its_place() -> None:
+    strips = [Strip("a", (Span("a", 0, 9),)), Strip("b", (Span("b", 0, 20),), fade=9)]
+    assert ranges(strips, Fraction(2)) == {"a": (0, 0), "b": (0, 40)}
 
 
 def test_a_caption_is_on_all_pieces_of_its_clip_and_on_the_fade_into_it() -> None:

@@ -316,3 +316,50 @@ def test_captions_changed_by_hand_are_kept_and_ours_go_when_unwanted(
     assert "was changed by hand and is kept" in render("Snow", "srt").err
     render("Snow", "burn")
     assert beside.read_text("utf-8") == "mine"
+
+
+def test_a_clip_that_fades_away_as_it_begins_keeps_its_voice(
+    write_board: Write, svi_story: Run, tmp_path: Path
+) -> None:
+    voice = tone(tmp_path / "voice.wav", 0.3, 1000)
+    clips = [clip(voice=voice, caption="Rain"), clip(transition={"fade": "0.6s"}, caption="Sun")]
+    board = write_board(clips=clips, resolution=SIZE, cut={"captions": "both"})
+    assert "[hurried-text]" in svi_story("plan", board, *ANIMATIC).err
+    film_of(svi_story, board)
+    assert np.flatnonzero(np.abs(heard(tmp_path / "renders/board.mp4")[:, 0]) > 0.1)[0] < 500
+
+
+def test_black_belongs_to_the_clips_and_not_to_the_cards(write_board: Write, svi_story: Run) -> None:
+    cut = {"crf": 4, "title_card": {"text": "Fog", "duration": "0.4s"}, "end_card": "End"}
+    bare = film_of(svi_story, write_board(clips=[clip(frames=13)], resolution=SIZE, cut=cut))
+    cut |= {"fade_in": "0.4s", "fade_out": "0.2s"}
+    film = film_of(svi_story, write_board(clips=[clip(frames=13)], resolution=SIZE, cut=cut))
+    level = np.ones(len(film))
+    level[6:12] = np.arange(6) / 6
+    level[16:19] = np.arange(2, -1, -1) / 3
+    for number in range(len(film)):
+        assert far(film[number], np.round(bare[number] * level[number])) < 4, f"frame {number}"
+
+
+def test_words_without_room_end_in_an_ellipsis_and_are_told(write_board: Write, svi_story: Run) -> None:
+    board = write_board(clips=[clip(caption="rain and " * 33)])
+    ended = svi_story("render", board, *ANIMATIC)
+    assert ended.code == 0
+    assert "caption of clip-01: 297 characters have no room in 64x64" in ended.err
+
+
+def test_a_kill_between_record_and_captions_is_mended(
+    write_board: Write, svi_story: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    beside = tmp_path / "renders/board.srt"
+
+    def board(caption: str) -> Path:
+        return write_board(clips=[clip(caption=caption)], resolution=SIZE, cut={"captions": "srt"})
+
+    rendered(svi_story, board("Rain"))
+    with monkeypatch.context() as patch:
+        patch.setattr("svi_story.render.captions.Captions.put", lambda *_: None)
+        rendered(svi_story, board("Sun"))
+    assert "Rain" in beside.read_text("utf-8")
+    rendered(svi_story, board("Sun"))
+    assert "Sun" in beside.read_text("utf-8")

@@ -201,8 +201,8 @@ def test_a_cut_without_a_word(write_board: Write) -> None:
     )  # fmt: skip
     av1 = planned(write_board(cut={"codec": "av1"})).cut
     assert (av1.crf, av1.preset) == (30, "8")
-    own = planned(write_board(cut={"codec": "av1", "crf": 0, "preset": 0})).cut
-    assert (own.crf, own.preset) == (0, "0")
+    own = planned(write_board(cut={"codec": "av1", "crf": 1, "preset": 0})).cut
+    assert (own.crf, own.preset) == (1, "0")
 
 
 @pytest.mark.parametrize(

@@ -18,7 +18,6 @@ from test_xmp import properties
 
 from svi_story.cache.entry import Entry
 from svi_story.cut.extras import Chapter, Cue
-from svi_story.cut.timeline import Piece, Span, ranges
 from svi_story.cut.xmp import IPTC, OWN, TRAINED, XMP
 from svi_story.engines import EngineOptions
 from svi_story.plan.fingerprints import Fingerprints
@@ -68,13 +67,6 @@ def job_of(board: Path, engine: str = "svi") -> Job:
 
 def facts(packet: bytes) -> dict[str, str]:
     return {name.removeprefix(f"{{{OWN}}}"): value for name, value in properties(packet).items()}
-
-
-def test_ranges_are_where_clips_lie() -> None:
-    spans = Span("k", 0, 5), Span("k", 5, 9)
-    pieces = [Piece((span,), clip=clip) for clip in ("(title card)", "a", "b") for span in spans]
-    assert ranges(pieces) == {"(title card)": (0, 9), "a": (9, 18), "b": (18, 27)}
-    assert ranges([]) == {}
 
 
 def test_a_film_of_svi_is_labelled(write_board: Write) -> None:
@@ -239,7 +231,7 @@ def test_the_record_tells_who_made_what(write_board: Write, tmp_path: Path) -> N
             "decoding_seconds": 1,
         }
         entries[task.key] = Entry(task.key, tmp_path, {"notes": notes})
-    write_record(job, "recipe", entries, captions="")
+    write_record(job, "recipe", entries, captions=())
     record = json.loads(job.place.film.with_suffix(".json").read_text("utf-8"))
     assert [maker["environment"] for maker in record["makers"]] == machines[:2]
     segments = [segment for clip in record["clips"] for segment in clip["segments"]]

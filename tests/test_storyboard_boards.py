@@ -110,7 +110,7 @@ def _every_field_of_the_cut(cut: CutSettings) -> None:
     assert cut.audio == Music(
         path="sounds/voice.wav", volume=0.8, fade_in=second, fade_out=2 * second, loop=False, duck=0.25
     )
-    assert (cut.captions, cut.codec, cut.crf, cut.preset) == ("both", "av1", 0, 8)
+    assert (cut.captions, cut.codec, cut.crf, cut.preset) == ("both", "av1", 4, 8)
     assert cut.title_card == Card(text="Your cat\nis still your cat\n", duration=Fraction(5, 2))
     assert cut.end_card == Card(text="The end", duration=Fraction(2))
     assert (cut.fade_in, cut.fade_out, cut.fps) == (second / 2, second, Fraction(30))

@@ -13,6 +13,7 @@ from svi_story.events import (
     BoardRefused,
     BoardStarted,
     BundleOpened,
+    ClipReviewed,
     Event,
     FilmDone,
     FramesDone,
@@ -119,6 +120,10 @@ class Bars:
                 self.progress.update(self.clip, visible=False)
                 self.progress.advance(self.film)
                 self.progress.advance(self.run)
+            case ClipReviewed():
+                name = shorten(event.board.name, 30)
+                self.progress.update(self.film, description=name, visible=True, unit="clips")
+                self.progress.update(self.film, completed=event.done, total=event.clips)
             case BundleOpened() | FilmDone() | Warned() | BoardFailed() | BoardRefused():
                 self.progress.console.print(plain(str(event)), soft_wrap=True)
             case _:

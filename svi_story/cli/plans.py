@@ -9,7 +9,7 @@ from svi_story.cli.terminal import shorten, table
 from svi_story.engines import memory_of
 from svi_story.engines.svi.memory import as_numbers, gib
 from svi_story.plan.why import what_changed
-from svi_story.render.film import is_finished, recipe_of
+from svi_story.render.recipe import is_finished, recipe_of
 from svi_story.render.record import is_up_to_date, planned_film, read_record
 
 if TYPE_CHECKING:

@@ -130,6 +130,8 @@ class _Player:
         while at < stop:
             place = at % length if self.track.loop else at
             part = self._read(place, min(stop - at, length - place))
+            if place == 0 and len(part) == length:  # whole rounds at once: a loop may be one sample long
+                part = np.tile(part, (max(1, (stop - at) // length), 1))
             samples[at - first :][: len(part)] = part
             at += len(part)
         return samples

@@ -128,22 +128,22 @@ def _lay_joins(plan: FilmPlan, rows: Sequence[Row], edit: Edit) -> list[tuple[st
             fits = edit.set(index, dissolve(shot.fade))
             assert fits, "the plan refuses fades that overlap"
     unfit = []
-    for name, index, join in _blacks(plan, first, len(rows)):
+    for name, index, join in _blacks(plan, first):
         if not edit.set(index, join):
             cut = edit.frames if index == len(rows) else edit.starts[index] + edit.items[index].head
             unfit.append((name, cut - join.before, join.before + join.after))
     return unfit
 
 
-def _blacks(plan: FilmPlan, first: int, end: int) -> Iterator[tuple[str, int, Join]]:
+def _blacks(plan: FilmPlan, first: int) -> Iterator[tuple[str, int, Join]]:
     """The fades through, from and to black."""
     for index, shot in enumerate(plan.shots, first):
         if shot.dip:
             yield "dip to black", index, Join("black", shot.dip // 2, shot.dip - shot.dip // 2)
     if plan.cut.fade_in:
-        yield "fade from black", 0, Join("black", 0, plan.cut.fade_in)
+        yield "fade from black", first, Join("black", 0, plan.cut.fade_in)
     if plan.cut.fade_out:
-        yield "fade to black", end, Join("black", plan.cut.fade_out, 0)
+        yield "fade to black", first + len(plan.shots), Join("black", plan.cut.fade_out, 0)
 
 
 def _transition(join: Join | None, plan: FilmPlan) -> list[Any]:

@@ -227,14 +227,17 @@ def paced(pieces: Iterable[Piece], rate: Fraction) -> tuple[Piece, ...]:
     return tuple(run)
 
 
-def ranges(pieces: Iterable[Piece]) -> dict[str, tuple[int, int]]:
-    """Every clip's frames of the film [first, stop), in film order; a fade belongs to the later clip."""
+def ranges(strips: Sequence[Strip], rate: Fraction) -> dict[str, tuple[int, int]]:
+    """Every clip's frames of the film [first, stop), in film order; a fade belongs to the later clip.
+
+    A clip that the fade into the next one takes whole has its first frame, and none of its own.
+    """
     found: dict[str, tuple[int, int]] = {}
     first = 0
-    for piece in pieces:
-        start, _ = found.get(piece.clip, (first, first))
-        first += piece.frames
-        found[piece.clip] = (start, first)
+    for strip, after in zip_longest(strips, strips[1:]):
+        stop = first + strip.frames - (after.fade if after else 0)
+        found[strip.clip] = (ceil(first * rate), ceil(stop * rate))
+        first = stop
     return found
 
 

@@ -43,6 +43,8 @@ class Type:
 
 CAPTION = Type(height=1 / 17, width=0.88, room=0.4, lines=3, outline=0.11)
 CARD = Type(height=1 / 11, width=0.84, room=0.84, lines=7, outline=0.0)
+LAST_ROOM = 0.86
+"""What words may take of the picture's height where they would not be whole otherwise."""
 MARGIN = 0.055
 """From the lowest line of a caption to the picture's edge, of its height."""
 
@@ -65,12 +67,22 @@ def card(text: str, width: int, height: int) -> Frame:
 
 def _draw(text: str, kind: Type, width: int, height: int) -> tuple[NDArray[np.uint8], int]:
     """The text in the largest type in which it is comfortable, and the margin that is around it."""
-    style = next(style for style in _styles(kind, width, height) if is_whole(text, style))
+    style = _style_for(text, kind, width, height)
     return draw_text(text, style), style.margin
 
 
+def has_room(text: str, kind: Type, width: int, height: int) -> bool:
+    """Whether all of a text is seen; else it ends in an ellipsis."""
+    return is_whole(text, _style_for(text, kind, width, height))
+
+
+def _style_for(text: str, kind: Type, width: int, height: int) -> TextStyle:
+    styles = list(_styles(kind, width, height))
+    return next((style for style in styles if is_whole(text, style)), styles[-1])
+
+
 def _styles(kind: Type, width: int, height: int) -> Iterator[TextStyle]:
-    """From the most comfortable to the last resort, which takes as many lines as it needs."""
+    """From the most comfortable to the last resort, which takes all lines that there is room for."""
     size = max(SMALLEST, round(min(height, width * 9 / 16) * kind.height))
     sizes = [size]
     while sizes[-1] > max(SMALLEST, size // 2):
@@ -78,9 +90,9 @@ def _styles(kind: Type, width: int, height: int) -> Iterator[TextStyle]:
     styles = [_style(kind, each, width) for each in sizes]
     for style in styles:
         yield style
-    for style in styles:
-        yield replace(style, max_lines=max(1, int(kind.room * height) // style.line_height))
-    yield replace(styles[-1], max_lines=1000)
+    for room in (kind.room, LAST_ROOM):
+        for style in styles:
+            yield replace(style, max_lines=max(1, int(room * height) // style.line_height))
 
 
 def _style(kind: Type, size: int, width: int) -> TextStyle:

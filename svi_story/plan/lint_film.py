@@ -44,10 +44,11 @@ def _hurried_text(_board: BoardFile, plan: FilmPlan) -> Iterator[Found]:
     texts: list[tuple[Loc, str, Fraction]] = [
         (("cut", name), card.text, card.frames / fps) for name, card in cards if card
     ]
+    fades_out = [*(shot.fade for shot in plan.shots[1:]), 0]
     if cut.burnt or cut.soft:
         texts += [
-            (("clips", index, "caption"), shot.caption, shot.frames / fps)
-            for index, shot in enumerate(plan.shots)
+            (("clips", index, "caption"), shot.caption, (shot.frames - after) / fps)
+            for index, (shot, after) in enumerate(zip(plan.shots, fades_out, strict=True))
         ]
     for at, text, seconds in texts:
         needs = max(Fraction(_width(text), READABLE), Fraction(SHORTEST_TEXT))
@@ -95,7 +96,7 @@ def _voices(plan: FilmPlan) -> Iterator[tuple[Loc, Fraction, Fraction]]:
     frame = title.frames if title else 0
     for index, shot in enumerate(plan.shots):
         frame -= shot.fade
-        for voice in shot.voices:
+        for voice in (each for each in shot.voices if each.volume > 0):
             start = frame / fps + voice.start
             yield ("clips", index, "voice"), start, start + _lasts(voice)
         frame += shot.frames

@@ -30,8 +30,11 @@ FEWEST_STEPS = 20
 FEWEST_WORDS, MOST_WORDS = 10, 350
 HIGHEST_LIGHTX2V = 0.6
 
+_PLACES = "the an? its? his her their my our this that".replace(" ", "|")
+"""What follows "to" where something leads somewhere, and does nothing."""
 _STARTS = re.compile(
-    r"(?<!from )\b(?:(?:start|begin|beginn)(?:s|ing)?|started|began) to (?!finish\b|end\b)\w+"
+    r"(?<!from )\b(?:(?:start|begin|beginn)(?:s|ing)?|started|began) to "
+    rf"(?!(?:finish|end|{_PLACES})\b)\w+"
     r"|\b(?:starts|begins) (?!nothing|anything|something|everything|evening|morning)\w+ing\b"
     r"|\b(?:is|are) about to \w+|开始",
     re.IGNORECASE,
@@ -123,20 +126,37 @@ def _is_distilled(shot: Shot) -> bool:
 
 
 def _lightx2v_high(board: BoardFile, plan: FilmPlan) -> Iterator[Found]:
-    story = board.story
-    preset = plan.shots[0].segments[0].sampler.distill
-    own = preset.high if preset else 0.0
-    lists: list[tuple[Loc, tuple[Lora, ...]]] = [(("engine", "loras"), story.engine.loras)]
-    lists += [(("clips", index, "loras"), clip.loras) for index, clip in enumerate(story.clips)]
-    for place, number, lora in ((place, *each) for place, some in lists for each in enumerate(some)):
-        high = lora.high + own
-        if lora.high > 0 and high > HIGHEST_LIGHTX2V and _DISTILLED.search(lora.path):
-            beside = f" (with the {own:g} of `preset: {story.engine.preset}`)" if own else ""
+    told: set[Loc] = set()
+    for index, shot in enumerate(plan.shots):
+        segment = shot.segments[0]
+        distill = segment.sampler.distill
+        parts = [(f"`preset: {board.story.engine.preset}`", distill.high)] if distill else []
+        parts += [(lora.path.name, lora.high) for lora in segment.loras if _DISTILLED.search(lora.path.name)]
+        high = sum(strength for _, strength in parts)
+        at = _last_distilled(board, index)
+        if at and high > HIGHEST_LIGHTX2V and at not in told:
+            told.add(at)
+            sum_of = " + ".join(f"{strength:g} of {name}" for name, strength in parts)
+            beside = f" ({sum_of})" if len(parts) > 1 else ""
             what = (
                 f"a distilled LoRA at {high:g}{beside} on the high-noise expert slows motion down and lets "
                 "the subject snap back; use high 0.5, low 1.0, or `preset: fast` alone"
             )
-            yield (*place, number, "high"), what
+            yield at, what
+
+
+def _last_distilled(board: BoardFile, index: int) -> Loc:
+    """Where the distilled LoRA is written that comes to a clip last; empty where there is none."""
+    story = board.story
+    lists: list[tuple[Loc, tuple[Lora, ...]]] = [
+        (("clips", index, "loras"), story.clips[index].loras),
+        (("engine", "loras"), story.engine.loras),
+    ]
+    for place, loras in lists:
+        for number, lora in reversed(list(enumerate(loras))):
+            if lora.high > 0 and _DISTILLED.search(lora.path):
+                return (*place, number, "high")
+    return ()
 
 
 def _unused_distill(board: BoardFile, plan: FilmPlan) -> Iterator[Found]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from contextlib import suppress
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from svi_story.cache.files import disk, sha256_file, write_atomic
@@ -20,34 +21,49 @@ if TYPE_CHECKING:
     from svi_story.render.jobs import Job
 
 
-def captions_path(film: Path) -> Path:
-    """Where players look for a film's captions."""
-    return film.with_suffix(".srt")
+@dataclass(frozen=True)
+class Captions:
+    """What is to lie beside a film, and what may lie there that is ours.
 
-
-def put_captions(job: Job, cues: Sequence[Cue], report: Reporter) -> str:
-    """Make the file beside the film hold these captions; the sha256 of what was written, or empty.
-
-    Call it before the film's record is replaced: that tells whether the file that is there is ours.
+    The record is written first and names both: killed between the two, the next run knows what it finds.
     """
-    path = captions_path(job.place.film)
-    record = read_record(job.place.film)
-    ours = record.captions if record else ""
-    there = _hash(path)
-    if not cues:
-        if there and there == ours:
+
+    path: Path
+    data: bytes
+    """Empty where there are to be none."""
+    ours: tuple[str, ...]
+    """sha256 of what is to lie there, and of what we put there before."""
+
+    def put(self, report: Reporter) -> None:
+        """Make it so. What somebody changed by hand is kept, with a warning. RenderError from the disk."""
+        there = _hash(self.path)
+        if self.data and there and there not in self.ours:
+            what = "was changed by hand and is kept; remove it to get the board's captions"
+            report(Warned(f"{self.path}: {what}"))
+        elif self.data and there != self.ours[0]:
+            with disk(self.path, "writing the captions"):
+                write_atomic(self.path, self.data)
+        elif not self.data and there in self.ours:
             with suppress(OSError):
-                path.unlink()
-        return ""
-    data = srt(cues, job.plan.cut.fps).encode()
-    new = hashlib.sha256(data).hexdigest()
-    if there and there not in (ours, new):
-        report(Warned(f"{path}: was changed by hand and is kept; remove it to get the board's captions"))
-        return ""
-    if there != new:
-        with disk(path, "writing the captions"):
-            write_atomic(path, data)
-    return new
+                self.path.unlink()
+
+    @property
+    def settled(self) -> bool:
+        """Whether nothing is left to do."""
+        there = _hash(self.path)
+        if self.data:
+            return there == self.ours[0] or (there != "" and there not in self.ours)
+        return there not in self.ours
+
+
+def captions_beside(job: Job, cues: Sequence[Cue]) -> Captions:
+    """The captions of a film that is about to be recorded."""
+    path = job.place.film.with_suffix(".srt")
+    record = read_record(job.place.film)
+    data = srt(cues, job.plan.cut.fps).encode() if cues else b""
+    new = [hashlib.sha256(data).hexdigest()] if data else []
+    before = record.captions[:2] if record else ()
+    return Captions(path, data, tuple(dict.fromkeys([*new, *before])))
 
 
 def _hash(path: Path) -> str:

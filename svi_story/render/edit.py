@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
     from svi_story.cut.audio import Soundtrack
     from svi_story.cut.timeline import Piece
-    from svi_story.plan.model import Card, Cut
+    from svi_story.plan.model import Card, FilmPlan
     from svi_story.render.jobs import Job
 
 TITLE_CARD, END_CARD = "(title card)", "(end card)"
@@ -25,7 +25,7 @@ def pieces_of(job: Job) -> tuple[Piece, ...]:
     """The film, piece by piece."""
     plan, strips = job.plan, strips_of(job)
     pieces = edit_list(strips)
-    ramps = (*dips(strips), *_ends(plan.cut, sum(piece.made_of for piece in pieces)))
+    ramps = (*dips(strips), *_ends(plan))
     return paced(darkened(pieces, ramps), plan.cut.fps / plan.fps)
 
 
@@ -54,9 +54,14 @@ def card_key(card: Card) -> str:
     return key_of({"card": card.text})
 
 
+def ranges_of(job: Job) -> Mapping[str, tuple[int, int]]:
+    """Where every clip and card lies in the film: its first frame, and the first one after it."""
+    return ranges(strips_of(job), job.plan.cut.fps / job.plan.fps)
+
+
 def soundtrack_of(job: Job) -> Soundtrack:
     """What is heard, and where."""
-    starts = {clip: first for clip, (first, _) in ranges(pieces_of(job)).items()}
+    starts = {clip: first for clip, (first, _) in ranges_of(job).items()}
     return tracks_of(job.plan, starts, job.plan.frames)
 
 
@@ -66,23 +71,15 @@ def cards_of(job: Job) -> Mapping[str, Card]:
     return {card_key(card): card for card in sorted(cards, key=lambda card: card.frames)}
 
 
-def words_of(job: Job) -> Iterator[tuple[str, str]]:
-    """What is drawn into the film, and where it comes from."""
-    cut = job.plan.cut
-    for name, card in ((TITLE_CARD, cut.title_card), (END_CARD, cut.end_card)):
-        if card:
-            yield name, card.text
-    for shot in job.plan.shots:
-        if cut.burnt and shot.caption:
-            yield f"caption of {shot.id}", shot.caption
-
-
-def _ends(cut: Cut, frames: int) -> Iterator[Ramp]:
-    """How the film comes out of black and goes back into it."""
+def _ends(plan: FilmPlan) -> Iterator[Ramp]:
+    """How the clips come out of black and go back into it; cards are black themselves."""
+    cut = plan.cut
+    first = cut.title_card.frames if cut.title_card else 0
+    stop = first + sum(shot.frames - shot.fade for shot in plan.shots)
     if cut.fade_in:
-        yield Ramp(0, cut.fade_in, rising=True)
+        yield Ramp(first, cut.fade_in, rising=True)
     if cut.fade_out:
-        yield Ramp(frames - cut.fade_out, cut.fade_out, rising=False)
+        yield Ramp(stop - cut.fade_out, cut.fade_out, rising=False)
 
 
 def encoding_of(job: Job) -> Encoding:

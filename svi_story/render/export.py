@@ -13,13 +13,13 @@ from svi_story.cut.frames import PieceFrames, Still
 from svi_story.cut.media import is_made, made_from, media_path, write_media
 from svi_story.cut.otio import Take, as_bytes, rows_of, timeline
 from svi_story.cut.subtitles import srt
-from svi_story.cut.timeline import Piece, Span, ranges
+from svi_story.cut.timeline import Piece, Span
 from svi_story.cut.whole import sweep, whole_file
 from svi_story.cut.words import card as drawn
 from svi_story.errors import InputError, Problem
 from svi_story.events import MediaDone
 from svi_story.plan.keys import Task
-from svi_story.render.edit import pieces_of, strips_of
+from svi_story.render.edit import ranges_of, strips_of
 from svi_story.render.provenance import captions_of
 
 if TYPE_CHECKING:
@@ -155,7 +155,7 @@ class _Media:
 
 def export_srt(job: Job, target: Path) -> None:
     """Write the clips' captions as subtitles, at the times of the film. InputError where there are none."""
-    cues = captions_of(job.plan, ranges(pieces_of(_timed(job))))
+    cues = captions_of(job.plan, ranges_of(_timed(job)))
     if not cues:
         raise InputError(Problem("no clip has a caption; nothing to write", str(job.place.board)))
     with disk(target, "making room for the captions"):

@@ -6,25 +6,22 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from svi_story.cache.files import disk, make_folder
-from svi_story.cut.audio import audio_inputs
-from svi_story.cut.encoding import piece_inputs
-from svi_story.cut.timeline import ranges
 from svi_story.cut.tools import check_encoder, import_moviepy
 from svi_story.events import BoardStarted, ClipDone, FilmDone, Warned
-from svi_story.plan.keys import key_of
-from svi_story.render.captions import captions_path, put_captions
-from svi_story.render.edit import encoding_of, pieces_of, soundtrack_of, words_of
+from svi_story.render.captions import captions_beside
+from svi_story.render.edit import encoding_of, ranges_of
+from svi_story.render.legible import illegible
 from svi_story.render.mix import mixed
 from svi_story.render.provenance import extras_of
-from svi_story.render.record import is_up_to_date, write_record
+from svi_story.render.recipe import is_finished, recipe_of
+from svi_story.render.record import write_record
 from svi_story.render.reel import Reel, drop_preview
 from svi_story.render.sound import make_sound
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Sequence
 
-    from svi_story.cache.store import Store
-    from svi_story.plan.keys import Json, Task
+    from svi_story.plan.keys import Task
     from svi_story.render.jobs import Job
     from svi_story.render.segments import Made
     from svi_story.render.sound import Sound
@@ -48,7 +45,7 @@ class Film:
         check_encoder(encoding_of(job).codec.encoder)
         import_moviepy()  # here, and not in the encoder's thread: it touches the environment
         start(job, job.all_tasks, forced, studio)
-        for note in _unseen(job):
+        for note in illegible(job):
             studio.report(Warned(f"{job.place.board}: {note}"))
         with disk(job.place.film, "making room for the film"):
             make_folder(job.place.film.parent)
@@ -77,10 +74,11 @@ class Film:
     def _finish(self) -> None:
         """Put the complete film in place, then its record; the preview has served."""
         job, studio, entries = self.job, self._studio, self._reel.entries
-        extras, sound = extras_of(job, ranges(self._reel.pieces)), self._sound
+        extras, sound = extras_of(job, ranges_of(job)), self._sound
         pieces = self._reel.join(job.place.film, replace(extras, audio=sound.file if sound else None))
-        captions = put_captions(job, extras.captions, studio.report)
-        write_record(job, recipe_of(job), entries, captions)
+        captions = captions_beside(job, extras.captions)
+        write_record(job, recipe_of(job), entries, captions.ours)
+        captions.put(studio.report)
         _keep(job, [*pieces, *([sound.key] if sound else [])], studio)
         drop_preview(job.place.film)
         mix = mixed((task.segment.clip, entries[task.key].environment) for task in job.all_tasks)
@@ -121,25 +119,6 @@ def still_good(job: Job, studio: Studio) -> bool:
     return True
 
 
-def _unseen(job: Job) -> Iterator[str]:
-    """Words on the picture that no font shows whole."""
-    words = tuple(words_of(job))
-    if words:
-        from svi_story.pictures.text import unseen
-
-        yield from (f"{name}: {missing}" for name, text in words if (missing := unseen(text)))
-
-
-def is_finished(job: Job, store: Store) -> bool:
-    """Whether the film is there as it would be made, and no segment waits for being made again by force."""
-    keys = [task.key for task in job.all_tasks]
-    film, plan = job.place.film, job.plan
-    beside = plan.cut.soft and any(shot.caption for shot in plan.shots)
-    if beside and not captions_path(film).exists():
-        return False
-    return not store.owed(keys) and is_up_to_date(film, recipe_of(job))
-
-
 def start(job: Job, wanted: Sequence[Task], forced: Sequence[Task], studio: Studio) -> None:
     """Set the forced entries aside, tell what is about to happen, and check all that it needs."""
     for task in forced:
@@ -160,17 +139,6 @@ def _keep(job: Job, pieces: Sequence[str] | None, studio: Studio) -> None:
     """Protect what the film is made of from `cache gc`; None for the pieces it had."""
     keys = [task.key for task in job.all_tasks]
     studio.store.remember_film(job.place.film, job.place.board, keys, pieces)
-
-
-def recipe_of(job: Job) -> str:
-    """One hash of everything that decides the film's bytes."""
-    encoding, pieces = encoding_of(job), pieces_of(job)
-    inputs: dict[str, Json] = {
-        "pieces": [dict(piece_inputs(piece, encoding)) for piece in pieces],
-        "sound": audio_inputs(soundtrack_of(job)),
-        "extras": extras_of(job, ranges(pieces)).identity(),
-    }
-    return key_of(inputs)
 
 
 def _report_film(job: Job, studio: Studio, *, made: bool) -> None:

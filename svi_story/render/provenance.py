@@ -51,7 +51,7 @@ def captions_of(plan: FilmPlan, ranges: Ranges) -> tuple[Cue, ...]:
     return tuple(
         Cue(shot.caption, *ranges[shot.id])
         for shot in plan.shots
-        if shot.caption.strip() and shot.id in ranges
+        if shot.caption.strip() and _is_seen(shot.id, ranges)
     )
 
 
@@ -68,11 +68,17 @@ def _metadata(job: Job) -> dict[str, str]:
 
 def _chapters(plan: FilmPlan, ranges: Ranges) -> Iterator[Chapter]:
     """One for every clip; what comes before the first has the film's title, as lists begin at 0."""
-    shown = [(shot, *ranges[shot.id]) for shot in plan.shots if shot.id in ranges]
+    shown = [(shot, *ranges[shot.id]) for shot in plan.shots if _is_seen(shot.id, ranges)]
     if shown and shown[0][1]:
         yield Chapter(plan.title, 0, shown[0][1])
     for shot, start, stop in shown:
         yield Chapter(f"{shot.id}: {_beginning(shot.prompt)}", start, stop)
+
+
+def _is_seen(clip: str, ranges: Ranges) -> bool:
+    """Whether a clip has frames of its own, besides those it shares with the one that fades in over it."""
+    first, stop = ranges.get(clip, (0, 0))
+    return first < stop
 
 
 def _beginning(prompt: str) -> str:

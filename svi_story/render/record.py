@@ -42,8 +42,8 @@ class Record:
     size: int
     """The film's bytes."""
     sha256: str
-    captions: str
-    """sha256 of the captions that were written beside it; empty for none."""
+    captions: tuple[str, ...]
+    """sha256 of the captions that were written beside it, and of those before them."""
     made: MadeFilm
 
 
@@ -53,7 +53,7 @@ def read_record(film: Path) -> Record | None:
         found = json.loads(record_path(film).read_text("utf-8"))
         if found["version"] not in (1, RECORD_VERSION):
             return None
-        captions = str(found.get("captions_sha256") or "")
+        captions = tuple(map(str, found.get("captions_sha256") or ()))
         return Record(found["recipe"], found["bytes"], found["sha256"], captions, _made(found))
     except (OSError, ValueError, LookupError, TypeError, AttributeError, RecursionError, OverflowError):
         return None
@@ -83,10 +83,10 @@ def is_up_to_date(film: Path, recipe: str) -> bool:
         return False
 
 
-def write_record(job: Job, recipe: str, entries: Mapping[str, Entry], captions: str) -> None:
+def write_record(job: Job, recipe: str, entries: Mapping[str, Entry], captions: tuple[str, ...]) -> None:
     """Describe the film that was just put in place; `entries` are its segments by key.
 
-    `captions` is the sha256 of those that were written beside it; empty for none.
+    `captions` is as in `Record`.
     """
     film, plan = job.place.film, job.plan
     makers = _Makers(entries)
@@ -95,7 +95,7 @@ def write_record(job: Job, recipe: str, entries: Mapping[str, Entry], captions: 
         "film": film.name,
         "bytes": film.stat().st_size,
         "sha256": sha256_file(film),
-        "captions_sha256": captions or None,
+        "captions_sha256": list(captions),
         "recipe": recipe,
         "title": plan.title,
         "board": str(job.place.board.resolve()),

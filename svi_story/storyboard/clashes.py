@@ -73,6 +73,10 @@ def _encodings(cut: CutSettings) -> Iterator[Clash]:
     if cut.codec == "h264" and cut.crf is not None and cut.crf > LARGEST_X264_CRF:
         what = f"{cut.crf} is more than h264 knows; use {LARGEST_X264_CRF} or less, 18 is very good"
         yield Clash(("cut", "crf"), what, (("cut", "crf"), codec))
+    if cut.codec == "av1" and cut.crf == 0:
+        yield Clash(
+            ("cut", "crf"), "0 is not known to av1; use 1 or more, 30 is good", (("cut", "crf"), codec)
+        )
     h264 = cut.codec == "h264"
     if cut.preset is not None and cut.preset not in (X264_PRESETS if h264 else SVT_PRESETS):
         choices = ", ".join(X264_PRESETS) if h264 else f"a number from {SVT_PRESETS[-1]} (quick) to 0"

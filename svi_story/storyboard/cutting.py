@@ -151,10 +151,14 @@ class CutSettings(Part):
         None, examples=["The end"], description="Text on black after the film."
     )
     fade_in: Duration | None = Field(
-        None, examples=["0.5s"], description="The film starts from black. Default: it does not."
+        None,
+        examples=["0.5s"],
+        description="The first clip comes out of black, after the title card. Default: it does not.",
     )
     fade_out: Duration | None = Field(
-        None, examples=["1s"], description="The film ends in black. Default: it does not."
+        None,
+        examples=["1s"],
+        description="The last clip goes into black, before the end card. Default: it does not.",
     )
     codec: Literal["h264", "av1"] = Field(
         "h264", description="h264 plays everywhere; av1 is smaller and slower to make."
@@ -165,7 +169,7 @@ class CutSettings(Part):
         le=63,
         examples=[18],
         description="Quality of the encoded film: lower is better and larger. Default: 18 for h264 (0 to "
-        "51), 30 for av1 (0 to 63).",
+        "51; 0 is lossless, which few players show), 30 for av1 (1 to 63).",
     )
     preset: WrittenPreset | None = Field(
         None,

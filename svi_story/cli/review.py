@@ -1,0 +1,136 @@
+"""The command that looks at what was made: review."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from svi_story.cli.options import (
+    CACHE,
+    FILMS,
+    MODELS,
+    AsJson,
+    Cache,
+    Dtype,
+    Engine,
+    Films,
+    Models,
+    Vae,
+    chosen,
+    fingerprints_in,
+    store_of,
+)
+from svi_story.cli.terminal import answer, answer_json, complain
+
+if TYPE_CHECKING:
+    from svi_story.cache.store import Store
+    from svi_story.render.jobs import Choice, Job
+    from svi_story.review.quality import FilmReview
+    from svi_story.review.report import Shown
+
+Board = Annotated[Path, typer.Argument(metavar="BOARD", help="A board, or a bundle.")]
+
+
+def register(app: typer.Typer) -> None:
+    """Add this module's command."""
+    app.command()(review)
+
+
+def review(
+    board: Board,
+    output: Films = FILMS,
+    cache: Cache = CACHE,
+    engine: Engine = "",
+    models: Models = MODELS,
+    dtype: Dtype = "",
+    vae: Vae = "",
+    as_json: AsJson = False,
+) -> None:
+    """Measure what was made, and write a page about it.
+
+    Colour drift, sharpness, motion, every join, and warnings with what helps.
+    The page lies beside the film and needs nothing else. Warnings do not fail.
+
+    \b
+    svi-story review board.yaml
+    svi-story review board.yaml --engine animatic --json
+    """
+    from svi_story.engines import EngineOptions
+
+    job = _job(board, output, cache, chosen(engine, EngineOptions(models, dtype, vae=vae)))
+    store = store_of(job)
+    found = _measure(job, store)
+    if as_json:
+        from svi_story.review.answer import as_json as in_json
+
+        answer_json(in_json(found))
+    else:
+        answer(str(_page(job, store, found)))
+    if found.findings:
+        count = len(found.findings)
+        complain(f"{board}: {count} warning{'s' if count > 1 else ''}; the page says what helps")
+
+
+def _job(board: Path, films: Path, cache: Path, choice: Choice) -> Job:
+    """The board, planned and keyed. Raises InputError where it cannot be."""
+    from svi_story.errors import InputError, Problem
+    from svi_story.render.jobs import find_places, prepare
+
+    places = find_places((board,), films, cache)
+    if len(places) > 1:
+        raise InputError(Problem(f"holds {len(places)} boards; name one of them", file=str(board)))
+    fingerprints = fingerprints_in(cache)
+    jobs, rejected = prepare(places, fingerprints, choice)
+    for each in rejected:
+        raise each.error
+    fingerprints.save()
+    if jobs[0].lacks is not None:
+        raise jobs[0].lacks
+    return jobs[0]
+
+
+def _measure(job: Job, store: Store) -> FilmReview:
+    """Raises InputError where nothing was rendered yet."""
+    from svi_story.cli.console import reporter
+    from svi_story.errors import InputError, Problem
+
+    if all(store.state(task.key) != "cached" for task in job.all_tasks):
+        what = (
+            f"nothing of it was rendered yet with engine {job.plan.engine}; run `svi-story render` with the "
+            "same options first"
+        )
+        raise InputError(Problem(what, file=str(job.place.board)))
+    from svi_story.review.quality import review_film
+
+    with reporter(as_json=False, quiet=False, verbose=False) as report:
+        return review_film(job.plan, job.tasks, store.entry, report)
+
+
+def _page(job: Job, store: Store, found: FilmReview) -> Path:
+    """Write the page beside the film."""
+    from svi_story.cache.files import disk, make_folder
+    from svi_story.review.report import write_page
+
+    page = job.place.film.with_suffix(".review.html")
+    with disk(page.parent, "making room for the review"):
+        make_folder(page.parent)
+    write_page(found, _shown(job, store), page)
+    return page
+
+
+def _shown(job: Job, store: Store) -> Shown:
+    """The film that can be watched, and what to know about it."""
+    from svi_story.render.recipe import is_finished
+    from svi_story.render.reel import preview_of
+    from svi_story.review.report import Shown
+
+    film = job.place.film
+    if film.is_file():
+        if is_finished(job, store):
+            return Shown(film, "")
+        return Shown(film, "This film is not the one that is planned now: times may differ. Render it again.")
+    if preview_of(film).is_file():
+        return Shown(preview_of(film), "The film is not finished: this is what exists so far.")
+    return Shown(None, "There is no film to play yet; its clips are measured where they lie.")

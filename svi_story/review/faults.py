@@ -1,0 +1,241 @@
+"""What is wrong with a run's frames: each fault with its place, its number and the limit it passed."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from itertools import groupby
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.lib.stride_tricks import sliding_window_view
+
+from svi_story.review.joins import seam_at
+from svi_story.review.limits import (
+    BLACK,
+    BLUR,
+    DRIFT,
+    FLAT,
+    FLICKER,
+    FROZEN,
+    LEAP,
+    LEAP_FAR,
+    MOVED,
+    NOISE,
+    ODD,
+    ODD_LEVELS,
+    OTHER,
+    POP,
+    REPEAT,
+    STATIC,
+    STEP,
+    STILL,
+    WINDOW,
+)
+from svi_story.review.measure import LEVELS
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from svi_story.review.joins import Seam
+    from svi_story.review.limits import Limit
+    from svi_story.review.measure import Floats
+    from svi_story.review.run import Part, Run
+    from svi_story.review.track import Flags, Track
+
+MANY = 0.15
+"""Share of a clip's frames: more single odd ones than that are flicker."""
+
+
+@dataclass(frozen=True)
+class Fault:
+    """One fault of one clip, or of the join that leads into it."""
+
+    kind: str
+    """Its name in `limits.TABLE`, or `nan`."""
+    frame: int
+    """Where it starts: a frame of the run."""
+    frames: int
+    """How many frames have it."""
+    value: float
+    limit: Limit
+
+
+def faults_of(run: Run) -> Iterator[tuple[int, Fault]]:
+    """Everything wrong with a run's frames, with the number of the clip it is found in."""
+    odd = odd_frames(run)
+    for shot, frames in run.clips().items():
+        faults = (
+            *_flagged("black", run.black, run.track.mean[:, 0], frames, BLACK),
+            *_flagged("flat", run.flat, run.total_spread, frames, FLAT),
+            *_flagged("noise", run.noisy, run.over_noise, frames, NOISE),
+            *_still(run, frames),
+            *_restless(run, odd, frames),
+            *_drifted(run, frames),
+            *_blurred(run, frames),
+            *_torn(run, odd, frames),
+        )
+        yield from ((shot, fault) for fault in faults)
+    for part in run.parts[1:]:
+        seam = run.seams[part.start]
+        if seam is not None and not odd[max(part.start - 1, 0) : part.start + 1].any():
+            yield from ((part.shot, fault) for fault in _seam_faults(run, part, seam))
+
+
+def odd_frames(run: Run) -> Flags:
+    """Single frames that differ from both neighbours, which are like each other; a run's ends too."""
+    track = run.track
+    odd = np.zeros(len(track), bool)
+    if len(track) > 2:
+        onto, off, over = track.changing[1:-1], track.changing[2:], track.skip[2:]
+        odd[1:-1] = np.minimum(onto, off) > 1.5 * over + ODD_LEVELS
+        odd[1:-1] |= _lone(_colours(track))
+    for place, step, inside in ((0, 1, slice(2, 7)), (len(track) - 1, len(track) - 1, slice(-6, -1))):
+        if len(track) > 7 and not run.bad[inside].any():
+            odd[place] = _leaves(track, step, inside)
+    return odd & ~run.bad
+
+
+def _colours(track: Track) -> Floats:
+    """n x 6: what is looked at for colours that come and go."""
+    return np.concatenate([track.mean, track.spread], axis=1)
+
+
+def _away(series: Floats) -> Floats:
+    """How far each inner frame is from what lies half way between its neighbours."""
+    away: Floats = np.linalg.norm(series[1:-1] - (series[:-2] + series[2:]) / 2, axis=1)
+    return away
+
+
+def _lone(series: Floats) -> Flags:
+    """Inner frames whose colours leave and come back at once."""
+    away, over = _away(series), np.linalg.norm(series[2:] - series[:-2], axis=1)
+    flags: Flags = (away > ODD.value) & (away > 4 * np.median(away)) & (over < away / 2)
+    return flags
+
+
+def _leaves(track: Track, step: int, inside: slice) -> bool:
+    """Whether a run's first or last step is far larger than those beside it."""
+    change = np.median(track.change[step]) > 4 * np.median(track.changing[inside]) + 3 * ODD_LEVELS
+    steps = np.linalg.norm(np.diff(_colours(track), axis=0), axis=1)
+    usual = np.median(steps[slice(1, 6) if step == 1 else slice(-6, -1)])
+    return bool(change or steps[step - 1] > 4 * usual + 2 * ODD.value)
+
+
+def _flagged(kind: str, flags: Flags, values: Floats, frames: slice, limit: Limit) -> Iterator[Fault]:
+    """One fault for all flagged frames of a clip."""
+    found = np.flatnonzero(flags[frames]) + frames.start
+    if len(found):
+        yield Fault(kind, int(found[0]), len(found), float(np.median(values[found])), limit)
+
+
+def _still(run: Run, frames: slice) -> Iterator[Fault]:
+    """The longest time that nothing moves, where it is too long."""
+    track, total = run.track, frames.stop - frames.start
+    first = max(frames.start, 1)  # a run's first frame has nothing before it
+    start, frozen = longest(track.same[first : frames.stop] & ~run.bad[first : frames.stop])
+    if frozen >= max(FROZEN.value * run.fps, 2):
+        yield Fault("frozen", first + start - 1, frozen + 1, float(frozen / run.fps), FROZEN)
+        return
+    if run.rests:
+        return
+    still = track.moving[first : frames.stop] < STILL
+    start, resting = longest(still & ~run.bad[first : frames.stop])
+    if resting >= max(STATIC.value * total, 4):
+        yield Fault("static", first + start - 1, resting + 1, resting / total, STATIC)
+
+
+def longest(flags: Flags) -> tuple[int, int]:
+    """Where the longest run of set flags starts, and how long it is."""
+    best = start = 0, 0
+    place = 0
+    for flag, group in groupby(flags.tolist()):
+        length = len(list(group))
+        start = (place, length)
+        best = start if flag and length > best[1] else best
+        place += length
+    return best
+
+
+def _restless(run: Run, odd: Flags, frames: slice) -> Iterator[Fault]:
+    """Flicker, or a few single frames that do not belong."""
+    found = np.flatnonzero(odd[frames]) + frames.start
+    amount, place = flicker(run.track[frames], run.bad[frames])
+    if amount > FLICKER.value:
+        yield Fault("flicker", frames.start + place, frames.stop - frames.start - place, amount, FLICKER)
+    elif len(found):
+        far = max(_step(run.track, int(frame)) for frame in found)
+        many = len(found) > max(MANY * (frames.stop - frames.start), 3)
+        kind, limit = ("flicker", FLICKER) if many else ("flash", ODD)
+        yield Fault(kind, int(found[0]), len(found), far, limit)
+
+
+def _step(track: Track, frame: int) -> float:
+    """How far a frame's pixels are from the neighbour that is more like it, in CIELAB units."""
+    return float(np.nanmin(track.changing[frame : frame + 2])) / LEVELS
+
+
+def flicker(track: Track, bad: Flags) -> tuple[float, int]:
+    """How far colours go back and forth from frame to frame, where they do so most; and from which frame on.
+
+    For every frame: how far mean and spread are from what lies half way between its neighbours; of these the
+    median over WINDOW frames, so that a single flash is none.
+    """
+    if len(track) < 6:
+        return 0.0, 0
+    away = _away(_colours(track))
+    away = np.where(bad[:-2] | bad[1:-1] | bad[2:], 0, away)
+    window = min(WINDOW, len(away))
+    medians = np.median(sliding_window_view(away, window), axis=1)
+    return float(medians.max()), int(medians.argmax())
+
+
+def _drifted(run: Run, frames: slice) -> Iterator[Fault]:
+    """A clip whose second half is far from the anchor's colours, and has come there on the way."""
+    half = slice((frames.start + frames.stop) // 2, frames.stop)
+    sound = ~run.bad[half]
+    if not sound.any():
+        return
+    far, moved = (float(np.median(each[half][sound])) for each in (run.drift.total, run.moved))
+    if far > DRIFT.value and (moved > MOVED or far > 2 * DRIFT.value):
+        beyond = (run.drift.total[frames] > DRIFT.value) & ~run.bad[frames]
+        yield Fault("drift", frames.start + int(beyond.argmax()), int(beyond.sum()), far, DRIFT)
+
+
+def _blurred(run: Run, frames: slice) -> Iterator[Fault]:
+    """A clip whose second half is softer than the run's beginning."""
+    half = slice((frames.start + frames.stop) // 2, frames.stop)
+    sound = run.track.sharpness[half][~run.bad[half]]
+    if not len(sound):
+        return
+    lost = run.start_sharpness - float(np.median(sound))
+    if lost > BLUR.value:
+        soft = run.track.sharpness[frames] < run.start_sharpness - BLUR.value
+        yield Fault("blur", frames.start + int(soft.argmax()), int(soft.sum()), lost, BLUR)
+
+
+def _torn(run: Run, odd: Flags, frames: slice) -> Iterator[Fault]:
+    """A frame inside a clip from which on another picture, or another part of it, is seen."""
+    moving, changing = run.track.moving, run.track.changing
+    if frames.stop - frames.start < 3:
+        return
+    leaps = moving[frames] > LEAP * np.median(moving[frames]) + LEAP_FAR
+    leaps |= changing[frames] > 4 * np.nanmedian(changing[frames]) + 15
+    for place in (np.flatnonzero(leaps) + frames.start).tolist():
+        if place in run.seams or odd[max(place - 1, 0) : place + 1].any():
+            continue
+        seam = seam_at(run.track, place, run.bad)
+        if seam is not None and (seam.other > OTHER.value or (seam.step or 0) > LEAP):
+            yield Fault("other-picture", place, 1, max(seam.other, OTHER.value), OTHER)
+            return
+
+
+def _seam_faults(run: Run, part: Part, seam: Seam) -> Iterator[Fault]:
+    again = run.track.same[part.start] and not run.track.same[max(part.start - 1, 0) : part.start + 2].all()
+    if seam.other > OTHER.value:
+        yield Fault("other-picture", part.start, 1, seam.other, OTHER)
+    elif seam.step is not None and seam.step > STEP.value:
+        yield Fault("jump", part.start, 1, seam.step, STEP)
+    elif again or (seam.least is not None and seam.least < REPEAT.value):
+        yield Fault("duplicate", part.start, 1, seam.least or 0.0, REPEAT)
+    elif seam.pop > POP.value:
+        yield Fault("colour-step", part.start, 1, seam.pop, POP)

@@ -1,0 +1,171 @@
+"""What can be measured on frames, one after another: colour, sharpness, noise, change, motion.
+
+Colours, changes and motion are taken from small pictures (SMALL wide), in which grain averages out; sharpness
+and noise from the frame as it is. Memory holds two small pictures, whatever the film's length.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, cast
+
+import cv2
+import numpy as np
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator
+
+    from numpy.typing import NDArray
+
+    Frame = NDArray[np.uint8]
+    """One picture: height x width x 3, RGB."""
+    Floats = NDArray[np.float32]
+
+SMALL = 208
+"""Width in pixels of the pictures that colour, change and motion are measured on: 832 / 4."""
+LEAST = 64
+"""Shortest side in pixels that optical flow works on; smaller pictures are enlarged for it."""
+GRID = (8, 12)
+"""Rows and columns of the blocks in which change and motion are counted."""
+BLOCKS = GRID[0] * GRID[1]
+LEVELS = 2.55
+"""8-bit levels per unit of CIELAB: 100 of L* are 255 levels."""
+BLUR = 11
+"""Length in pixels of the blur that a frame is compared with (Crete-Roffet 2007; scikit-image's default)."""
+GRAIN = np.array([[1, -2, 1], [-2, 4, -2], [1, -2, 1]], np.float32)
+"""Immerkaer's mask (1996): it answers to grain, and neither to slopes nor to straight edges."""
+
+
+@dataclass(frozen=True)
+class Look:
+    """What is kept of a frame until the next ones come."""
+
+    lab: Floats
+    """The small picture, rows x columns x 3, CIELAB."""
+    grey: Frame
+    """The small picture's luma, rows x columns."""
+    whole: Frame
+    """The frame itself."""
+
+
+@dataclass(frozen=True)
+class Measure:
+    """One frame's numbers."""
+
+    mean: Floats
+    """Mean L*, a*, b*."""
+    cov: Floats
+    """3 x 3: covariance of L*, a*, b* over the picture; the root of its diagonal is the spread."""
+    sharpness: float
+    """0 (blurred) to 1: one minus Crete-Roffet's blur effect, the worse of both directions."""
+    noise: float
+    """Standard deviation of the grain, in levels of 255."""
+    motion: Floats
+    """How far each block moved since the frame before, in thousandths of the width; NaN where none is."""
+    change: Floats
+    """How much each block's colours changed since the frame before, in levels of 255; NaN where none is."""
+    blocks: Floats
+    """Blocks x 3: each block's mean L*, a*, b*."""
+    skip: float
+    """The mean change against the frame before the last; NaN where there is none."""
+    same: bool
+    """Whether the frame before is the very same, bit for bit."""
+
+
+def measured(
+    frames: Iterable[Frame], before: tuple[Look, ...] = (), top: int = 0
+) -> Iterator[tuple[Measure, Look]]:
+    """Every frame's numbers, in order, and what the next frames need of it; `top` rows are not looked at.
+
+    `before` are the last two looks of what comes before, if anything does: a film measured in parts gives
+    the numbers of the film measured at once.
+    """
+    looks = list(before[-2:])
+    for frame in frames:
+        look, grey = look_of(frame, top)
+        mean, cov = colours(look.lab)
+        last = looks[-1] if looks else None
+        earlier = looks[-2] if len(looks) > 1 else None
+        yield (
+            Measure(
+                mean,
+                cov,
+                sharpness(grey),
+                noise(grey),
+                _motion(last, look),
+                _change(last, look),
+                _in_blocks(look.lab).reshape(BLOCKS, 3),
+                float(_change(earlier, look).mean()),
+                last is not None and np.array_equal(last.whole, frame),
+            ),
+            look,
+        )
+        looks = [*looks[-1:], look]
+
+
+def look_of(frame: Frame, top: int = 0) -> tuple[Look, Frame]:
+    """A frame's small pictures below row `top`, and its luma as it is."""
+    seen = frame[top:]
+    grey = cast("Frame", cv2.cvtColor(seen, cv2.COLOR_RGB2GRAY))
+    height, width = seen.shape[:2]
+    scale = max(min(SMALL / width, 1.0), LEAST / min(height, width))
+    size = (round(width * scale), round(height * scale))
+    small = cv2.resize(seen, size, interpolation=cv2.INTER_AREA)
+    lab = cv2.cvtColor(small.astype(np.float32) / np.float32(255), cv2.COLOR_RGB2LAB)
+    luma = cv2.resize(grey, size, interpolation=cv2.INTER_AREA)
+    return Look(cast("Floats", lab), cast("Frame", luma), frame), grey
+
+
+def colours(lab: Floats) -> tuple[Floats, Floats]:
+    """Mean (3) and covariance (3 x 3) of a picture's CIELAB colours."""
+    pixels = lab.reshape(-1, 3).astype(np.float64)
+    mean = pixels.mean(axis=0)
+    cov = pixels.T @ pixels / len(pixels) - np.outer(mean, mean)
+    return mean.astype(np.float32), cov.astype(np.float32)
+
+
+def sharpness(grey: Frame) -> float:
+    """How much detail a blur would take away: 1 minus the blur effect. 0 for a flat picture."""
+    image = grey.astype(np.float32)
+    blurred = (_lost(image, 0), _lost(image, 1))
+    return 1 - max(blurred)
+
+
+def _lost(image: Floats, axis: int) -> float:
+    """The share of a direction's edges that are left after blurring along it."""
+    kernel = np.full((BLUR, 1) if axis == 0 else (1, BLUR), 1 / BLUR, np.float32)
+    soft = cv2.filter2D(image, cv2.CV_32F, kernel, borderType=cv2.BORDER_REFLECT)
+    order = (0, 1) if axis == 0 else (1, 0)
+    edges = np.abs(cv2.Sobel(image, cv2.CV_32F, order[0], order[1], borderType=cv2.BORDER_REFLECT))
+    left = np.abs(cv2.Sobel(soft, cv2.CV_32F, order[0], order[1], borderType=cv2.BORDER_REFLECT))
+    whole = float(edges[2:-1, 2:-1].sum(dtype=np.float64))
+    kept = float(np.maximum(edges - left, 0)[2:-1, 2:-1].sum(dtype=np.float64))
+    return (whole - kept) / whole if whole else 1.0
+
+
+def noise(grey: Frame) -> float:
+    """The grain's standard deviation in levels of 255; fine texture counts as a few levels."""
+    grain = cv2.filter2D(grey, cv2.CV_32F, GRAIN)
+    return float(np.sqrt(np.pi / 2) / 6 * cv2.norm(grain, cv2.NORM_L1) / grain.size)
+
+
+def _motion(last: Look | None, look: Look) -> Floats:
+    if last is None or last.grey.shape != look.grey.shape:
+        return np.full(BLOCKS, np.nan, np.float32)
+    # A new one every time: it keeps what it last saw, and numbers would depend on where a film is cut
+    flow = cv2.DISOpticalFlow.create(cv2.DISOPTICAL_FLOW_PRESET_FAST)
+    field = flow.calc(last.grey, look.grey, np.zeros((*look.grey.shape, 2), np.float32))
+    length = cv2.magnitude(field[..., 0], field[..., 1])
+    return _in_blocks(cast("Floats", length)) * np.float32(1000 / look.grey.shape[1])
+
+
+def _change(last: Look | None, look: Look) -> Floats:
+    if last is None or last.lab.shape != look.lab.shape:
+        return np.full(BLOCKS, np.nan, np.float32)
+    distance = np.sqrt(np.square(look.lab - last.lab).sum(axis=2))
+    return _in_blocks(distance) * np.float32(LEVELS)
+
+
+def _in_blocks(values: Floats) -> Floats:
+    """The mean of each block, rows first; channels stay together."""
+    return cast("Floats", cv2.resize(values, GRID[::-1], interpolation=cv2.INTER_AREA)).ravel()

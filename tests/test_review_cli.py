@@ -1,0 +1,111 @@
+"""`svi-story review`: what it prints, what it writes, how it ends."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from review_films import at, job_of, level, pan, plant, put, scene_in
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    import pytest
+    from conftest import Ended
+
+    Write = Callable[..., Path]
+    Run = Callable[..., Ended]
+
+ANIMATIC = ("--engine", "animatic")
+PAGE = Path("renders/board.review.html")
+
+
+def test_a_rendered_board_gets_a_page_beside_its_film(write_board: Write, svi_story: Run) -> None:
+    board = write_board()
+    assert svi_story("render", board, *ANIMATIC).code == 0
+    ended = svi_story("review", board, *ANIMATIC)
+    assert (ended.code, ended.out) == (0, f"{PAGE}\n"), ended.err
+    assert ended.err == ""
+    html = PAGE.read_text("utf-8")
+    assert 'src="./board.mp4"' in html
+    assert "Nothing wrong" in html
+
+
+def test_warnings_do_not_fail(write_board: Write, svi_story: Run, tmp_path: Path) -> None:
+    board = write_board(reference=scene_in(tmp_path))
+    plant(board, at(3, level(0))(pan(60, (64, 64), 0.001)), "animatic")
+    ended = svi_story("review", board, *ANIMATIC, "--json")
+    assert ended.code == 0
+    answer = json.loads(ended.out)
+    assert [each["kind"] for each in answer["warnings"]] == ["black"]
+    assert "1 warning" in ended.err
+    assert not PAGE.exists()
+
+
+def test_nothing_rendered_is_an_error_that_says_so(write_board: Write, svi_story: Run) -> None:
+    board = write_board()
+    ended = svi_story("review", board, *ANIMATIC)
+    assert (ended.code, ended.out) == (2, "")
+    assert "nothing of it was rendered yet" in ended.err
+    assert "svi-story render" in ended.err
+    assert not PAGE.exists()
+
+
+def test_without_weights_the_reason_is_told(write_board: Write, svi_story: Run) -> None:
+    ended = svi_story("review", write_board(), "--models", "nowhere")
+    assert ended.code == 2
+    assert "nowhere" in ended.err
+
+
+def test_folders_and_bad_boards_are_refused(write_board: Write, svi_story: Run, tmp_path: Path) -> None:
+    for name in ("one", "two"):
+        write_board(f"boards/{name}.yaml")
+    assert svi_story("review", tmp_path / "boards", *ANIMATIC).code == 2
+    ended = svi_story("review", write_board("bad.yaml", clips=[]), *ANIMATIC)
+    assert ended.code == 2
+    assert "bad.yaml" in ended.err
+    assert svi_story("review", tmp_path / "none.yaml", *ANIMATIC).code == 2
+
+
+def test_half_of_a_film_is_reviewed(write_board: Write, svi_story: Run) -> None:
+    board = write_board()
+    put(job_of(board, "animatic").all_tasks[0], pan(13, (64, 64), 0.001))
+    ended = svi_story("review", board, *ANIMATIC)
+    assert ended.code == 0, ended.err
+    html = PAGE.read_text("utf-8")
+    assert "<video" not in html
+    assert "Not made yet: 2 of 3 clips" in html
+
+
+def test_an_outdated_film_is_named_so(write_board: Write, svi_story: Run) -> None:
+    assert svi_story("render", write_board(), *ANIMATIC).code == 0
+    ended = svi_story("review", write_board(title="Another"), *ANIMATIC)
+    assert ended.code == 0, ended.err
+    assert "not the one that is planned now" in PAGE.read_text("utf-8")
+
+
+def test_a_damaged_entry_is_missing_and_told(write_board: Write, svi_story: Run) -> None:
+    board = write_board()
+    job = plant(board, pan(60, (64, 64), 0.001), "animatic")
+    frames = next(Path("renders/.cache/entries").rglob(f"{job.all_tasks[2].key}/frames.avi"))
+    data = bytearray(frames.read_bytes())
+    data[len(data) // 2] ^= 255
+    frames.chmod(0o644)
+    frames.write_bytes(data)
+    ended = svi_story("review", board, *ANIMATIC)
+    assert ended.code == 0, ended.err
+    assert "damaged" in ended.err
+    assert "Not made yet: 1 of 3 clips" in PAGE.read_text("utf-8")
+
+
+def test_a_place_that_cannot_be_written_is_told(
+    write_board: Write, svi_story: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    board = write_board()
+    plant(board, pan(60, (64, 64), 0.001), "animatic")
+    Path("films").write_text("in the way")
+    ended = svi_story("review", board, *ANIMATIC, "-o", "films")
+    assert ended.code == 1
+    assert "films" in ended.err
+    assert "Traceback" not in ended.err

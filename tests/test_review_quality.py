@@ -1,0 +1,334 @@
+"""The review finds every fault that was put in on purpose, where it was put, and none in a clean film."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from PIL import Image
+from review_films import (
+    CACHE,
+    CLIP,
+    at,
+    bright,
+    faults,
+    grain,
+    hue,
+    job_of,
+    level,
+    noise,
+    pan,
+    plant,
+    put,
+    review,
+    reviewed,
+    scene,
+    scene_in,
+    soft,
+    view,
+    zoom,
+)
+
+from svi_story.cache.store import Store
+from svi_story.review.faults import longest
+from svi_story.review.measure import measured, sharpness
+from svi_story.review.track import Track, drift_from
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from pathlib import Path
+
+    from numpy.typing import NDArray
+
+    Frame = NDArray[np.uint8]
+    Write = Callable[..., Path]
+    Film = list[Frame]
+
+FILM = 3 * CLIP - 2
+FIRST, SECOND = CLIP, 2 * CLIP - 1
+"""Where the second and the third clip start."""
+
+
+@pytest.fixture
+def board(write_board: Write, tmp_path: Path) -> Callable[..., Path]:
+    """A board of three clips in one chain, whose anchor is the films' first view."""
+
+    def write(**changes: Any) -> Path:
+        size = changes.pop("size", (160, 96))
+        fields = {
+            "reference": scene_in(tmp_path, size),
+            "resolution": f"{size[0]}x{size[1]}",
+            "engine": {"max_frames": CLIP},
+            "clips": [{"prompt": f"The camera is moving on, clip {n}."} for n in (1, 2, 3)],
+        }
+        return write_board(**{**fields, **changes})
+
+    return write
+
+
+def accelerated(frames: int) -> Film:
+    places = np.cumsum(0.002 * 1.02 ** np.arange(frames))
+    return grain(view(scene(), 0.4 + float(place) / 1.5, 1.5, (160, 96)) for place in places)
+
+
+def small_mover(frames: int) -> Film:
+    back, mover = view(scene(), 0.5, 1.5, (160, 96)), view(scene(3), 0.5, 3, (32, 28))
+    film = []
+    for place in range(frames):
+        picture = back.copy()
+        x = int(10 + place * 1.1)
+        picture[60:88, x : x + 32] = mover
+        film.append(picture)
+    return grain(film)
+
+
+CLEAN: dict[str, Callable[[int], Film]] = {
+    "a pan": pan,
+    "a slow pan": lambda frames: pan(frames, speed=0.0008),
+    "a fast pan": lambda frames: pan(frames, speed=0.008, start=0.3),
+    "a zoom": zoom,
+    "an accelerating pan": accelerated,
+    "a small thing that moves": small_mover,
+}
+
+
+@pytest.mark.parametrize("film", CLEAN.values(), ids=CLEAN)
+def test_a_clean_film_has_no_warnings(board: Callable[..., Path], film: Callable[[int], Film]) -> None:
+    assert faults(reviewed(board(), film(FILM))) == []
+
+
+@pytest.mark.parametrize("size", [(64, 64), (96, 160), (416, 240)], ids=str)
+def test_a_clean_film_of_any_size_has_no_warnings(board: Callable[..., Path], size: tuple[int, int]) -> None:
+    assert faults(reviewed(board(size=size), pan(FILM, size, 0.001))) == []
+
+
+def growing(film: Film, change: Callable[[Frame, float], Frame]) -> Film:
+    """A change that grows from nothing at the start to all of it at the end."""
+    return [change(each, place / len(film)) for place, each in enumerate(film)]
+
+
+FROZEN = slice(FIRST + 10, FIRST + 24)
+FAULTS: dict[str, tuple[Callable[[Film], Film], tuple[str, int, int]]] = {
+    "frozen half way": (
+        lambda film: [*film[: FROZEN.start], *[film[FROZEN.start]] * 14, *film[FROZEN.start + 1 : -13]],
+        ("frozen", 1, 10),
+    ),
+    "held, with grain": (
+        lambda film: film[: FIRST + 10] + grain([film[FIRST + 10]] * 14) + film[FIRST + 11 : -13],
+        ("static", 1, 10),
+    ),
+    "one black frame": (at(FIRST + 4, level(0)), ("black", 1, 4)),
+    "black frames": (at(FIRST + 4, level(2), FIRST + 9), ("black", 1, 4)),
+    "a grey frame": (at(5, level(128)), ("flat", 0, 5)),
+    "one bright frame": (at(SECOND + 7, bright), ("flash", 2, 7)),
+    "a little brighter": (at(SECOND + 7, lambda frame: bright(frame, 1.06)), ("flash", 2, 7)),
+    "a bright first frame of a clip": (at(FIRST, bright), ("flash", 1, 0)),
+    "a bright first frame": (at(0, bright), ("flash", 0, 0)),
+    "a bright last frame": (at(FILM - 1, bright), ("flash", 2, CLIP - 2)),
+    "one frame of noise": (at(8, noise), ("noise", 0, 8)),
+    "noise over a clip": (
+        lambda film: film[:SECOND] + grain(film[SECOND:], 24),
+        ("noise", 2, 0),
+    ),
+    "a repeated frame at a join": (lambda film: [*film[:FIRST], *film[FIRST - 1 : -1]], ("duplicate", 1, 0)),
+    "a repeated frame, decoded anew": (
+        lambda film: [*film[:FIRST], *grain([film[FIRST - 1]], 2), *film[FIRST:-1]],
+        ("duplicate", 1, 0),
+    ),
+    "a dropped frame at a join": (
+        lambda film: [*film[:SECOND], *film[SECOND + 1 :], film[-1]][:FILM],
+        ("jump", 2, 0),
+    ),
+    "a step of light at a join": (at(FIRST, lambda frame: bright(frame, 1.06), FILM), ("colour-step", 1, 0)),
+    "hue that drifts": (
+        lambda film: growing(film, lambda frame, share: hue(frame, 90 * share)),
+        ("drift", 2, 0),
+    ),
+    "saturation every other frame": (
+        lambda film: [hue(each, 0, 0.7) if place % 2 else each for place, each in enumerate(film)],
+        ("flicker", 0, 0),
+    ),
+    "light every other frame": (
+        lambda film: [bright(each, 0.93) if place % 2 else each for place, each in enumerate(film)],
+        ("flicker", 0, 0),
+    ),
+    "blur that grows over the clips": (
+        lambda film: [
+            soft(each, place // CLIP) if place >= CLIP else each for place, each in enumerate(film)
+        ],
+        ("blur", 2, 0),
+    ),
+    "back to the reference": (
+        lambda film: [*film[: FIRST + 20], *film[: FILM - FIRST - 20]],
+        ("other-picture", 1, 20),
+    ),
+}
+
+
+@pytest.mark.parametrize(("fault", "wanted"), FAULTS.values(), ids=FAULTS)
+def test_every_planted_fault_is_found_where_it_is(
+    board: Callable[..., Path], fault: Callable[[Film], Film], wanted: tuple[str, int, int]
+) -> None:
+    found = faults(reviewed(board(), fault(pan(FILM))))
+    kind, clip, within = wanted
+    assert any(each[:2] == (kind, clip) and abs(each[2] - within) <= 1 for each in found) or (
+        kind in ("drift", "flicker", "blur") and (kind, clip) in [each[:2] for each in found]
+    ), found
+
+
+@pytest.mark.parametrize("fps", [8, 24, 60])
+def test_what_counts_in_frames_is_found_at_any_rate(board: Callable[..., Path], fps: int) -> None:
+    film = pan(FILM)
+    clips = [{"prompt": "It is moving on.", "frames": CLIP} for _ in range(3)]
+    path = board(fps=fps, clips=clips)
+    assert faults(reviewed(path, at(FIRST + 4, level(0))(film))) == [("black", 1, 4)]
+
+
+def test_a_repeated_frame_is_the_only_thing_that_is_found(board: Callable[..., Path]) -> None:
+    film = pan(FILM)
+    found = reviewed(board(), [*film[:FIRST], *film[FIRST - 1 : -1]])
+    assert faults(found) == [("duplicate", 1, 0)]
+    assert found.findings[0].frame == FIRST
+    assert found.findings[0].value < found.findings[0].limit.value
+    assert found.findings[0].cures
+
+
+def test_numbers_that_are_none_are_found_in_the_latents(board: Callable[..., Path]) -> None:
+    film, job = pan(FILM), job_of(board())
+    for number, task in enumerate(job.all_tasks):
+        start = number and CLIP + (number - 1) * (CLIP - 1)
+        spoilt = np.array([1, np.nan, np.inf], np.float32) if number == 1 else None
+        put(task, film[start : start + task.segment.contributes], spoilt)
+    found = review(job)
+    assert faults(found) == [("nan", 1, 0)]
+    assert found.findings[0].value == 2
+
+
+def test_cuts_fades_and_dips_are_no_joins(board: Callable[..., Path]) -> None:
+    clips: list[dict[str, Any]] = [
+        {"prompt": "One is moving.", "frames": CLIP},
+        {"prompt": "Two is moving.", "frames": CLIP, "transition": "cut"},
+        {"prompt": "Three is moving.", "frames": CLIP, "transition": {"fade": "0.4s"}},
+        {"prompt": "Four is moving.", "frames": CLIP, "transition": {"dip": "0.4s"}},
+    ]
+    film = [*pan(CLIP), *zoom(CLIP), *pan(CLIP, start=0.3), *zoom(CLIP)]
+    found = reviewed(board(clips=clips), film)
+    assert faults(found) == []
+    assert [join.kind for join in found.joins] == ["cut", "fade", "dip"]
+    assert [clip.start for clip in found.clips] == [0, CLIP, 2 * CLIP - 6, 3 * CLIP - 6]
+
+
+def test_a_title_card_moves_what_is_found_in_the_film(board: Callable[..., Path]) -> None:
+    path = board(cut={"title_card": {"text": "Fog", "duration": "2s"}, "fps": 30})
+    found = reviewed(path, at(FIRST + 4, level(0))(pan(FILM)))
+    assert [(each.frame, each.within) for each in found.findings] == [(30 + FIRST + 4, 4)]
+
+
+def test_a_long_clip_has_joins_inside(board: Callable[..., Path]) -> None:
+    path = board(clips=[{"prompt": "It is moving on and on.", "duration": "3.8s"}])
+    film = pan(2 * CLIP - 1)
+    assert faults(reviewed(path, film)) == []
+    found = reviewed(
+        board(clips=[{"prompt": "Again.", "duration": "3.8s"}]),
+        [*film[:CLIP], *film[CLIP - 1 : -1]],
+    )
+    assert faults(found) == [("duplicate", 0, CLIP)]
+    assert found.findings[0].segment == 1
+
+
+def test_a_half_rendered_film_is_reviewed_as_far_as_it_goes(board: Callable[..., Path]) -> None:
+    film, job = pan(FILM), job_of(board())
+    put(job.all_tasks[0], at(3, level(0))(film)[:CLIP])
+    found = review(job)
+    assert faults(found) == [("black", 0, 3)]
+    assert [clip.missing for clip in found.clips] == [0, 1, 1]
+    assert [len(clip.pictures) for clip in found.clips] == [3, 0, 0]
+
+
+def test_a_gap_in_a_chain_is_no_join(board: Callable[..., Path]) -> None:
+    film, job = pan(FILM), job_of(board())
+    put(job.all_tasks[0], film[:CLIP])
+    put(job.all_tasks[2], film[SECOND:])
+    found = review(job)
+    assert faults(found) == []
+    assert [join.seam for join in found.joins] == [None, None]
+
+
+def test_a_black_anchor_may_have_black_frames(board: Callable[..., Path], tmp_path: Path) -> None:
+    path = board()
+    Image.new("RGB", (160, 96)).save(tmp_path / "scene.png")
+    found = faults(reviewed(path, [level(0)(each) for each in pan(FILM)]))
+    assert {kind for kind, _, _ in found} == {"frozen"}
+
+
+def test_a_repeated_frame_is_found_in_an_animatic_too(
+    board: Callable[..., Path], svi_story: Callable[..., Any]
+) -> None:
+    path = board()
+    assert svi_story("render", path, "--engine", "animatic").code == 0
+    job, store = job_of(path, "animatic"), Store(CACHE, print)
+    assert faults(review(job)) == []
+    entries = [store.entry(task.key) for task in job.all_tasks]
+    film: Film = []
+    for task, entry in zip(job.all_tasks, entries, strict=True):
+        assert entry is not None
+        with entry.frames() as frames:
+            film += list(frames)[task.segment.overlap :]
+    planted = [*film[:FIRST], *film[FIRST - 1 : -1]]
+    assert ("duplicate", 1, 0) in faults(review(plant(path, planted, "animatic")))
+
+
+@settings(max_examples=8)
+@given(st.integers(1, 11))
+def test_a_film_measured_in_parts_gives_the_same_numbers(cut: int) -> None:
+    film = pan(12, (64, 48), 0.01)
+    whole = [measure for measure, _ in measured(film)]
+    first = list(measured(film[:cut]))
+    rest = list(measured(film[cut:], tuple(look for _, look in first[-2:])))
+    parts = [measure for measure, _ in (*first, *rest)]
+    one, other = Track.of(whole), Track.of(parts)
+    for name in ("mean", "cov", "sharpness", "noise", "motion", "change", "blocks", "skip", "same"):
+        np.testing.assert_allclose(getattr(one, name), getattr(other, name), 1e-5, 1e-5, err_msg=name)
+
+
+def test_sharpness_is_the_blur_effect_of_scikit_image() -> None:
+    ramp = np.add.outer(np.arange(48) * 3, np.arange(64) * 2)
+    grey = ((ramp + 40 * np.sin(np.arange(64) / 2)) % 256).astype(np.uint8)
+    assert 1 - sharpness(grey) == pytest.approx(EFFECT, abs=1e-6)
+    assert sharpness(np.full((48, 64), 7, np.uint8)) == 0
+
+
+EFFECT = 0.7620867483193654
+"""skimage.measure.blur_effect of that picture (scikit-image 0.26)."""
+
+
+def test_drift_is_the_distance_of_the_colours() -> None:
+    measures = [measure for measure, _ in measured(pan(3))]
+    track = Track.of(measures)
+    same = drift_from(track, track.mean[0], track.cov[0])
+    assert same.total[0] == pytest.approx(0, abs=1e-2)
+    moved = drift_from(track, track.mean[0] + np.array([3, 0, 4], np.float32), track.cov[0])
+    assert moved.mean[0] == pytest.approx(5, abs=1e-4)
+    assert moved.total[0] == pytest.approx(5, abs=1e-2)
+    wider = drift_from(track, track.mean[0], track.cov[0] * 4)
+    assert wider.spread[0] == pytest.approx(float(np.sqrt(np.trace(track.cov[0]))), rel=1e-3)
+
+
+@given(st.lists(st.booleans(), max_size=40))
+def test_the_longest_run_is_the_longest(flags: list[bool]) -> None:
+    start, length = longest(np.array(flags, bool))
+    text = "".join("x" if flag else " " for flag in flags)
+    assert length == max(map(len, text.split()), default=0)
+    assert all(flags[start : start + length])
+
+
+def test_the_same_film_gives_the_same_review(board: Callable[..., Path]) -> None:
+    job = plant(board(), pan(FILM))
+    one, two = review(job), review(job)
+    assert one.clips[0].run is not None
+    assert two.clips[0].run is not None
+    np.testing.assert_allclose(one.clips[0].run.track.motion, two.clips[0].run.track.motion, 1e-5)
+    assert faults(one) == faults(two)
