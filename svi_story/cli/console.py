@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from svi_story.cli.terminal import answer_json, complain, plain, shorten
 from svi_story.events import (
+    BoardDelayed,
     BoardFailed,
     BoardRefused,
     BoardStarted,
@@ -41,7 +42,7 @@ def fail(event: Event) -> None:
 
 def warn(event: Event) -> None:
     """Show what went wrong or may; nothing else."""
-    if isinstance(event, BoardFailed | BoardRefused | Warned):
+    if isinstance(event, BoardDelayed | BoardFailed | BoardRefused | Warned):
         tell(event)
 
 
@@ -118,7 +119,7 @@ class Bars:
                 self.progress.update(self.clip, visible=False)
                 self.progress.advance(self.film)
                 self.progress.advance(self.run)
-            case FilmDone() | Warned() | BoardFailed() | BoardRefused():
+            case FilmDone() | Warned() | BoardDelayed() | BoardFailed() | BoardRefused():
                 self.progress.console.print(plain(str(event)), soft_wrap=True)
             case _:
                 pass

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Self
 
 from svi_story.cache.aside import FORCED
-from svi_story.errors import InputError
+from svi_story.errors import InputError, PassingError
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -53,6 +53,11 @@ class Stage:
                 raise
             self.ready = True
         return self.engine
+
+    def forgive(self) -> None:
+        """Let what may have passed by now be tried again."""
+        if isinstance(self.failure, PassingError):
+            self.failure = None
 
     def set_aside(self, key: str) -> None:
         """Set a segment aside to be made again; boards that share it want that once."""
