@@ -92,8 +92,7 @@ class Ladder:
 
         `run` is told whether to tile. Raises PassingError when memory runs out in tiles too.
         """
-        if self.choice is not None and self.choice.rung == "offload":
-            self.experts.leave_device()
+        if self.experts.leave_device():
             release()
         while True:
             result = unless_full(partial(run, size in self.tiled))
