@@ -145,6 +145,21 @@ class PhaseDone(SegmentEvent):
 
 
 @dataclass(frozen=True)
+class EngineSettled(Event):
+    """An engine has decided how it works on this machine; told again when memory makes it change that."""
+
+    engine: str
+    device: str
+    dtype: str
+    attention: str
+    rung: str
+    """Of memory."""
+
+    def __str__(self) -> str:
+        return f"{self.engine}: {self.dtype} on {self.device}, --memory {self.rung}, {self.attention}"
+
+
+@dataclass(frozen=True)
 class ModelLoaded(Event):
     """A model was read from its files, into the memory where it works or waits."""
 

@@ -148,18 +148,21 @@ def plan(
     svi-story plan board.yaml --why --engine animatic
     svi-story plan boards/ --json
     """
-    from svi_story.cli import plans
+    from svi_story.cli import costs, plans
     from svi_story.engines import EngineOptions
 
     choice = chosen(engine, EngineOptions(models, dtype, memory=memory, vae=vae))
     jobs, rejected = _prepare(paths, output, cache, choice)
     store = store_in(cache)
     _complain_about_lacks(jobs)
+    found = costs.costs_of(jobs, store, choice.options, cache)
     if as_json:
-        answer_json({"boards": [plans.as_json(job, store, choice.options, why=why) for job in jobs]})
+        boards = [plans.as_json(job, store, choice.options, why=why) for job in jobs]
+        answer_json({"boards": boards, "schedule": costs.as_json(found)})
     else:
         for job in jobs:
             answer(plans.as_text(job, store, choice.options, why=why))
+        answer(costs.as_text(found))
     _exit_for(jobs, rejected)
 
 

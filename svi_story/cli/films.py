@@ -5,6 +5,7 @@ from __future__ import annotations
 import shlex
 import sys
 from collections import Counter
+from functools import partial
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -112,9 +113,10 @@ def _render(
 ) -> list[Outcome]:
     """Plan, key and render every board; how each ended."""
     from svi_story.cache.store import Store
-    from svi_story.engines import create
+    from svi_story.engines import create, phases_without
     from svi_story.events import RunDone
-    from svi_story.render.batch import render_orders, take_orders
+    from svi_story.render.batch import render_orders, segments_of, take_orders
+    from svi_story.render.calibration import calibrated
     from svi_story.render.jobs import prepare
 
     fingerprints, store = fingerprints_in(cache, report), Store(cache, report)
@@ -122,11 +124,12 @@ def _render(
     orders, outcomes = take_orders(jobs, rejected, wish, report)
     if orders:
         fingerprints.save()
-        engines = {
-            name: create(name, choice.options, fingerprints.file, store.embedding, report)
-            for name in {item.job.plan.engine for item in orders}
-        }
-        outcomes = [*render_orders(orders, engines, store, report, retry), *outcomes]
+        with calibrated(cache, segments_of(orders), partial(phases_without, choice.options), report) as told:
+            engines = {
+                name: create(name, choice.options, fingerprints.file, store.embedding, told)
+                for name in {item.job.plan.engine for item in orders}
+            }
+            outcomes = [*render_orders(orders, engines, store, told, retry), *outcomes]
     endings = Counter(outcome.ending for outcome in outcomes)
     report(RunDone(endings["done"], endings["failed"] + endings["bug"], endings["refused"]))
     return outcomes

@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from svi_story.engines.base import Engine
     from svi_story.events import Reporter
     from svi_story.plan.keys import Task
+    from svi_story.plan.model import Segment
     from svi_story.render.jobs import Job
     from svi_story.render.segments import Made
 
@@ -74,6 +75,15 @@ def order(job: Job, wish: Wish) -> Order:
         raise job.lacks
     item = Order(job, select(job, wish.only), ())
     return replace(item, forced=_forced(item, wish.force))
+
+
+def segments_of(orders: Sequence[Order]) -> dict[tuple[Path, str, int], tuple[str, Segment]]:
+    """Every segment that is wanted, by board, clip and index, with its engine."""
+    return {
+        (item.job.place.board, task.segment.clip, task.segment.index): (item.job.plan.engine, task.segment)
+        for item in orders
+        for task in item.wanted
+    }
 
 
 def take_orders(

@@ -45,6 +45,8 @@ class Ladder:
     tiled: set[Size] = field(default_factory=set)
     """Sizes at which the VAE did not fit whole."""
     needs: memory.Needs = field(default_factory=dict)
+    on_choice: Callable[[Choice], None] = lambda _: None
+    """Hears every rung that is taken."""
 
     def start(self, asked: str, segments: Sequence[Segment]) -> Choice:
         """Choose the rung for all of these segments, once. Raises InputError when none can do."""
@@ -86,6 +88,7 @@ class Ladder:
             check_streaming()
         self.experts.settle(choice)
         self.choice = choice
+        self.on_choice(choice)
 
     def through_vae(self, size: Size, run: Callable[[bool], T]) -> T:
         """What the VAE makes: whole; when memory runs out, with no expert beside it; then in tiles.
