@@ -103,7 +103,7 @@ def _lines(cost: Cost) -> list[str]:
     head = f"{cost.engine}: {cost.segments} segments to make, {cost.waves} of them one after another at most"
     passes = ", ".join(f"{count} forward passes {expert}" for expert, count in cost.forwards.items())
     moves = [
-        f"--memory {rung}: experts come to the device {moves.loads} times, {gib(moves.bytes)} moved"
+        f"moved with --memory {rung}: {gib(moves.bytes)}, experts come to the device {moves.loads} times"
         for rung, moves in cost.moves.items()
     ]
     return [f"{head}; {passes}" if passes else head, *moves, _time(cost)]
