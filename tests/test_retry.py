@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from svi_story.cache.files import PASSING, disk
+from svi_story.cache.store import Store
 from svi_story.cut.whole import unwritable
 from svi_story.engines.animatic import Animatic
 from svi_story.errors import PassingError, RenderError
@@ -128,7 +129,7 @@ def test_what_does_not_pass_is_given_up_after_every_wait(
     assert names(told, "board_failed") == {"b": 1}
     (message,) = (each["message"] for each in told if each["event"] == "board_failed")
     assert "No space left on device; free some space" in message
-    assert "boards failed for now; trying them again in 480 s" in ended.out
+    assert "boards that failed for now: 1; trying again in 480 s" in ended.out
     assert sum(each["event"] == "segment_done" for each in told) == 4
 
 
@@ -204,6 +205,27 @@ def test_what_was_forced_is_not_forced_again(boards: Path, svi_story: Run, waits
     full.word, waits.meanwhile = "b.mp4", full.free
     ended = svi_story("render", boards, *ANIMATIC, "--force", "all")
     assert ended.code == 0, ended.err
+    made = Counter(each["key"] for each in events(ended) if each["event"] == "segment_done")
+    assert len(made) == 4
+    assert set(made.values()) == {1}
+
+
+def test_what_was_to_be_forced_is_forced_later(
+    boards: Path, svi_story: Run, waits: Waits, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The disk refuses while entries are set aside."""
+    assert svi_story("render", boards, *ANIMATIC).code == 0
+    real, calls = Store.set_aside, list[str]()
+
+    def set_aside(store: Store, key: str, reason: str) -> bool:
+        calls.append(key)
+        if len(calls) == 2:
+            raise PassingError("full")
+        return real(store, key, reason)
+
+    monkeypatch.setattr(Store, "set_aside", set_aside)
+    ended = svi_story("render", boards, *ANIMATIC, "--force", "all")
+    assert (ended.code, waits.seconds) == (0, [30])
     made = Counter(each["key"] for each in events(ended) if each["event"] == "segment_done")
     assert len(made) == 4
     assert set(made.values()) == {1}

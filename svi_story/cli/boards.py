@@ -162,7 +162,8 @@ def plan(
     else:
         for job in jobs:
             answer(plans.as_text(job, store, choice.options, why=why))
-        answer(costs.as_text(found))
+        if found:
+            answer(costs.as_text(found))
     _exit_for(jobs, rejected)
 
 

@@ -167,10 +167,10 @@ class Night:
         for pause in self._retry.pauses:
             if not self._delayed:
                 return
-            what = f"{len(self._delayed)} boards failed for now; trying them again in {pause:g} s"
-            self._studio.report(Warned(what))
+            told = f"boards that failed for now: {len(self._delayed)}; trying again in {pause:g} s"
+            self._studio.report(Warned(told))
             self._retry.wait(pause)
-            again = [replace(self._orders[board], forced=()) for board in self._delayed]
+            again = [self._orders[board] for board in self._delayed]
             self._delayed.clear()
             self._studio.stage.forgive()
             yield from self._round(again)

@@ -60,10 +60,10 @@ class Stage:
             self.failure = None
 
     def set_aside(self, key: str) -> None:
-        """Set a segment aside to be made again; boards that share it want that once."""
+        """Set a segment aside to be made again: once, whichever boards share it and are begun anew."""
         if key not in self.forced:
-            self.forced.add(key)
             self.store.set_aside(key, FORCED)
+            self.forced.add(key)
 
     def _prepare(self, engine: Engine) -> None:
         missing = [task.segment for task in self.wanted if self.store.state(task.key) != "cached"]
