@@ -17,7 +17,7 @@ from svi_story.engines import EngineOptions, phases_without
 from svi_story.events import EngineSettled, ModelLoaded, ModelMoved, PhaseDone, SegmentDone
 from svi_story.plan.model import Guidance
 from svi_story.render.calibration import FILE, KEPT, Calibration, Kind, Setting, calibrated
-from svi_story.render.cost import Cost, Order, Sizes, cost_of
+from svi_story.render.cost import Batch, Cost, Sizes, cost_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -41,9 +41,9 @@ def cost(*chains: str, done: int = 0, calibration: Calibration | None = None) ->
     """Of films of one chain each; `done` segments of each are there."""
     films = [film([chain]) for chain in chains]
     missing = frozenset(task.key for each in films for task in each[done:])
-    order = Order("fake", films, missing, lambda _: PHASES, Sizes(expert=100, blocks=90))
+    batch = Batch("fake", films, missing, lambda _: PHASES, Sizes(expert=100, blocks=90))
     known = calibration or Calibration()
-    return cost_of(order, RUNGS, known, known.newest("fake", "bfloat16", "auto"))
+    return cost_of(batch, RUNGS, known, known.newest("fake", "bfloat16", "auto"))
 
 
 def numbers(found: Cost) -> dict[str, tuple[int, int]]:

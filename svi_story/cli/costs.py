@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from svi_story.engines import bytes_of, phases_without
 from svi_story.engines.svi.memory import gib
 from svi_story.render.calibration import Calibration
-from svi_story.render.cost import RUNGS, Order, Sizes, cost_of
+from svi_story.render.cost import RUNGS, Batch, Sizes, cost_of
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -33,9 +33,9 @@ def costs_of(jobs: Sequence[Job], store: Store, options: EngineOptions, cache: P
         keys = {task.key for film in films for task in film}
         missing = frozenset(key for key in keys if store.state(key) != "cached")
         phases = _Left(engine, store, options)
-        order = Order(engine, films, missing, phases, Sizes(*bytes_of(engine, options)))
+        batch = Batch(engine, films, missing, phases, Sizes(*bytes_of(engine, options)))
         costs.append(
-            cost_of(order, rungs, calibration, calibration.newest(engine, options.dtype, options.memory))
+            cost_of(batch, rungs, calibration, calibration.newest(engine, options.dtype, options.memory))
         )
     return costs
 

@@ -17,7 +17,8 @@ if TYPE_CHECKING:
     from svi_story.render.schedule import Phases, Work
 
 EXPERTS = ("high", "low")
-RUNGS = ("resident", "offload", "stream")
+IN_TURNS = ("offload", "stream")
+RUNGS = ("resident", *IN_TURNS)
 
 
 @dataclass(frozen=True)
@@ -60,7 +61,7 @@ class Cost:
 
 
 @dataclass(frozen=True)
-class Order:
+class Batch:
     """The films of one engine, and how far they are."""
 
     engine: str
@@ -76,29 +77,25 @@ class Order:
 
     def works(self, rung: str) -> tuple[Work, ...]:
         """All the work, in the order that a rung asks for."""
-        return schedule(self.films, self.missing, self.phases, one_at_a_time=rung != "resident")
+        return schedule(self.films, self.missing, self.phases, one_at_a_time=rung in IN_TURNS)
 
 
-def cost_of(order: Order, rungs: Iterable[str], calibration: Calibration, setting: Setting | None) -> Cost:
-    """What an order costs, on each of these rungs; its time in the setting where it was measured last."""
-    tasks = order.tasks
-    works = order.works(setting.rung if setting else "resident")
-    forwards = Counter[str]()
-    for work in works:
-        if work.phase and work.phase.model in EXPERTS:
-            forwards[work.phase.model] += work.phase.passes
-    moves = (
-        {rung: _moves(order, rung, sum(forwards.values())) for rung in rungs} if order.sizes.expert else {}
-    )
+def cost_of(batch: Batch, rungs: Iterable[str], calibration: Calibration, setting: Setting | None) -> Cost:
+    """What a batch costs, on each of these rungs; its time in the setting where it was measured last."""
+    tasks = batch.tasks
+    works = batch.works(setting.rung if setting else "resident")
+    forwards = _forwards(works)
+    passes = sum(forwards.values())
+    moves = {rung: _moves(batch, rung, passes) for rung in rungs} if batch.sizes.expert else {}
     due = _due(works, tasks, setting)
     times = {kind: _seconds(calibration, setting, kind) for kind in due}
     unknown = tuple(dict.fromkeys(_words(kind) for kind, seconds in times.items() if seconds is None))
     known = sum(count * (times[kind] or 0.0) for kind, count in due.items())
     return Cost(
-        engine=order.engine,
+        engine=batch.engine,
         segments=len(tasks),
         waves=len(waves(tasks.values())),
-        forwards={model: forwards[model] for model in EXPERTS if forwards[model]},
+        forwards=forwards,
         moves=moves,
         setting=setting,
         seconds=None if unknown else known,
@@ -106,14 +103,21 @@ def cost_of(order: Order, rungs: Iterable[str], calibration: Calibration, settin
     )
 
 
-def _moves(order: Order, rung: str, passes: int) -> Moves:
-    works = order.works(rung)
+def _forwards(works: Iterable[Work]) -> dict[str, int]:
+    """Passes by expert; no expert that has none."""
+    phases = [work.phase for work in works if work.phase]
+    passes = {model: sum(phase.passes for phase in phases if phase.model == model) for model in EXPERTS}
+    return {model: count for model, count in passes.items() if count}
+
+
+def _moves(batch: Batch, rung: str, passes: int) -> Moves:
+    works = batch.works(rung)
     used = {work.model for work in works} & set(EXPERTS)
     if rung == "offload":
         count = loads(works, EXPERTS)
-        return Moves(count, count * order.sizes.expert)
-    streamed = passes * order.sizes.blocks if rung == "stream" else 0
-    still = order.sizes.expert - (order.sizes.blocks if rung == "stream" else 0)
+        return Moves(count, count * batch.sizes.expert)
+    streamed = passes * batch.sizes.blocks if rung == "stream" else 0
+    still = batch.sizes.expert - (batch.sizes.blocks if rung == "stream" else 0)
     return Moves(len(used), len(used) * still + streamed)
 
 
@@ -121,18 +125,20 @@ def _due(works: Sequence[Work], tasks: Mapping[str, Task], setting: Setting | No
     """How often everything is done that takes time."""
     due = Counter[Kind]()
     for work in works:
-        if work.kind in ("sample", "decode"):
-            segment = tasks[work.key].segment
-            name = work.phase.model if work.phase else "decode"
-            due[Kind(name, str(segment.size), segment.frames)] += (
-                max(work.phase.passes, 1) if work.phase else 1
-            )
+        if work.phase:
+            due[_kind(work.phase.model, tasks[work.key])] += max(work.phase.passes, 1)
+        elif work.kind == "decode":
+            due[_kind("decode", tasks[work.key])] += 1
     if setting and setting.rung:
         for model in sorted({work.model for work in works} & set(EXPERTS)):
             again = loads(works, (model,)) - 1 if setting.rung == "offload" else 0
             due[Kind(f"load {model}")] += 1
             due[Kind(f"move {model}")] += again
     return +due
+
+
+def _kind(work: str, task: Task) -> Kind:
+    return Kind(work, str(task.segment.size), task.segment.frames)
 
 
 def _seconds(calibration: Calibration, setting: Setting | None, kind: Kind) -> float | None:
