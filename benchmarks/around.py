@@ -30,6 +30,7 @@ from svi_story.cache.layout import FRAMES
 from svi_story.cache.store import Store
 from svi_story.cut.encode import encode_piece
 from svi_story.cut.encoding import Encoding, piece_inputs
+from svi_story.cut.extras import Extras
 from svi_story.cut.join import join
 from svi_story.cut.timeline import Piece, Span
 from svi_story.plan.keys import key_of
@@ -123,7 +124,9 @@ def _cut(watch: Watch, store: Store, entry: Entry, folder: Path) -> None:
     made = watch.step("encode and publish a piece", lambda: store.make_piece(key_of(inputs), build, inputs))
     for count in JOINS:
         film = folder / f"film-{count}.mp4"
-        watch.step(f"join {count}", partial(join, [made] * count, encoding, film, {"title": "around"}))
+        watch.step(
+            f"join {count}", partial(join, [made] * count, encoding, film, Extras({"title": "around"}))
+        )
 
 
 def a_segment(took: Mapping[str, Took]) -> Took:

@@ -1,11 +1,12 @@
-"""Three ways to cut clips into a film, each run as a process of its own: `cut_ways.py WAY FOLDER CLIPS CRF`.
+"""Ways to cut clips into a film, each run as a process of its own: `cut_ways.py WAY FOLDER CLIPS CRF`.
 
-The folder holds lossless clips, `footage-*.avi`; a film of more clips shows them again. The film is
-`WAY.mp4`. Every way encodes with libx264, medium, and four threads.
+The folder holds lossless clips, `footage-*.avi`, and `bed.wav`; a film of more clips shows them
+again. The film is `WAY.mp4`. Every way encodes with libx264, medium, and four threads.
 """
 
 from __future__ import annotations
 
+import hashlib
 import sys
 from fractions import Fraction
 from itertools import cycle, islice
@@ -13,16 +14,22 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from svi_story.cache.frames import Frames
+from svi_story.cut.audio import Soundtrack, Track, samples_of
 from svi_story.cut.encode import encode_piece
 from svi_story.cut.encoding import Encoding
-from svi_story.cut.join import join
+from svi_story.cut.extras import Extras
+from svi_story.cut.join import count_frames, join
+from svi_story.cut.mixing import mix
 from svi_story.cut.timeline import Piece, Span
 from svi_story.cut.tools import import_moviepy
+from svi_story.plan.model import Recording
+from svi_story.sounds.recordings import count_samples
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
 FPS = Fraction(15)
+CAPTION = "It has been raining since Tuesday."
 
 
 def pieces(clips: Sequence[Path], film: Path, crf: int) -> None:
@@ -31,25 +38,45 @@ def pieces(clips: Sequence[Path], film: Path, crf: int) -> None:
     for number, clip in enumerate(clips, start=1):
         made.append(_piece(film, number))
         encoding = _encode(clip, made[-1], crf)
-        join(made, encoding, film if number == len(clips) else film.with_name("preview.mp4"), {})
+        join(made, encoding, film if number == len(clips) else film.with_name("preview.mp4"), Extras())
 
 
 def again(clips: Sequence[Path], film: Path, crf: int) -> None:
-    """Ours, when one clip in the middle changed and the others' pieces are there."""
+    """Ours, when the caption of one clip in the middle changed and the others' pieces are there."""
     made = [_piece(film.with_name("pieces.mp4"), number) for number in range(1, len(clips) + 1)]
     middle = len(clips) // 2
     made[middle] = film.with_name("changed.mp4")
-    join(made, _encode(clips[middle], made[middle], crf), film, {})
+    join(made, _encode(clips[middle], made[middle], crf, CAPTION), film, Extras())
+
+
+def music(clips: Sequence[Path], film: Path, crf: int) -> None:
+    """Ours, when the music changed and all pieces are there."""
+    made = [_piece(film.with_name("pieces.mp4"), number) for number in range(1, len(clips) + 1)]
+    encoding, bed = _encoding(clips[0], crf), film.with_name("bed.wav")
+    frames = sum(count_frames(piece) for piece in made)
+    length = samples_of(frames / FPS)
+    recording = Recording(bed, hashlib.sha256(bed.read_bytes()).hexdigest(), count_samples(bed))
+    track = Track(recording, 0.8, 0, length, samples_of(Fraction(1)), samples_of(Fraction(2)), loop=True)
+    sound = film.with_name("sound.m4a")
+    mix(Soundtrack(length, (track,)), sound)
+    join(made, encoding, film, Extras(audio=sound))
 
 
 def _piece(film: Path, number: int) -> Path:
     return film.with_name(f"{film.stem}-{number:03}.mp4")
 
 
-def _encode(clip: Path, piece: Path, crf: int) -> Encoding:
+def _encoding(clip: Path, crf: int) -> Encoding:
     with Frames(clip) as frames:
-        encoding, span = Encoding(frames.width, frames.height, FPS, crf), Span(str(clip), 0, len(frames))
-    encode_piece(Piece((span,)), lambda key: Frames(Path(key)), encoding, piece, lambda _done, _all: None)
+        return Encoding(frames.width, frames.height, FPS, crf)
+
+
+def _encode(clip: Path, piece: Path, crf: int, caption: str = "") -> Encoding:
+    encoding = _encoding(clip, crf)
+    with Frames(clip) as frames:
+        span = Span(str(clip), 0, len(frames))
+    run = Piece((span,), caption=caption)
+    encode_piece(run, lambda key: Frames(Path(key)), encoding, piece, lambda _done, _all: None)
     return encoding
 
 
@@ -91,6 +118,7 @@ def upstream(clips: Sequence[Path], film: Path, crf: int) -> None:
 WAYS: dict[str, Callable[[Sequence[Path], Path, int], None]] = {
     "pieces": pieces,
     "again": again,
+    "music": music,
     "moviepy": moviepy,
     "upstream": upstream,
 }

@@ -15,7 +15,7 @@ from svi_story.plan.model import Size
 from svi_story.storyboard.schema import json_schema
 
 COMMANDS = (
-    (), ("new",), ("import",), ("validate",), ("plan",), ("render",), ("status",),
+    (), ("new",), ("import",), ("validate",), ("plan",), ("preview",), ("render",), ("status",), ("export",),
     ("cache",), ("cache", "ls"), ("cache", "verify"), ("cache", "gc"),
     ("models",), ("models", "list"), ("models", "check"), ("models", "download"), ("doctor",), ("schema",),
 )  # fmt: skip

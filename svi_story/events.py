@@ -37,6 +37,23 @@ class Hashing(Event):
 
 
 @dataclass(frozen=True)
+class BundleOpened(Event):
+    """A bundle is unpacked, and made with these settings."""
+
+    bundle: Path
+    board: Path
+    """Its board, where it was unpacked to."""
+    engine: str
+    """With the settings that change frames, as `svi, float32, vae whole`."""
+    packed: str
+    """The same as it was packed."""
+
+    def __str__(self) -> str:
+        other = "" if self.engine == self.packed else f", not as it was packed: {self.packed}"
+        return f"{self.bundle}: {self.engine}{other}"
+
+
+@dataclass(frozen=True)
 class RunStarted(Event):
     """All the work is known, and starts."""
 
@@ -235,6 +252,20 @@ class PieceDone(Event):
 
 
 @dataclass(frozen=True)
+class SoundDone(Event):
+    """The film's sound was mixed."""
+
+    board: Path
+    length: float
+    """Seconds of sound."""
+    seconds: float
+    """Spent on it."""
+
+    def __str__(self) -> str:
+        return f"{self.board}: {self.length:.1f} s of sound mixed in {self.seconds:.1f} s"
+
+
+@dataclass(frozen=True)
 class PreviewDone(Event):
     """The film of what exists so far was refreshed."""
 
@@ -272,6 +303,19 @@ class BoardDelayed(Event):
 
     def __str__(self) -> str:
         return f"{self.board}: failed for now: {self.message.strip().splitlines()[-1]}"
+
+
+@dataclass(frozen=True)
+class MediaDone(Event):
+    """A file that an editor opens is in place."""
+
+    board: Path
+    media: Path
+    made: bool
+    """False: it was there already, made from the same frames."""
+
+    def __str__(self) -> str:
+        return f"{self.media}: {'written' if self.made else 'up to date'}"
 
 
 @dataclass(frozen=True)

@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from svi_story.engines import EngineOptions, phases_without
 from svi_story.events import EngineSettled, ModelLoaded, ModelMoved, PhaseDone, SegmentDone
 from svi_story.plan.model import Guidance
-from svi_story.render.calibration import FILE, KEPT, Calibration, Kind, Setting, calibrated
+from svi_story.render.calibration import FILE, KEPT, Calibration, Kind, Setting, Timed, calibrated
 from svi_story.render.cost import Batch, Cost, Sizes, cost_of
 
 if TYPE_CHECKING:
@@ -24,9 +24,7 @@ if TYPE_CHECKING:
 
     from conftest import Ended
 
-    from svi_story.engines.base import Phase
     from svi_story.events import Event
-    from svi_story.plan.model import Segment
 
     Write = Callable[..., Path]
     Run = Callable[..., Ended]
@@ -125,16 +123,12 @@ def test_a_disturbed_time_moves_nothing(times: list[float]) -> None:
 
 BOARD = Path("a.yaml")
 TASKS = film(["a1"])
-SEGMENTS = {(BOARD, task.segment.clip, 0): ("fake", task.segment) for task in TASKS}
-
-
-def phases(_engine: str, _segment: Segment) -> tuple[Phase, ...]:
-    return PHASES
+SEGMENTS = {(BOARD, task.segment.clip, 0): Timed("fake", task.segment, lambda: PHASES) for task in TASKS}
 
 
 def listen(*told: Event) -> Calibration:
     """What is known after a render that told this."""
-    with calibrated(Path("cache"), SEGMENTS, phases, lambda _: None) as report:
+    with calibrated(Path("cache"), SEGMENTS, lambda _: None) as report:
         for event in told:
             report(event)
     return Calibration.load(Path("cache"))
@@ -166,7 +160,7 @@ def test_a_render_teaches_seconds_for_each_pass_without_the_loading() -> None:
 
 
 def interrupted_after(event: Event) -> None:
-    with calibrated(Path("cache"), SEGMENTS, phases, lambda _: None) as report:
+    with calibrated(Path("cache"), SEGMENTS, lambda _: None) as report:
         report(event)
         raise KeyboardInterrupt
 

@@ -35,7 +35,9 @@ from svi_story.cache.files import temp_name
 from svi_story.cut import whole
 from svi_story.cut.encode import encode_piece
 from svi_story.cut.encoding import Encoding
-from svi_story.cut.join import PieceError, count_frames, join
+from svi_story.cut.extras import Extras
+from svi_story.cut.join import count_frames, join
+from svi_story.cut.pieces import PieceError
 from svi_story.cut.timeline import Span, Strip, edit_list
 from svi_story.cut.tools import ffmpeg_path
 from svi_story.errors import RenderError
@@ -44,6 +46,7 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
+NOTHING = Extras()
 FRAMES = 33
 """Of the film that cut_frames.faded_strips() makes: 43 contributed, 10 lost to fades."""
 RATES = [15, 16, 24, 30, "24000/1001", "30000/1001", 60, 1, 240, "2997/125"]
@@ -64,7 +67,7 @@ def film(tmp_path: Path) -> Path:
 def test_a_film_is_exact_at_any_rate(tmp_path: Path, film: Path, rate: int | str) -> None:
     fps = Fraction(rate)
     edit = faded_pieces()
-    frames = join(encode_all(edit, encoding(fps), tmp_path), encoding(fps), film, {})
+    frames = join(encode_all(edit, encoding(fps), tmp_path), encoding(fps), film, NOTHING)
     assert frames == sum(strip.frames - strip.fade for strip in faded_strips()) == FRAMES
     assert_shows(film, edit, fps)
     with av.open(str(film)) as container:
@@ -100,7 +103,7 @@ def test_two_hundred_pieces(tmp_path: Path, film: Path) -> None:
     assert len(edit) >= 200
     assert sum(piece.frames == 1 for piece in edit) > 50
     fps = Fraction(24000, 1001)
-    assert join(encode_all(edit, encoding(fps), tmp_path), encoding(fps), film, {}) == sum(
+    assert join(encode_all(edit, encoding(fps), tmp_path), encoding(fps), film, NOTHING) == sum(
         p.frames for p in edit
     )
     assert_shows(film, edit, fps)
@@ -108,7 +111,7 @@ def test_two_hundred_pieces(tmp_path: Path, film: Path) -> None:
 
 def test_other_readers_find_no_fault(pieces: list[Path], film: Path) -> None:
     single = [path for path, piece in zip(pieces, faded_pieces(), strict=True) if piece.frames == 1]
-    join([*pieces, *single * 3, *pieces], encoding(), film, {})
+    join([*pieces, *single * 3, *pieces], encoding(), film, NOTHING)
     command = [ffmpeg_path(), "-v", "warning", "-xerror", "-i", str(film), "-f", "framemd5", "-"]
     done = subprocess.run(command, capture_output=True, text=True, check=True)
     lines = [line for line in done.stdout.splitlines() if not line.startswith("#")]
@@ -118,7 +121,7 @@ def test_other_readers_find_no_fault(pieces: list[Path], film: Path) -> None:
 
 def test_one_piece_makes_a_film(pieces: list[Path], film: Path) -> None:
     single = next(path for path, piece in zip(pieces, faded_pieces(), strict=True) if piece.frames == 1)
-    assert join([single], encoding(), film, {}) == 1
+    assert join([single], encoding(), film, NOTHING) == 1
     assert count_frames(film) == 1
 
 
@@ -128,7 +131,7 @@ def test_metadata_survives(pieces: list[Path], film: Path) -> None:
         pieces,
         encoding(),
         film,
-        {"title": "Your cat: still; your = cat\n猫", "comment": comment, "artist": ""},
+        Extras({"title": "Your cat: still; your = cat\n猫", "comment": comment, "artist": ""}),
     )
     with av.open(str(film)) as container:
         assert container.metadata["title"] == "Your cat: still; your = cat\n猫"
@@ -137,7 +140,7 @@ def test_metadata_survives(pieces: list[Path], film: Path) -> None:
 
 
 def test_text_that_no_file_can_hold_does_not_stop_a_film(pieces: list[Path], film: Path) -> None:
-    join(pieces, encoding(), film, {"title": "a\0b\ud800c"})
+    join(pieces, encoding(), film, Extras({"title": "a\0b\ud800c"}))
     with av.open(str(film)) as container:
         assert container.metadata["title"] == "ab?c"
 
@@ -145,7 +148,7 @@ def test_text_that_no_file_can_hold_does_not_stop_a_film(pieces: list[Path], fil
 def test_same_pieces_same_bytes_and_the_index_comes_first(pieces: list[Path], tmp_path: Path) -> None:
     films = [tmp_path / "one.mp4", tmp_path / "two.mp4"]
     for path in films:
-        join(pieces, encoding(), path, {"title": "cat"})
+        join(pieces, encoding(), path, Extras({"title": "cat"}))
     content = films[0].read_bytes()
     assert content == films[1].read_bytes()
     assert content.index(b"moov") < content.index(b"mdat")
@@ -159,7 +162,7 @@ def test_any_name_is_a_name(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     shutil.copy(pieces[0], "concat:piece")
-    assert join([Path("concat:piece")], encoding(), Path(name), {}) > 0
+    assert join([Path("concat:piece")], encoding(), Path(name), NOTHING) > 0
     assert {path.name for path in tmp_path.iterdir()} == {name, "concat:piece"}
 
 
@@ -168,7 +171,7 @@ def test_any_name_is_a_name(
 
 def test_no_pieces_make_no_film(film: Path) -> None:
     with pytest.raises(ValueError, match="needs a piece"):
-        join([], encoding(), film, {})
+        join([], encoding(), film, NOTHING)
     assert not film.exists()
 
 
@@ -181,7 +184,7 @@ def refused(pieces: list[Path], odd: Path, film: Path, message: str) -> None:
     film.write_text("the film of yesterday")
     for order in ([*pieces, odd], [odd, *pieces]):
         with pytest.raises(PieceError, match=message) as error:
-            join(order, encoding(), film, {})
+            join(order, encoding(), film, NOTHING)
         assert error.value.piece in {odd, order[1]}
         assert film.read_text() == "the film of yesterday"
         assert not list(film.parent.glob(".*"))
@@ -223,13 +226,13 @@ def test_a_piece_that_is_no_video_is_refused(
 
 def test_a_truncated_piece_is_refused(pieces: list[Path], odd: Path, film: Path) -> None:
     whole_film = film.with_name("whole.mp4")
-    join(pieces, encoding(), whole_film, {})
+    join(pieces, encoding(), whole_film, NOTHING)
     content = whole_film.read_bytes()  # its index comes first, so that a part of it still opens
     for left in (*range(content.index(b"mdat") + 8, len(content), 97), len(content) - 1):
         odd.write_bytes(content[:left])
         assert count_frames(odd) < FRAMES
         with pytest.raises(PieceError):
-            join([odd], encoding(), film, {})
+            join([odd], encoding(), film, NOTHING)
     assert not film.exists()
 
 
@@ -240,7 +243,7 @@ def test_a_full_disk_leaves_yesterdays_film(pieces: list[Path], film: Path, left
     resource.setrlimit(resource.RLIMIT_FSIZE, (left, hard))  # Python ignores the signal: writing fails
     try:
         with pytest.raises(RenderError, match="cannot be written: File too large"):
-            join(pieces, encoding(), film, {})
+            join(pieces, encoding(), film, NOTHING)
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
     assert film.read_text() == "the film of yesterday"
@@ -257,7 +260,7 @@ def test_a_failure_at_the_last_moment(
 
     monkeypatch.setattr(call, fail)
     with pytest.raises(RenderError if isinstance(error, OSError) else KeyboardInterrupt):
-        join(pieces, encoding(), film, {})
+        join(pieces, encoding(), film, NOTHING)
     assert not list(film.parent.iterdir())
 
 
@@ -267,12 +270,13 @@ from pathlib import Path
 sys.path.insert(0, {tests!r})
 from cut_frames import encoding
 from svi_story.cut import join as room
+from svi_story.cut.extras import Extras
 
 def die(*args):
     os.kill(os.getpid(), signal.SIGKILL)
 
 {patch}
-room.join([Path(path) for path in {pieces!r}], encoding(), Path({film!r}), {{}})
+room.join([Path(path) for path in {pieces!r}], encoding(), Path({film!r}), Extras())
 """
 
 
@@ -286,7 +290,7 @@ def test_a_kill_leaves_yesterdays_film_and_the_next_join_tidies_up(
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == -signal.SIGKILL
     assert film.read_text() == "the film of yesterday"
     assert len(list(film.parent.glob(".tmp-*-film.mp4"))) == 1
-    join(pieces, encoding(), film, {})
+    join(pieces, encoding(), film, NOTHING)
     assert [path.name for path in film.parent.iterdir()] == ["film.mp4"]
 
 
@@ -320,10 +324,11 @@ import resource, sys
 from pathlib import Path
 sys.path.insert(0, {tests!r})
 from cut_frames import encoding
+from svi_story.cut.extras import Extras
 from svi_story.cut.join import join
 resource.setrlimit(resource.RLIMIT_NOFILE, (40, 40))
 pieces = [Path(path) for path in {pieces!r}]
-frames = join(pieces * {times}, encoding(), Path({film!r}), {{}})
+frames = join(pieces * {times}, encoding(), Path({film!r}), Extras())
 print(frames, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
 """
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import wave
 from fractions import Fraction
 from math import ceil
 from typing import TYPE_CHECKING, Any
@@ -11,7 +13,7 @@ import av
 import numpy as np
 import pytest
 
-from svi_story.cut.tools import check_encoder
+from svi_story.cut.tools import check_encoder, ffmpeg_path
 from svi_story.cut.words import caption_over, card
 from svi_story.errors import RenderError
 
@@ -218,3 +220,99 @@ def test_the_last_clip_may_be_eaten_by_its_fade_and_captioned(write_board: Write
     clips = [clip(frames=13), clip(transition={"fade": "0.6s"}, caption="Sun")]
     board = write_board(clips=clips, resolution=SIZE, cut={"fade_out": "0.6s", "end_card": "End"})
     assert len(film_of(svi_story, board)) == 13 + 30
+
+
+def tone(path: Path, seconds: float, hertz: float = 440.0) -> str:
+    """A sine as 16-bit WAV at 44.1 kHz, mono; returns its name."""
+    times = np.arange(int(seconds * 44_100)) / 44_100
+    samples = (np.sin(2 * np.pi * hertz * times) * 20_000).astype("<i2")
+    with wave.open(str(path), "wb") as file:
+        file.setnchannels(1)
+        file.setsampwidth(2)
+        file.setframerate(44_100)
+        file.writeframes(samples.tobytes())
+    return path.name
+
+
+def heard(film: Path) -> NDArray[np.float32]:
+    """The film's sound as the bundled ffmpeg plays it: samples x 2, 48 kHz."""
+    command = [ffmpeg_path(), "-v", "error", "-i", str(film), "-f", "f32le", "-ac", "2", "-ar", "48000", "-"]
+    return np.frombuffer(subprocess.run(command, capture_output=True, check=True).stdout, "<f4").reshape(
+        -1, 2
+    )
+
+
+@pytest.mark.parametrize(("fps", "rate"), [("15", "15"), ("24000/1001", "24000/1001"), ("16", "60")])
+def test_music_and_voice_end_with_the_picture_and_start_with_their_clips(
+    write_board: Write, svi_story: Run, tmp_path: Path, fps: str, rate: str
+) -> None:
+    clips = [clip(), clip(voice=tone(tmp_path / "voice.wav", 0.3, 1000)), clip()]
+    cut = {"title_card": "Fog", "fps": written(rate)}
+    board = write_board(clips=clips, resolution=SIZE, fps=written(fps), cut=cut)
+    frames = len(film_of(svi_story, board))
+    sound = heard(tmp_path / "renders/board.mp4")
+    assert len(sound) == round(frames / Fraction(rate) * 48_000)
+    card = round(2 * float(Fraction(fps))) / Fraction(fps)
+    start = int((card + 9 / Fraction(fps)) * 48_000)
+    loud = np.flatnonzero(np.abs(sound[:, 0]) > 0.1)
+    assert abs(loud[0] - start) < 2 * 48_000 / Fraction(rate)
+    assert abs(loud[-1] - loud[0] - 0.3 * 48_000) < 480
+    music = write_board(
+        clips=clips, resolution=SIZE, fps=written(fps), cut={**cut, "audio": tone(tmp_path / "bed.wav", 1.1)}
+    )
+    told = rendered(svi_story, music)
+    assert not encoded(told), "changing the music encodes no picture"
+    assert [event["event"] for event in told if event["event"] == "sound_done"] == ["sound_done"]
+    sound = heard(tmp_path / "renders/board.mp4")
+    assert len(sound) == round(frames / Fraction(rate) * 48_000)
+    assert np.abs(sound[-2000:]).max() > 0.2, "it loops to the end"
+    again = rendered(svi_story, music)
+    assert again[-2]["made"] is False
+
+
+def test_sound_that_cannot_be_read_starts_nothing(write_board: Write, svi_story: Run, tmp_path: Path) -> None:
+    (tmp_path / "voice.wav").write_bytes(b"RIFF is all there is")
+    ended = svi_story("render", write_board(clips=[clip(voice="voice.wav")]), *ANIMATIC)
+    assert ended.code == 2
+    assert "clips[0].voice" in ended.err
+    assert not (tmp_path / "renders/.cache/entries").exists()
+
+
+@pytest.mark.parametrize(("captions", "burnt", "soft"), [("srt", False, True), ("both", True, True)])
+def test_captions_are_a_track_and_a_file_where_asked(
+    write_board: Write, svi_story: Run, tmp_path: Path, captions: str, burnt: bool, soft: bool
+) -> None:
+    clips = [clip(), clip(caption="Rain & <sun>"), clip(caption="雨")]
+    off = film_of(svi_story, write_board(clips=clips, resolution=SIZE, cut={"crf": 4, "captions": "off"}))
+    board = write_board(clips=clips, resolution=SIZE, cut={"crf": 4, "captions": captions})
+    film = film_of(svi_story, board)
+    assert (far(film[12, 60:], off[12, 60:]) > 2) == burnt
+    with av.open("renders/board.mp4") as container:
+        assert len(container.streams.subtitles) == soft
+    beside = tmp_path / "renders/board.srt"
+    assert beside.read_text("utf-8").startswith("1\n00:00:00,600 --> 00:00:01,133\nRain & ")
+    assert rendered(svi_story, board)[-2]["made"] is False
+    beside.unlink()
+    assert rendered(svi_story, board)[-2]["made"] is True
+    assert beside.exists(), "what belongs to the film comes back"
+
+
+def test_captions_changed_by_hand_are_kept_and_ours_go_when_unwanted(
+    write_board: Write, svi_story: Run, tmp_path: Path
+) -> None:
+    beside = tmp_path / "renders/board.srt"
+
+    def render(caption: str, captions: str) -> Ended:
+        board = write_board(clips=[clip(caption=caption)], resolution=SIZE, cut={"captions": captions})
+        return svi_story("render", board, *ANIMATIC)
+
+    render("Rain", "srt")
+    render("Sun", "srt")
+    assert "Sun" in beside.read_text("utf-8")
+    render("Sun", "burn")
+    assert not beside.exists()
+    render("Sun", "srt")
+    beside.write_text("mine", "utf-8")
+    assert "was changed by hand and is kept" in render("Snow", "srt").err
+    render("Snow", "burn")
+    assert beside.read_text("utf-8") == "mine"

@@ -75,6 +75,7 @@ def test_every_field_reaches_the_model() -> None:
     assert (story.style, story.negative_prompt) == ("35mm film, soft window light", "")
     assert story.allow_repeated_seeds is True
     _every_field_of_the_cut(story.cut)
+    assert story.lint.ignore == ("short-prompt", "long-pass")
     engine = story.engine
     assert (engine.name, engine.variant, engine.preset, engine.steps) == ("animatic", "2.0", "draft", 6)
     assert (engine.guidance, engine.shift, engine.boundary) == (Guidance(high=4.0, low=3.5), 8.0, 0.9)

@@ -79,7 +79,7 @@ def test_a_good_board_with_a_damaged_place(raw: bytes, data: st.DataObject) -> N
 @settings(deadline=None)
 @given(
     st.dictionaries(st.sampled_from(NAMES), values, max_size=6),
-    st.sampled_from(["", "clips", "engine", "cut"]),
+    st.sampled_from(["", "clips", "engine", "cut", "lint"]),
 )
 @example({"transition": {"fade": 1, "<word>": 2}}, "clips")
 @example({"<fade>": 1}, "")
@@ -91,6 +91,25 @@ def test_any_value_in_any_field(fields: dict[str, Any], part: str) -> None:
         board["clips"].append({"prompt": "B"} | fields)
     else:
         board |= {part: fields} if part else fields
+    written = json.dumps(board)
+    if isinstance(outcome(written.encode()), BoardFile):
+        assert accepts(SCHEMA, json.loads(written)), "the schema must take what load takes"
+
+
+@settings(deadline=None)
+@given(
+    st.dictionaries(st.sampled_from(NAMES), values, max_size=5),
+    st.sampled_from(["audio", "title_card", "end_card", "voice", "sounds", "transition"]),
+)
+@example({"path": "anchor.png", "start": 0}, "sounds")
+@example({"dip": 1, "<word>": 2}, "transition")
+def test_any_value_two_levels_deep(fields: dict[str, Any], part: str) -> None:
+    clip: dict[str, Any] = {"prompt": "B"}
+    board = {"version": 1, "reference": "anchor.png", "clips": [{"prompt": "A"}, clip]}
+    if part in ("audio", "title_card", "end_card"):
+        board["cut"] = {part: fields}
+    else:
+        clip[part] = [fields, "anchor.png"] if part == "sounds" else fields
     written = json.dumps(board)
     if isinstance(outcome(written.encode()), BoardFile):
         assert accepts(SCHEMA, json.loads(written)), "the schema must take what load takes"

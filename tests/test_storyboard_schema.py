@@ -13,6 +13,7 @@ from storyboard_schema import PARTS, SCHEMA, SILENT, accepts
 
 from svi_story.storyboard.cutting import Card, CutSettings, Music, Sound
 from svi_story.storyboard.files import decode
+from svi_story.storyboard.lints import LintSettings
 from svi_story.storyboard.schema import (
     MODELINE,
     NOT_YET,
@@ -133,7 +134,7 @@ def test_the_reference_page_tells_the_defaults() -> None:
     page = (DOCS / "storyboard.md").read_text("utf-8")
     sections: dict[type[BaseModel], str] = {
         EngineSettings: "## `engine`", CutSettings: "## `cut`", Sound: "### Sound",
-        Music: "### Music", Card: "### Captions and cards",
+        Music: "### Music", Card: "### Captions and cards", LintSettings: "## `lint`",
     }  # fmt: skip
     for part, heading in sections.items():
         section = page.partition(f"{heading}\n")[2]
@@ -187,7 +188,7 @@ def test_the_boards_on_the_reference_page_are_right(own_ground: Path) -> None:
         (own_ground / name).parent.mkdir()
         (own_ground / name).touch()
     blocks = re.findall(r"```yaml\n(.*?)```", page, re.DOTALL)
-    assert len(blocks) == 4
+    assert len(blocks) == 5
     for block in blocks:
         head = "" if "version:" in block else "version: 1\nreference: images/cat.jpg\n"
         (own_ground / "board.yaml").write_text(head + block, "utf-8")

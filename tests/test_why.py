@@ -3,32 +3,46 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from svi_story.plan.why import MadeClip, MadeFilm, MadeSegment, what_changed
+from svi_story.plan.made import MadeClip, MadeFilm, MadeSegment
+from svi_story.plan.why import what_changed
 
+if TYPE_CHECKING:
+    from svi_story.plan.keys import Json
+
+CUT: dict[str, Any] = {
+    "fps": "16",
+    "codec": "h264",
+    "crf": 18,
+    "captions": "burn",
+    "fade_in": 0,
+    "title_card": {"text": "Fog", "frames": 20},
+    "end_card": None,
+    "music": {"path": "a.wav", "sha256": "1", "volume": 1.0},
+}
 NEUTRAL = "; it is cut again, no frame is made"
 
 
 def film(*clips: tuple[str, dict[str, Any]], **about: Any) -> MadeFilm:
     """A chain of one-segment clips, keyed as the real ones: by their inputs and their parent's key.
 
-    `cut` among a clip's inputs starts a chain, `fade` too.
+    `cut` among a clip's inputs starts a chain, `fade` and `dip` too; `finish` is none of its inputs.
     """
     made: list[MadeClip] = []
     parent: str | None = None
     for clip_id, written in clips:
         inputs = {"clip": clip_id, **written}
-        fade = inputs.pop("fade", 0)
-        parent = None if inputs.pop("cut", False) or fade else parent
+        fade, dip, finish = inputs.pop("fade", 0), inputs.pop("dip", 0), inputs.pop("finish", {})
+        parent = None if inputs.pop("cut", False) or fade or dip else parent
         full = {"engine": "animatic", "revision": 1, "inputs": inputs, "parent": parent}
         parent = f"{sorted(inputs.items())} after {parent}"
-        made.append(MadeClip(clip_id, inputs["prompt"], fade, (MadeSegment(parent, full),)))
-    return MadeFilm(**{"title": "Fog", "fps": "16", "crf": 18, "digest": "d", "clips": tuple(made), **about})
+        made.append(MadeClip(clip_id, inputs["prompt"], (MadeSegment(parent, full),), fade, dip, finish))
+    return MadeFilm(**{"title": "Fog", "digest": "d", "cut": CUT, "clips": tuple(made), **about})
 
 
 def chain(names: str = "abcdef", **changed: dict[str, Any]) -> MadeFilm:
@@ -82,7 +96,7 @@ def test_another_clip_in_the_place_of_one() -> None:
 
 def test_another_engine() -> None:
     segment = MadeSegment("k", {"engine": "svi", "inputs": {"prompt": "a", "steps": 50}, "parent": None})
-    other = replace(chain("a"), clips=(MadeClip("a", "a", 0, (segment,)),))
+    other = replace(chain("a"), clips=(MadeClip("a", "a", (segment,)),))
     assert what_changed(chain("a"), other) == ("clip 1 (a): engine changed from animatic to svi",)
 
 
@@ -181,8 +195,16 @@ def test_what_goes_along_with_a_change_is_not_told() -> None:
     ("about", "told"),
     [
         ({"title": "Rain"}, "title changed"),
-        ({"crf": 30}, "crf changed from 18 to 30"),
-        ({"fps": "24"}, "fps changed from 16 to 24"),
+        ({"cut": {**CUT, "crf": 30}}, "crf changed from 18 to 30"),
+        ({"cut": {**CUT, "fps": "24"}}, "fps changed from 16 to 24"),
+        ({"cut": {**CUT, "codec": "av1", "crf": 30}}, "codec changed from h264 to av1"),
+        ({"cut": {**CUT, "captions": "both"}}, "captions changed from burn to both"),
+        ({"cut": {**CUT, "fade_in": 8}}, "fade from black added"),
+        ({"cut": {**CUT, "title_card": {"text": "Rain", "frames": 20}}}, "title card changed"),
+        ({"cut": {**CUT, "title_card": None}}, "title card removed"),
+        ({"cut": {**CUT, "end_card": {"text": "End", "frames": 20}}}, "end card added"),
+        ({"cut": {**CUT, "music": {"path": "a.wav", "sha256": "2", "volume": 1.0}}}, "music changed"),
+        ({"cut": {**CUT, "music": None}}, "music removed"),
         ({"digest": "e"}, "a setting that touches no frame of this engine, or a comment, changed"),
     ],
 )
@@ -196,6 +218,8 @@ def test_what_touches_no_frame(about: dict[str, Any], told: str) -> None:
         ({"fade": 8}, {"fade": 15}, "the fade into clip 2 (b) changed from 8 to 15 frames"),
         ({"fade": 8}, {"cut": True}, "the fade into clip 2 (b) became a cut"),
         ({"cut": True}, {"fade": 8}, "the cut into clip 2 (b) became a fade of 8 frames"),
+        ({"fade": 8}, {"dip": 6}, "the fade into clip 2 (b) became a dip of 6 frames"),
+        ({"dip": 8}, {"dip": 6}, "the dip into clip 2 (b) changed from 8 to 6 frames"),
     ],
 )
 def test_fades(was: dict[str, Any], now: dict[str, Any], told: str) -> None:
@@ -204,6 +228,38 @@ def test_fades(was: dict[str, Any], now: dict[str, Any], told: str) -> None:
 
 def test_the_first_clip_has_no_fade_to_lose() -> None:
     assert what_changed(chain("ab", b={"fade": 8}), chain("b")) == ("clip 1 (a): removed",)
+
+
+VOICE = {"path": "one.wav", "sha256": "1"}
+
+
+@pytest.mark.parametrize(
+    ("was", "now", "told"),
+    [
+        ({"caption": "Rain"}, {"caption": "Fog"}, "caption of clip 2 (b) changed"),
+        ({"caption": ""}, {"caption": "Fog"}, "caption of clip 2 (b) added"),
+        ({"caption": "Rain"}, {"caption": ""}, "caption of clip 2 (b) removed"),
+        ({"voices": [VOICE]}, {"voices": [{**VOICE, "sha256": "2"}]}, "voice of clip 2 (b) changed"),
+        ({"sounds": [VOICE]}, {"sounds": []}, "sounds of clip 2 (b) removed"),
+    ],
+)
+def test_what_is_seen_and_heard_with_a_clip(was: dict[str, Json], now: dict[str, Json], told: str) -> None:
+    assert what_changed(chain(b={"finish": was}), chain(b={"finish": now})) == (told + NEUTRAL,)
+
+
+def test_a_file_under_another_name_is_the_same_file() -> None:
+    renamed = {"voices": [{**VOICE, "path": "two.wav"}]}
+    old = chain(b={"finish": {"voices": [VOICE]}})
+    new = replace(
+        chain(b={"finish": renamed}), cut={**CUT, "music": {"path": "b.wav", "sha256": "1", "volume": 1.0}}
+    )
+    assert what_changed(old, new) == ()
+
+
+def test_what_is_not_known_of_the_old_film_is_not_told() -> None:
+    old = replace(chain(), cut={"fps": "16", "crf": 20})
+    new = chain(b={"finish": {"caption": "Fog"}})
+    assert what_changed(old, new) == (f"crf changed from 20 to 18{NEUTRAL}",)
 
 
 def test_frames_and_settings_at_once() -> None:

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import json
+import shutil
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
 if TYPE_CHECKING:
     from collections.abc import Callable
-    from pathlib import Path
 
     from conftest import Ended
 
@@ -47,6 +48,10 @@ def why(write_board: Write, svi_story: Run) -> Callable[[dict[str, Any], dict[st
     [
         ({"title": "Rain"}, "title changed"),
         ({"cut": {"crf": 30}}, "crf changed from 18 to 30"),
+        ({"cut": {"title_card": "Rain"}}, "title card added"),
+        ({"cut": {"fade_out": "0.5s"}}, "fade to black added"),
+        ({"cut": {"captions": "srt"}}, "captions changed from burn to srt"),
+        ({"cut": {"fps": 48}}, "fps changed from 15 to 48"),
         (
             {"negative_prompt": "rain"},
             "a setting that touches no frame of this engine, or a comment, changed",
@@ -106,7 +111,7 @@ def test_a_film_without_a_record(
     assert "there is a film, but what made it is not recorded: everything is compared as new" in told
 
 
-@pytest.mark.parametrize("field", ["title", "crf", "clips", "board_sha256"])
+@pytest.mark.parametrize("field", ["title", "cut", "clips", "board_sha256"])
 @pytest.mark.parametrize("value", [None, float("inf"), [], {}, [{"id": 1}]])
 def test_a_record_with_odd_values(
     write_board: Write, svi_story: Run, tmp_path: Path, field: str, value: object
@@ -117,6 +122,41 @@ def test_a_record_with_odd_values(
     place.write_text(json.dumps({**json.loads(place.read_text("utf-8")), field: value}))
     ended = svi_story("plan", board, *ANIMATIC, "--why")
     assert ended.code == 0, ended.err
+
+
+def test_a_caption(why: Callable[..., list[str]]) -> None:
+    boards = [{"clips": clips("fog", "rain", caption=each)} for each in ("Rain", "It rains")]
+    assert why(*boards) == [f"caption of clip 2 (clip-02) changed{NEUTRAL}"]
+
+
+def test_a_sound(why: Callable[..., list[str]], tmp_path: Path) -> None:
+    voice = Path(__file__).parent / "boards/sounds/voice.wav"
+    for name in ("one.wav", "two.wav"):
+        shutil.copy(voice, tmp_path / name)
+    boards = [
+        {"cut": {"audio": each}, "clips": clips("fog", "rain", voice="one.wav")}
+        for each in ("one.wav", {"path": "two.wav", "volume": 0.5})
+    ]
+    assert why(*boards) == [f"music changed{NEUTRAL}"]
+    spoken = {"clips": clips("fog", "rain", voice="one.wav")}
+    assert why(spoken, {"clips": clips("fog", "rain")}) == [f"voice of clip 2 (clip-02) removed{NEUTRAL}"]
+
+
+def test_a_record_of_the_first_version(write_board: Write, svi_story: Run, tmp_path: Path) -> None:
+    board = write_board(clips=clips("fog", "rain", caption="Rain"))
+    svi_story("render", board, *ANIMATIC)
+    place = tmp_path / "renders/board.json"
+    old = json.loads(place.read_text("utf-8"))
+    old |= {"version": 1, "crf": 20}
+    del old["cut"]
+    for clip in old["clips"]:
+        del clip["finish"], clip["dip"]
+    place.write_text(json.dumps({**old, "recipe": "another"}), "utf-8")
+    told = json.loads(svi_story("plan", board, *ANIMATIC, "--why", "--json").out)["boards"][0]["why"]
+    assert told == [f"crf changed from 20 to 18{NEUTRAL}"]
+    again = svi_story("render", board, *ANIMATIC, "--json")
+    assert "segment_started" not in again.out
+    assert json.loads(place.read_text("utf-8"))["version"] == 2
 
 
 def test_a_film_that_was_altered(write_board: Write, svi_story: Run, tmp_path: Path) -> None:

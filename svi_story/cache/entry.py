@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from svi_story.cache.sealed import Manifest
+    from svi_story.plan.keys import Json
 
 
 @dataclass(frozen=True)
@@ -45,10 +46,15 @@ class Entry:
         return str(described["sha256"])
 
     @property
+    def notes(self) -> dict[str, Json]:
+        """What was noted when it was made; empty where nothing was."""
+        notes = self.manifest.get("notes")
+        return notes if isinstance(notes, dict) else {}
+
+    @property
     def environment(self) -> dict[str, str]:
         """What the engine said of the machine that made it, in its notes; empty where nothing was said."""
-        notes = self.manifest.get("notes")
-        said = notes.get("environment") if isinstance(notes, dict) else None
+        said = self.notes.get("environment")
         return {name: str(value) for name, value in said.items()} if isinstance(said, dict) else {}
 
     def latents(self) -> dict[str, NDArray[Any]]:

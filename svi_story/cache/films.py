@@ -84,6 +84,11 @@ def used(layout: Layout, report: Reporter) -> Used:
     return Used(frozenset(keys), known)
 
 
+def serves(layout: Layout) -> bool:
+    """Whether any film would miss this cache."""
+    return any(film is None or film.exists for _, film in _records(layout))
+
+
 def gone(layout: Layout) -> Iterator[Path]:
     """The records of films that do not exist, and whose boards do not either."""
     return (path for path, film in _records(layout) if film is not None and not film.exists)

@@ -30,6 +30,9 @@ if TYPE_CHECKING:
 DOING = "writing frames"
 
 CODEC = "magicyuv"
+TRUSTED = {"codec_whitelist": CODEC}
+"""A file from a stranger's bundle wakes no other decoder."""
+ROW = 128
 OPTIONS = {"pred": "gradient", "slices": "8"}
 """By default there are as many slices as the machine has cores, and the bytes would depend on that."""
 
@@ -118,18 +121,24 @@ class Frames:
         self._path = path
         try:
             # An absolute name is never taken for a protocol ("a:b.avi"); the format is never guessed.
-            self._container = av.open(str(path.absolute()), format="avi")
+            self._container = av.open(str(path.absolute()), format="avi", options=TRUSTED)
         except (av.FFmpegError, OSError) as error:
             raise CorruptError(f"{path} is not an AVI file: {error}") from error
         if not self._container.streams.video:
             self._container.close()
             raise CorruptError(f"{path} holds no frames")
         self._stream = self._container.streams.video[0]
+        if self._stream.codec_context.name != CODEC:
+            self._container.close()
+            raise CorruptError(f"{path} holds no {CODEC}")
         # One packet in, one frame out: threads over frames would answer with a delay.
         self._stream.thread_type = "NONE"
         self._packets = self._container.demux(self._stream)
         self._next = 0
         self.width, self.height = self._stream.width, self._stream.height
+        # A forged frame may say that it is larger than its file does. libav rounds rows up.
+        most = (self.width + ROW) * (self.height + ROW)
+        self._stream.codec_context.options = {"max_pixels": str(most)}
 
     def __enter__(self) -> Self:
         return self
@@ -172,4 +181,7 @@ class Frames:
             raise CorruptError(f"{self._path} lacks frame {k}") from error
         if packet.pts != k or len(pictures) != 1:
             raise CorruptError(f"{self._path} lacks frame {k}")
-        return cast("Frame", pictures[0].to_ndarray(format="rgb24"))
+        (picture,) = pictures
+        if (picture.width, picture.height) != (self.width, self.height):
+            raise CorruptError(f"{self._path}: frame {k} has another size")
+        return cast("Frame", picture.to_ndarray(format="rgb24"))

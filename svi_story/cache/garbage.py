@@ -9,8 +9,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from svi_story.cache.files import disk, measure, remove, sync
-from svi_story.cache.films import gone, used
-from svi_story.cache.layout import TRASH, names
+from svi_story.cache.films import gone, serves, used
+from svi_story.cache.layout import TRASH, names, own_cache
 from svi_story.cache.locks import Hold, lock_if_free
 
 if TYPE_CHECKING:
@@ -59,10 +59,16 @@ def _candidates(layout: Layout) -> Iterator[Garbage]:
         yield _garbage(folder, "no film is made of it", folder.name)
     for folder in layout.works():
         yield _garbage(folder, "unfinished, or finished elsewhere", folder.name)
-    for path in layout.embeddings():
-        yield _garbage(path, "a prompt that was not met again")
+    for folder in layout.bundles():
+        yield _garbage(folder, "an unpacked bundle", folder.name)
     for path in layout.locks():
         yield _garbage(path, "a lock that nobody holds", path.stem)
+    yield from _unkeyed(layout)
+
+
+def _unkeyed(layout: Layout) -> Iterator[Garbage]:
+    for path in layout.embeddings():
+        yield _garbage(path, "a prompt that was not met again")
     for path in names(layout.set_aside):
         yield _garbage(path, "set aside")
     for path in layout.temps():
@@ -78,6 +84,8 @@ def _garbage(path: Path, why: str, key: str = "") -> Garbage:
 
 def _is_needed(layout: Layout, item: Garbage, in_use: Used) -> bool:
     """Whether a film is, or is to be, made of it."""
+    if item.key and item.path == layout.bundle(item.key):
+        return serves(own_cache(item.path))
     if item.key not in in_use:
         return False
     finished = layout.entry(item.key).exists() or layout.piece(item.key).exists()

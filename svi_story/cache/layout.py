@@ -16,7 +16,10 @@ LATENTS = "latents.safetensors"
 FRAMES = "frames.avi"
 CHECKPOINT = "checkpoint.safetensors"
 PIECE_FILE = "piece.mp4"
+BOARD_FOLDER = "board"
+"""Where the board lies in an unpacked bundle."""
 
+TAG_NAME = "CACHEDIR.TAG"
 TAG = b"""Signature: 8a477f597d28d172789f06886806bc55
 # This folder is a cache of svi-story: finished segments by content address.
 # Whatever is missing is rendered again. For this tag see https://bford.info/cachedir/
@@ -68,12 +71,20 @@ class Layout:
         """One small record per film: the entries and pieces it is made of."""
         return self.root / "films"
 
+    def bundle(self, digest: str) -> Path:
+        """The folder of an unpacked bundle, by the zip's sha256."""
+        return self.root / "bundles" / _checked(digest)
+
+    def bundles(self) -> Iterator[Path]:
+        """The folders of all unpacked bundles."""
+        return keyed(self.root / "bundles")
+
     def create(self) -> None:
         """Make the root and tag it as a cache, so that backups can leave it out."""
         with disk(self.root, "creating the cache"):
-            if not (self.root / "CACHEDIR.TAG").exists():
+            if not (self.root / TAG_NAME).exists():
                 make_folder(self.root)
-                write_atomic(self.root / "CACHEDIR.TAG", TAG)
+                write_atomic(self.root / TAG_NAME, TAG)
 
     def entries(self) -> Iterator[Path]:
         """The folders of all finished segments, by key."""
@@ -94,12 +105,12 @@ class Layout:
     def trash(self) -> Iterator[Path]:
         """What a deletion left, half gone."""
         shards = [shard for kind in ("entries", "pieces") for shard in names(self.root / kind)]
-        for folder in (*shards, self.root / "work", self.set_aside, self.films):
+        for folder in (*shards, self.root / "work", self.root / "bundles", self.set_aside, self.films):
             yield from (path for path in names(folder) if path.name.startswith(TRASH))
 
     def temps(self) -> Iterator[Path]:
         """What a killed process left half-written, outside the work folders."""
-        places = (*names(self.root), *names(self.films))
+        places = (*names(self.root), *names(self.root / "bundles"), *names(self.films))
         return (path for path in places if path.name.startswith(TEMP))
 
     def _sharded(self, kind: str, key: str) -> Path:
@@ -108,6 +119,11 @@ class Layout:
     def _all(self, kind: str) -> Iterator[Path]:
         for shard in names(self.root / kind):
             yield from (folder for folder in keyed(shard) if folder.name.startswith(shard.name))
+
+
+def own_cache(bundle: Path) -> Layout:
+    """The cache of an unpacked bundle's own, apart from all others: what it holds may be forged."""
+    return Layout(bundle / "cache")
 
 
 def _checked(key: str) -> str:

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Literal
 from svi_story.cache.aside import quarantine
 from svi_story.cache.entry import open_entry
 from svi_story.cache.files import CorruptError, disk, measure
-from svi_story.cache.films import used
-from svi_story.cache.layout import names
+from svi_story.cache.films import serves, used
+from svi_story.cache.layout import BOARD_FOLDER, names, own_cache
 from svi_story.cache.sealed import ENTRY, PIECE, read_manifest, unseal
 from svi_story.errors import RenderError
 
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from svi_story.plan.keys import Json
 
 
-Held = Literal["entry", "piece", "work", "set aside"]
+Held = Literal["entry", "piece", "work", "bundle", "set aside"]
 
 
 @dataclass(frozen=True)
@@ -62,16 +62,20 @@ def usage(layout: Layout, report: Reporter) -> Iterator[Usage]:
         yield _usage("piece", folder, in_use, {})
     for folder in layout.works():
         yield _usage("work", folder, in_use, {})
+    for folder in layout.bundles():
+        yield _bundle(folder)
     for folder in names(layout.set_aside):
         yield _usage("set aside", folder, in_use, {})
 
 
 def verify(layout: Layout, report: Reporter) -> Iterator[Checked]:
-    """Read every byte of every entry and piece; damaged ones are set aside with a warning."""
+    """Read every byte of every entry and piece, bundles' too; damaged ones are set aside with a warning."""
     for folder in layout.entries():
         yield _checked(layout, report, "entry", folder, open_entry)
     for folder in layout.pieces():
         yield _checked(layout, report, "piece", folder, lambda path, key: unseal(path, PIECE, key))
+    for folder in layout.bundles():
+        yield from verify(own_cache(folder), report)
 
 
 def _usage(
@@ -82,6 +86,13 @@ def _usage(
 ) -> Usage:
     size, last_used = measure(folder)
     return Usage(kind, folder.name, folder, size, last_used, notes, folder.name in in_use)
+
+
+def _bundle(folder: Path) -> Usage:
+    """An unpacked bundle, with all that its own cache holds."""
+    size, last_used = measure(folder)
+    notes: dict[str, Json] = {"board": ", ".join(board.name for board in names(folder / BOARD_FOLDER))}
+    return Usage("bundle", folder.name, folder, size, last_used, notes, serves(own_cache(folder)))
 
 
 def _notes(folder: Path) -> Mapping[str, Json]:

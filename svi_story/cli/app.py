@@ -12,7 +12,7 @@ import typer
 from typer.core import TyperGroup
 
 from svi_story import __version__
-from svi_story.cli import INTERRUPTED, boards, doctor, films, models, storage
+from svi_story.cli import INTERRUPTED, boards, doctor, export, films, models, preview, storage
 from svi_story.cli.terminal import BUG, complain, log_bug
 from svi_story.errors import InputError, StoryError
 
@@ -91,7 +91,9 @@ def svi_story(
 
 
 boards.register(app)
+preview.register(app)
 films.register(app)
+export.register(app)
 storage.register(app)
 models.register(app)
 doctor.register(app)

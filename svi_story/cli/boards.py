@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections import Counter
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -23,16 +24,18 @@ from svi_story.cli.options import (
     Vae,
     chosen,
     fingerprints_in,
-    store_in,
+    store_of,
 )
 from svi_story.cli.terminal import answer, answer_json, complain, table
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from svi_story.plan.model import Lint
     from svi_story.render.jobs import Choice, Job, Rejected
 
 NONE_VALID, SOME_INVALID = 2, 1
+MOST_OF_A_KIND = 5
 
 
 def register(app: typer.Typer) -> None:
@@ -109,20 +112,23 @@ def import_prompts(
     answer(str(board))
 
 
-def validate(paths: Paths) -> None:
+def validate(paths: Paths, cache: Cache = CACHE) -> None:
     """Check boards, images and timing.
 
-    Needs no engine and writes nothing. Every mistake is told at once.
+    Needs no engine. Writes nothing, but unpacks bundles into the cache. Every mistake is told at once; what
+    the model is known to do badly is a warning, which a board can ignore by its name.
 
     \b
     svi-story validate board.yaml
     svi-story validate boards/
     """
+    from svi_story.cli.console import warn
     from svi_story.render.jobs import find_places, resolve
 
-    plans, rejected = resolve(find_places(paths, FILMS, CACHE), fingerprints_in(CACHE), None)
+    plans, rejected = resolve(find_places(paths, FILMS, cache), fingerprints_in(cache, warn), None)
     _complain_about(rejected)
     for place, film in plans:
+        _warn_of(film.lints)
         answer(f"{place.board}: valid: {len(film.shots)} clips, {film.frames} frames, {film.seconds:.2f} s")
     _exit_for(plans, rejected)
 
@@ -133,8 +139,8 @@ def plan(
     cache: Cache = CACHE,
     engine: Engine = "",
     models: Models = MODELS,
-    dtype: Dtype = "bfloat16",
-    vae: Vae = "whole",
+    dtype: Dtype = "",
+    vae: Vae = "",
     memory: Memory = "auto",
     why: Annotated[bool, typer.Option("--why", help="Tell what changed since the last film.")] = False,
     as_json: AsJson = False,
@@ -153,15 +159,16 @@ def plan(
 
     choice = chosen(engine, EngineOptions(models, dtype, memory=memory, vae=vae))
     jobs, rejected = _prepare(paths, output, cache, choice)
-    store = store_in(cache)
     _complain_about_lacks(jobs)
-    found = costs.costs_of(jobs, store, choice.options, cache)
+    for job in jobs:
+        _warn_of(job.plan.lints)
+    found = costs.costs_of(jobs, cache)
     if as_json:
-        boards = [plans.as_json(job, store, choice.options, why=why) for job in jobs]
+        boards = [plans.as_json(job, store_of(job), why=why) for job in jobs]
         answer_json({"boards": boards, "schedule": costs.as_json(found)})
     else:
         for job in jobs:
-            answer(plans.as_text(job, store, choice.options, why=why))
+            answer(plans.as_text(job, store_of(job), why=why))
         if found:
             answer(costs.as_text(found))
     _exit_for(jobs, rejected)
@@ -173,8 +180,8 @@ def status(
     cache: Cache = CACHE,
     engine: Engine = "",
     models: Models = MODELS,
-    dtype: Dtype = "bfloat16",
-    vae: Vae = "whole",
+    dtype: Dtype = "",
+    vae: Vae = "",
     as_json: AsJson = False,
 ) -> None:
     """Show how far every film is.
@@ -187,7 +194,7 @@ def status(
 
     jobs, rejected = _prepare(paths, output, cache, chosen(engine, EngineOptions(models, dtype, vae=vae)))
     _complain_about_lacks(jobs)
-    states: list[dict[str, Any]] = [plans.status_of(job, store_in(cache)) for job in jobs]
+    states: list[dict[str, Any]] = [plans.status_of(job, store_of(job)) for job in jobs]
     if as_json:
         answer_json({"boards": states})
     elif states:
@@ -215,10 +222,13 @@ def schema() -> None:
 def _prepare(
     paths: Sequence[Path], films: Path, cache: Path, choice: Choice
 ) -> tuple[list[Job], list[Rejected]]:
-    from svi_story.render.jobs import find_places, prepare
+    from svi_story.cli.console import warn
+    from svi_story.render.jobs import find_places, prepare, told
 
-    fingerprints = fingerprints_in(cache)
+    fingerprints = fingerprints_in(cache, warn)
     jobs, rejected = prepare(find_places(paths, films, cache), fingerprints, choice)
+    for event in (event for job in jobs for event in told(job)):
+        warn(event)
     _complain_about(rejected)
     fingerprints.save()
     return jobs, rejected
@@ -228,6 +238,19 @@ def _complain_about(rejected: Sequence[Rejected]) -> None:
     for each in rejected:
         for problem in each.error.problems:
             complain(str(problem))
+
+
+def _warn_of(lints: Sequence[Lint]) -> None:
+    """Tell what the field knows to go wrong: of each kind the first few, the rest counted."""
+    told: Counter[str] = Counter(lint.name for lint in lints)
+    seen: Counter[str] = Counter()
+    for lint in lints:
+        seen[lint.name] += 1
+        if seen[lint.name] <= MOST_OF_A_KIND:
+            complain(f"warning: {lint.problem} [{lint.name}]")
+    for name, count in told.items():
+        if count > MOST_OF_A_KIND:
+            complain(f"warning: and {count - MOST_OF_A_KIND} more like these [{name}]")
 
 
 def _complain_about_lacks(jobs: Sequence[Job]) -> None:

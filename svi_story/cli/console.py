@@ -13,6 +13,7 @@ from svi_story.events import (
     BoardFailed,
     BoardRefused,
     BoardStarted,
+    BundleOpened,
     Event,
     FilmDone,
     FramesDone,
@@ -42,8 +43,8 @@ def fail(event: Event) -> None:
 
 
 def warn(event: Event) -> None:
-    """Show what went wrong or may; nothing else."""
-    if isinstance(event, BoardDelayed | BoardFailed | BoardRefused | Warned):
+    """Show what went wrong or may, and how a bundle is made; nothing else."""
+    if isinstance(event, BoardDelayed | BoardFailed | BoardRefused | BundleOpened | Warned):
         tell(event)
 
 
@@ -123,7 +124,7 @@ class Bars:
                 self._done.add((event.board, event.clip, event.segment))
                 self.progress.update(self.segment, visible=False)
                 self.progress.update(self.run, completed=len(self._done))
-            case FilmDone() | Warned() | BoardDelayed() | BoardFailed() | BoardRefused():
+            case BundleOpened() | FilmDone() | Warned() | BoardDelayed() | BoardFailed() | BoardRefused():
                 self.progress.console.print(plain(str(event)), soft_wrap=True)
             case _:
                 pass

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
+from svi_story.cli.options import store_of
 from svi_story.engines import bytes_of, phases_without
 from svi_story.engines.svi.memory import gib
+from svi_story.render.batch import Setup
 from svi_story.render.calibration import Calibration
 from svi_story.render.cost import RUNGS, Batch, Sizes, cost_of
 
@@ -23,21 +26,24 @@ if TYPE_CHECKING:
     from svi_story.render.jobs import Job
 
 
-def costs_of(jobs: Sequence[Job], store: Store, options: EngineOptions, cache: Path) -> list[Cost]:
-    """What making all that is missing costs, engine by engine; boards that cannot be keyed are left out."""
+def costs_of(jobs: Sequence[Job], cache: Path) -> list[Cost]:
+    """What making all that is missing costs, setup by setup; boards that cannot be keyed are left out."""
     calibration = Calibration.load(cache)
+    setups: defaultdict[Setup, list[Job]] = defaultdict(list)
+    for job in jobs:
+        if job.tasks:
+            setups[Setup(job.plan.engine, job.options, job.place.cache)].append(job)
+    return [_cost(setup, of, calibration) for setup, of in sorted(setups.items(), key=lambda x: x[0].engine)]
+
+
+def _cost(setup: Setup, jobs: Sequence[Job], calibration: Calibration) -> Cost:
+    engine, options, store = setup.engine, setup.options, store_of(jobs[0])
+    films = [job.all_tasks for job in jobs]
+    keys = {task.key for film in films for task in film}
+    missing = frozenset(key for key in keys if store.state(key) != "cached")
+    batch = Batch(engine, films, missing, _Left(engine, store, options), Sizes(*bytes_of(engine, options)))
     rungs = RUNGS if options.memory == "auto" else (options.memory,)
-    costs = []
-    for engine in sorted({job.plan.engine for job in jobs if job.tasks}):
-        films = [job.all_tasks for job in jobs if job.tasks and job.plan.engine == engine]
-        keys = {task.key for film in films for task in film}
-        missing = frozenset(key for key in keys if store.state(key) != "cached")
-        phases = _Left(engine, store, options)
-        batch = Batch(engine, films, missing, phases, Sizes(*bytes_of(engine, options)))
-        costs.append(
-            cost_of(batch, rungs, calibration, calibration.newest(engine, options.dtype, options.memory))
-        )
-    return costs
+    return cost_of(batch, rungs, calibration, calibration.newest(engine, options.dtype, options.memory))
 
 
 class _Left:

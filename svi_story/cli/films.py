@@ -5,7 +5,6 @@ from __future__ import annotations
 import shlex
 import sys
 from collections import Counter
-from functools import partial
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -53,9 +52,9 @@ def render(
     cache: Cache = CACHE,
     engine: Engine = "",
     models: Models = MODELS,
-    dtype: Dtype = "bfloat16",
+    dtype: Dtype = "",
     memory: Memory = "auto",
-    vae: Vae = "whole",
+    vae: Vae = "",
     attention: Attention = "auto",
     only: Annotated[
         list[str] | None,
@@ -113,23 +112,28 @@ def _render(
 ) -> list[Outcome]:
     """Plan, key and render every board; how each ended."""
     from svi_story.cache.store import Store
-    from svi_story.engines import create, phases_without
+    from svi_story.engines import create
     from svi_story.events import RunDone
     from svi_story.render.batch import render_orders, segments_of, take_orders
     from svi_story.render.calibration import calibrated
-    from svi_story.render.jobs import prepare
+    from svi_story.render.jobs import prepare, told
 
-    fingerprints, store = fingerprints_in(cache, report), Store(cache, report)
+    fingerprints = fingerprints_in(cache, report)
     jobs, rejected = prepare(places, fingerprints, choice)
+    for event in (event for job in jobs for event in told(job)):
+        report(event)
     orders, outcomes = take_orders(jobs, rejected, wish, report)
     if orders:
         fingerprints.save()
-        with calibrated(cache, segments_of(orders), partial(phases_without, choice.options), report) as told:
+        with calibrated(cache, segments_of(orders), report) as listener:
             engines = {
-                name: create(name, choice.options, fingerprints.file, store.embedding, told)
-                for name in {item.job.plan.engine for item in orders}
+                setup: create(
+                    *(setup.engine, setup.options, fingerprints.file),
+                    *(Store(setup.cache, report).embedding, listener),
+                )
+                for setup in {item.setup for item in orders}
             }
-            outcomes = [*render_orders(orders, engines, store, told, retry), *outcomes]
+            outcomes = [*render_orders(orders, engines, listener, retry), *outcomes]
     endings = Counter(outcome.ending for outcome in outcomes)
     report(RunDone(endings["done"], endings["failed"] + endings["bug"], endings["refused"]))
     return outcomes

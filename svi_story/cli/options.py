@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -14,9 +15,11 @@ if TYPE_CHECKING:
     from svi_story.engines import EngineOptions
     from svi_story.events import Reporter
     from svi_story.plan.fingerprints import Fingerprints
-    from svi_story.render.jobs import Choice
+    from svi_story.render.jobs import Choice, Job
 
-Paths = Annotated[list[Path], typer.Argument(metavar="PATH...", help="Boards, or folders that hold boards.")]
+Paths = Annotated[
+    list[Path], typer.Argument(metavar="PATH...", help="Boards, bundles, or folders that hold boards.")
+]
 Films = Annotated[
     Path, typer.Option("--output", "-o", metavar="DIR", help="Where films go.", show_default=True)
 ]
@@ -33,7 +36,10 @@ Models = Annotated[
     typer.Option("--models", metavar="DIR", envvar="SVI_STORY_MODELS", help="Where the weights lie."),
 ]
 Dtype = Annotated[
-    str, typer.Option("--dtype", metavar="NAME", help="What the experts compute in: bfloat16 or float32.")
+    str,
+    typer.Option(
+        "--dtype", metavar="NAME", help="What the experts compute in: bfloat16 (default) or float32."
+    ),
 ]
 Memory = Annotated[
     str,
@@ -42,7 +48,7 @@ Memory = Annotated[
     ),
 ]
 Vae = Annotated[
-    str, typer.Option("--vae", metavar="HOW", help="whole, or tiles: less memory, other numbers.")
+    str, typer.Option("--vae", metavar="HOW", help="whole (default), or tiles: less memory, other numbers.")
 ]
 Attention = Annotated[
     str,
@@ -66,15 +72,20 @@ def one_of(name: str, names: Sequence[str], option: str) -> str:
 
 
 def chosen(engine: str, options: EngineOptions) -> Choice:
-    """The engine the user wants, and how. Raises a usage error."""
+    """The engine the user wants, and how; dtype and vae are empty where nothing was asked for.
+
+    Raises a usage error.
+    """
     from svi_story.engines import KERNELS, NAMES
     from svi_story.render.jobs import Choice
 
+    given = frozenset(name for name in ("dtype", "vae") if getattr(options, name))
+    options = replace(options, dtype=options.dtype or DTYPES[0], vae=options.vae or VAES[0])
     one_of(options.dtype, DTYPES, "--dtype")
     one_of(options.memory, RUNGS, "--memory")
     one_of(options.vae, VAES, "--vae")
     one_of(options.attention, KERNELS, "--attention")
-    return Choice(one_of(engine, NAMES, "--engine") if engine else None, options)
+    return Choice(one_of(engine, NAMES, "--engine") if engine else None, options, given)
 
 
 def fingerprints_in(cache: Path, report: Reporter = lambda _event: None) -> Fingerprints:
@@ -82,6 +93,11 @@ def fingerprints_in(cache: Path, report: Reporter = lambda _event: None) -> Fing
     from svi_story.plan.fingerprints import Fingerprints
 
     return Fingerprints.load(cache / "memo.json", report)
+
+
+def store_of(job: Job) -> Store:
+    """The store that a job's segments are kept in."""
+    return store_in(job.place.cache)
 
 
 def store_in(cache: Path) -> Store:

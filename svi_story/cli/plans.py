@@ -16,17 +16,16 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from svi_story.cache.store import Store
-    from svi_story.engines import EngineOptions
     from svi_story.engines.svi.memory import Need
     from svi_story.plan.keys import Task
-    from svi_story.plan.model import Segment, Shot
+    from svi_story.plan.model import Lint, Segment, Shot
     from svi_story.render.jobs import Job
     from svi_story.render.record import Record
 
 TITLES = ("#", "clip", "seconds", "frames", "asked", "passes", "seed", "state", "prompt")
 
 
-def as_json(job: Job, store: Store, options: EngineOptions, *, why: bool) -> dict[str, Any]:
+def as_json(job: Job, store: Store, *, why: bool) -> dict[str, Any]:
     """One board of `plan --json`."""
     plan = job.plan
     board = {
@@ -37,10 +36,16 @@ def as_json(job: Job, store: Store, options: EngineOptions, *, why: bool) -> dic
         "fps": str(plan.cut.fps),
         "width": plan.size.width,
         "height": plan.size.height,
-        "memory": {rung: dict(as_numbers(need)) for rung, need in _needs(job, options).items()},
+        "memory": {rung: dict(as_numbers(need)) for rung, need in _needs(job).items()},
+        "warnings": [_warning(lint) for lint in plan.lints],
         "clips": [_clip(shot, tasks, store) for shot, tasks in _with_tasks(job)],
     }
     return {**board, "why": list(reasons(job))} if why else board
+
+
+def _warning(lint: Lint) -> dict[str, Any]:
+    problem = lint.problem
+    return {"name": lint.name, "message": problem.what, "line": problem.line, "path": problem.path}
 
 
 def _clip(shot: Shot, tasks: tuple[Task, ...], store: Store) -> dict[str, Any]:
@@ -74,7 +79,7 @@ def _with_tasks(job: Job) -> list[tuple[Shot, tuple[Task, ...]]]:
     return list(zip(job.plan.shots, job.tasks or ((),) * len(job.plan.shots), strict=True))
 
 
-def as_text(job: Job, store: Store, options: EngineOptions, *, why: bool) -> str:
+def as_text(job: Job, store: Store, *, why: bool) -> str:
     """One board of `plan`, for a person."""
     plan = job.plan
     head = (
@@ -83,14 +88,14 @@ def as_text(job: Job, store: Store, options: EngineOptions, *, why: bool) -> str
     )
     rows = (_row(number, *pair, job, store) for number, pair in enumerate(_with_tasks(job), 1))
     told = ["", *reasons(job)] if why else []
-    memory = [_memory(rung, need) for rung, need in _needs(job, options).items()]
+    memory = [_memory(rung, need) for rung, need in _needs(job).items()]
     return "\n".join([head, *memory, "", table(TITLES, rows), *told, ""])
 
 
-def _needs(job: Job, options: EngineOptions) -> Mapping[str, Need]:
+def _needs(job: Job) -> Mapping[str, Need]:
     """What each memory rung needs for the largest segment; empty where there are no weights to count."""
     segments = [segment for shot in job.plan.shots for segment in shot.segments]
-    return memory_of(job.plan.engine, options, segments)
+    return memory_of(job.plan.engine, job.options, segments)
 
 
 def _memory(rung: str, need: Need) -> str:

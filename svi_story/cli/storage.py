@@ -47,7 +47,7 @@ def list_cache(cache: Cache = CACHE, as_json: AsJson = False) -> None:
             in_bytes(item.bytes),
             datetime.fromtimestamp(item.last_used, UTC).strftime("%Y-%m-%d"),
             "yes" if item.in_use else "no",
-            shorten(" ".join(str(item.notes.get(name, "")) for name in ("clip", "prompt")), 60),
+            shorten(" ".join(str(item.notes.get(name, "")) for name in ("clip", "prompt", "board")), 60),
         )
         for item in found
     ]

@@ -1,41 +1,45 @@
-"""Pieces become the film: their packets are copied, nothing is encoded again."""
+"""Pieces become the film: packets are copied, nothing is encoded again."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, NamedTuple
+import heapq
+from contextlib import ExitStack
+from fractions import Fraction
+from typing import TYPE_CHECKING, Any
 
-from svi_story.cut.whole import sweep, unwritable, whole_file
-from svi_story.errors import Problem, RenderError
+from svi_story.cut.boxes import add_xmp, hide_captions
+from svi_story.cut.pieces import UNDECODED, Pictures, PieceError, opened
+from svi_story.cut.tracks import captions, sound
+from svi_story.cut.whole import refusals, sweep, unwritable, whole_file
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping, Sequence
-    from fractions import Fraction
+    from collections.abc import Iterable, Iterator, Sequence
     from pathlib import Path
 
-    from av import Packet, VideoStream
-    from av.container import InputContainer, OutputContainer
+    from av import Packet
+    from av.container import OutputContainer
+    from av.container.core import Chapter as MadeChapter
 
     from svi_story.cut.encoding import Encoding
+    from svi_story.cut.extras import Chapter, Extras
 
-_UNDECODED = {"skip_frame": "all"}
-"""Opening a file decodes a frame to learn what nobody asks here; without that it is ten times as fast."""
+    Timed = Iterator[tuple[float, Packet[Any]]]
+    """Packets, each with the second it is due."""
+
+LONGEST_TITLE = 255
+"""Bytes: what one of the two lists of chapters in an mp4 can count."""
+
+SLACK = Fraction(1, 40)
+"""Seconds that a sound may lack at its end: about a packet of AAC."""
 
 
-class PieceError(RenderError):
-    """A piece that cannot be part of the film; made again, it can."""
-
-    def __init__(self, piece: Path, what: str) -> None:
-        self.piece = piece
-        super().__init__(Problem(f"this piece of the film {what}; delete it and render again", str(piece)))
-
-
-def join(pieces: Sequence[Path], encoding: Encoding, target: Path, metadata: Mapping[str, str]) -> int:
+def join(pieces: Sequence[Path], encoding: Encoding, target: Path, extras: Extras) -> int:
     """Join pieces into a film whose index comes first, so that it plays while it loads; returns its frames.
 
     The film is under its name only when it is whole and counted; temporary files that a killed process left
-    beside it are removed. One piece is open at a time. `metadata` may hold what mp4 knows: title, artist,
-    comment, date, ... Raises PieceError for a piece that is unreadable or encoded otherwise than the first
-    one, RenderError where the disk refuses, ValueError where there are no pieces.
+    beside it are removed. One piece is open at a time. Sound ends with the last frame. Raises PieceError for
+    a piece or sound that is unreadable, or a piece that is encoded otherwise than the first one, RenderError
+    where the disk refuses, ValueError where there are no pieces.
     """
     import av
 
@@ -45,10 +49,11 @@ def join(pieces: Sequence[Path], encoding: Encoding, target: Path, metadata: Map
     with whole_file(target) as temporary:
         try:
             with av.open(str(temporary), "w", format="mp4", options=_options(encoding)) as film:
-                film.metadata.update({name: _text(value) for name, value in metadata.items() if value})
-                frames = _copy_all(pieces, encoding, film)
+                frames = _copy_all(pieces, encoding, film, extras)
         except av.FFmpegError as error:
             raise unwritable(target, error.strerror or str(error)) from error
+        with refusals(target):
+            _finish(temporary, extras)
         counted = count_frames(temporary)
         if counted != frames:
             raise unwritable(target, f"{counted} of its {frames} frames arrived")
@@ -61,7 +66,7 @@ def count_frames(path: Path) -> int:
 
     count = 0
     try:
-        with av.open(str(path.absolute()), "r", options=_UNDECODED) as container:
+        with av.open(str(path.absolute()), "r", options=UNDECODED) as container:
             for packet in container.demux(video=0):
                 count += bool(packet.size) and not packet.is_corrupt and not packet.is_discard
     except (av.FFmpegError, IndexError):  # IndexError: it has no video stream
@@ -69,19 +74,73 @@ def count_frames(path: Path) -> int:
     return count
 
 
-class _Shape(NamedTuple):
-    """What pieces of one film have in common."""
-
-    codec: str
-    width: int
-    height: int
-    time_base: Fraction | None
-    extradata: bytes | None
-
-
 def _options(encoding: Encoding) -> dict[str, str]:
     timescale = str(encoding.timescale)
-    return {"movflags": "faststart", "video_track_timescale": timescale, "movie_timescale": timescale}
+    return {
+        "movflags": "faststart",
+        "video_track_timescale": timescale,
+        "movie_timescale": timescale,
+        "max_interleave_delta": "1",  # microseconds: packets come in their order, none has to wait in memory
+    }
+
+
+def _copy_all(pieces: Sequence[Path], encoding: Encoding, film: OutputContainer, extras: Extras) -> int:
+    """Copy the packets of all tracks in the order of time; returns the frames."""
+    film.metadata.update({name: _text(value) for name, value in extras.metadata.items() if value})
+    if extras.chapters:
+        film.set_chapters([_chapter(*each, encoding.fps) for each in enumerate(extras.chapters)])
+    pictures = Pictures(pieces, encoding, film)
+    heard = Fraction(0)
+    with ExitStack() as files:
+        tracks = [_by_start(pictures)]
+        if extras.audio:
+            source = files.enter_context(opened(extras.audio))
+            tracks.append(_by_end(sound(extras.audio, source, film)))
+        if extras.captions:
+            # before pictures that are due at the same time: libav would end the cue before with an empty one
+            tracks.insert(0, _by_start(captions(extras.captions, encoding, film)))
+        for _, packet in heapq.merge(*tracks, key=lambda timed: timed[0]):
+            if packet.stream.type == "audio":
+                heard = _fit(packet, pictures.frames / encoding.fps)
+            if packet.duration:
+                film.mux_one(packet)
+    if extras.audio and heard < pictures.frames / encoding.fps - SLACK:
+        raise PieceError(extras.audio, "is a sound that ends before it")
+    return pictures.frames
+
+
+def _by_start(packets: Iterable[Packet[Any]]) -> Timed:
+    return ((_seconds(packet, packet.dts or 0), packet) for packet in packets)
+
+
+def _by_end(packets: Iterable[Packet[Any]]) -> Timed:
+    """Packets that come when the pictures are past them: then it is known that the film lasts so long."""
+    return ((_seconds(packet, (packet.dts or 0) + (packet.duration or 0)), packet) for packet in packets)
+
+
+def _seconds(packet: Packet[Any], ticks: int) -> float:
+    """Good enough to put packets in order, and many times faster than fractions."""
+    base = packet.time_base
+    return ticks * base.numerator / base.denominator
+
+
+def _fit(packet: Packet[Any], end: Fraction) -> Fraction:
+    """Cut a packet's duration at the end of the film, to 0 where it begins after; returns when it is over."""
+    start = packet.pts or 0
+    packet.duration = max(min(packet.duration or 0, int(end / packet.time_base) - start), 0)
+    return (start + packet.duration) * packet.time_base
+
+
+def _chapter(number: int, chapter: Chapter, fps: Fraction) -> MadeChapter:
+    title = _text(chapter.title).encode()[:LONGEST_TITLE].decode("utf-8", "ignore")
+    frame = 1 / fps
+    return {
+        "id": number,
+        "start": chapter.start,
+        "end": chapter.stop,
+        "time_base": frame,
+        "metadata": {"title": title},
+    }
 
 
 def _text(value: str) -> str:
@@ -89,65 +148,10 @@ def _text(value: str) -> str:
     return value.replace("\0", "").encode("utf-8", "replace").decode()
 
 
-def _copy_all(pieces: Sequence[Path], encoding: Encoding, film: OutputContainer) -> int:
-    """Copy all packets, on one clock whose tick is a frame; returns the frames."""
-    frames, stream, first = 0, None, None
-    frame_time, reorder = 1 / encoding.fps, encoding.codec.reorder
-    for piece in pieces:
-        with _open(piece) as source:
-            shape = _shape(piece, source)
-            if stream is None:
-                stream, first = film.add_stream_from_template(source.streams.video[0], opaque=True), shape
-            if shape != first or (shape.width, shape.height) != (encoding.width, encoding.height):
-                raise PieceError(piece, "was not encoded like the rest of it")
-            start = frames
-            for number, packet in _packets(piece, source, encoding):
-                packet.stream, packet.time_base = stream, frame_time
-                packet.pts, packet.dts, packet.duration = start + number, frames - reorder, 1
-                film.mux_one(packet)
-                frames += 1
-    return frames
-
-
-def _open(piece: Path) -> InputContainer:
-    import av
-
-    try:
-        return av.open(str(piece.absolute()), "r", options=_UNDECODED)
-    except av.FFmpegError as error:
-        raise PieceError(piece, f"cannot be read ({error.strerror})") from error
-
-
-def _shape(piece: Path, source: InputContainer) -> _Shape:
-    if not source.streams.video:
-        raise PieceError(piece, "holds no pictures")
-    video = source.streams.video[0]
-    context = video.codec_context
-    return _Shape(context.name, context.width, context.height, video.time_base, context.extradata)
-
-
-def _packets(
-    piece: Path, source: InputContainer, encoding: Encoding
-) -> Iterator[tuple[int, Packet[VideoStream]]]:
-    """A piece's packets in decoding order, each with its frame's number. All are there, or: PieceError."""
-    import av
-
-    video = source.streams.video[0]
-    ticks = 1 / (encoding.fps * (video.time_base or 1))  # that a frame lasts
-    if ticks.denominator > 1:
-        raise PieceError(piece, f"was not encoded at {encoding.fps} frames a second")
-    numbers: list[int] = []
-    try:
-        for packet in source.demux(video=0):
-            if not packet.size:  # the demuxer's last one says only that there are no more
-                continue
-            number, rest = divmod(packet.pts or 0, ticks.numerator)
-            if rest or number < len(numbers) - encoding.codec.reorder or packet.is_corrupt:
-                raise PieceError(piece, "is damaged")
-            numbers.append(number)
-            yield number, packet
-    except av.FFmpegError as error:
-        raise PieceError(piece, f"cannot be read ({error.strerror})") from error
-    due = video.frames  # a truncated file still tells how many it had
-    if not due or sorted(numbers) != list(range(due)):
-        raise PieceError(piece, "is damaged: it has not every frame once")
+def _finish(film: Path, extras: Extras) -> None:
+    """What libav does not write. Nothing that it wrote moves."""
+    with film.open("r+b") as file:
+        if extras.captions and not extras.captions_on:
+            hide_captions(file)
+        if extras.xmp:
+            add_xmp(file, extras.xmp)

@@ -47,13 +47,13 @@ def whole_file(target: Path) -> Iterator[Path]:
     """
     target = target.absolute()
     temporary = target.with_name(f"{temp_name()}-{target.name[-40:]}")
-    with _refusals(target):
+    with refusals(target):
         descriptor = os.open(temporary, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o666)
     try:
         with suppress(OSError):  # some network disks have no locks; then nobody ever sweeps this file
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         yield temporary
-        with _refusals(target):
+        with refusals(target):
             os.fsync(descriptor)
             temporary.replace(target)
             sync(target.parent)
@@ -98,7 +98,8 @@ def _remove_unlocked(path: Path) -> None:
 
 
 @contextmanager
-def _refusals(target: Path) -> Iterator[None]:
+def refusals(target: Path) -> Iterator[None]:
+    """What the system refuses, as a RenderError about this file."""
     try:
         yield
     except OSError as error:

@@ -20,6 +20,9 @@ if TYPE_CHECKING:
     from svi_story.events import Reporter
     from svi_story.plan.model import Fit, Size
 
+READING = 1
+"""Raised whenever a recording is read otherwise than before."""
+
 CHUNK = 64 * 2**20
 """Bytes hashed at a time."""
 
@@ -82,7 +85,7 @@ class Fingerprints:
 
     def recording(self, path: Path) -> Recording:
         """An audio file, read to its end once for each state of it. Raises InputError where it cannot be."""
-        memo_key = f"samples av-{version('av')} {_file_state(path)}"
+        memo_key = f"samples {READING} av-{version('av')} {_file_state(path)}"
         samples = self.known.get(memo_key)
         if samples is None:
             samples = self.known[memo_key] = self.fresh[memo_key] = _count_samples(path)

@@ -40,7 +40,7 @@ class Recordings:
         return Sound(recording, written.volume, written.fade_in, written.fade_out, start)
 
     def _read(self, name: str, loc: Loc) -> Recording:
-        path = self._board.path.parent / name
+        path = self._board.file(name)
         try:
             return self._fingerprints.recording(path)
         except InputError as error:

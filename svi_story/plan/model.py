@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING, Literal
 if TYPE_CHECKING:
     from pathlib import Path
 
+    from svi_story.errors import Problem
+
 Variant = Literal["2.0", "2.0-pro"]
 Fit = Literal["crop", "pad", "stretch"]
 
@@ -203,6 +205,15 @@ class Shot:
 
 
 @dataclass(frozen=True)
+class Lint:
+    """Something that the field knows to go wrong; the board may say that it is meant."""
+
+    name: str
+    """What a board ignores it by."""
+    problem: Problem
+
+
+@dataclass(frozen=True)
 class FilmPlan:
     """One board, resolved."""
 
@@ -214,8 +225,11 @@ class FilmPlan:
     engine: str
     digest: str
     """sha256 of the board file's bytes."""
+    source: str
+    """The board file's text."""
     shots: tuple[Shot, ...]
     cut: Cut
+    lints: tuple[Lint, ...] = ()
 
     @property
     def frames(self) -> int:

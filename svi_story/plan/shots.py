@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from svi_story.errors import InputError, Problem
 from svi_story.plan.finishing import Recordings, black_problems, cut_of, sounds_of
+from svi_story.plan.lint import lints
 from svi_story.plan.model import Anchor, FilmPlan, Guidance, Lora, Sampler, Segment, Shot, Size
 from svi_story.plan.presets import PRESETS
 from svi_story.plan.timing import (
@@ -85,16 +86,18 @@ def plan_film(board: BoardFile, fingerprints: Fingerprints, engine: str | None =
     problems += recordings.problems
     if problems:
         raise InputError(*problems)
-    return FilmPlan(
+    plan = FilmPlan(
         board=board.path,
         title=story.title or board.path.stem,
         size=size,
         fps=story.fps,
         engine=engine or story.engine.name,
         digest=board.digest,
+        source=board.text,
         shots=tuple(shots),
         cut=cut,
     )
+    return replace(plan, lints=lints(board, plan))
 
 
 def chain_links(board: BoardFile) -> Iterator[Link]:
@@ -128,16 +131,16 @@ def sampler_of(board: BoardFile, guidance: WrittenGuidance | None) -> Sampler:
 
 def _distill(board: BoardFile, preset: Distill | None) -> Distill | None:
     """The preset's distillation pair, from the files the board names if it does."""
-    own, folder = board.story.engine.distill, board.path.parent
+    own = board.story.engine.distill
     if preset is None or own is None:
         return preset
-    return replace(preset, files=(folder / own.high, folder / own.low))
+    return replace(preset, files=(board.file(own.high), board.file(own.low)))
 
 
 def _loras(board: BoardFile, clip: Clip) -> tuple[Lora, ...]:
     """The board's LoRAs, then the clip's."""
     written = (*board.story.engine.loras, *clip.loras)
-    return tuple(Lora(board.path.parent / lora.path, lora.high, lora.low) for lora in written)
+    return tuple(Lora(board.file(lora.path), lora.high, lora.low) for lora in written)
 
 
 def _anchors(
@@ -149,7 +152,7 @@ def _anchors(
     for link in links:
         if link.reference in anchors:
             continue
-        path = board.path.parent / link.reference
+        path = board.file(link.reference)
         try:
             anchors[link.reference] = fingerprints.anchor(path, size, board.story.fit)
         except InputError as error:

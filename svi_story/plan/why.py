@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from difflib import SequenceMatcher
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
+from svi_story.plan.pairing import partners_of
+
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
+
+    from svi_story.plan.keys import Json
+    from svi_story.plan.made import MadeClip, MadeFilm
 
 WORDS = {
     "anchor": "reference image",
@@ -24,48 +28,21 @@ WORDS = {
     "key_version": "key version",
 }
 
+PARTS = {
+    "fade_in": "fade from black",
+    "fade_out": "fade to black",
+    "title_card": "title card",
+    "end_card": "end card",
+    "music": "music",
+}
+"""What a film may have or lack."""
+
+OF_CODEC = ("crf", "preset")
+"""Settings that mean something else to another codec."""
+
+FINISH = {"voices": "voice"}
+
 CUT_AGAIN = "; it is cut again, no frame is made"
-
-
-@dataclass(frozen=True)
-class MadeSegment:
-    """A segment's key and all that went into it."""
-
-    key: str
-    inputs: Mapping[str, Any]
-
-
-@dataclass(frozen=True)
-class MadeClip:
-    """A clip as it was made, or is about to be."""
-
-    id: str
-    prompt: str
-    fade: int
-    """Frames it shares with the clip before."""
-    segments: tuple[MadeSegment, ...]
-
-    @property
-    def keys(self) -> tuple[str, ...]:
-        """The keys of its segments, in order."""
-        return tuple(segment.key for segment in self.segments)
-
-    @property
-    def starts_chain(self) -> bool:
-        """Whether nothing is carried over from the clip before."""
-        return not self.segments or self.segments[0].inputs.get("parent") is None
-
-
-@dataclass(frozen=True)
-class MadeFilm:
-    """A film as it was made, or is about to be."""
-
-    title: str
-    fps: str
-    crf: int
-    digest: str
-    """sha256 of its board's bytes."""
-    clips: tuple[MadeClip, ...]
 
 
 @dataclass(frozen=True)
@@ -90,7 +67,7 @@ class Change:
 
 def what_changed(old: MadeFilm, new: MadeFilm) -> tuple[str, ...]:
     """Sentences such as `clip 3 (window): prompt changed; clips 4-9 follow it`; empty when nothing did."""
-    partners = _partners(old.clips, new.clips)
+    partners = partners_of(old.clips, new.clips)
     changes = _clip_changes(old.clips, new.clips, partners)
     told = {reason for change in changes for reason in change.reasons}
     lines = [*_setting_changes(old, new, told), *_cut_changes(old.clips, new.clips, partners, told)]
@@ -99,68 +76,6 @@ def what_changed(old: MadeFilm, new: MadeFilm) -> tuple[str, ...]:
     if not lines and old.digest != new.digest:
         lines = ["a setting that touches no frame of this engine, or a comment, changed"]
     return tuple(f"{line}{CUT_AGAIN}" for line in lines)
-
-
-# Which clip is which. Default ids count places, so they move when a clip is inserted or removed.
-
-
-def _partners(old: Sequence[MadeClip], new: Sequence[MadeClip]) -> dict[int, int]:
-    """The old clip that each new one was, both by 0-based place: same written id, else same prompt."""
-    pairs = _same_written_ids(old, new)
-    olds = [place for place in range(len(old)) if place not in pairs.values()]
-    news = [place for place in range(len(new)) if place not in pairs]
-    texts = ([old[place].prompt for place in olds], [new[place].prompt for place in news])
-    blocks = SequenceMatcher(None, *texts, autojunk=False).get_opcodes()
-    edited = []
-    for kind, start, stop, new_start, new_stop in blocks:
-        if kind == "equal":
-            pairs.update(zip(news[new_start:new_stop], olds[start:stop], strict=True))
-        else:
-            edited.append((olds[start:stop], news[new_start:new_stop]))
-    pairs |= _moved(old, new, edited)
-    for was, now in edited:
-        taken = set(pairs.values())
-        left = [place for place in was if place not in taken], [place for place in now if place not in pairs]
-        pairs |= _edited(old, new, *left)
-    return pairs
-
-
-def _same_written_ids(old: Sequence[MadeClip], new: Sequence[MadeClip]) -> dict[int, int]:
-    places = {clip.id: place for place, clip in enumerate(old)}
-    same = {place: places[clip.id] for place, clip in enumerate(new) if clip.id in places}
-    return {
-        now: was
-        for now, was in same.items()
-        if not (_by_default(new[now], now) and _by_default(old[was], was))
-    }
-
-
-def _by_default(clip: MadeClip, place: int) -> bool:
-    """Whether the id is the one that a clip without any gets at this place."""
-    return clip.id == f"clip-{place + 1:02d}"
-
-
-def _moved(
-    old: Sequence[MadeClip], new: Sequence[MadeClip], edited: Sequence[tuple[list[int], list[int]]]
-) -> dict[int, int]:
-    """Clips with the same prompt in another order."""
-    free: dict[str, list[int]] = {}
-    for was, _ in edited:
-        for place in was:
-            free.setdefault(old[place].prompt, []).append(place)
-    places = [place for _, now in edited for place in now]
-    return {place: free[new[place].prompt].pop(0) for place in places if free.get(new[place].prompt)}
-
-
-def _edited(
-    old: Sequence[MadeClip], new: Sequence[MadeClip], was: list[int], now: list[int]
-) -> dict[int, int]:
-    """Clips with other prompts between the same neighbours: in order, or by id where some came or went."""
-    if len(was) != len(now):
-        ids = {old[place].id: place for place in was}
-        return {place: ids[new[place].id] for place in now if new[place].id in ids}
-    pairs = zip(now, was, strict=True)
-    return {a: b for a, b in pairs if _by_default(new[a], a) or _by_default(old[b], b)}
 
 
 # What changed in them.
@@ -247,10 +162,31 @@ def _words(names: Sequence[str]) -> list[str]:
 def _setting_changes(old: MadeFilm, new: MadeFilm, told: set[str]) -> Iterator[str]:
     if old.title != new.title:
         yield "title changed"
-    if old.fps != new.fps and "fps changed" not in told:
-        yield f"fps changed from {old.fps} to {new.fps}"
-    if old.crf != new.crf:
-        yield f"crf changed from {old.crf} to {new.crf}"
+    another_codec = old.cut.get("codec", new.cut.get("codec")) != new.cut.get("codec")
+    for name, now in new.cut.items():
+        was = old.cut.get(name, now)
+        if _content(was) == _content(now) or (another_codec and name in OF_CODEC):
+            continue
+        if name in PARTS:
+            yield f"{PARTS[name]} {_how(was, now)}"
+        elif f"{name} changed" not in told:
+            yield f"{name} changed from {was} to {now}"
+
+
+def _how(was: Json, now: Json) -> str:
+    """What became of something that a film may have or lack."""
+    if was and now:
+        return "changed"
+    return "added" if now else "removed"
+
+
+def _content(value: Json) -> Json:
+    """A recording, or several, without the files' names: what is in them counts."""
+    if isinstance(value, list):
+        return [_content(each) if isinstance(each, dict) else each for each in value]
+    if isinstance(value, dict):
+        return {name: part for name, part in value.items() if name != "path"}
+    return value
 
 
 def _cut_changes(
@@ -261,17 +197,28 @@ def _cut_changes(
         yield "the order of the clips changed"
     for now, was in sorted(partners.items()):
         before, after = old[was], new[now]
-        joined = now and was and before.starts_chain and after.starts_chain
-        if joined and before.fade != after.fade:
-            yield _fade_change(before.fade, after.fade, f"clip {now + 1} ({after.id})")
+        clip = f"clip {now + 1} ({after.id})"
+        if now and was and before.starts_chain and after.starts_chain:
+            yield from _join_changes(before, after, clip)
+        for name, value in after.finish.items():
+            had = before.finish.get(name, value)
+            if _content(had) != _content(value):
+                yield f"{FINISH.get(name, name)} of {clip} {_how(had, value)}"
 
 
-def _fade_change(was: int, now: int, clip: str) -> str:
-    if not now:
-        return f"the fade into {clip} became a cut"
-    if not was:
-        return f"the cut into {clip} became a fade of {now} frames"
-    return f"the fade into {clip} changed from {was} to {now} frames"
+def _join_changes(before: MadeClip, after: MadeClip, clip: str) -> Iterator[str]:
+    (was, frames), (now, frames_now) = _join(before), _join(after)
+    if was != now:
+        yield f"the {was} into {clip} became a {now}" + (f" of {frames_now} frames" if frames_now else "")
+    elif frames != frames_now:
+        yield f"the {was} into {clip} changed from {frames} to {frames_now} frames"
+
+
+def _join(clip: MadeClip) -> tuple[str, int]:
+    """How it follows the clip before, and over how many frames."""
+    if clip.fade:
+        return "fade", clip.fade
+    return ("dip", clip.dip) if clip.dip else ("cut", 0)
 
 
 # In words.

@@ -7,11 +7,14 @@ from collections import defaultdict
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from itertools import groupby
+from functools import partial
 from typing import TYPE_CHECKING, Literal
 
+from svi_story.cache.store import Store
+from svi_story.engines import phases_without
 from svi_story.errors import InputError, PassingError, Problem, StoryError
 from svi_story.events import BoardDelayed, BoardFailed, BoardRefused, RunStarted, SegmentReused, Warned
+from svi_story.render.calibration import Timed
 from svi_story.render.film import Clips, Film, still_good
 from svi_story.render.jobs import Rejected, select
 from svi_story.render.retry import Retry
@@ -23,11 +26,11 @@ if TYPE_CHECKING:
     from concurrent.futures import Executor
     from pathlib import Path
 
-    from svi_story.cache.store import Store
+    from svi_story.engines import EngineOptions
     from svi_story.engines.base import Engine
     from svi_story.events import Reporter
     from svi_story.plan.keys import Task
-    from svi_story.plan.model import Segment
+    from svi_story.render.calibration import Name
     from svi_story.render.jobs import Job
     from svi_story.render.segments import Made
 
@@ -55,6 +58,15 @@ class Wish:
 
 
 @dataclass(frozen=True)
+class Setup:
+    """What boards have in common that are made together."""
+
+    engine: str
+    options: EngineOptions
+    cache: Path
+
+
+@dataclass(frozen=True)
 class Order:
     """One board's share of a wish."""
 
@@ -68,6 +80,11 @@ class Order:
         """Every segment that must be there in the end."""
         return self.tasks or self.job.all_tasks
 
+    @property
+    def setup(self) -> Setup:
+        """The engine and the cache it is made with."""
+        return Setup(self.job.plan.engine, self.job.options, self.job.place.cache)
+
 
 def order(job: Job, wish: Wish) -> Order:
     """A wish for one board. Raises InputError when its engine or a clip is missing."""
@@ -77,10 +94,14 @@ def order(job: Job, wish: Wish) -> Order:
     return replace(item, forced=_forced(item, wish.force))
 
 
-def segments_of(orders: Sequence[Order]) -> dict[tuple[Path, str, int], tuple[str, Segment]]:
-    """Every segment that is wanted, by board, clip and index, with its engine."""
+def segments_of(orders: Sequence[Order]) -> dict[Name, Timed]:
+    """Every segment that is wanted."""
     return {
-        (item.job.place.board, task.segment.clip, task.segment.index): (item.job.plan.engine, task.segment)
+        (item.job.place.board, task.segment.clip, task.segment.index): Timed(
+            item.setup.engine,
+            task.segment,
+            partial(phases_without, item.setup.options, item.setup.engine, task.segment),
+        )
         for item in orders
         for task in item.wanted
     }
@@ -115,22 +136,20 @@ def _forced(item: Order, force: tuple[str, ...]) -> tuple[Task, ...]:
 
 def render_orders(
     orders: Sequence[Order],
-    engines: Mapping[str, Engine],
-    store: Store,
+    engines: Mapping[Setup, Engine],
     report: Reporter,
     retry: Retry = Retry(),  # noqa: B008 - a frozen value
 ) -> Iterator[Outcome]:
-    """Render boards, grouped by engine, with engines not entered yet; yields how each ended."""
-
-    def engine_of(item: Order) -> str:
-        return item.job.plan.engine
-
+    """Render boards, grouped by setup, with engines not entered yet; yields how each ended."""
     report(RunStarted(len(orders), sum(len(item.wanted) for item in orders)))
+    groups: defaultdict[Setup, list[Order]] = defaultdict(list)
+    for item in sorted(orders, key=lambda item: item.setup.engine):
+        groups[item.setup].append(item)
     with _encoder() as encoder:
-        for name, group in groupby(sorted(orders, key=engine_of), key=engine_of):
-            items = list(group)
+        for setup, items in groups.items():
             wanted = tuple(task for item in items for task in item.wanted)
-            with Stage(engines[name], wanted, store) as stage:
+            store = Store(setup.cache, report)
+            with Stage(engines[setup], wanted, store) as stage:
                 yield from Night(items, Studio(stage, store, encoder, report), retry).run()
 
 

@@ -6,7 +6,7 @@ import json
 import statistics
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from svi_story.cache.files import make_folder, write_atomic
 from svi_story.events import EngineSettled, ModelLoaded, ModelMoved, PhaseDone, SegmentDone
@@ -21,12 +21,20 @@ if TYPE_CHECKING:
 
     Name = tuple[Path, str, int]
     """Of a segment: board, clip, index."""
-    PhasesOf = Callable[[str, Segment], Sequence[Phase]]
 
 FILE = "calibration.json"
 FORMAT = 1
 KEPT = 15
 """Newest times of one kind; their median counts, so that a disturbed one does not."""
+
+
+class Timed(NamedTuple):
+    """A segment whose making is listened to."""
+
+    engine: str
+    segment: Segment
+    phases: Callable[[], Sequence[Phase]]
+    """How it is sampled."""
 
 
 @dataclass(frozen=True)
@@ -115,14 +123,9 @@ class Calibration:
 
 
 @contextmanager
-def calibrated(
-    cache: Path, segments: Mapping[Name, tuple[str, Segment]], phases: PhasesOf, report: Reporter
-) -> Iterator[Reporter]:
-    """A reporter that passes everything on, and keeps what it learns when all is over, interrupted or not.
-
-    `segments` has each segment's engine.
-    """
-    listener = Listener(segments, phases, report)
+def calibrated(cache: Path, segments: Mapping[Name, Timed], report: Reporter) -> Iterator[Reporter]:
+    """A reporter that passes everything on, and keeps what it learns when all is over, interrupted or not."""
+    listener = Listener(segments, report)
     try:
         yield listener
     finally:
@@ -132,11 +135,8 @@ def calibrated(
 class Listener:
     """Learns from events how long things take."""
 
-    def __init__(
-        self, segments: Mapping[Name, tuple[str, Segment]], phases: PhasesOf, report: Reporter
-    ) -> None:
+    def __init__(self, segments: Mapping[Name, Timed], report: Reporter) -> None:
         self._segments = segments
-        self._phases = phases
         self._report = report
         self._settings: dict[str, Setting] = {}
         """By engine, the one at work last."""
@@ -175,7 +175,7 @@ class Listener:
         if name not in self._segments:
             return
         before = 0
-        for phase in self._phases(*self._segments[name]):
+        for phase in self._segments[name].phases():
             steps = phase.until - before
             if phase.model == event.model and event.steps == steps:
                 self._learn(name, event.model, spent / max(phase.passes, 1))
@@ -183,6 +183,6 @@ class Listener:
 
     def _learn(self, name: Name, work: str, seconds: float) -> None:
         if name in self._segments:
-            engine, segment = self._segments[name]
+            engine, segment, _ = self._segments[name]
             setting = self._settings.get(engine, Setting(engine))
             self.learnt.add(setting, Kind(work, str(segment.size), segment.frames), round(seconds, 6))

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from svi_story.cut.audio import tracks_of
 from svi_story.cut.encoding import Encoding
-from svi_story.cut.timeline import Ramp, Span, Strip, darkened, dips, edit_list, paced
+from svi_story.cut.timeline import Ramp, Span, Strip, darkened, dips, edit_list, paced, ranges
 from svi_story.plan.keys import key_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
 
+    from svi_story.cut.audio import Soundtrack
     from svi_story.cut.timeline import Piece
     from svi_story.plan.model import Card, Cut
     from svi_story.render.jobs import Job
@@ -50,6 +52,12 @@ def _card(name: str, card: Card | None) -> Sequence[Strip]:
 def card_key(card: Card) -> str:
     """What stands for a card's picture where entries have their keys."""
     return key_of({"card": card.text})
+
+
+def soundtrack_of(job: Job) -> Soundtrack:
+    """What is heard, and where."""
+    starts = {clip: first for clip, (first, _) in ranges(pieces_of(job)).items()}
+    return tracks_of(job.plan, starts, job.plan.frames)
 
 
 def cards_of(job: Job) -> Mapping[str, Card]:

@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
-import json
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from svi_story import __version__
 from svi_story.cache.files import disk, make_folder
+from svi_story.cut.audio import audio_inputs
 from svi_story.cut.encoding import piece_inputs
+from svi_story.cut.timeline import ranges
 from svi_story.cut.tools import check_encoder, import_moviepy
 from svi_story.events import BoardStarted, ClipDone, FilmDone, Warned
 from svi_story.plan.keys import key_of
-from svi_story.render.edit import encoding_of, pieces_of, words_of
+from svi_story.render.captions import captions_path, put_captions
+from svi_story.render.edit import encoding_of, pieces_of, soundtrack_of, words_of
 from svi_story.render.mix import mixed
+from svi_story.render.provenance import extras_of
 from svi_story.render.record import is_up_to_date, write_record
 from svi_story.render.reel import Reel, drop_preview
+from svi_story.render.sound import make_sound
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -23,6 +27,7 @@ if TYPE_CHECKING:
     from svi_story.plan.keys import Json, Task
     from svi_story.render.jobs import Job
     from svi_story.render.segments import Made
+    from svi_story.render.sound import Sound
     from svi_story.render.stage import Studio
 
 
@@ -35,6 +40,7 @@ class Film:
         self._reel = Reel(job, studio)
         self._waiting = {task.key for task in job.all_tasks}
         self._fresh: set[str] = set()
+        self._sound: Sound | None = None
 
     def start(self, forced: Sequence[Task]) -> None:
         """Check all that it needs, and tell what is about to happen."""
@@ -46,6 +52,7 @@ class Film:
             studio.report(Warned(f"{job.place.board}: {note}"))
         with disk(job.place.film, "making room for the film"):
             make_folder(job.place.film.parent)
+        self._sound = make_sound(job, studio)  # what cannot be read costs no GPU time
 
     def take(self, made: Made) -> bool:
         """Take a finished segment; whether the film is complete and in place with it."""
@@ -70,9 +77,11 @@ class Film:
     def _finish(self) -> None:
         """Put the complete film in place, then its record; the preview has served."""
         job, studio, entries = self.job, self._studio, self._reel.entries
-        pieces = self._reel.join(job.place.film, metadata_of(job))
-        write_record(job, recipe_of(job))
-        _keep(job, pieces, studio)
+        extras, sound = extras_of(job, ranges(self._reel.pieces)), self._sound
+        pieces = self._reel.join(job.place.film, replace(extras, audio=sound.file if sound else None))
+        captions = put_captions(job, extras.captions, studio.report)
+        write_record(job, recipe_of(job), entries, captions)
+        _keep(job, [*pieces, *([sound.key] if sound else [])], studio)
         drop_preview(job.place.film)
         mix = mixed((task.segment.clip, entries[task.key].environment) for task in job.all_tasks)
         if mix:
@@ -124,7 +133,11 @@ def _unseen(job: Job) -> Iterator[str]:
 def is_finished(job: Job, store: Store) -> bool:
     """Whether the film is there as it would be made, and no segment waits for being made again by force."""
     keys = [task.key for task in job.all_tasks]
-    return not store.owed(keys) and is_up_to_date(job.place.film, recipe_of(job))
+    film, plan = job.place.film, job.plan
+    beside = plan.cut.soft and any(shot.caption for shot in plan.shots)
+    if beside and not captions_path(film).exists():
+        return False
+    return not store.owed(keys) and is_up_to_date(film, recipe_of(job))
 
 
 def start(job: Job, wanted: Sequence[Task], forced: Sequence[Task], studio: Studio) -> None:
@@ -149,22 +162,15 @@ def _keep(job: Job, pieces: Sequence[str] | None, studio: Studio) -> None:
     studio.store.remember_film(job.place.film, job.place.board, keys, pieces)
 
 
-def metadata_of(job: Job) -> dict[str, str]:
-    """What the film's file tells about itself."""
-    about = {
-        "tool": f"svi-story {__version__}",
-        "storyboard": job.place.board.name,
-        "storyboard_sha256": job.plan.digest,
-        "engine": job.plan.engine,
-    }
-    return {"title": job.plan.title, "comment": json.dumps(about, ensure_ascii=False)}
-
-
 def recipe_of(job: Job) -> str:
     """One hash of everything that decides the film's bytes."""
-    encoding = encoding_of(job)
-    pieces: list[Json] = [dict(piece_inputs(piece, encoding)) for piece in pieces_of(job)]
-    return key_of({"pieces": pieces, "metadata": {**metadata_of(job)}})
+    encoding, pieces = encoding_of(job), pieces_of(job)
+    inputs: dict[str, Json] = {
+        "pieces": [dict(piece_inputs(piece, encoding)) for piece in pieces],
+        "sound": audio_inputs(soundtrack_of(job)),
+        "extras": extras_of(job, ranges(pieces)).identity(),
+    }
+    return key_of(inputs)
 
 
 def _report_film(job: Job, studio: Studio, *, made: bool) -> None:

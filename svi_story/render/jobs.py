@@ -4,23 +4,30 @@ from __future__ import annotations
 
 import os
 from collections import defaultdict
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from svi_story.cache.layout import TAG_NAME
 from svi_story.engines import EngineOptions, identity_of
-from svi_story.errors import InputError, Problem
+from svi_story.errors import InputError, Problem, RenderError
+from svi_story.events import BundleOpened, Warned
 from svi_story.plan.keys import tasks_of
 from svi_story.plan.shots import plan_film
+from svi_story.render.bundle import SUFFIX, Settings
+from svi_story.render.bundled import differs, explained, load_bundled
+from svi_story.render.unpack import unpack
 from svi_story.storyboard.source import load
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
 
+    from svi_story.events import Event
     from svi_story.plan.fingerprints import Fingerprints
     from svi_story.plan.keys import Identity, Task
     from svi_story.plan.model import FilmPlan
+    from svi_story.render.unpack import Unpacked
 
 SUFFIXES = (".yaml", ".yml")
 FILM = ".mp4"
@@ -28,10 +35,20 @@ FILM = ".mp4"
 
 @dataclass(frozen=True)
 class Place:
-    """A board and where its film goes."""
+    """A board, where its film goes, and where its segments are kept."""
 
     board: Path
+    """As the user gave it: a board's file, or a bundle."""
     film: Path
+    cache: Path
+    """The user's; a bundle that brings segments has its own, once it is unpacked."""
+    bundle: Unpacked | None = None
+    """What a bundle holds, once it is unpacked."""
+
+    @property
+    def engine(self) -> str | None:
+        """The engine that a bundle was packed for; None for what the board names."""
+        return self.bundle.manifest.settings.engine if self.bundle else None
 
 
 @dataclass(frozen=True)
@@ -42,6 +59,8 @@ class Job:
     plan: FilmPlan
     tasks: tuple[tuple[Task, ...], ...]
     """Every clip's segments, in film order; empty where `lacks` says why they cannot be keyed."""
+    options: EngineOptions
+    """The user's, with what a bundle was packed for where the user asked for nothing else."""
     lacks: InputError | None = None
     """What the engine is missing; None when it can work."""
 
@@ -66,7 +85,7 @@ def find_places(paths: Sequence[Path], films: Path, cache: Path) -> tuple[Place,
     for path in paths:
         try:
             found = _found(path, skip=(films, cache))
-            for place in (Place(board, films / film) for board, film in found):
+            for place in (Place(board, films / film, cache) for board, film in found):
                 places.setdefault(os.path.realpath(place.board), place)
         except InputError as error:
             problems += error.problems
@@ -95,6 +114,9 @@ def _boards_in(folder: Path, skip: tuple[Path, ...]) -> Iterator[Path]:
     skipped = {os.path.realpath(path) for path in skip}
     for parent, names, files in os.walk(folder):
         here = Path(parent)
+        if TAG_NAME in files and here != folder:  # a cache holds the boards of bundles that were unpacked
+            names.clear()
+            continue
         names[:] = sorted(
             name
             for name in names
@@ -123,36 +145,92 @@ class Choice:
     name: str | None = None
     """None: the one that each board names."""
     options: EngineOptions = field(default_factory=EngineOptions)
+    given: frozenset[str] = frozenset()
+    """Names of the options that the user asked for; for the others a bundle may know better."""
+
+    def options_for(self, place: Place) -> EngineOptions:
+        """The options of one board."""
+        if place.bundle is None:
+            return self.options
+        packed = place.bundle.manifest.settings
+        return replace(
+            self.options,
+            dtype=self.options.dtype if "dtype" in self.given else packed.dtype,
+            vae=self.options.vae if "vae" in self.given else packed.vae,
+        )
 
 
 def resolve(
-    places: Iterable[Place], fingerprints: Fingerprints, engine: str | None
+    places: Iterable[Place], fingerprints: Fingerprints, engine: str | None, models: Path | None = None
 ) -> tuple[list[tuple[Place, FilmPlan]], list[Rejected]]:
-    """Load and plan every board; what is wrong with one does not touch the others."""
+    """Load and plan every board, bundles unpacked; what is wrong with one does not touch the others.
+
+    A bundle's weights are looked for below `models`.
+    """
     plans: list[tuple[Place, FilmPlan]] = []
     rejected: list[Rejected] = []
     for place in places:
         try:
-            plans.append((place, plan_film(load(place.board), fingerprints, engine)))
+            plans.append(_resolved(place, fingerprints, engine, models))
         except InputError as error:
             rejected.append(Rejected(place.board, error))
+        except RenderError as error:
+            rejected.append(Rejected(place.board, InputError(*error.problems)))
     return plans, rejected
+
+
+def _resolved(
+    place: Place, fingerprints: Fingerprints, engine: str | None, models: Path | None
+) -> tuple[Place, FilmPlan]:
+    if not is_bundle(place.board):
+        return place, plan_film(load(place.board), fingerprints, engine)
+    bundle = unpack(place.board, place.cache, fingerprints)
+    place = replace(place, cache=bundle.cache or place.cache, bundle=bundle)
+    engine = engine or place.engine
+    board = load_bundled(bundle, models if engine == "svi" else None, fingerprints)
+    return place, plan_film(board, fingerprints, engine)
+
+
+def is_bundle(path: Path) -> bool:
+    """Whether a path names a bundle rather than a board."""
+    return path.suffix.lower() == SUFFIX
 
 
 def prepare(
     places: Iterable[Place], fingerprints: Fingerprints, choice: Choice
 ) -> tuple[list[Job], list[Rejected]]:
     """Load, plan and key every board."""
-    plans, rejected = resolve(places, fingerprints, choice.name)
-    identity = cache(lambda name: identity_of(name, choice.options, fingerprints.file))
-    return [_keyed(place, plan, identity(plan.engine)) for place, plan in plans], rejected
+    plans, rejected = resolve(places, fingerprints, choice.name, choice.options.models)
+    identity = cache(lambda name, options: identity_of(name, options, fingerprints.file))
+    jobs = []
+    for place, plan in plans:
+        options = choice.options_for(place)
+        jobs.append(_keyed(place, plan, options, identity(plan.engine, options)))
+    return jobs, rejected
 
 
-def _keyed(place: Place, plan: FilmPlan, identity: Identity) -> Job:
+def _keyed(place: Place, plan: FilmPlan, options: EngineOptions, identity: Identity) -> Job:
     try:
-        return Job(place, plan, tasks_of(plan, identity))
+        return Job(place, plan, tasks_of(plan, identity), options)
     except InputError as error:
-        return Job(place, plan, (), lacks=error)
+        lacks = explained(error, place.bundle, options.models) if place.bundle else error
+        return Job(place, plan, (), options, lacks)
+
+
+def settings_of(job: Job) -> Settings:
+    """What decides about a job's frames besides its board."""
+    about = {"engine": job.plan.engine, "dtype": job.options.dtype, "vae": job.options.vae}
+    return Settings.model_validate(about)
+
+
+def told(job: Job) -> Iterator[Event]:
+    """What is to be said of a bundle before it is used; nothing of a board."""
+    bundle = job.place.bundle
+    if bundle is None:
+        return
+    yield BundleOpened(bundle.zip, bundle.board, str(settings_of(job)), str(bundle.manifest.settings))
+    if other := differs(bundle, job.all_tasks):
+        yield Warned(other)
 
 
 def select(job: Job, clips: Sequence[str]) -> tuple[Task, ...]:

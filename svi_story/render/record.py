@@ -1,4 +1,4 @@
-"""The film's sibling .json: what made it, and how to know that it is still up to date."""
+"""The film's sibling .json: all that it takes to make it again, and to know that it is still up to date."""
 
 from __future__ import annotations
 
@@ -10,14 +10,20 @@ from typing import TYPE_CHECKING, Any
 
 from svi_story import __version__
 from svi_story.cache.files import disk, sha256_file, write_atomic
-from svi_story.plan.why import MadeClip, MadeFilm, MadeSegment
+from svi_story.plan.described import described_cut, described_film, described_finish, spelled_from
+from svi_story.plan.made import MadeClip, MadeFilm, MadeSegment
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping, Sequence
     from pathlib import Path
 
+    from svi_story.cache.entry import Entry
+    from svi_story.plan.keys import Json, Task
+    from svi_story.plan.model import Anchor, Shot
     from svi_story.render.jobs import Job
 
-RECORD_VERSION = 1
+RECORD_VERSION = 2
+"""Version 1 knew of the cut its fps, crf and fades; it is still read, so that `plan --why` can compare."""
 
 ODD_NAMES = "backslashreplace"
 """A file name that is no UTF-8 becomes an escape that JSON knows."""
@@ -36,6 +42,8 @@ class Record:
     size: int
     """The film's bytes."""
     sha256: str
+    captions: str
+    """sha256 of the captions that were written beside it; empty for none."""
     made: MadeFilm
 
 
@@ -43,23 +51,25 @@ def read_record(film: Path) -> Record | None:
     """The record beside a film; None where there is none, or one that cannot be understood."""
     try:
         found = json.loads(record_path(film).read_text("utf-8"))
-        if found["version"] != RECORD_VERSION:
+        if found["version"] not in (1, RECORD_VERSION):
             return None
-        return Record(found["recipe"], found["bytes"], found["sha256"], _made(found))
+        captions = str(found.get("captions_sha256") or "")
+        return Record(found["recipe"], found["bytes"], found["sha256"], captions, _made(found))
     except (OSError, ValueError, LookupError, TypeError, AttributeError, RecursionError, OverflowError):
         return None
 
 
 def _made(found: dict[str, Any]) -> MadeFilm:
+    known = {"fps": found["fps"], "crf": found["crf"]} if found["version"] == 1 else dict(found["cut"])
     clips = tuple(_made_clip(clip) for clip in found["clips"])
-    return MadeFilm(
-        str(found["title"]), str(found["fps"]), int(found["crf"]), str(found["board_sha256"]), clips
-    )
+    return MadeFilm(str(found["title"]), str(found["board_sha256"]), known, clips)
 
 
 def _made_clip(clip: dict[str, Any]) -> MadeClip:
     segments = tuple(MadeSegment(str(part["key"]), dict(part["inputs"])) for part in clip["segments"])
-    return MadeClip(str(clip["id"]), str(clip["prompt"]), int(clip["fade"]), segments)
+    finish = dict(clip.get("finish", {}))
+    fade, dip = int(clip["fade"]), int(clip.get("dip", 0))
+    return MadeClip(str(clip["id"]), str(clip["prompt"]), segments, fade, dip, finish)
 
 
 def is_up_to_date(film: Path, recipe: str) -> bool:
@@ -73,26 +83,35 @@ def is_up_to_date(film: Path, recipe: str) -> bool:
         return False
 
 
-def write_record(job: Job, recipe: str) -> None:
-    """Describe the film that was just put in place."""
+def write_record(job: Job, recipe: str, entries: Mapping[str, Entry], captions: str) -> None:
+    """Describe the film that was just put in place; `entries` are its segments by key.
+
+    `captions` is the sha256 of those that were written beside it; empty for none.
+    """
     film, plan = job.place.film, job.plan
+    makers = _Makers(entries)
     record = {
         "version": RECORD_VERSION,
         "film": film.name,
         "bytes": film.stat().st_size,
         "sha256": sha256_file(film),
+        "captions_sha256": captions or None,
         "recipe": recipe,
         "title": plan.title,
         "board": str(job.place.board.resolve()),
         "board_sha256": plan.digest,
+        "storyboard": plan.source,
         "engine": plan.engine,
         "frames": plan.frames,
         "seconds": plan.seconds,
         "fps": str(plan.cut.fps),
         "width": plan.size.width,
         "height": plan.size.height,
-        "crf": plan.cut.crf,
-        "clips": _clips(job),
+        "board_fps": str(plan.fps),
+        "cut": described_cut(plan),
+        "references": _references(job),
+        "clips": [_clip(*clip, job, makers) for clip in zip(plan.shots, job.tasks, strict=True)],
+        "makers": makers.known,
         "versions": versions(),
     }
     with disk(record_path(film), "describing the film"):
@@ -102,41 +121,99 @@ def write_record(job: Job, recipe: str) -> None:
         )
 
 
-def _clips(job: Job) -> list[dict[str, Any]]:
+class _Makers:
+    """What made the segments: versions and machines, each told once."""
+
+    def __init__(self, entries: Mapping[str, Entry]) -> None:
+        self._entries = entries
+        self.known: list[Json] = []
+
+    def of(self, task: Task) -> dict[str, Json]:
+        """A segment's maker, by its place in `known`, and the seconds that it took."""
+        notes = self._entries[task.key].notes
+        maker: Json = {name: notes.get(name, {}) for name in ("versions", "environment")}
+        if maker not in self.known:
+            self.known.append(maker)
+        seconds: dict[str, Json] = {name: notes.get(f"{name}_seconds") for name in ("sampling", "decoding")}
+        return {"maker": self.known.index(maker), "seconds": seconds}
+
+
+def _references(job: Job) -> list[Json]:
+    """Every chain's reference image, each once."""
+    folder = job.place.board.parent
+    anchors = dict.fromkeys(segment.anchor for shot in job.plan.shots for segment in shot.segments)
     return [
         {
-            "id": shot.id,
-            "prompt": shot.prompt,
-            "seed": shot.seed,
-            "fade": shot.fade,
-            "segments": [
-                {
-                    "key": task.key,
-                    "frames": task.segment.frames,
-                    "contributes": task.segment.contributes,
-                    "seed": task.segment.seed,
-                    "inputs": task.inputs,
-                }
-                for task in tasks
-            ],
+            "path": spelled_from(folder, anchor.path),
+            "sha256": _file_hash(anchor),
+            "fit": anchor.fit,
+            "pixels": anchor.pixels,
         }
-        for shot, tasks in zip(job.plan.shots, job.tasks, strict=True)
+        for anchor in anchors
     ]
+
+
+def _file_hash(anchor: Anchor) -> str | None:
+    """The image file's sha256; None where it was taken away since its pixels were read."""
+    try:
+        return sha256_file(anchor.path)
+    except OSError:
+        return None
+
+
+def _clip(shot: Shot, tasks: Sequence[Task], job: Job, makers: _Makers) -> dict[str, Any]:
+    folder = job.place.board.parent
+    return {
+        "id": shot.id,
+        "prompt": shot.prompt,
+        "negative_prompt": shot.segments[0].negative_prompt,
+        "seed": shot.seed,
+        "asked_frames": shot.asked_frames,
+        "reference": spelled_from(folder, shot.segments[0].anchor.path),
+        "loras": list(_loras(tasks[0], folder)),
+        "fade": shot.fade,
+        "dip": shot.dip,
+        "finish": described_finish(shot, folder),
+        "segments": [
+            {
+                "key": task.key,
+                "frames": task.segment.frames,
+                "contributes": task.segment.contributes,
+                "seed": task.segment.seed,
+                "inputs": task.inputs,
+                **makers.of(task),
+            }
+            for task in tasks
+        ],
+    }
+
+
+def _loras(task: Task, folder: Path) -> Iterator[Json]:
+    """The LoRAs that the board asks for, with their hashes where the engine used them."""
+    inputs = task.inputs.get("inputs")
+    found = inputs.get("loras") if isinstance(inputs, dict) else None
+    hashed = found if isinstance(found, list) else []
+    used = [lora for lora in task.segment.loras if lora.high or lora.low]
+    hashes = dict(zip(reversed(used), reversed(hashed), strict=False))  # a preset's own come before them
+    for lora in task.segment.loras:
+        entry = hashes.get(lora)
+        digest = entry.get("sha256") if isinstance(entry, dict) else None
+        yield {
+            "path": spelled_from(folder, lora.path),
+            "high": lora.high,
+            "low": lora.low,
+            "sha256": digest,
+        }
 
 
 def planned_film(job: Job) -> MadeFilm:
     """A plan as it would be made, to compare with a record."""
-    plan = job.plan
-    clips = tuple(
-        MadeClip(shot.id, shot.prompt, shot.fade, tuple(MadeSegment(task.key, task.inputs) for task in tasks))
-        for shot, tasks in zip(plan.shots, job.tasks, strict=True)
-    )
-    return MadeFilm(plan.title, str(plan.cut.fps), plan.cut.crf, plan.digest, clips)
+    return described_film(job.plan, job.tasks)
 
 
 def versions() -> dict[str, str]:
     """Versions of everything that can touch a frame."""
-    packages = ("numpy", "pillow", "av", "moviepy", "imageio-ffmpeg")
+    packages = ("numpy", "pillow", "av", "moviepy", "imageio-ffmpeg", "typst")
     return {
         "svi-story": __version__,
         "python": platform.python_version(),

@@ -17,13 +17,14 @@ from svi_story.errors import StoryError
 from svi_story.events import PieceDone, PreviewDone, Warned
 from svi_story.plan.keys import key_of
 from svi_story.render.edit import cards_of, encoding_of, pieces_of
+from svi_story.render.provenance import extras_of
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
     from concurrent.futures import Future
     from pathlib import Path
 
     from svi_story.cache.entry import Entry
+    from svi_story.cut.extras import Extras
     from svi_story.cut.frames import FrameSource
     from svi_story.cut.timeline import Piece, Span
     from svi_story.render.jobs import Job
@@ -83,17 +84,17 @@ class Reel:
         places = takewhile(lambda place: place in self._encoded and self._encoded[place].done(), count())
         try:
             files = [self._encoded[place].result()[1] for place in places]
-            frames = join(files, self.encoding, preview, {}) if files else 0
+            frames = join(files, self.encoding, preview, extras_of(self.job, {})) if files else 0
         except StoryError as error:
             self.studio.report(Warned(f"{board}: nothing to watch yet: {error}"))
         else:
             if frames:
                 self.studio.report(PreviewDone(board, preview, frames))
 
-    def join(self, target: Path, metadata: Mapping[str, str]) -> tuple[str, ...]:
+    def join(self, target: Path, extras: Extras) -> tuple[str, ...]:
         """Put the film in place when its last piece is encoded; returns the pieces' content addresses."""
         encoded = [self._encoded[place].result() for place in range(len(self.pieces))]
-        frames = join([file for _, file in encoded], self.encoding, target, metadata)
+        frames = join([file for _, file in encoded], self.encoding, target, extras)
         assert frames == self.job.plan.frames, "the edit list holds every frame of the plan"
         return tuple(key for key, _ in encoded)
 

@@ -19,6 +19,7 @@ from pydantic_core import CoreSchema, PydanticCustomError
 
 from svi_story.storyboard import clashes
 from svi_story.storyboard.cutting import Caption, CutSettings, Sounds, WrittenSound
+from svi_story.storyboard.lints import LintSettings
 from svi_story.storyboard.part import Part
 from svi_story.storyboard.text import shown
 from svi_story.storyboard.transitions import Transition
@@ -330,6 +331,11 @@ class Storyboard(Part):
     )
     cut: CutSettings = Field(
         default_factory=CutSettings, examples=[{"crf": 18}], description="Settings of the finished film."
+    )
+    lint: LintSettings = Field(
+        default_factory=LintSettings,
+        examples=[{"ignore": ["short-prompt"]}],
+        description="Warnings of `validate` and `plan` that are not meant for this board.",
     )
 
     @model_validator(mode="after")

@@ -46,19 +46,29 @@ class BoardFile:
     lines: Lines
     digest: str
     """sha256 (hex) of the file's bytes."""
+    text: str
+    """What is written in it, with `\\n` line breaks."""
+    elsewhere: Mapping[str, Path] | None = None
+    """Where the files lie that it names, by name, if not where it says; then it can name no others."""
+
+    def file(self, name: str) -> Path:
+        """Where a file lies that this board names."""
+        return self.path.parent / name if self.elsewhere is None else self.elsewhere[name]
 
     def problem(self, loc: Loc, what: str) -> Problem:
         """Something wrong at a place of this board."""
         return Problem(what, file=str(self.path), line=self.lines.of(loc), path=spelled(loc))
 
 
-def load(path: Path) -> BoardFile:
+def load(path: Path, elsewhere: Mapping[str, Path] | None = None) -> BoardFile:
     """Read a board. Raises InputError with everything that is wrong with it, in the order of its lines.
 
-    Images and recordings are looked for, not opened: `plan` does that.
+    Images and recordings are looked for, not opened: `plan` does that. Where `elsewhere` is given, the files
+    are those, and nothing is looked for.
     """
     raw = read_bytes(path)
-    document = parse(decode(raw, str(path)), str(path))
+    text = decode(raw, str(path))
+    document = parse(text, str(path))
     if not isinstance(document.data, dict):
         what = f"{shown(document.data)} is no board; start with `version: 1` and write `name: value` lines"
         raise InputError(Problem(what, file=str(path), line=document.lines[()]))
@@ -66,13 +76,15 @@ def load(path: Path) -> BoardFile:
     checked = check(document.data)
     known = document.data if checked.sound else {}
     told = {fault.loc for fault in checked.faults}
-    faults = (*checked.faults, *_clashes(checked, lines), *_missing_files(known, told, path.parent))
+    missing = _missing_files(known, told, path.parent) if elsewhere is None else ()
+    faults = (*checked.faults, *_clashes(checked, lines), *missing)
     problems = [Problem(f.what, str(path), lines.of(f.loc), spelled(f.loc)) for f in faults]
     problems += document.problems
     if problems or checked.story is None:
         raise InputError(*sorted(problems, key=lambda problem: problem.line))
     ids = resolved_ids(checked.story.clips)
-    return BoardFile(path, checked.story, ids, lines, hashlib.sha256(raw).hexdigest())
+    digest = hashlib.sha256(raw).hexdigest()
+    return BoardFile(path, checked.story, ids, lines, digest, text, elsewhere)
 
 
 def _clashes(checked: Checked, lines: Lines) -> Iterator[Fault]:

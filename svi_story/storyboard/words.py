@@ -6,6 +6,7 @@ import re
 from typing import TYPE_CHECKING, Any
 
 from svi_story.storyboard import cutting, schema
+from svi_story.storyboard.lints import LintSettings
 from svi_story.storyboard.text import Loc, nearest, shown
 from svi_story.storyboard.transitions import Dip, Fade
 from svi_story.storyboard.yaml12 import Refused, scalar
@@ -33,8 +34,12 @@ PARTS: Mapping[str, type[BaseModel]] = {
     "engine.distill": schema.DistillPair,
     "engine.guidance": schema.Guidance,
     "engine.loras": schema.Lora,
+    "lint": LintSettings,
 }
 """The model behind every mapping of a board. A transition may be a dip too."""
+
+HOMES = ("", "engine", "cut", "lint", "clips")
+"""Where a name that stands at the wrong level may belong."""
 
 
 def place_of(error: ErrorDetails) -> Loc:
@@ -136,9 +141,7 @@ def _unknown(loc: Loc) -> str:
     meant = nearest(name, names)
     if meant:
         return f"is not a field of the format; did you mean `{meant}`?"
-    homes = [
-        part for part in ("", "engine", "cut", "clips") if part != parent and name in PARTS[part].model_fields
-    ]
+    homes = [part for part in HOMES if part != parent and name in PARTS[part].model_fields]
     if homes:
         home = {"": "at the top level", "clips": "in a clip"}.get(homes[0], f"under `{homes[0]}:`")
         return f"does not belong here; write it {home}"

@@ -41,6 +41,11 @@ def first_pose(rng: random.Random) -> Pose:
     return Pose(_centre(_between(rng, -0.5, 0.5), zoom), _centre(_between(rng, -0.5, 0.5), zoom), zoom)
 
 
+def is_possible(pose: Pose) -> bool:
+    """Whether the camera can be there: near enough to the image to be inside."""
+    return 0 <= pose.x <= 1 and 0 <= pose.y <= 1 and 1 < pose.zoom <= 2
+
+
 def next_pose(start: Pose, rng: random.Random, seconds: float) -> Pose:
     """Where a move of so many seconds ends: a pan or a zoom towards a random view well inside the image.
 

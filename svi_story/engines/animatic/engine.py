@@ -7,8 +7,9 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Self
 
 from svi_story.engines.anchor import open_anchor
-from svi_story.engines.animatic.camera import Pose, first_pose, next_pose, path, view
+from svi_story.engines.animatic.camera import Pose, first_pose, is_possible, next_pose, path, view
 from svi_story.engines.base import Phase
+from svi_story.engines.carry import carried, not_ours
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
@@ -101,7 +102,7 @@ class Animatic:
         """Choose the camera's move. Instant, so there is nothing to keep in a checkpoint."""
         del checkpoint
         rng = random.Random(segment.seed)  # noqa: S311 - a camera move is no secret
-        start = _pose(carry.latents["pose"]) if carry else first_pose(rng)
+        start = _carried(carry, segment) if carry else first_pose(rng)
         end = next_pose(start, rng, float(segment.contributes / segment.fps))
         on_step(1, 1)
         return {"start": _array(start), "pose": _array(end)}
@@ -136,6 +137,14 @@ def _array(pose: Pose) -> NDArray[np.float64]:
     import numpy as np
 
     return np.array([pose.x, pose.y, pose.zoom], dtype=np.float64)
+
+
+def _carried(carry: Carry, segment: Segment) -> Pose:
+    """Where the segment before left the camera. Raises RenderError for where no camera of ours is left."""
+    array = carried(carry, "pose", segment)
+    if array.shape != (3,) or not is_possible(_pose(array)):
+        raise not_ours(segment)
+    return _pose(array)
 
 
 def _pose(array: NDArray[np.generic]) -> Pose:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from svi_story.engines.carry import carried, not_ours
 from svi_story.engines.svi.schedule import latent_count
 
 if TYPE_CHECKING:
@@ -70,13 +71,18 @@ def condition(segment: Segment, carry: Carry | None, picture: Frame, encode: Enc
 
     anchor_BCFHW = to_pixels(picture)
     if segment.sampler.variant == "2.0":
+        if carry and carry.last_frame.shape != picture.shape:
+            raise not_ours(segment)
         start_BCFHW = to_pixels(carry.last_frame) if carry else anchor_BCFHW
         return condition_on_frames(start_BCFHW, anchor_BCFHW, segment.frames, encode)
     anchor_BCTHW = encode(anchor_BCFHW)
     motion_BCTHW = None
     if carry:
-        latents_BCTHW = torch.tensor(carry.latents["latents"]).to(anchor_BCTHW)
-        motion_BCTHW = latents_BCTHW[:, :, latents_BCTHW.shape[2] - segment.sampler.motion_latents :]
+        latents_BCTHW = torch.tensor(carried(carry, "latents", segment)).to(anchor_BCTHW)
+        count = segment.sampler.motion_latents
+        motion_BCTHW = latents_BCTHW[:, :, -count:]
+        if motion_BCTHW.shape != (*anchor_BCTHW.shape[:2], count, *anchor_BCTHW.shape[3:]):
+            raise not_ours(segment)
     return condition_on_latents(anchor_BCTHW, motion_BCTHW, latent_count(segment.frames))
 
 

@@ -1,0 +1,109 @@
+"""The command that hands a film to others: export."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from svi_story.cli.options import (
+    CACHE,
+    FILMS,
+    MODELS,
+    Cache,
+    Dtype,
+    Engine,
+    Films,
+    Models,
+    Vae,
+    chosen,
+    fingerprints_in,
+    one_of,
+    store_of,
+)
+from svi_story.cli.terminal import answer
+from svi_story.errors import InputError, Problem
+
+if TYPE_CHECKING:
+    from svi_story.plan.fingerprints import Fingerprints
+    from svi_story.render.jobs import Choice, Job
+
+SUFFIXES = {"otio": ".otio", "srt": ".srt", "bundle": ".zip"}
+MEDIA = ("prores", "dnxhr")
+
+
+def register(app: typer.Typer) -> None:
+    """Add this module's commands."""
+    app.command()(export)
+
+
+def export(
+    board: Annotated[Path, typer.Argument(metavar="BOARD", help="A board, or a bundle.")],
+    to: Annotated[str, typer.Option("--to", metavar="|".join(SUFFIXES), help="What to make of it.")],
+    media: Annotated[
+        str, typer.Option("--media", metavar="|".join(MEDIA), help="For otio: write a file for every clip.")
+    ] = "",
+    entries: Annotated[
+        bool, typer.Option("--entries", help="For bundle: with the segments that are finished.")
+    ] = False,
+    file: Annotated[
+        Path | None,
+        typer.Option("--as", metavar="FILE", help="Write this file. Default: beside the film, by its name."),
+    ] = None,
+    output: Films = FILMS,
+    cache: Cache = CACHE,
+    engine: Engine = "",
+    models: Models = MODELS,
+    dtype: Dtype = "",
+    vae: Vae = "",
+) -> None:
+    """Hand a film to an editor, or a board to another machine.
+
+    Renders nothing: for a timeline, what is not in the cache yet is an error.
+
+    \b
+    svi-story export board.yaml --to otio
+    svi-story export board.yaml --to otio --media prores
+    svi-story export board.yaml --to srt --as subtitles/board.srt
+    svi-story export board.yaml --to bundle --entries
+    """
+    from svi_story.cli.console import tell, warn
+    from svi_story.cut.media import CODECS
+    from svi_story.engines import EngineOptions
+    from svi_story.render.export import export_otio, export_srt
+    from svi_story.render.pack import pack
+
+    suffix = SUFFIXES[one_of(to, tuple(SUFFIXES), "--to")]
+    if media:
+        one_of(media, MEDIA, "--media")
+        if to != "otio":
+            raise typer.BadParameter("goes with --to otio only", param_hint="--media")
+    if entries and to != "bundle":
+        raise typer.BadParameter("goes with --to bundle only", param_hint="--entries")
+    if file and file.suffix != suffix:
+        raise typer.BadParameter(f"{str(file)!r} does not end in {suffix}", param_hint="--as")
+    fingerprints = fingerprints_in(cache, warn)
+    job = _job(board, output, cache, fingerprints, chosen(engine, EngineOptions(models, dtype, vae=vae)))
+    target = file or job.place.film.with_suffix(suffix)
+    if to == "otio":
+        export_otio(job, store_of(job), target, CODECS[media] if media else None, tell)
+    elif to == "bundle":
+        pack(job, target, fingerprints, store_of(job) if entries else None, warn)
+    else:
+        export_srt(job, target)
+    answer(str(target))
+
+
+def _job(board: Path, films: Path, cache: Path, fingerprints: Fingerprints, choice: Choice) -> Job:
+    """The board, planned and keyed. Raises InputError where there is not exactly one."""
+    from svi_story.render.jobs import find_places, prepare
+
+    places = find_places((board,), films, cache)
+    if len(places) > 1:
+        raise InputError(Problem(f"holds {len(places)} boards; name one of them", file=str(board)))
+    jobs, rejected = prepare(places, fingerprints, choice)
+    for each in rejected:
+        raise each.error
+    fingerprints.save()
+    return jobs[0]

@@ -1,0 +1,52 @@
+"""The command that shows what the model will see: preview."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import typer
+
+from svi_story.cli.options import CACHE, FILMS, Engine, Films, Paths, fingerprints_in, one_of
+from svi_story.cli.terminal import answer, complain
+
+if TYPE_CHECKING:
+    from svi_story.errors import StoryError
+
+NONE_DONE, SOME_FAILED = 2, 1
+
+
+def register(app: typer.Typer) -> None:
+    """Add this module's command."""
+    app.command()(preview)
+
+
+def preview(paths: Paths, output: Films = FILMS, engine: Engine = "") -> None:
+    """Draw a contact sheet of every clip: its reference as the model sees it, prompt and timing.
+
+    Needs no engine and no GPU. The pictures are put beside the films: renders/board.preview.png.
+
+    \b
+    svi-story preview board.yaml
+    svi-story preview boards/ -o sheets
+    """
+    from svi_story.engines import NAMES
+    from svi_story.errors import InputError, RenderError
+    from svi_story.render.jobs import find_places, resolve
+    from svi_story.review.preview import write_preview
+
+    name = one_of(engine, NAMES, "--engine") if engine else None
+    plans, rejected = resolve(find_places(paths, output, CACHE), fingerprints_in(CACHE), name)
+    failed: list[StoryError] = [refused.error for refused in rejected]
+    drawn = 0
+    for place, plan in plans:
+        try:
+            for path in write_preview(plan, place.film):
+                answer(str(path))
+            drawn += 1
+        except (InputError, RenderError) as error:
+            failed.append(error)
+    for each in failed:
+        for problem in each.problems:
+            complain(str(problem))
+    if failed:
+        raise typer.Exit(SOME_FAILED if drawn or len(failed) > len(rejected) else NONE_DONE)

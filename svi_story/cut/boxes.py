@@ -1,0 +1,73 @@
+"""The boxes that an mp4 is made of: found, added to, never moved."""
+
+from __future__ import annotations
+
+import struct
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, BinaryIO
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+XMP = bytes.fromhex("BE7ACFCB97A942E89C71999491E3AFAC")
+"""The name of the box that holds an XMP packet (XMP specification, part 3, MPEG-4)."""
+
+ENABLED = 1
+"""The flag of a track that players show unasked."""
+
+
+@dataclass(frozen=True)
+class Box:
+    """Where a box's content lies in the file: bytes [start, stop)."""
+
+    kind: bytes
+    start: int
+    stop: int
+
+
+def boxes(file: BinaryIO, start: int, stop: int) -> Iterator[Box]:
+    """The boxes in a range of a file. Raises ValueError for one that does not fit into it."""
+    while start < stop:
+        file.seek(start)
+        size, kind = struct.unpack(">I4s", file.read(8))
+        head = 8
+        if size == 1:
+            head, size = 16, struct.unpack(">Q", file.read(8))[0]
+        if size == 0:
+            size = stop - start
+        if not head <= size <= stop - start:
+            raise ValueError(f"box {kind!r} at byte {start} does not fit")
+        yield Box(kind, start + head, start + size)
+        start += size
+
+
+def add_xmp(file: BinaryIO, packet: bytes) -> None:
+    """Put an XMP packet behind everything else, so that nothing before it moves."""
+    file.seek(0, 2)
+    file.write(struct.pack(">I4s", 8 + len(XMP) + len(packet), b"uuid") + XMP + packet)
+
+
+def hide_captions(file: BinaryIO) -> None:
+    """Clear the flag that makes players show the captions unasked; libav always sets it."""
+    end = file.seek(0, 2)
+    (moov,) = (box for box in boxes(file, 0, end) if box.kind == b"moov")
+    for track in boxes(file, moov.start, moov.stop):
+        if track.kind == b"trak" and _handler(file, track) == b"sbtl":
+            (head,) = (box for box in boxes(file, track.start, track.stop) if box.kind == b"tkhd")
+            _clear(file, head.start)
+
+
+def _handler(file: BinaryIO, track: Box) -> bytes:
+    """What kind of media a track holds."""
+    (media,) = (box for box in boxes(file, track.start, track.stop) if box.kind == b"mdia")
+    (handler,) = (box for box in boxes(file, media.start, media.stop) if box.kind == b"hdlr")
+    file.seek(handler.start + 8)  # after version, flags and a reserved word
+    return file.read(4)
+
+
+def _clear(file: BinaryIO, head: int) -> None:
+    """Take ENABLED from the three bytes of flags after the version."""
+    file.seek(head + 3)
+    flags = file.read(1)[0]
+    file.seek(head + 3)
+    file.write(bytes([flags & ~ENABLED]))

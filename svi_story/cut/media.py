@@ -1,0 +1,178 @@
+"""Clips as files that editors open: one file each, in an editor's codec, every frame by itself.
+
+A file is made once from the same frames: a note beside it says which, and what the file was then.
+"""
+
+from __future__ import annotations
+
+import json
+from contextlib import suppress
+from dataclasses import dataclass
+from importlib.metadata import version
+from typing import TYPE_CHECKING, Protocol
+
+from svi_story.cache.files import disk, sha256_file, write_atomic
+from svi_story.cut.join import count_frames
+from svi_story.cut.whole import unwritable, whole_file
+from svi_story.plan.keys import key_of
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from fractions import Fraction
+    from pathlib import Path
+
+    from av import VideoFrame
+    from av.container import OutputContainer
+
+    from svi_story.cut.frames import Frame
+    from svi_story.cut.timeline import Span
+    from svi_story.plan.keys import Json
+    from svi_story.plan.model import Size
+
+MEDIA_VERSION = 1
+"""Raised whenever the same frames make another file than before."""
+
+PIXELS = "yuv422p10le"
+BT709, VIDEO_RANGE = 1, 1
+"""As H.273 numbers the colours of HD video and its range of levels."""
+
+
+class Pictures(Protocol):
+    """Frames of one size, by number."""
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, index: int, /) -> Frame: ...
+
+
+@dataclass(frozen=True)
+class Codec:
+    """An editor's codec, in a QuickTime file: 4:2:2, 10 bits, BT.709."""
+
+    name: str
+    """What it is called in a file's name."""
+    title: str
+    encoder: str
+    options: tuple[tuple[str, str], ...]
+    least: tuple[int, int] = (0, 0)
+    """The smallest picture that it can hold: width, height."""
+
+    def refuses(self, size: Size) -> str:
+        """Why it cannot hold pictures of a size; empty when it can."""
+        width, height = self.least
+        if size.width >= width and size.height >= height:
+            return ""
+        return (
+            f"{self.title} holds no picture smaller than {width}x{height}, and the board's are {size}; "
+            "use --media prores, or a larger resolution"
+        )
+
+
+CODECS = {
+    "prores": Codec("prores", "ProRes 422 HQ", "prores_ks", (("profile", "3"), ("vendor", "apl0"))),
+    "dnxhr": Codec("dnxhr", "DNxHR HQX", "dnxhd", (("profile", "dnxhr_hqx"),), least=(256, 120)),
+}
+
+
+def media_path(folder: Path, name: str, codec: Codec) -> Path:
+    """A clip's file; its name stays when other clips come and go, so that an editor finds it again."""
+    return folder / f"{name}.{codec.name}.mov"
+
+
+def made_from(spans: Sequence[Span], codec: Codec, size: Size, fps: Fraction) -> dict[str, Json]:
+    """All that decides what a file shows; the spans' keys are the hashes of their frames."""
+    return {
+        "version": MEDIA_VERSION,
+        "encoder": codec.encoder,
+        "options": dict(codec.options),
+        "pixels": PIXELS,
+        "size": [size.width, size.height],
+        "fps": str(fps),
+        "spans": [[span.key, span.start, span.stop] for span in spans],
+        "av": version("av"),
+    }
+
+
+def is_made(target: Path, inputs: dict[str, Json]) -> bool:
+    """Whether the file is there, made from this, and still what it was then."""
+    try:
+        note = json.loads(_note(target).read_text("utf-8"))
+        if note["made_from"] != key_of(inputs) or note["bytes"] != target.stat().st_size:
+            return False
+        return bool(note["sha256"] == sha256_file(target))
+    except (OSError, ValueError, LookupError, TypeError, RecursionError):
+        return False
+
+
+def write_media(target: Path, frames: Pictures, codec: Codec, fps: Fraction, inputs: dict[str, Json]) -> None:
+    """Write all the frames; the file is under its name when it is whole and counted, then comes its note.
+
+    Frames are read one by one. Raises RenderError where the disk or the codec refuses.
+    """
+    import av
+
+    count = len(frames)
+    with whole_file(target) as temporary:
+        try:
+            _encode(temporary, frames, codec, fps)
+        except av.FFmpegError as error:
+            raise unwritable(target, error.strerror or str(error)) from error
+        arrived = count_frames(temporary)
+        if arrived != count:
+            raise unwritable(target, f"{arrived} of its {count} frames arrived")
+    with disk(target, "describing a clip's file"):
+        note = {
+            "made_from": key_of(inputs),
+            "bytes": target.stat().st_size,
+            "sha256": sha256_file(target),
+            "inputs": inputs,
+        }
+        write_atomic(_note(target), json.dumps(note, indent=1).encode() + b"\n")
+
+
+def _note(target: Path) -> Path:
+    return target.with_name(f"{target.name}.json")
+
+
+def _encode(path: Path, frames: Pictures, codec: Codec, fps: Fraction) -> None:
+    import av
+
+    container = av.open(str(path.absolute()), "w", format="mov")
+    try:
+        _fill(container, frames, codec, fps)
+    except BaseException:
+        _abandon(container)
+        raise
+    container.close()
+
+
+def _abandon(container: OutputContainer) -> None:
+    """Close a file that nobody will get; closing writes its index, which a full disk refuses again."""
+    import av
+
+    with suppress(av.FFmpegError):
+        container.close()
+
+
+def _fill(container: OutputContainer, frames: Pictures, codec: Codec, fps: Fraction) -> None:
+    import av
+
+    height, width, _ = frames[0].shape
+    stream = container.add_stream(codec.encoder, rate=fps, options=dict(codec.options))
+    assert isinstance(stream, av.VideoStream)
+    stream.width, stream.height, stream.pix_fmt = width, height, PIXELS
+    context = stream.codec_context
+    context.color_range = VIDEO_RANGE
+    context.colorspace = context.color_primaries = context.color_trc = BT709
+    for number in range(len(frames)):
+        picture = _picture(frames[number])
+        picture.pts, picture.time_base = number, 1 / fps
+        container.mux(stream.encode(picture))
+    container.mux(stream.encode(None))
+
+
+def _picture(frame: Frame) -> VideoFrame:
+    import av
+
+    rgb = av.VideoFrame.from_ndarray(frame, format="rgb24")
+    return rgb.reformat(format=PIXELS, dst_colorspace="ITU709", dst_color_range="MPEG")

@@ -1,0 +1,246 @@
+"""A film as an OpenTimelineIO timeline, for an editor to go on with: the same frames in the same places.
+
+At the board's rate, with everything that the film is made of beside its pictures as markers and metadata.
+"""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING, Any
+
+from svi_story import __version__
+from svi_story.cut.edit import Edit, Item, Join, dissolve, trimmed
+from svi_story.cut.otio_parts import at, noted, reference, span, text
+from svi_story.cut.otio_sound import sound_tracks
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+    from pathlib import Path
+
+    from svi_story.plan.keys import Task
+    from svi_story.plan.model import Card, FilmPlan, Shot
+
+CARD = "svi_story.card"
+"""The generator of a card that has no file: text on black, as its parameters say."""
+
+
+@dataclass(frozen=True)
+class Take:
+    """A run of frames in a file: a clip, or one segment of it, as an editor opens it."""
+
+    path: Path
+    start: int
+    """The file's first frame that belongs to the clip."""
+    frames: int
+    available: int
+    """All frames of the file."""
+    tasks: tuple[Task, ...] = ()
+    """The segments that it holds."""
+
+
+@dataclass(frozen=True)
+class Row:
+    """What becomes one item of the picture track; without takes a card that is only described."""
+
+    name: str
+    takes: tuple[Take, ...]
+    shot: Shot | None
+    card: Card | None = None
+
+    @property
+    def runs(self) -> tuple[int, ...]:
+        """Frames of every file."""
+        return tuple(take.frames for take in self.takes) or (self.card.frames if self.card else 0,)
+
+    @property
+    def about(self) -> dict[str, object]:
+        """What an editor's metadata tell of it."""
+        if self.shot is None:
+            return {"card": asdict(self.card)} if self.card else {}
+        shot = self.shot
+        tasks = [task for take in self.takes for task in take.tasks]
+        return {
+            "clip": shot.id,
+            "prompt": shot.prompt,
+            "seed": shot.seed,
+            "seeds": [task.segment.seed for task in tasks],
+            "caption": shot.caption,
+            "frames": shot.frames,
+            "keys": [task.key for task in tasks],
+        }
+
+
+def rows_of(
+    plan: FilmPlan, takes: Sequence[Sequence[Take]], cards: tuple[Take | None, Take | None]
+) -> tuple[Row, ...]:
+    """The film's items in order: title card, every clip with its files, end card."""
+    shots = [Row(shot.id, tuple(some), shot) for shot, some in zip(plan.shots, takes, strict=True)]
+    title, end = (
+        [Row(name, (take,) if take else (), None, card)] if card else []
+        for name, card, take in zip(
+            ("title card", "end card"), (plan.cut.title_card, plan.cut.end_card), cards, strict=True
+        )
+    )
+    return tuple(title + shots + end)
+
+
+def timeline(plan: FilmPlan, rows: Sequence[Row], folder: Path) -> Any:
+    """The timeline, with references relative to the folder that it is going to lie in."""
+    import opentimelineio as otio
+
+    edit = Edit([Item(row.runs) for row in rows])
+    whole = otio.schema.Timeline(
+        text(plan.title), global_start_time=at(0, plan.fps), metadata=noted(_about(plan, rows))
+    )
+    pictures = otio.schema.Track("Pictures", kind=otio.schema.TrackKind.Video)
+    for blackout in _lay_joins(plan, rows, edit):
+        pictures.markers.append(_marker(*blackout, plan, color=otio.schema.MarkerColor.BLACK))
+    for index, (row, item) in enumerate(zip(rows, edit.items, strict=True)):
+        pictures.extend(_transition(edit.joins[index], plan))
+        pictures.extend(_clips(row, item, plan, folder))
+    pictures.extend(_transition(edit.joins[-1], plan))
+    whole.tracks.append(pictures)
+    starts = [start for row, start in zip(rows, edit.starts, strict=True) if row.shot]
+    whole.tracks.extend(list(sound_tracks(plan, starts, edit.frames, folder)))
+    return whole
+
+
+def _about(plan: FilmPlan, rows: Sequence[Row]) -> dict[str, object]:
+    cut = asdict(plan.cut)
+    tasks = [task for row in rows for take in row.takes for task in take.tasks]
+    return {
+        "version": __version__,
+        "board": plan.board.name,
+        "board_sha256": plan.digest,
+        "engine": plan.engine,
+        "fps": plan.fps,
+        "resolution": str(plan.size),
+        "cut": {name: cut[name] for name in ("codec", "crf", "preset", "fps", "fade_in", "fade_out")},
+        "segments": [{"clip": task.segment.clip, "key": task.key, "inputs": task.inputs} for task in tasks],
+    }
+
+
+def _lay_joins(plan: FilmPlan, rows: Sequence[Row], edit: Edit) -> list[tuple[str, int, int]]:
+    """Put every transition where it belongs; what fits nowhere is returned: name, first frame, frames."""
+    first = next(index for index, row in enumerate(rows) if row.shot)
+    for index, shot in enumerate(plan.shots, first):
+        if shot.fade:
+            fits = edit.set(index, dissolve(shot.fade))
+            assert fits, "the plan refuses fades that overlap"
+    unfit = []
+    for name, index, join in _blacks(plan, first, len(rows)):
+        if not edit.set(index, join):
+            cut = edit.frames if index == len(rows) else edit.starts[index] + edit.items[index].head
+            unfit.append((name, cut - join.before, join.before + join.after))
+    return unfit
+
+
+def _blacks(plan: FilmPlan, first: int, end: int) -> Iterator[tuple[str, int, Join]]:
+    """The fades through, from and to black."""
+    for index, shot in enumerate(plan.shots, first):
+        if shot.dip:
+            yield "dip to black", index, Join("black", shot.dip // 2, shot.dip - shot.dip // 2)
+    if plan.cut.fade_in:
+        yield "fade from black", 0, Join("black", 0, plan.cut.fade_in)
+    if plan.cut.fade_out:
+        yield "fade to black", end, Join("black", plan.cut.fade_out, 0)
+
+
+def _transition(join: Join | None, plan: FilmPlan) -> list[Any]:
+    """A dissolve, from one picture or from nothing; OTIO has no word for a dip, so that is our own kind."""
+    import opentimelineio as otio
+
+    if join is None:
+        return []
+    dip = join.look == "black" and join.before and join.after
+    types = otio.schema.TransitionTypes
+    name = "Cross dissolve"
+    if join.look == "black":
+        name = "Dip to black" if dip else "Fade to black" if join.before else "Fade from black"
+    return [
+        otio.schema.Transition(
+            name,
+            types.Custom if dip else types.SMPTE_Dissolve,
+            at(join.before, plan.fps),
+            at(join.after, plan.fps),
+            noted({"look": join.look}),
+        )
+    ]
+
+
+def _clips(row: Row, item: Item, plan: FilmPlan, folder: Path) -> list[Any]:
+    """The item as the track's children: one for every file, or one track that holds them all."""
+    import opentimelineio as otio
+
+    if not item.nested:
+        ranges = trimmed(item.runs, item.head, item.tail)
+        children = _children(row, ranges, plan, folder)
+    else:
+        nest = otio.schema.Track(row.name, kind=otio.schema.TrackKind.Video)
+        nest.extend(_children(row, trimmed(item.runs, 0, 0), plan, folder))
+        nest.source_range = span(item.head, item.frames - item.head - item.tail, plan.fps)
+        nest.metadata.update(noted(row.about))
+        children = [nest]
+    if row.shot:
+        comment = f"{row.shot.caption}\n{row.shot.prompt}".strip()
+        seen = children[0].trimmed_range()
+        start, frames = int(seen.start_time.value), int(seen.duration.value)
+        about = {**row.about, "comment": comment}
+        children[0].markers.append(_marker(row.name, start, frames, plan, about=about))
+    return children
+
+
+def _children(row: Row, ranges: Sequence[tuple[int, int]], plan: FilmPlan, folder: Path) -> list[Any]:
+    import opentimelineio as otio
+
+    if not row.takes:
+        return [_card(row, ranges[0], plan)]
+    clips: list[Any] = []
+    for take, (start, stop) in zip(row.takes, ranges, strict=True):
+        available = span(0, take.available, plan.fps)
+        segments = [
+            {"index": task.segment.index, "seed": task.segment.seed, "key": task.key} for task in take.tasks
+        ]
+        clips.append(
+            otio.schema.Clip(
+                row.name if len(row.takes) == 1 else f"{row.name} {len(clips) + 1}/{len(row.takes)}",
+                reference(take.path, folder, available),
+                span(take.start + start, stop - start, plan.fps),
+                noted({**row.about, "segments": segments}),
+            )
+        )
+    return clips
+
+
+def _card(row: Row, seen: tuple[int, int], plan: FilmPlan) -> Any:
+    import opentimelineio as otio
+
+    assert row.card
+    about = {"text": text(row.card.text), "background": "black"}
+    whole = span(0, row.card.frames, plan.fps)
+    generator = otio.schema.GeneratorReference(row.name, CARD, whole, about)
+    start, stop = seen
+    return otio.schema.Clip(row.name, generator, span(start, stop - start, plan.fps), noted(row.about))
+
+
+def _marker(
+    name: str,
+    start: int,
+    frames: int,
+    plan: FilmPlan,
+    *,
+    about: dict[str, object] | None = None,
+    color: str = "CYAN",
+) -> Any:
+    import opentimelineio as otio
+
+    notes = dict(about or {})
+    comment = text(str(notes.pop("comment", "")))
+    return otio.schema.Marker(
+        text(name), span(start, frames, plan.fps), color, noted(notes) if notes else {}, comment
+    )
+
+
+def as_bytes(whole: Any) -> bytes:
+    """The timeline as the .otio file holds it."""
+    return str(whole.to_json_string(indent=2)).encode() + b"\n"

@@ -1,0 +1,86 @@
+"""How a film is put together, as JSON: for its record, and to compare it with the last one."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from svi_story.plan.made import MadeClip, MadeFilm, MadeSegment
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+    from pathlib import Path
+
+    from svi_story.plan.keys import Json, Task
+    from svi_story.plan.model import Card, Cut, FilmPlan, Shot, Sound
+
+
+def described_film(plan: FilmPlan, tasks: Iterable[tuple[Task, ...]]) -> MadeFilm:
+    """A plan as it would be made; `tasks` are every clip's segments, in film order."""
+    clips = tuple(
+        MadeClip(
+            shot.id,
+            shot.prompt,
+            tuple(MadeSegment(task.key, task.inputs) for task in parts),
+            shot.fade,
+            shot.dip,
+            described_finish(shot, plan.board.parent),
+        )
+        for shot, parts in zip(plan.shots, tasks, strict=True)
+    )
+    return MadeFilm(plan.title, plan.digest, described_cut(plan), clips)
+
+
+def described_cut(plan: FilmPlan) -> dict[str, Json]:
+    """All settings of the cut; frames are counted at the board's rate, files are named from its folder."""
+    cut = plan.cut
+    music: dict[str, Json] | None = None
+    if cut.music:
+        music = _sound(cut.music.sound, plan.board.parent)
+        music |= {"loop": cut.music.loop, "duck": cut.music.duck}
+    return {
+        "fps": str(cut.fps),
+        "codec": cut.codec,
+        "crf": cut.crf,
+        "preset": cut.preset,
+        "captions": _captions(cut),
+        "fade_in": cut.fade_in,
+        "fade_out": cut.fade_out,
+        "title_card": _card(cut.title_card),
+        "end_card": _card(cut.end_card),
+        "music": music,
+    }
+
+
+def described_finish(shot: Shot, folder: Path) -> dict[str, Json]:
+    """What is seen and heard with a clip; files are named from the folder."""
+    return {
+        "caption": shot.caption,
+        "voices": [_sound(each, folder) for each in shot.voices],
+        "sounds": [_sound(each, folder) for each in shot.sounds],
+    }
+
+
+def spelled_from(folder: Path, path: Path) -> str:
+    """A file's path as a board in that folder names it."""
+    return str(path.relative_to(folder)) if path.is_relative_to(folder) else str(path)
+
+
+def _captions(cut: Cut) -> str:
+    if cut.burnt:
+        return "both" if cut.soft else "burn"
+    return "srt" if cut.soft else "off"
+
+
+def _card(card: Card | None) -> Json:
+    return None if card is None else {"text": card.text, "frames": card.frames}
+
+
+def _sound(sound: Sound, folder: Path) -> dict[str, Json]:
+    return {
+        "path": spelled_from(folder, sound.recording.path),
+        "sha256": sound.recording.sha256,
+        "volume": sound.volume,
+        "start": str(sound.start),
+        "fade_in": str(sound.fade_in),
+        "fade_out": str(sound.fade_out),
+    }

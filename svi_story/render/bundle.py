@@ -1,0 +1,174 @@
+"""A bundle: one zip with a board, the files it names, and a manifest that vouches for every byte.
+
+Every member's name is one of a few forms, and every member is stored as it is: nothing in a bundle can leave
+its folder, be a link, or grow when it is unpacked. The board's text is the author's; what it names is looked
+up in the manifest by name and never on the disk.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from pathlib import PurePath
+from typing import TYPE_CHECKING, Annotated, Literal, Self
+
+from pydantic import AfterValidator, Field, ValidationError, model_validator
+
+from svi_story.cache.sealed import ENTRY
+from svi_story.errors import InputError, Problem
+from svi_story.plan.keys import canonical
+from svi_story.plan.shots import MOST_SEGMENTS
+from svi_story.storyboard.part import Part
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping
+    from pathlib import Path
+
+    from svi_story.plan.keys import Task
+
+SUFFIX = ".zip"
+VERSION = 1
+MANIFEST = "manifest.json"
+BOARD = "board.yaml"
+FILES = "files/"
+ENTRIES = "entries/"
+MODE = 0o100644 << 16
+"""What the zip says of every member: a regular file of its owner's (upper half: Unix)."""
+
+LARGEST_MANIFEST = 16 * 2**20
+LONGEST_NAME = 200
+"""Bytes of a board's name; file systems take 255, and films and records add to it."""
+
+_MEMBER = (
+    r"^(board\.yaml|files/[0-9a-f]{16}-[a-z0-9_][a-z0-9_.-]{0,60}"
+    r"|entries/[0-9a-f]{64}/(entry\.json|latents\.safetensors|frames\.avi))$"
+)
+_UNSAFE = re.compile(r"[^a-z0-9_.-]")
+AGAIN = "have it exported again, with `svi-story export BOARD --to bundle`"
+
+
+def unfit_name(name: str) -> str:
+    """Why a board's file name cannot go into a bundle; empty when it can."""
+    if PurePath(name).suffix not in (".yaml", ".yml"):
+        return "does not end in .yaml"
+    if name.startswith(".") or name != name.strip():
+        return "starts with a dot, or has spaces around it"
+    if any(char in '/\\:*?"<>|' or not char.isprintable() for char in name):
+        return "holds characters that not every file system takes"
+    return "" if len(name.encode()) <= LONGEST_NAME else f"is longer than {LONGEST_NAME} bytes"
+
+
+def _fit_name(name: str) -> str:
+    reason = unfit_name(name)
+    if reason:
+        raise ValueError(reason)
+    return name
+
+
+Sha256 = Annotated[str, Field(pattern="^[0-9a-f]{64}$")]
+MemberName = Annotated[str, Field(pattern=_MEMBER)]
+BoardName = Annotated[str, AfterValidator(_fit_name)]
+
+
+class Sealed(Part):
+    """A file's content."""
+
+    bytes: int = Field(ge=0)
+    sha256: Sha256
+
+
+class Settings(Part):
+    """What the command line decided about the frames, besides the board."""
+
+    engine: Literal["svi", "animatic"]
+    dtype: Literal["bfloat16", "float32"]
+    vae: Literal["whole", "tiles"]
+
+    def __str__(self) -> str:
+        return self.engine if self.engine != "svi" else f"svi, {self.dtype}, vae {self.vae}"
+
+
+class Manifest(Part):
+    """What a bundle holds, and what it was made from."""
+
+    bundle: int = Field(ge=VERSION, le=VERSION)
+    """The version of this format."""
+    tool: str = Field(max_length=100)
+    board: BoardName
+    """The board's file name: a film's default title."""
+    settings: Settings
+    members: dict[MemberName, Sealed]
+    """Every member but the manifest."""
+    files: dict[str, MemberName]
+    """Images and recordings, from their names on the board to their members."""
+    weights: dict[str, Sealed | None]
+    """LoRAs, from their names on the board; they stay outside. None: not there when it was packed."""
+    keys: Annotated[tuple[Sha256, ...], Field(strict=False, max_length=MOST_SEGMENTS)]
+    """Every segment's key in film order; empty where they were not known."""
+    made_of: dict[str, Sha256]
+    """What the first segment's frames depend on: hashes by name, to tell what differs elsewhere."""
+
+    @model_validator(mode="after")
+    def _agrees(self) -> Self:
+        if BOARD not in self.members:
+            raise ValueError(f"{BOARD} is not among the members")
+        named = set(self.files.values())
+        if named != {name for name in self.members if name.startswith(FILES)}:
+            raise ValueError("its files are not those that the board names")
+        if not self.entries <= set(self.keys):
+            raise ValueError("it holds segments that the film is not made of")
+        for key in self.entries:
+            if any(name not in self.members for name in entry_members(key)):
+                raise ValueError(f"entry {key[:12]} is not whole")
+        return self
+
+    @property
+    def entries(self) -> frozenset[str]:
+        """The keys of the finished segments in it."""
+        parts = (name.split("/") for name in self.members if name.startswith(ENTRIES))
+        return frozenset(key for _, key, _ in parts)
+
+
+def entry_members(key: str) -> tuple[str, ...]:
+    """The members of one finished segment."""
+    return tuple(f"{ENTRIES}{key}/{name}" for name in (ENTRY.manifest, *ENTRY.files))
+
+
+def file_member(digest: str, name: str) -> str:
+    """The member of an image or recording; its name ends as the author's does, for whoever looks inside."""
+    plain = _UNSAFE.sub("_", PurePath(name).name.lower())[-40:].lstrip(".-") or "file"
+    return f"{FILES}{digest[:16]}-{plain}"
+
+
+def made_of(tasks: Iterable[Task]) -> dict[str, str]:
+    """A hash of every input of the first segment."""
+    first = next(iter(tasks), None)
+    inputs = first.inputs["inputs"] if first else None
+    if first is None or not isinstance(inputs, dict):
+        return {}
+    about: Mapping[str, object] = {
+        "engine": first.inputs["engine"],
+        "engine revision": first.inputs["revision"],
+        **inputs,
+    }
+    return {name: hashlib.sha256(canonical(value)).hexdigest() for name, value in about.items()}
+
+
+def write_manifest(manifest: Manifest) -> bytes:
+    """The one spelling of a manifest."""
+    return (manifest.model_dump_json(indent=1) + "\n").encode()
+
+
+def read_manifest(raw: bytes, zip_: Path) -> Manifest:
+    """A manifest that agrees with itself. Raises InputError."""
+    try:
+        return Manifest.model_validate_json(raw)
+    except ValidationError as error:
+        first = error.errors(include_url=False, include_context=False)[0]
+        place = ".".join(str(part)[:80] for part in first["loc"][:3])
+    if place == "bundle":
+        what = f"is not a bundle that this svi-story reads (version {VERSION}); update it, or {AGAIN}"
+    else:
+        wrong = ": ".join(part for part in (place, first["msg"][:200]) if part)
+        what = f"its {MANIFEST} is not as it should be ({wrong}); {AGAIN}"
+    raise InputError(Problem(what, file=str(zip_)))

@@ -1,0 +1,86 @@
+"""A bundle's board on this machine: its files, its weights, and whether the film will be the same."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from svi_story.errors import InputError, Problem
+from svi_story.render.bundle import made_of
+from svi_story.render.weights import find_weights
+from svi_story.storyboard.names import named_files
+from svi_story.storyboard.source import load
+from svi_story.storyboard.text import shown
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from pathlib import Path
+
+    from svi_story.plan.fingerprints import Fingerprints
+    from svi_story.plan.keys import Task
+    from svi_story.render.bundle import Sealed
+    from svi_story.render.unpack import Unpacked
+    from svi_story.storyboard.source import BoardFile
+
+MOST_NAMED = 5
+
+
+def load_bundled(bundle: Unpacked, models: Path | None, fingerprints: Fingerprints) -> BoardFile:
+    """The board of a bundle; its weights are looked for below `models`, or nowhere (None).
+
+    Raises InputError for whatever is wrong with it, as for names of files that the bundle does not hold.
+    """
+    manifest = bundle.manifest
+    wanted = {sealed for sealed in manifest.weights.values() if sealed}
+    found = find_weights(wanted, models, fingerprints) if models else {}
+    weights = {
+        name: found.get(sealed.sha256 if sealed else "", _lacking(bundle, sealed))
+        for name, sealed in manifest.weights.items()
+    }
+    files = {name: bundle.place(member) for name, member in manifest.files.items()}
+    board = load(bundle.board, {**weights, **files})
+    problems = [
+        board.problem(
+            each.loc, f"{shown(each.name)} is not in the bundle, and its board can name nothing else"
+        )
+        for each in named_files(board.story)
+        if each.name not in (manifest.weights if each.kind == "weights" else files)
+    ]
+    if problems:
+        raise InputError(*problems)
+    return board
+
+
+def explained(error: InputError, bundle: Unpacked, models: Path) -> InputError:
+    """The same, with what to do about weights that are not on this machine."""
+    problems = [_explained(problem, bundle, models) for problem in error.problems]
+    return InputError(*dict.fromkeys(problems))
+
+
+def _explained(problem: Problem, bundle: Unpacked, models: Path) -> Problem:
+    for name, sealed in bundle.manifest.weights.items():
+        if problem.file != str(_lacking(bundle, sealed)):
+            continue
+        what = f"the LoRA {shown(name)} was not there when this bundle was packed; pack it where it is"
+        if sealed:
+            what = (
+                f"the LoRA {shown(name)} is not below {models}: put it there, under any name that ends in "
+                f".safetensors ({sealed.bytes} bytes, sha256 {sealed.sha256})"
+            )
+        return Problem(what, file=str(bundle.zip))
+    return problem
+
+
+def _lacking(bundle: Unpacked, sealed: Sealed | None) -> Path:
+    """Stands for weights that are not on this machine: nothing is ever there."""
+    return bundle.folder / "lacking" / (sealed.sha256 if sealed else "unknown")
+
+
+def differs(bundle: Unpacked, tasks: Sequence[Task]) -> str:
+    """What makes these frames others than those the bundle was packed with; empty when nothing does."""
+    packed = bundle.manifest.keys
+    if not packed or not tasks or packed == tuple(task.key for task in tasks):
+        return ""
+    here, there = made_of(tasks), bundle.manifest.made_of
+    odd = sorted(name for name in here.keys() | there.keys() if here.get(name) != there.get(name))
+    why = f"{', '.join(odd[:MOST_NAMED])} differ" if odd else "later segments differ"
+    return f"{bundle.zip}: these are not the frames it was packed with: {why}"

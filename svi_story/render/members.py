@@ -1,0 +1,134 @@
+"""Reading a stranger's zip: nothing in it is believed."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import stat
+import struct
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, BinaryIO
+from zipfile import ZIP_STORED, BadZipFile, LargeZipFile, ZipFile, ZipInfo
+
+from svi_story.errors import InputError, Problem
+from svi_story.render.bundle import AGAIN, LARGEST_MANIFEST, MANIFEST, MODE, Manifest, read_manifest
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+    from svi_story.render.bundle import Sealed
+
+CHUNK = 2**20
+LARGEST_READ = 16 * 2**20
+"""Bytes: zipfile reads the list of members at once, as long as the zip says it is."""
+SLACK = 192
+"""Bytes of the zip's own for each member, besides its name twice; and at the end of the zip."""
+
+BROKEN = (
+    *(BadZipFile, LargeZipFile, NotImplementedError, RuntimeError, struct.error),
+    *(EOFError, LookupError, ValueError, ArithmeticError),
+)
+"""What zipfile raises on files that are none."""
+
+
+@contextmanager
+def opened(path: Path, digest: str) -> Iterator[ZipFile]:
+    """The zip, opened once. Raises InputError when it is none, or changes while it is read."""
+    try:
+        with os.fdopen(_open_regular(path), "rb") as file:
+            before = _state(file)
+            if hashlib.file_digest(file, "sha256").hexdigest() != digest:
+                raise _refused(path, "changed while it was read; run the same command again")
+            with ZipFile(_Careful(file)) as archive:
+                yield archive
+            if _state(file) != before:
+                raise _refused(path, "changed while it was read; run the same command again")
+    except BROKEN as error:
+        detail = str(error)[:200] or type(error).__name__
+        raise _refused(path, f"is not a bundle, or is damaged ({detail}); {AGAIN}") from error
+    except OSError as error:
+        raise _refused(path, f"cannot be read ({error.strerror or error}); check the file") from error
+
+
+def _open_regular(path: Path) -> int:
+    """Open what is still a regular file: a pipe put in its place would be waited for."""
+    fd = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+    if not stat.S_ISREG(os.fstat(fd).st_mode):
+        os.close(fd)
+        raise OSError("not a regular file")
+    return fd
+
+
+def _state(file: BinaryIO) -> tuple[int, ...]:
+    status = os.fstat(file.fileno())
+    return status.st_size, status.st_mtime_ns, status.st_ctime_ns
+
+
+class _Careful:
+    """A file that is never read in one large piece, whatever a zip says of its size."""
+
+    def __init__(self, file: BinaryIO) -> None:
+        self._file = file
+        self.seek, self.tell, self.seekable = file.seek, file.tell, file.seekable
+
+    def read(self, size: int = -1) -> bytes:
+        """At most LARGEST_READ bytes. Raises BadZipFile when asked for more."""
+        if size > LARGEST_READ:
+            raise BadZipFile("it lists too many members")
+        return self._file.read(size if size >= 0 else LARGEST_READ)
+
+
+def manifest_of(archive: ZipFile, path: Path) -> Manifest:
+    """The manifest, when the zip holds what it names and nothing else. Raises InputError."""
+    infos = archive.infolist()
+    _check_members(infos, path)
+    sizes = {info.filename: info.file_size for info in infos}
+    if sizes.get(MANIFEST, LARGEST_MANIFEST + 1) > LARGEST_MANIFEST:
+        raise _refused(path, f"is not a bundle: it holds no {MANIFEST}; {AGAIN}")
+    _check_size(infos, path)
+    manifest = read_manifest(archive.read(MANIFEST), path)
+    named = {name: sealed.bytes for name, sealed in manifest.members.items()}
+    odd = sorted(sizes.keys() - {MANIFEST} ^ named.keys())
+    if odd:
+        raise _refused(path, f"its {MANIFEST} and its members differ: {odd[0][:100]!r}; {AGAIN}")
+    if any(sizes[name] != size for name, size in named.items()):
+        raise _refused(path, f"its members are not as large as its {MANIFEST} says; {AGAIN}")
+    return manifest
+
+
+def _check_members(infos: list[ZipInfo], path: Path) -> None:
+    """No links, folders, devices, compression or encryption; no name twice, or one that is cut short."""
+    seen: set[str] = set()
+    for info in infos:
+        name = info.orig_filename
+        plain = (info.compress_type, info.flag_bits, info.external_attr) == (ZIP_STORED, 0, MODE)
+        if not plain or info.file_size != info.compress_size or name != info.filename:
+            raise _refused(path, f"its member {name[:100]!r} is not a plain, stored file; {AGAIN}")
+        if name in seen:
+            raise _refused(path, f"its member {name[:100]!r} is there twice; {AGAIN}")
+        seen.add(name)
+
+
+def _check_size(infos: list[ZipInfo], path: Path) -> None:
+    """Every byte belongs to one member: what is hidden before, between or after them is refused."""
+    own = sum(2 * len(info.filename.encode()) + SLACK for info in infos) + SLACK
+    content, size = sum(info.file_size for info in infos), path.stat().st_size
+    if not content <= size <= content + own or min(info.header_offset for info in infos) != 0:
+        raise _refused(path, f"its size is not that of its members; {AGAIN}")
+
+
+def content(archive: ZipFile, name: str, wanted: Sealed, path: Path) -> Iterator[bytes]:
+    """A member piece by piece, never more than the manifest says. Raises InputError when it is not that."""
+    digest, left = hashlib.sha256(), wanted.bytes
+    with archive.open(name) as source:
+        while left and (chunk := source.read(min(CHUNK, left))):
+            left -= len(chunk)
+            digest.update(chunk)
+            yield chunk
+    if digest.hexdigest() != wanted.sha256:
+        raise _refused(path, f"its member {name} is damaged (by its sha256); {AGAIN}")
+
+
+def _refused(path: Path, what: str) -> InputError:
+    return InputError(Problem(what, file=str(path)))

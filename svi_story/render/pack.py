@@ -1,0 +1,182 @@
+"""Packing a board into a bundle: same input, same bytes."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from contextlib import suppress
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+from zipfile import ZIP_STORED, ZipFile, ZipInfo
+
+from svi_story import __version__
+from svi_story.cache.files import disk, make_folder, sync, temp_name
+from svi_story.errors import InputError, Problem, RenderError
+from svi_story.events import Warned
+from svi_story.render.bundle import (
+    BOARD,
+    MANIFEST,
+    MODE,
+    VERSION,
+    Manifest,
+    Sealed,
+    entry_members,
+    file_member,
+    made_of,
+    unfit_name,
+    write_manifest,
+)
+from svi_story.render.bundled import load_bundled
+from svi_story.render.jobs import settings_of
+from svi_story.storyboard.names import named_files
+from svi_story.storyboard.source import load
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+    from svi_story.cache.store import Store
+    from svi_story.events import Reporter
+    from svi_story.plan.fingerprints import Fingerprints
+    from svi_story.render.jobs import Job
+    from svi_story.storyboard.source import BoardFile
+
+EPOCH = (1980, 1, 1, 0, 0, 0)
+UNIX = 3
+CHUNK = 2**20
+
+
+@dataclass(frozen=True)
+class Member:
+    """A file on its way into a bundle."""
+
+    name: str
+    path: Path
+    sealed: Sealed
+
+
+@dataclass(frozen=True)
+class Contents:
+    """What goes into a bundle."""
+
+    manifest: Manifest
+    members: tuple[Member, ...]
+
+
+def pack(job: Job, target: Path, fingerprints: Fingerprints, store: Store | None, report: Reporter) -> Path:
+    """Write a board with all it names into one zip; with the finished segments of `store`, if one is given.
+
+    LoRAs and weights stay outside: only their hashes are noted. An existing file is replaced, at once.
+    Returns `target`. Raises InputError for a board that cannot be packed, RenderError when the disk refuses.
+    """
+    contents = _collect(job, fingerprints, store, report)
+    temp = target.with_name(f"{temp_name()}-{target.name}")
+    try:
+        with disk(target, "writing the bundle"):
+            make_folder(target.parent)
+            with temp.open("xb") as file:
+                with ZipFile(file, "w", ZIP_STORED) as archive:
+                    _write(archive, contents)
+                file.flush()
+                os.fsync(file.fileno())
+            temp.replace(target)
+            sync(target.parent)
+    finally:
+        with suppress(OSError):
+            temp.unlink(missing_ok=True)
+    return target
+
+
+def _collect(job: Job, fingerprints: Fingerprints, store: Store | None, report: Reporter) -> Contents:
+    board = _board_of(job, fingerprints)
+    members = {BOARD: _member(BOARD, board.path, fingerprints)}
+    files: dict[str, str] = {}
+    weights: dict[str, Sealed | None] = {}
+    known = job.place.bundle.manifest.weights if job.place.bundle else {}
+    for named in named_files(board.story):
+        path = board.file(named.name)
+        if named.kind == "weights":
+            weights[named.name] = known.get(named.name) or _weights(path, fingerprints)
+        else:
+            member = _member(file_member(fingerprints.file(path), named.name), path, fingerprints)
+            members[member.name], files[named.name] = member, member.name
+    members |= {member.name: member for member in _entries(job, store, fingerprints, report)}
+    manifest = Manifest(
+        bundle=VERSION,
+        tool=f"svi-story {__version__}",
+        board=board.path.name,
+        settings=settings_of(job),
+        members={name: members[name].sealed for name in sorted(members)},
+        files=dict(sorted(files.items())),
+        weights=dict(sorted(weights.items())),
+        keys=tuple(task.key for task in job.all_tasks),
+        made_of=dict(sorted(made_of(job.all_tasks).items())),
+    )
+    return Contents(manifest, tuple(members[name] for name in sorted(members)))
+
+
+def _board_of(job: Job, fingerprints: Fingerprints) -> BoardFile:
+    """The board as it was planned. Raises InputError when it changed since, or has a name that cannot go."""
+    path = job.plan.board
+    reason = unfit_name(path.name)
+    if reason:
+        what = f"its name {reason}; bundles are opened on other systems: rename it"
+        raise InputError(Problem(what, file=str(path)))
+    bundle = job.place.bundle
+    board = load_bundled(bundle, job.options.models, fingerprints) if bundle else load(path)
+    if not board.digest == job.plan.digest == fingerprints.file(path):
+        raise InputError(Problem("changed while it was packed; run the same command again", file=str(path)))
+    return board
+
+
+def _member(name: str, path: Path, fingerprints: Fingerprints) -> Member:
+    digest = fingerprints.file(path)
+    with disk(path, "reading for the bundle"):
+        return Member(name, path, Sealed(bytes=path.stat().st_size, sha256=digest))
+
+
+def _weights(path: Path, fingerprints: Fingerprints) -> Sealed | None:
+    """What LoRA the board means; None where it is not there (an animatic needs none)."""
+    try:
+        return Sealed(sha256=fingerprints.file(path), bytes=path.stat().st_size)
+    except (InputError, OSError):
+        return None
+
+
+def _entries(job: Job, store: Store | None, fingerprints: Fingerprints, report: Reporter) -> Iterator[Member]:
+    """The finished segments that are whole; those that are missing are told."""
+    if store is None:
+        return
+    missing = 0
+    for key in dict.fromkeys(task.key for task in job.all_tasks):
+        entry = store.entry(key)
+        if entry is None:
+            missing += 1
+            continue
+        for name in entry_members(key):
+            yield _member(name, entry.folder / name.rpartition("/")[2], fingerprints)
+    if missing:
+        report(Warned(f"{job.place.board}: {missing} segments are not made yet, and not in the bundle"))
+
+
+def _write(archive: ZipFile, contents: Contents) -> None:
+    """The manifest first: whoever reads from the front knows what is to come."""
+    archive.writestr(_info(MANIFEST), write_manifest(contents.manifest))
+    for member in contents.members:
+        info = _info(member.name)
+        info.file_size = member.sealed.bytes
+        digest, size = hashlib.sha256(), 0
+        with member.path.open("rb") as source, archive.open(info, "w") as target:
+            while size <= member.sealed.bytes and (chunk := source.read(CHUNK)):
+                digest.update(chunk)
+                size += len(chunk)
+                target.write(chunk)
+        if (size, digest.hexdigest()) != (member.sealed.bytes, member.sealed.sha256):
+            what = "changed while it was packed; run the same command again"
+            raise RenderError(Problem(what, file=str(member.path)))
+
+
+def _info(name: str) -> ZipInfo:
+    info = ZipInfo(name, EPOCH)
+    info.create_system, info.external_attr = UNIX, MODE
+    return info

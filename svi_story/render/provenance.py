@@ -1,0 +1,117 @@
+"""What a film tells about itself: title, chapters, captions, the storyboard, and who made it."""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING
+
+from svi_story import __version__
+from svi_story.cut.extras import Chapter, Cue, Extras
+from svi_story.cut.xmp import About, xmp_packet
+from svi_story.plan.keys import canonical
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping
+
+    from svi_story.plan.keys import Json
+    from svi_story.plan.model import FilmPlan
+    from svi_story.render.jobs import Job
+
+    Ranges = Mapping[str, tuple[int, int]]
+    """Clip id -> its first film frame, and the first one after it."""
+
+TOOL = f"svi-story {__version__}"
+DRAWN = ("animatic",)
+"""Engines whose pictures no trained model made: their films are not labelled as such."""
+
+LONGEST_BEGINNING = 60
+"""Characters of a prompt in a chapter's title."""
+
+FILES = ("weights", "svi_loras", "loras")
+"""Those of a segment's inputs that are hashes of a model's files."""
+
+
+def extras_of(job: Job, ranges: Ranges) -> Extras:
+    """All that a film carries besides pictures and sound. Same board, same versions: same bytes.
+
+    No date is among it: a film made again tomorrow is the same film.
+    """
+    plan = job.plan
+    return Extras(
+        metadata=_metadata(job),
+        chapters=tuple(_chapters(plan, ranges)),
+        captions=captions_of(plan, ranges) if plan.cut.soft else (),
+        captions_on=not plan.cut.burnt,
+        xmp=xmp_packet(About(plan.title, TOOL, _system(job), _facts(job))),
+    )
+
+
+def captions_of(plan: FilmPlan, ranges: Ranges) -> tuple[Cue, ...]:
+    """The clips' captions, each as long as its clip is seen."""
+    return tuple(
+        Cue(shot.caption, *ranges[shot.id])
+        for shot in plan.shots
+        if shot.caption.strip() and shot.id in ranges
+    )
+
+
+def _metadata(job: Job) -> dict[str, str]:
+    """What every player shows. The storyboard's text is not here, where all players would have to load it."""
+    about = {
+        "tool": TOOL,
+        "storyboard": job.plan.board.name,
+        "storyboard_sha256": job.plan.digest,
+        "engine": job.plan.engine,
+    }
+    return {"title": job.plan.title, "comment": json.dumps(about, ensure_ascii=False)}
+
+
+def _chapters(plan: FilmPlan, ranges: Ranges) -> Iterator[Chapter]:
+    """One for every clip; what comes before the first has the film's title, as lists begin at 0."""
+    shown = [(shot, *ranges[shot.id]) for shot in plan.shots if shot.id in ranges]
+    if shown and shown[0][1]:
+        yield Chapter(plan.title, 0, shown[0][1])
+    for shot, start, stop in shown:
+        yield Chapter(f"{shot.id}: {_beginning(shot.prompt)}", start, stop)
+
+
+def _beginning(prompt: str) -> str:
+    """The first words, on one line."""
+    text = " ".join(prompt.split())
+    if len(text) <= LONGEST_BEGINNING:
+        return text
+    cut = text[:LONGEST_BEGINNING]
+    return f"{cut.rsplit(' ', 1)[0]}…"
+
+
+def _system(job: Job) -> str:
+    """The trained model that made the pictures; empty where none did."""
+    if job.plan.engine in DRAWN:
+        return ""
+    variant = job.plan.shots[0].segments[0].sampler.variant
+    return f"Stable Video Infinity {variant} (Wan 2.2 I2V A14B)"
+
+
+def _facts(job: Job) -> dict[str, str]:
+    """What made the film, as far as it is known before anything is rendered; the record has the rest."""
+    revisions = sorted({str(task.inputs.get("revision")) for task in job.all_tasks})
+    facts = {
+        "storyboard": job.plan.source,
+        "storyboardName": job.plan.board.name,
+        "storyboardSha256": job.plan.digest,
+        "engine": job.plan.engine,
+        "engineRevision": ", ".join(revisions),
+    }
+    files = _model_files(job)
+    return facts | ({"modelFiles": files} if files else {})
+
+
+def _model_files(job: Job) -> str:
+    """The hashes of all weights and LoRAs as JSON, each set once; empty where the engine has none."""
+    sets: dict[bytes, Json] = {}
+    for task in job.all_tasks:
+        inputs = task.inputs.get("inputs")
+        used = {name: inputs[name] for name in FILES if name in inputs} if isinstance(inputs, dict) else {}
+        if used:
+            sets.setdefault(canonical(used), used)
+    return canonical(list(sets.values())).decode() if sets else ""

@@ -1,0 +1,206 @@
+"""Unpacking a stranger's bundle: once, checked to the last byte, into a folder of its own in the cache.
+
+Nothing in the zip is believed. A member is as large as its hash says, or refused; all members together are no
+larger than the zip. The folder is seen complete or not at all.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from svi_story.cache.aside import quarantine
+from svi_story.cache.entry import open_entry
+from svi_story.cache.files import (
+    CorruptError,
+    disk,
+    is_temp_of_this_host,
+    make_folder,
+    regular_size,
+    remove,
+    sync,
+    temp_name,
+)
+from svi_story.cache.layout import BOARD_FOLDER, FRAMES, Layout, names, own_cache
+from svi_story.cache.locks import Hold, locked
+from svi_story.cache.sealed import publish
+from svi_story.errors import InputError, Problem
+from svi_story.events import Warned
+from svi_story.render.bundle import (
+    BOARD,
+    ENTRIES,
+    MANIFEST,
+    Manifest,
+    entry_members,
+    read_manifest,
+    write_manifest,
+)
+from svi_story.render.members import content, manifest_of, opened
+from svi_story.storyboard.files import absent
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+    from zipfile import ZipFile
+
+    from svi_story.cache.entry import Entry
+    from svi_story.events import Reporter
+    from svi_story.plan.fingerprints import Fingerprints
+
+DOING = "unpacking the bundle"
+
+
+@dataclass(frozen=True)
+class Unpacked:
+    """A bundle's content on the disk."""
+
+    zip: Path
+    folder: Path
+    manifest: Manifest
+
+    @property
+    def board(self) -> Path:
+        """The board's file, under its author's name for it."""
+        return self.folder / BOARD_FOLDER / self.manifest.board
+
+    @property
+    def cache(self) -> Path | None:
+        """The cache of its own, where it brings finished segments: they may be forged."""
+        return own_cache(self.folder).root if self.manifest.entries else None
+
+    def place(self, member: str) -> Path:
+        """Where a member lies."""
+        if member == BOARD:
+            return self.board
+        if member.startswith(ENTRIES):
+            _, key, name = member.split("/")
+            return own_cache(self.folder).entry(key) / name
+        return self.folder / member
+
+
+def unpack(path: Path, cache: Path, fingerprints: Fingerprints) -> Unpacked:
+    """A bundle, unpacked into the cache unless it is there already.
+
+    Raises InputError for whatever is no bundle of ours, and RenderError when the disk refuses.
+    """
+    reason = absent(path)
+    if reason:
+        raise InputError(Problem(f"{reason}; check the path", file=str(path)))
+    layout = Layout(cache.absolute())
+    digest = fingerprints.file(path)
+    folder = layout.bundle(digest)
+
+    def look() -> Unpacked | None:
+        return _look(path, folder, layout, fingerprints)
+
+    found = look()
+    if found is None:
+        layout.create()
+        waiting = Warned(f"another process is unpacking {path}; waiting for it")
+        with locked(layout.lock(digest), lambda: fingerprints.report(waiting)) as hold:
+            if hold is Hold.HELD:
+                _sweep(folder)
+            found = look() or _unpack(path, folder, look, fingerprints.report)
+    with suppress(OSError):  # the time of last use is for `gc` only, and a cache may be read-only
+        os.utime(found.folder)
+    return found
+
+
+def _look(path: Path, folder: Path, layout: Layout, fingerprints: Fingerprints) -> Unpacked | None:
+    """What was unpacked before, if its files are as they were; a damaged one is set aside with a warning.
+
+    Its entries are verified by the store, when they are used.
+    """
+    if not os.path.lexists(folder):
+        return None
+    reason = "it is not whole"
+    try:
+        if regular_size(folder / MANIFEST) is not None:
+            found = Unpacked(path, folder, read_manifest((folder / MANIFEST).read_bytes(), path))
+            outside = (name for name in found.manifest.members if not name.startswith(ENTRIES))
+            if all(_is_whole(found, name, fingerprints) for name in outside):
+                return found
+    except (InputError, OSError) as error:
+        reason = str(error)
+    what = f"{folder} is damaged: {reason}"
+    quarantine(layout, fingerprints.report, folder.name, what, {"bundle": folder})
+    return None
+
+
+def _is_whole(found: Unpacked, member: str, fingerprints: Fingerprints) -> bool:
+    wanted, place = found.manifest.members[member], found.place(member)
+    return regular_size(place) == wanted.bytes and fingerprints.file(place) == wanted.sha256
+
+
+def _sweep(folder: Path) -> None:
+    """Remove what killed processes left of this bundle, half unpacked."""
+    for path in names(folder.parent):
+        if is_temp_of_this_host(path.name) and path.name.endswith(folder.name):
+            shutil.rmtree(path, ignore_errors=True)
+
+
+def _unpack(path: Path, folder: Path, look: Callable[[], Unpacked | None], report: Reporter) -> Unpacked:
+    temp = folder.with_name(f"{temp_name()}-{folder.name}")
+    try:
+        with disk(folder, DOING):
+            make_folder(temp)
+        with opened(path, folder.name) as archive:
+            made = Unpacked(path, temp, manifest_of(archive, path))
+            _extract(archive, made)
+        _drop_unfit(made, report)
+        with disk(folder, DOING):
+            (temp / MANIFEST).write_bytes(write_manifest(made.manifest))
+            _settle(temp)
+            theirs = publish(temp, folder, look)
+    finally:
+        shutil.rmtree(temp, ignore_errors=True)
+    return theirs or Unpacked(path, folder, made.manifest)
+
+
+def _extract(archive: ZipFile, found: Unpacked) -> None:
+    for name, wanted in found.manifest.members.items():
+        target = found.place(name)
+        with disk(target, DOING):
+            target.parent.mkdir(parents=True, exist_ok=True)
+            with target.open("xb") as file:
+                file.writelines(content(archive, name, wanted, found.zip))
+
+
+def _settle(folder: Path) -> None:
+    """Force all to the disk but the entries, which the store verifies when they are used."""
+    own = own_cache(folder).root
+    for parent, names_, files in os.walk(folder):
+        names_[:] = [name for name in names_ if Path(parent, name) != own]
+        for path in (*(Path(parent, name) for name in files), Path(parent)):
+            sync(path)
+
+
+def _drop_unfit(found: Unpacked, report: Reporter) -> None:
+    """Leave out entries that are not what their keys say: they are made again."""
+    reasons: list[str] = []
+    for key in sorted(found.manifest.entries):
+        folder = found.place(entry_members(key)[0]).parent
+        try:
+            _check_entry(open_entry(folder, key))
+        except CorruptError as error:
+            reasons.append(str(error).replace(f"{found.folder}{os.sep}", ""))
+            with disk(folder, DOING):
+                remove(folder)
+    if reasons:
+        what = f"{len(reasons)} of its segments cannot be used, and are left out: {reasons[0]}"
+        report(Warned(f"{found.zip}: {what}"))
+
+
+def _check_entry(entry: Entry) -> None:
+    """Raises CorruptError for frames of another size or number than the key's inputs say."""
+    entry.latents()
+    inputs = entry.manifest.get("inputs")
+    asked = inputs.get("inputs") if isinstance(inputs, dict) else None
+    about: Mapping[str, object] = asked if isinstance(asked, dict) else {}
+    with entry.frames() as frames:
+        held = {"width": frames.width, "height": frames.height, "frames": len(frames)}
+    if any(about.get(name) != number for name, number in held.items()):
+        raise CorruptError(f"{entry.folder / FRAMES} holds {held}, which its key does not say")

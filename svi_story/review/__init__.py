@@ -1,0 +1,1 @@
+"""Was it good: what a film's frames say about themselves, and a page that shows it."""

@@ -1,0 +1,185 @@
+"""What libav makes of an open file: one audio stream from a few known kinds, decoded to its end."""
+
+from __future__ import annotations
+
+from contextlib import contextmanager
+from fractions import Fraction
+from typing import TYPE_CHECKING
+
+from svi_story.sounds.files import BoundedFile, SoundError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+    from typing import BinaryIO
+
+    from av import AudioFrame, AudioStream
+    from av.container import InputContainer
+
+MAX_SECONDS = 4 * 3600
+MAX_VALUES = MAX_SECONDS * 2 * 96_000
+"""Samples of all channels: four hours of stereo at 96 kHz. A few kilobytes of FLAC can be days of silence."""
+MAX_STREAMS = 64
+MAX_CHANNELS = 8
+RATES = (4_000, 384_000)
+"""Samples a second. One sample at 1 Hz would be a second of sound."""
+
+KINDS = "WAV, MP3, FLAC, Ogg, Opus, M4A, AAC, AIFF, MP4, MOV, MKV, WebM"
+_FORMATS = ("wav", "mp3", "flac", "ogg", "mov", "aac", "aiff", "matroska")
+"""libav's names; none of them is a list of other files."""
+
+_CODECS = (
+    *("aac", "alac", "flac", "mp2float", "mp3", "mp3float", "opus", "libopus", "vorbis"),
+    *("pcm_u8", "pcm_s8", "pcm_alaw", "pcm_mulaw"),
+    *("pcm_s16le", "pcm_s24le", "pcm_s32le", "pcm_f32le", "pcm_f64le"),
+    *("pcm_s16be", "pcm_s24be", "pcm_s32be", "pcm_f32be", "pcm_f64be"),
+)
+_OPTIONS = {
+    "format_whitelist": ",".join(_FORMATS),
+    "codec_whitelist": ",".join(_CODECS),
+    "protocol_whitelist": "none",  # there is no such protocol: no other file is opened
+    "max_streams": str(MAX_STREAMS),
+}
+_MAX_SAMPLES = 2**20
+"""In one packet."""
+
+_MISSING = Fraction(8, 100)
+"""Seconds that may be missing at the end: what encoders add there is not always in the length they write."""
+
+CURE = "save it again as WAV or MP3"
+
+
+class Decoded:
+    """The sound in an open file, as libav's frames, in order.
+
+    Raises SoundError for a file that is of another kind, holds no sound, is damaged, cut off or too long.
+    """
+
+    def __init__(self, path: Path, file: BinaryIO) -> None:
+        self._path = path
+        self._file = file
+        self.rate = 0
+        """Samples a second."""
+        self.samples = 0
+        """How many samples it holds; complete when the last frame was given out."""
+
+    def frames(self) -> Iterator[AudioFrame]:
+        """All frames, once. The last one may hold more than belongs to the sound: `samples` counts."""
+        with _opened(self._path, self._file) as container:
+            stream = _stream(self._path, container)
+            self._check_long(_declared(container, stream) or Fraction(0), 0)
+            kind, last = (0, 0), 0
+            for frame in _decode(container, stream):
+                kind = kind if self.samples else self._checked_kind(frame)
+                if kind != _kind(frame):
+                    raise SoundError(self._path, f"changes its rate or its channels midway; {CURE}")
+                last = frame.samples
+                self.samples += last
+                self._check_long(Fraction(self.samples, self.rate), self.samples * kind[1])
+                yield frame
+            self._check_end(container, stream, last)
+
+    def _checked_kind(self, frame: AudioFrame) -> tuple[int, int]:
+        self.rate, channels = _kind(frame)
+        if not 1 <= channels <= MAX_CHANNELS:
+            what = f"has {channels} channels, not 1 to {MAX_CHANNELS}; save it in stereo"
+            raise SoundError(self._path, what)
+        if not RATES[0] <= self.rate <= RATES[1]:
+            raise SoundError(self._path, f"has {self.rate} samples a second; save it with 48000 of them")
+        return self.rate, channels
+
+    def _check_long(self, seconds: Fraction, values: int) -> None:
+        if seconds > MAX_SECONDS:
+            raise SoundError(self._path, f"is longer than {MAX_SECONDS // 3600} hours; cut it")
+        if values > MAX_VALUES:
+            raise SoundError(
+                self._path, "is too long for its rate and channels; save it in stereo, or cut it"
+            )
+
+    def _check_end(self, container: InputContainer, stream: AudioStream, last: int) -> None:
+        """Whether all is there that the file announced; what pads an MP4's last frame does not count."""
+        if self.samples == 0:
+            raise SoundError(self._path, f"holds no sound; {CURE}")
+        declared = _declared(container, stream)
+        if declared is None:
+            return
+        seconds = Fraction(self.samples, self.rate)
+        if seconds + _MISSING < declared:
+            what = f"it says it lasts {float(declared):.2f} s, and {float(seconds):.2f} s can be read"
+            raise SoundError(self._path, f"is cut off or damaged: {what}; copy it again, or {CURE}")
+        excess = self.samples - round(declared * self.rate)
+        if "mp4" in container.format.name and 0 < excess < last:
+            self.samples -= excess
+
+
+@contextmanager
+def refusals(path: Path, what: str) -> Iterator[None]:
+    """libav's errors, and what its input raised meanwhile, as words for people."""
+    import av
+
+    try:
+        yield
+    except (av.FFmpegError, OSError, ValueError) as error:
+        detail = getattr(error, "strerror", None) or str(error) or type(error).__name__
+        raise SoundError(path, f"{what} ({detail}); {CURE}") from None
+
+
+@contextmanager
+def _opened(path: Path, file: BinaryIO) -> Iterator[InputContainer]:
+    import av
+
+    file.seek(0)
+    with refusals(path, f"is damaged, or none of {KINDS}"):
+        container = av.open(BoundedFile(file), "r", options=_OPTIONS, metadata_errors="replace")
+    with container:
+        yield container
+
+
+def _kind(frame: AudioFrame) -> tuple[int, int]:
+    return frame.sample_rate, len(frame.layout.channels)
+
+
+def _stream(path: Path, container: InputContainer) -> AudioStream:
+    """The file's first sound, and nothing else of it."""
+    from av.stream import Discard
+
+    if not container.streams.audio:
+        raise SoundError(path, f"holds no sound, only other things; {CURE}")
+    chosen = container.streams.audio[0]
+    for stream in container.streams:
+        if stream is not chosen:
+            stream.discard = Discard.all
+    codec: str | None = getattr(chosen.codec_context, "name", None)  # libav does not know every one
+    if codec not in _CODECS:
+        raise SoundError(path, f"is encoded as {codec or 'nothing known'}, which is not read; {CURE}")
+    chosen.codec_context.options = {"max_samples": str(_MAX_SAMPLES)}
+    return chosen
+
+
+def _decode(container: InputContainer, stream: AudioStream) -> Iterator[AudioFrame]:
+    """All frames. Many an MP3 ends in tags and padding that nobody can decode; that is no damage."""
+    import av
+
+    junk = None
+    for packet in container.demux(stream):
+        try:
+            frames = stream.decode(packet)
+        except av.InvalidDataError as error:
+            if "mp3" not in container.format.name:
+                raise
+            junk = error
+            continue
+        if frames and junk:
+            raise junk
+        yield from frames
+
+
+def _declared(container: InputContainer, stream: AudioStream) -> Fraction | None:
+    """The seconds that the file says the sound lasts, where it says so and not libav guesses."""
+    if "mp3" in container.format.name and not stream.start_time:
+        return None  # only an encoder that wrote the length also wrote where the sound starts
+    if stream.duration and stream.time_base:
+        return Fraction(stream.duration * stream.time_base)
+    if container.duration and len(container.streams) == 1:
+        return Fraction(container.duration, 1_000_000)
+    return None
