@@ -162,6 +162,21 @@ class PhaseDone(SegmentEvent):
 
 
 @dataclass(frozen=True)
+class EngineSettled(Event):
+    """An engine has decided how it works on this machine; told again when memory makes it change that."""
+
+    engine: str
+    device: str
+    dtype: str
+    attention: str
+    rung: str
+    """Of memory."""
+
+    def __str__(self) -> str:
+        return f"{self.engine}: {self.dtype} on {self.device}, --memory {self.rung}, {self.attention}"
+
+
+@dataclass(frozen=True)
 class ModelLoaded(Event):
     """A model was read from its files, into the memory where it works or waits."""
 
@@ -277,6 +292,17 @@ class FilmDone(Event):
     def __str__(self) -> str:
         state = "done" if self.made else "up to date"
         return f"{self.film}: {state}: {self.frames} frames, {self.seconds:.2f} s"
+
+
+@dataclass(frozen=True)
+class BoardDelayed(Event):
+    """A board failed by what may pass by itself; it is tried again after all others."""
+
+    board: Path
+    message: str
+
+    def __str__(self) -> str:
+        return f"{self.board}: failed for now: {self.message.strip().splitlines()[-1]}"
 
 
 @dataclass(frozen=True)

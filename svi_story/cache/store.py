@@ -56,6 +56,10 @@ class Store:
         begun = any(os.path.lexists(work / name) for name in (LATENTS, CHECKPOINT))
         return "partial" if begun else "to-render"
 
+    def sampled(self, key: str) -> bool:
+        """Whether finished latents wait to be decoded, by presence only."""
+        return os.path.lexists(self.layout.work(key) / LATENTS)
+
     def entry(self, key: str) -> Entry | None:
         """A finished segment, every byte verified, or None. A damaged one is set aside with a warning."""
         return self._look("entry", self.folder(key), key, open_entry)

@@ -154,7 +154,7 @@ def plan(
     svi-story plan board.yaml --why --engine animatic
     svi-story plan boards/ --json
     """
-    from svi_story.cli import plans
+    from svi_story.cli import costs, plans
     from svi_story.engines import EngineOptions
 
     choice = chosen(engine, EngineOptions(models, dtype, memory=memory, vae=vae))
@@ -162,11 +162,15 @@ def plan(
     _complain_about_lacks(jobs)
     for job in jobs:
         _warn_of(job.plan.lints)
+    found = costs.costs_of(jobs, cache)
     if as_json:
-        answer_json({"boards": [plans.as_json(job, store_of(job), why=why) for job in jobs]})
+        boards = [plans.as_json(job, store_of(job), why=why) for job in jobs]
+        answer_json({"boards": boards, "schedule": costs.as_json(found)})
     else:
         for job in jobs:
             answer(plans.as_text(job, store_of(job), why=why))
+        if found:
+            answer(costs.as_text(found))
     _exit_for(jobs, rejected)
 
 

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from svi_story.cli.terminal import answer_json, complain, plain, shorten
 from svi_story.events import (
+    BoardDelayed,
     BoardFailed,
     BoardRefused,
     BoardStarted,
@@ -29,6 +30,7 @@ from svi_story.events import (
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+    from pathlib import Path
 
     from rich.progress import Progress, TaskID
 
@@ -43,7 +45,7 @@ def fail(event: Event) -> None:
 
 def warn(event: Event) -> None:
     """Show what went wrong or may, and how a bundle is made; nothing else."""
-    if isinstance(event, BoardFailed | BoardRefused | BundleOpened | Warned):
+    if isinstance(event, BoardDelayed | BoardFailed | BoardRefused | BundleOpened | Warned):
         tell(event)
 
 
@@ -75,7 +77,7 @@ def reporter(*, as_json: bool, quiet: bool, verbose: bool) -> Iterator[Reporter]
 
 @contextmanager
 def bars() -> Iterator[Reporter]:
-    """Progress bars: the film, the clip under way, and its steps."""
+    """Progress bars: all segments, and the one under way."""
     from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
@@ -93,14 +95,16 @@ def bars() -> Iterator[Reporter]:
 
 @dataclass
 class Bars:
-    """Turns events into the movement of three bars and a line per finished film."""
+    """Turns events into the movement of two bars and a line per finished film."""
 
     progress: Progress
 
     def __post_init__(self) -> None:
         self.run = self._bar("segments")
-        self.film = self._bar("segments")
-        self.clip = self._bar("steps")
+        self.segment = self._bar("steps")
+        self._boards = 0
+        self._done: set[tuple[Path, str, int]] = set()
+        """Segments, each once: a board that is begun anew meets them again."""
 
     def _bar(self, unit: str) -> TaskID:
         return self.progress.add_task("", total=None, visible=False, unit=unit)
@@ -109,37 +113,49 @@ class Bars:
         """Show one event."""
         match event:
             case RunStarted():
-                self._start(self.run, "all boards", event.segments, visible=event.boards > 1)
-            case BoardStarted():
-                self._start(self.film, event.board.name, event.segments)
+                self._boards = event.boards
+                self._start(self.run, "all boards", event.segments)
+            case BoardStarted() if self._boards == 1:
+                self._start(self.run, event.board.name, event.segments)
             case SegmentStarted():
-                self._start(self.clip, f"{event.clip}/{event.segment}", None)
+                self._start(self.segment, f"{event.clip}/{event.segment}", None)
             case StepDone() | FramesDone() | Hashing():
                 self._move(event)
             case SegmentDone() | SegmentReused():
-                self.progress.update(self.clip, visible=False)
-                self.progress.advance(self.film)
-                self.progress.advance(self.run)
+                self._done.add((event.board, event.clip, event.segment))
+                self.progress.update(self.segment, visible=False)
+                self.progress.update(self.run, completed=len(self._done))
             case ClipReviewed():
-                name = shorten(event.board.name, 30)
-                self.progress.update(self.film, description=name, visible=True, unit="clips")
-                self.progress.update(self.film, completed=event.done, total=event.clips)
-            case BundleOpened() | FilmDone() | Warned() | BoardFailed() | BoardRefused():
+                name, done = shorten(event.board.name, 30), event.done
+                self.progress.update(self.run, description=name, completed=done, total=event.clips)
+                self.progress.update(self.run, visible=True, unit="clips")
+            case BundleOpened() | FilmDone() | Warned() | BoardDelayed() | BoardFailed() | BoardRefused():
                 self.progress.console.print(plain(str(event)), soft_wrap=True)
             case _:
                 pass
 
     def _move(self, event: StepDone | FramesDone | Hashing) -> None:
-        """The lowest bar: steps, then frames; or the bytes of a file that is hashed for the first time."""
+        """The lower bar: steps, then frames; or the bytes of a file that is hashed for the first time.
+
+        Segments take turns in a wave, so it is named anew by every event.
+        """
         match event:
             case StepDone():
-                self.progress.update(self.clip, completed=event.step, total=event.steps, unit="steps")
+                self._show(f"{event.clip}/{event.segment}", event.step, event.steps, "steps")
             case FramesDone():
-                self.progress.update(self.clip, completed=event.done, total=event.frames, unit="frames")
+                self._show(f"{event.clip}/{event.segment}", event.done, event.frames, "frames")
             case Hashing():
-                going, name = event.done < event.total, shorten(event.path.name, 30)
-                self.progress.update(self.clip, description=name, visible=going, unit="bytes")
-                self.progress.update(self.clip, completed=event.done, total=event.total)
+                self._show(event.path.name, event.done, event.total, "bytes")
 
-    def _start(self, bar: TaskID, name: str, total: int | None, *, visible: bool = True) -> None:
-        self.progress.reset(bar, total=total, description=shorten(name, 30), visible=visible)
+    def _show(self, name: str, done: int, total: int, unit: str) -> None:
+        self.progress.update(
+            self.segment,
+            description=shorten(name, 30),
+            completed=done,
+            total=total,
+            visible=unit != "bytes" or done < total,
+            unit=unit,
+        )
+
+    def _start(self, bar: TaskID, name: str, total: int | None) -> None:
+        self.progress.reset(bar, total=total, description=shorten(name, 30), visible=True)

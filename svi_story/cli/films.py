@@ -34,9 +34,11 @@ if TYPE_CHECKING:
     from svi_story.events import Reporter
     from svi_story.render.batch import Outcome, Wish
     from svi_story.render.jobs import Choice, Place
+    from svi_story.render.retry import Retry
 
 
 NOTHING_STARTED = 2
+RETRIES = 3
 
 
 def register(app: typer.Typer) -> None:
@@ -62,6 +64,10 @@ def render(
         list[str] | None,
         typer.Option("--force", metavar="CLIP|all", help="Set these entries aside and make them again."),
     ] = None,
+    retries: Annotated[
+        int,
+        typer.Option("--retries", min=0, max=10, metavar="N", help="How often to try what may pass again."),
+    ] = RETRIES,
     as_json: Annotated[bool, typer.Option("--json", help="Print one event per line while it works.")] = False,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Errors only.")] = False,
     verbose: Annotated[bool, typer.Option("--verbose", "-v", help="One line for everything done.")] = False,
@@ -80,13 +86,14 @@ def render(
     from svi_story.engines import EngineOptions
     from svi_story.render.batch import Wish
     from svi_story.render.jobs import find_places
+    from svi_story.render.retry import Retry
 
     options = EngineOptions(models, dtype, attention, memory, vae)
     choice, wish = chosen(engine, options), Wish(tuple(only or ()), tuple(force or ()))
     places = find_places(paths, output, cache)
     try:
         with reporter(as_json=as_json, quiet=quiet, verbose=verbose) as report:
-            outcomes = _render(places, cache, choice, wish, report)
+            outcomes = _render(places, cache, choice, wish, Retry(retries), report)
     except KeyboardInterrupt:
         raise Interrupted(_again(sys.argv[1:])) from None
     if not as_json and not wish.only:
@@ -101,13 +108,14 @@ def render(
 
 
 def _render(
-    places: Sequence[Place], cache: Path, choice: Choice, wish: Wish, report: Reporter
+    places: Sequence[Place], cache: Path, choice: Choice, wish: Wish, retry: Retry, report: Reporter
 ) -> list[Outcome]:
     """Plan, key and render every board; how each ended."""
     from svi_story.cache.store import Store
     from svi_story.engines import create
     from svi_story.events import RunDone
-    from svi_story.render.batch import render_orders, take_orders
+    from svi_story.render.batch import render_orders, segments_of, take_orders
+    from svi_story.render.calibration import calibrated
     from svi_story.render.jobs import prepare, told
 
     fingerprints = fingerprints_in(cache, report)
@@ -117,13 +125,15 @@ def _render(
     orders, outcomes = take_orders(jobs, rejected, wish, report)
     if orders:
         fingerprints.save()
-        engines = {
-            setup: create(
-                setup.engine, setup.options, fingerprints.file, Store(setup.cache, report).embedding, report
-            )
-            for setup in {item.setup for item in orders}
-        }
-        outcomes = [*render_orders(orders, engines, report), *outcomes]
+        with calibrated(cache, segments_of(orders), report) as listener:
+            engines = {
+                setup: create(
+                    *(setup.engine, setup.options, fingerprints.file),
+                    *(Store(setup.cache, report).embedding, listener),
+                )
+                for setup in {item.setup for item in orders}
+            }
+            outcomes = [*render_orders(orders, engines, listener, retry), *outcomes]
     endings = Counter(outcome.ending for outcome in outcomes)
     report(RunDone(endings["done"], endings["failed"] + endings["bug"], endings["refused"]))
     return outcomes

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
-    from svi_story.engines.base import Checkpoint, Engine
+    from svi_story.engines.base import Checkpoint, Engine, Phase
     from svi_story.engines.svi.memory import Need
     from svi_story.events import Reporter
     from svi_story.plan.keys import Identity
@@ -84,3 +84,32 @@ def memory_of(name: str, options: EngineOptions, segments: Sequence[Segment]) ->
         return {}
     needs = needs_of(parts, ITEM[options.dtype], *most(segments))
     return {rung: need for rung, need in needs.items() if options.memory in ("auto", rung)}
+
+
+def phases_without(options: EngineOptions, name: str, segment: Segment) -> Sequence[Phase]:
+    """`Engine.phases` without the engine. Raises InputError for missing LoRAs."""
+    if name == "animatic":
+        from svi_story.engines.animatic import Animatic
+
+        return Animatic().phases(segment)
+    from svi_story.engines.svi.identity import outfits_of
+    from svi_story.engines.svi.schedule import phases_of, reckon_high
+
+    outfits = outfits_of(segment, options.models)
+    return phases_of(segment.sampler, reckon_high(segment.sampler), outfits)
+
+
+def bytes_of(name: str, options: EngineOptions) -> tuple[int, int]:
+    """Bytes of an expert, and of its blocks, which are all that is streamed; zeros where nothing can tell."""
+    if name != "svi":
+        return 0, 0
+    from svi_story.engines.svi.layout import find_layout
+    from svi_story.engines.svi.memory import ITEM
+    from svi_story.engines.svi.parts import read_parts
+    from svi_story.errors import InputError
+
+    try:
+        parts = read_parts(find_layout(options.models))
+    except InputError:  # told elsewhere, as in `memory_of`
+        return 0, 0
+    return parts.expert * ITEM[options.dtype], parts.blocks * ITEM[options.dtype]

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Self
 
 from svi_story.cache.aside import FORCED
-from svi_story.errors import InputError
+from svi_story.errors import InputError, PassingError
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -54,11 +54,16 @@ class Stage:
             self.ready = True
         return self.engine
 
+    def forgive(self) -> None:
+        """Let what may have passed by now be tried again."""
+        if isinstance(self.failure, PassingError):
+            self.failure = None
+
     def set_aside(self, key: str) -> None:
-        """Set a segment aside to be made again; boards that share it want that once."""
+        """Set a segment aside to be made again: once, whichever boards share it and are begun anew."""
         if key not in self.forced:
-            self.forced.add(key)
             self.store.set_aside(key, FORCED)
+            self.forced.add(key)
 
     def _prepare(self, engine: Engine) -> None:
         missing = [task.segment for task in self.wanted if self.store.state(task.key) != "cached"]

@@ -15,7 +15,7 @@ from svi_story.engines.svi import conditioning, schedule, vae
 from svi_story.engines.svi.attention import check_kernel, choose_kernel
 from svi_story.engines.svi.embeddings import Embeddings, release
 from svi_story.engines.svi.experts import Experts
-from svi_story.engines.svi.identity import SviIdentity, extras_of, sha256_of
+from svi_story.engines.svi.identity import SviIdentity, extras_of, outfits_of, sha256_of
 from svi_story.engines.svi.ladder import Ladder, measure, unless_full
 from svi_story.engines.svi.layout import EXPERTS, find_layout, find_svi_pair
 from svi_story.engines.svi.loading import Place, load_vae
@@ -24,7 +24,7 @@ from svi_story.engines.svi.memory import ITEM, Room
 from svi_story.engines.svi.sampler import Inputs, denoise, guided
 from svi_story.engines.svi.together import all_of
 from svi_story.errors import InputError, RenderError
-from svi_story.events import ModelLoaded
+from svi_story.events import EngineSettled, ModelLoaded
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -38,6 +38,7 @@ if TYPE_CHECKING:
     from svi_story.engines.svi.embeddings import Keep
     from svi_story.engines.svi.experts import Uses
     from svi_story.engines.svi.layout import Layout
+    from svi_story.engines.svi.memory import Choice
     from svi_story.engines.svi.pairs import Digest
     from svi_story.events import Reporter
     from svi_story.plan.model import Anchor, Lora, Segment, Size, Variant
@@ -131,6 +132,7 @@ class Svi:
         room = self._options.room
         free = partial(measure, device) if room is None else lambda: room
         ladder = Ladder(experts, layout, ITEM[self._options.dtype], free, self._report)
+        ladder.on_choice = self._tell_choice
         self._loaded = _Loaded(layout, place, kernel, experts, embeddings, ladder)
         return self
 
@@ -177,10 +179,7 @@ class Svi:
 
     def phases(self, segment: Segment) -> Sequence[Phase]:
         """The VAE encodes what the experts look at; then each expert takes its steps."""
-        extras = extras_of(segment, self._options.root)
-        outfits = {
-            e: f"{segment.sampler.variant} {[(x.path, x.strength(e)) for x in extras]}" for e in EXPERTS
-        }
+        outfits = outfits_of(segment, self._options.root)
         high = sum(step.expert == "high" for step in schedule.make_steps(segment.sampler))
         return schedule.phases_of(segment.sampler, high, outfits)
 
@@ -307,6 +306,11 @@ class Svi:
             ]
             for expert in EXPERTS
         }
+
+    def _tell_choice(self, choice: Choice) -> None:
+        about = self.environment()
+        dtype, rung = self._options.dtype, choice.rung
+        self._report(EngineSettled("svi", about["device"], dtype, about["attention"], rung))
 
     def _check_loras(self, variant: Variant, extras: tuple[Lora, ...]) -> None:
         self._running().experts.recipes(self._uses(variant, extras))

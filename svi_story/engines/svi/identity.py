@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
     from pathlib import Path
 
+    from svi_story.engines.svi.layout import Expert
     from svi_story.engines.svi.pairs import Digest
     from svi_story.plan.keys import Json
     from svi_story.plan.model import Distill, Segment, Variant
@@ -39,6 +40,15 @@ def extras_of(segment: Segment, root: Path) -> tuple[Lora, ...]:
     Raises InputError for a distillation pair that is missing, or whose names say that the two are swapped.
     """
     return (*distill_loras(segment.sampler.distill, root), *segment.loras)
+
+
+def outfits_of(segment: Segment, root: Path) -> dict[Expert, str]:
+    """What each expert wears for a segment, as a name. Raises InputError as above."""
+    extras, variant = extras_of(segment, root), segment.sampler.variant
+    return {
+        expert: f"{variant} {[(str(lora.path), lora.strength(expert)) for lora in extras]}"
+        for expert in EXPERTS
+    }
 
 
 def distill_loras(distill: Distill | None, root: Path) -> tuple[Lora, ...]:

@@ -1,0 +1,155 @@
+"""What a schedule costs: passes, model changes, bytes moved, and time, where something like it was timed."""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from svi_story.render.calibration import Kind
+from svi_story.render.schedule import loads, schedule, waves
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping, Sequence
+
+    from svi_story.plan.keys import Task
+    from svi_story.render.calibration import Calibration, Setting
+    from svi_story.render.schedule import Phases, Work
+
+EXPERTS = ("high", "low")
+IN_TURNS = ("offload", "stream")
+RUNGS = ("resident", *IN_TURNS)
+
+
+@dataclass(frozen=True)
+class Sizes:
+    """Of an engine's models, in bytes."""
+
+    expert: int
+    blocks: int
+    """What of an expert is streamed through the device in every pass."""
+
+
+@dataclass(frozen=True)
+class Moves:
+    """What a memory rung costs."""
+
+    loads: int
+    """Times that an expert comes to the device."""
+    bytes: int
+    """That the experts bring there."""
+
+
+@dataclass(frozen=True)
+class Cost:
+    """What making everything that is missing costs one engine."""
+
+    engine: str
+    segments: int
+    waves: int
+    """Missing segments of the longest chain."""
+    forwards: Mapping[str, int]
+    """Passes by expert."""
+    moves: Mapping[str, Moves]
+    """By rung; empty for an engine without experts."""
+    setting: Setting | None
+    """Where the times were measured."""
+    seconds: float | None
+    """None as long as something is unknown."""
+    unknown: tuple[str, ...]
+    """What was never timed."""
+
+
+@dataclass(frozen=True)
+class Batch:
+    """The films of one engine, and how far they are."""
+
+    engine: str
+    films: Sequence[Sequence[Task]]
+    missing: frozenset[str]
+    phases: Phases
+    sizes: Sizes
+
+    @property
+    def tasks(self) -> dict[str, Task]:
+        """The missing segments, each once, parents first."""
+        return {task.key: task for film in self.films for task in film if task.key in self.missing}
+
+    def works(self, rung: str) -> tuple[Work, ...]:
+        """All the work, in the order that a rung asks for."""
+        return schedule(self.films, self.missing, self.phases, one_at_a_time=rung in IN_TURNS)
+
+
+def cost_of(batch: Batch, rungs: Iterable[str], calibration: Calibration, setting: Setting | None) -> Cost:
+    """What a batch costs, on each of these rungs; its time in the setting where it was measured last."""
+    tasks = batch.tasks
+    works = batch.works(setting.rung if setting else "resident")
+    forwards = _forwards(works)
+    passes = sum(forwards.values())
+    moves = {rung: _moves(batch, rung, passes) for rung in rungs} if batch.sizes.expert else {}
+    due = _due(works, tasks, setting)
+    times = {kind: _seconds(calibration, setting, kind) for kind in due}
+    unknown = tuple(dict.fromkeys(_words(kind) for kind, seconds in times.items() if seconds is None))
+    known = sum(count * (times[kind] or 0.0) for kind, count in due.items())
+    return Cost(
+        engine=batch.engine,
+        segments=len(tasks),
+        waves=len(waves(tasks.values())),
+        forwards=forwards,
+        moves=moves,
+        setting=setting,
+        seconds=None if unknown else known,
+        unknown=unknown,
+    )
+
+
+def _forwards(works: Iterable[Work]) -> dict[str, int]:
+    """Passes by expert; no expert that has none."""
+    phases = [work.phase for work in works if work.phase]
+    passes = {model: sum(phase.passes for phase in phases if phase.model == model) for model in EXPERTS}
+    return {model: count for model, count in passes.items() if count}
+
+
+def _moves(batch: Batch, rung: str, passes: int) -> Moves:
+    works = batch.works(rung)
+    used = {work.model for work in works} & set(EXPERTS)
+    if rung == "offload":
+        count = loads(works, EXPERTS)
+        return Moves(count, count * batch.sizes.expert)
+    streamed = passes * batch.sizes.blocks if rung == "stream" else 0
+    still = batch.sizes.expert - (batch.sizes.blocks if rung == "stream" else 0)
+    return Moves(len(used), len(used) * still + streamed)
+
+
+def _due(works: Sequence[Work], tasks: Mapping[str, Task], setting: Setting | None) -> Counter[Kind]:
+    """How often everything is done that takes time."""
+    due = Counter[Kind]()
+    for work in works:
+        if work.phase:
+            due[_kind(work.phase.model, tasks[work.key])] += max(work.phase.passes, 1)
+        elif work.kind == "decode":
+            due[_kind("decode", tasks[work.key])] += 1
+    if setting and setting.rung:
+        for model in sorted({work.model for work in works} & set(EXPERTS)):
+            again = loads(works, (model,)) - 1 if setting.rung == "offload" else 0
+            due[Kind(f"load {model}")] += 1
+            due[Kind(f"move {model}")] += again
+    return +due
+
+
+def _kind(work: str, task: Task) -> Kind:
+    return Kind(work, str(task.segment.size), task.segment.frames)
+
+
+def _seconds(calibration: Calibration, setting: Setting | None, kind: Kind) -> float | None:
+    """What a kind of work takes; where RAM is too small to move an expert from, it is loaded every time."""
+    if setting is None:
+        return None
+    seconds = calibration.seconds(setting, kind)
+    if seconds is None and kind.work.startswith("move "):
+        return calibration.seconds(setting, Kind(kind.work.replace("move", "load", 1)))
+    return seconds
+
+
+def _words(kind: Kind) -> str:
+    return f"{kind.work} at {kind.size}, {kind.frames} frames" if kind.size else kind.work
