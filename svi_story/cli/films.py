@@ -5,6 +5,7 @@ from __future__ import annotations
 import shlex
 import sys
 from collections import Counter
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -21,18 +22,22 @@ from svi_story.cli.options import (
     Memory,
     Models,
     Paths,
+    Ray,
     Vae,
+    WithAddress,
+    Workers,
     chosen,
     fingerprints_in,
 )
 from svi_story.cli.terminal import BUG, Interrupted, answer, complain, log_bug, shorten, table
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterator, Sequence
     from pathlib import Path
 
+    from svi_story.engines import EngineOptions
     from svi_story.events import Reporter
-    from svi_story.render.batch import Outcome, Wish
+    from svi_story.render.batch import Hands, Outcome, Wish
     from svi_story.render.jobs import Choice, Place
 
 
@@ -41,7 +46,7 @@ NOTHING_STARTED = 2
 
 def register(app: typer.Typer) -> None:
     """Add this module's commands."""
-    app.command()(render)
+    app.command(cls=WithAddress)(render)
 
 
 def render(
@@ -62,6 +67,8 @@ def render(
         list[str] | None,
         typer.Option("--force", metavar="CLIP|all", help="Set these entries aside and make them again."),
     ] = None,
+    ray: Ray = "",
+    workers: Workers = 0,
     as_json: Annotated[bool, typer.Option("--json", help="Print one event per line while it works.")] = False,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Errors only.")] = False,
     verbose: Annotated[bool, typer.Option("--verbose", "-v", help="One line for everything done.")] = False,
@@ -74,6 +81,7 @@ def render(
     svi-story render board.yaml
     svi-story render board.yaml --engine animatic
     svi-story render boards/ -o films
+    svi-story render boards/ --ray             on all GPUs of this machine
     svi-story render board.yaml --only window --force window
     """
     from svi_story.cli.console import reporter
@@ -85,8 +93,11 @@ def render(
     choice, wish = chosen(engine, options), Wish(tuple(only or ()), tuple(force or ()))
     places = find_places(paths, output, cache)
     try:
-        with reporter(as_json=as_json, quiet=quiet, verbose=verbose) as report:
-            outcomes = _render(places, cache, choice, wish, report)
+        with (
+            reporter(as_json=as_json, quiet=quiet, verbose=verbose) as report,
+            hands(ray, workers, options) as makers,
+        ):
+            outcomes = _render(places, cache, choice, wish, report, makers)
     except KeyboardInterrupt:
         raise Interrupted(_again(sys.argv[1:])) from None
     if not as_json and not wish.only:
@@ -101,7 +112,7 @@ def render(
 
 
 def _render(
-    places: Sequence[Place], cache: Path, choice: Choice, wish: Wish, report: Reporter
+    places: Sequence[Place], cache: Path, choice: Choice, wish: Wish, report: Reporter, makers: Hands
 ) -> list[Outcome]:
     """Plan, key and render every board; how each ended."""
     from svi_story.cache.store import Store
@@ -123,10 +134,26 @@ def _render(
             )
             for setup in {item.setup for item in orders}
         }
-        outcomes = [*render_orders(orders, engines, report), *outcomes]
+        outcomes = [*render_orders(orders, engines, report, makers), *outcomes]
     endings = Counter(outcome.ending for outcome in outcomes)
     report(RunDone(endings["done"], endings["failed"] + endings["bug"], endings["refused"]))
     return outcomes
+
+
+@contextmanager
+def hands(address: str, workers: int, options: EngineOptions) -> Iterator[Hands]:
+    """Who makes the segments: a cluster's workers where there is an address, else this process."""
+    if address:
+        from svi_story.render.cluster import Cluster
+
+        with Cluster(address, workers, options) as cluster:
+            yield cluster
+        return
+    from svi_story.render.batch import OURS
+
+    if workers:
+        raise typer.BadParameter("is for --ray", param_hint="--workers")
+    yield OURS
 
 
 def _again(words: Sequence[str]) -> str:

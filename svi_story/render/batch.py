@@ -7,7 +7,7 @@ from collections import defaultdict
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Literal, Protocol
 
 from svi_story.cache.store import Store
 from svi_story.errors import InputError, Problem, StoryError
@@ -116,8 +116,35 @@ def _forced(item: Order, force: tuple[str, ...]) -> tuple[Task, ...]:
     return tuple(task for task in item.wanted if task.segment.clip in clips)
 
 
+class Hands(Protocol):
+    """Who makes the segments."""
+
+    def stage(self, setup: Setup, engine: Engine, wanted: Sequence[Task], store: Store) -> Stage:
+        """The engine on its stage, not entered yet."""
+        ...
+
+    def make(self, wanted: Sequence[Wanted], studio: Studio) -> Iterator[Made | Lost]:
+        """Make sure of all these segments, each once; tells of each as soon as it is known."""
+        ...
+
+
+class Ours:
+    """This process makes them."""
+
+    def stage(self, setup: Setup, engine: Engine, wanted: Sequence[Task], store: Store) -> Stage:
+        """The engine works here."""
+        return Stage(engine, wanted, store)
+
+    def make(self, wanted: Sequence[Wanted], studio: Studio) -> Iterator[Made | Lost]:
+        """One after another."""
+        return make(wanted, studio)
+
+
+OURS = Ours()
+
+
 def render_orders(
-    orders: Sequence[Order], engines: Mapping[Setup, Engine], report: Reporter
+    orders: Sequence[Order], engines: Mapping[Setup, Engine], report: Reporter, hands: Hands = OURS
 ) -> Iterator[Outcome]:
     """Render boards, grouped by setup, with engines not entered yet; yields how each ended."""
     report(RunStarted(len(orders), sum(len(item.wanted) for item in orders)))
@@ -128,8 +155,8 @@ def render_orders(
         for setup, items in groups.items():
             wanted = tuple(task for item in items for task in item.wanted)
             store = Store(setup.cache, report)
-            with Stage(engines[setup], wanted, store) as stage:
-                yield from Night(items, Studio(stage, store, encoder, report)).run()
+            with hands.stage(setup, engines[setup], wanted, store) as stage:
+                yield from Night(items, Studio(stage, store, encoder, report), hands).run()
 
 
 @contextmanager
@@ -144,9 +171,10 @@ def _encoder() -> Iterator[Executor]:
 class Night:
     """Boards of one engine, rendered together: what they share is made once."""
 
-    def __init__(self, orders: Sequence[Order], studio: Studio) -> None:
+    def __init__(self, orders: Sequence[Order], studio: Studio, hands: Hands = OURS) -> None:
         self._orders = orders
         self._studio = studio
+        self._hands = hands
         self._open: dict[Path, Film | Clips] = {}
         """By board."""
         self._takers: defaultdict[str, list[Path]] = defaultdict(list)
@@ -158,7 +186,7 @@ class Night:
             outcome = self._begin(order)
             if outcome:
                 yield outcome
-        for told in make(self._wanted(), self._studio):
+        for told in self._hands.make(self._wanted(), self._studio):
             for board in self._takers[told.task.key]:
                 if board in self._open:
                     ended = self._lose(board, told) if isinstance(told, Lost) else self._take(board, told)

@@ -67,7 +67,12 @@ def make(wanted: Sequence[Wanted], studio: Studio, retry: Retry = Retry()) -> It
     first: dict[str, Wanted] = {}
     for each in wanted:
         first.setdefault(each.task.key, each)
-    line, order = Line(studio, first), list(first)
+    yield from insist(Line(studio, first), retry)
+
+
+def insist(line: Line, retry: Retry) -> Iterator[Made | Lost]:
+    """Look up all that a line is to make, and let it make what is missing, again where that may help."""
+    studio, first, order = line.studio, line.wanted, list(line.wanted)
     yield from line.look_up(order)
     for attempt in range(retry.times + 1):
         yield from line.run(order)

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from svi_story.engines.base import Engine
     from svi_story.events import Reporter
     from svi_story.plan.keys import Task
+    from svi_story.plan.model import Segment
 
 
 @dataclass
@@ -54,6 +55,10 @@ class Stage:
             self.ready = True
         return self.engine
 
+    def check(self, segments: Sequence[Segment]) -> None:
+        """Check all that these segments need, before any of them is made. Raises InputError."""
+        self.entered().prepare(segments)
+
     def set_aside(self, key: str) -> None:
         """Set a segment aside to be made again; boards that share it want that once."""
         if key not in self.forced:
@@ -64,6 +69,13 @@ class Stage:
         missing = [task.segment for task in self.wanted if self.store.state(task.key) != "cached"]
         with suppress(InputError):  # told again for the board that it is about; the others go on
             engine.prepare(missing)
+
+
+class Elsewhere(Stage):
+    """An engine that is entered by workers, not here; they check what they are given."""
+
+    def check(self, segments: Sequence[Segment]) -> None:
+        """Nothing can be checked here."""
 
 
 @dataclass(frozen=True)
