@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import re
+import time
 from collections import Counter
 from dataclasses import dataclass, field, replace
+from math import inf
 from typing import TYPE_CHECKING, Any
 
-from svi_story.errors import PassingError, RenderError
-from svi_story.events import ChainGiven, SegmentEvent, Warned, WorkerLost, WorkerStarted
+from svi_story.errors import PassingError, RenderError, StoryError
+from svi_story.events import ChainGiven, Event, SegmentEvent, Warned, WorkerLost, WorkerStarted
 from svi_story.render.chains import chains_of, ready, share
 from svi_story.render.record import versions
 from svi_story.render.segments import Line, Made
@@ -26,7 +28,6 @@ from svi_story.render.worker import (
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
 
-    from svi_story.events import Event
     from svi_story.plan.keys import Task
     from svi_story.render.chains import Chain
     from svi_story.render.segments import Lost, Wanted
@@ -37,6 +38,8 @@ DEATHS = 2
 """How many workers may die over a segment before it is given up with the third."""
 LOOK_AROUND = 1.0
 """Seconds to wait for news before looking around."""
+SLOW_START = 60.0
+"""Seconds after which it is told that no worker comes."""
 
 
 @dataclass
@@ -55,6 +58,17 @@ class Hand:
     """Keys it was given, and has not told the end of."""
     last: str = ""
     """The key that it told of last."""
+
+    def hear(self) -> Message | None:
+        """What it has to tell next; None when it is done. Raises RayError when it is gone."""
+        import ray
+
+        try:
+            ref = next(self.stream)
+        except StopIteration:
+            return None
+        message: Message = ray.get(ref)
+        return message
 
 
 @dataclass(frozen=True)
@@ -77,7 +91,10 @@ class Pool(Line):
         self._started = 0
         self._deaths: Counter[str] = Counter()
         self._bad_starts = 0
-        self._reason = ""
+        self._failure: Exception = RenderError("no worker could be started")
+        """Why there is nobody left, when there is nobody left."""
+        self._since = 0.0
+        """When the first worker was asked for; infinite once it has come, or somebody was told."""
         self._names = {
             (each.board, each.task.segment.clip, each.task.segment.index): key for key, each in wanted.items()
         }
@@ -88,11 +105,10 @@ class Pool(Line):
             self._staff = self._staff or self._find_staff()
             self._hire(missing)
             if not self._hands:
-                what = f"no worker can work: {self._reason}"
-                yield from self._lose(missing, RenderError(what))
+                yield from self._lose(missing, self._failure)
                 return
             self._give_out(missing)
-            yield from self._listen()
+            yield from self._news()
 
     def dismiss_all(self) -> None:
         """Stop every worker at once; what is under way is in its checkpoints."""
@@ -113,6 +129,7 @@ class Pool(Line):
         assert self._staff is not None
         idle = sum(not hand.left for hand in self._hands)
         needed = min(self._staff.count - len(self._hands), len(self._waiting(missing)) - idle)
+        self._since = self._since or time.monotonic()
         for _ in range(needed):
             self._started += 1
             actor, stream = self._staff.start([self.wanted[key].task for key in missing])
@@ -121,10 +138,11 @@ class Pool(Line):
     def _give_out(self, missing: Sequence[str]) -> None:
         """Give chains to those who have nothing to do."""
         assert self._staff is not None
+        workers = max(self._staff.count, len(self._hands))
         for hand in self._hands:
             if hand.stream is None and hand.ready is not None:
                 waiting = self._waiting(missing)
-                count = share(len(waiting), self._staff.count, one_at_a_time=hand.ready.one_at_a_time)
+                count = share(len(waiting), workers, one_at_a_time=hand.ready.one_at_a_time)
                 if count:
                     self._give(hand, waiting[:count])
 
@@ -147,25 +165,51 @@ class Pool(Line):
         each = self.wanted[key]
         return replace(each, task=absolute(each.task))
 
-    def _listen(self) -> Iterator[Made | Lost]:
-        """Hear what one of them has to tell next."""
-        import ray
+    def _news(self) -> Iterator[Made | Lost]:
+        """Wait for what changes what can be done; what happens meanwhile is passed on."""
         from ray.exceptions import RayError
 
-        busy = [hand for hand in self._hands if hand.stream is not None]
-        told, _ = ray.wait([hand.stream for hand in busy], timeout=LOOK_AROUND)
-        for hand in [hand for hand in busy if any(hand.stream is stream for stream in told)]:
+        while True:
+            hand = self._next_to_tell()
             try:
-                message = ray.get(next(hand.stream))
-            except StopIteration:
-                hand.stream = None
+                message = hand.hear()
             except RayError as error:
                 yield from self._bury(hand, reason_of(error))
+                return
+            if isinstance(message, Event):
+                self._pass_on(hand, message)
             else:
-                yield from self._hear(hand, message)
+                yield from self._take_in(hand, message)
+                return
 
-    def _hear(self, hand: Hand, message: Message) -> Iterator[Made | Lost]:
+    def _next_to_tell(self) -> Hand:
+        """Somebody who has something to tell, or is done."""
+        import ray
+
+        busy = [hand for hand in self._hands if hand.stream is not None]
+        while True:
+            told, _ = ray.wait([hand.stream for hand in busy], timeout=LOOK_AROUND)
+            if told:
+                return next(hand for hand in busy if hand.stream is told[0])
+            self._wonder()
+
+    def _wonder(self) -> None:
+        """Say, once, that no worker comes."""
+        if time.monotonic() > self._since + SLOW_START:
+            import ray
+
+            free = ray.available_resources()
+            told = ", ".join(f"{free.get(name, 0):g} {name}s" for name in ("GPU", "CPU"))
+            what = f"no worker has started yet: the cluster has {told} free; waiting (^C loses nothing)"
+            self.studio.report(Warned(what))
+            self._since = inf
+
+    def _take_in(self, hand: Hand, message: Here | Ready | Finished | Failed | None) -> Iterator[Made | Lost]:
         match message:
+            case None if hand.left:
+                yield from self._bury(hand, "it ended before its work")
+            case None:
+                hand.stream = None
             case Here():
                 self._welcome(hand, message)
             case Ready():
@@ -174,14 +218,22 @@ class Pool(Line):
             case Finished(key, fresh):
                 yield from self._take(hand, key, fresh=fresh)
             case Failed("", error):
-                yield from self._bury(hand, str(error).strip().splitlines()[-1])
+                self._refuse(hand, error)
+                yield from self._bury(hand, last_line(error))
             case Failed(key, error):
                 yield from self._fail(hand, key, error)
-            case _:
-                self._pass_on(hand, message)
+
+    def _refuse(self, hand: Hand, error: Exception) -> None:
+        """A worker says that its place will not do: there is one place less."""
+        assert self._staff is not None
+        if hand.ready is None and isinstance(error, StoryError) and not isinstance(error, PassingError):
+            self._failure = error
+            self._staff = replace(self._staff, count=self._staff.count - 1)
+            self._bad_starts -= 1  # it is not asked again
 
     def _welcome(self, hand: Hand, here: Here) -> None:
         hand.host = here.host
+        self._since = inf
         self.studio.report(WorkerStarted(hand.number, here.host, here.process))
         ours = versions()
         others = [f"{name} {it}, not {ours[name]}" for name, it in here.versions.items() if it != ours[name]]
@@ -207,7 +259,7 @@ class Pool(Line):
         """A segment could not be made. What is nobody's fault but a bug's may be its process's illness."""
         if isinstance(error, WorkerBugError) and not self._deaths[key]:
             self._deaths[key] = DEATHS
-            yield from self._bury(hand, str(error).strip().splitlines()[-1])
+            yield from self._bury(hand, last_line(error))
             return
         hand.left.remove(key)
         if key in self.lost:
@@ -222,12 +274,12 @@ class Pool(Line):
         """A worker is gone: what it had not finished is free again; blame lies with what it was making."""
         assert self._staff is not None
         self._dismiss(hand)
-        self._reason = reason
         self.studio.report(WorkerLost(hand.number, hand.host, reason))
         left = [key for key in hand.left if self._is_missing(key)]
         if hand.ready is None:
             self._bad_starts += 1
             if self._bad_starts > DEATHS:
+                self._failure = RenderError(f"no worker can work: {reason}")
                 self._staff = replace(self._staff, count=0)
         elif left:
             blamed = hand.last if hand.last in left else left[0]
@@ -247,4 +299,9 @@ def reason_of(error: Exception) -> str:
     """Why a worker is gone, on a line."""
     text = str(error)
     told = re.search(r"The actor (?:is dead|died) because (.*?)[.\n]", text)
-    return told[1] if told else text.strip().splitlines()[-1]
+    return told[1] if told else last_line(error)
+
+
+def last_line(error: Exception) -> str:
+    """What an error says in the end; of a traceback, the error itself."""
+    return (str(error).strip() or type(error).__name__).splitlines()[-1]
