@@ -39,7 +39,7 @@ MAIN = (sys.executable, "-W", "error", "-c", "from svi_story.cli import main; ma
 SVI = ("--models", str(support.MODELS), "--dtype", "float32")
 ANIMATIC = ("--engine", "animatic")
 TOKEN = {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": "0" * 64, "RAY_USAGE_STATS_ENABLED": "0"}
-LOGS = {"RAY_BACKEND_LOG_LEVEL": "error"}
+LOGS = {"RAY_BACKEND_LOG_LEVEL": "error", "OMP_WAIT_POLICY": "passive"}
 HEAD = """
 import ray, sys
 there = ray.init(num_cpus=2, include_dashboard=False, logging_level="ERROR", log_to_driver=False,
@@ -292,3 +292,79 @@ def test_films_are_the_same_bit_for_bit_and_ray_goes_as_it_came() -> None:
     assert processes_of(spread.process.pid) == []
     assert set(Path("/tmp").glob("svi-ray-*")) == before
     assert not [path for path in Path("renders/.cache").iterdir() if path.name.startswith(".tmp")]
+
+
+def test_a_killed_worker_costs_a_few_steps_and_a_bad_board_costs_the_others_nothing(head: str) -> None:
+    fog, sun, rain, snow = prompts("fog", "sun", "rain", "snow")
+    many = {"variant": "2.0", "steps": 40, "max_frames": 5}
+    svi_board("good.yaml", [fog, sun, {**rain, "transition": "cut"}], engine=many)
+    tensors = load_file(support.lora_file(support.MODELS, "low", "2.0-pro"))
+    save_file({name: tensor[:, :1].contiguous() for name, tensor in tensors.items()}, "style.safetensors")
+    svi_board("bad.yaml", [{**snow, "loras": [{"path": "../style.safetensors"}]}])
+    run = start("boards", *SVI, "--ray", head, "--workers", "2", **TOKEN)
+    step = run.until("step_done", clip="clip-01", step=7)
+    os.kill(run.processes[run.given[step["board"], "clip-01"]], signal.SIGKILL)
+    run.end(1)
+    (lost,) = run.of("worker_lost")
+    assert lost["reason"] == "its worker process has died"
+    assert len(run.of("worker_started")) == 3
+    (failed,) = run.of("board_failed")
+    assert failed["board"] == "boards/bad.yaml"
+    assert "style.safetensors" in failed["message"]
+    steps = [event["step"] for event in run.of("step_done") if event["clip"] == "clip-01"]
+    (again,) = [index for index in range(1, len(steps)) if steps[index] <= steps[index - 1]]
+    assert 5 < steps[again] <= steps[again - 1]
+    assert steps[again - 1] - steps[again] < 5
+    assert steps[-1] == 40
+    assert len(run.of("segment_done")) == 3
+    start("boards/good.yaml", *SVI, "-o", "plain", "--cache", "plain/cache").end(0)
+    assert films("renders") == films("plain")
+
+
+def animatic_board(name: str, size: str, *words: str) -> None:
+    Path("boards").mkdir(exist_ok=True)
+    Image.new("RGB", (64, 64), (90, 120, 60)).save("boards/anchor.png")
+    board = {"version": 1, "reference": "anchor.png", "resolution": size, "clips": prompts(*words)}
+    Path("boards", name).write_text(yaml.safe_dump(board), "utf-8")
+
+
+def test_a_segment_that_kills_every_worker_is_given_up_and_the_rest_is_made(head: str) -> None:
+    animatic_board("deadly.yaml", "1280x720", "bomb")
+    animatic_board("fine.yaml", "64x64", "fog", "sun")
+    run = start("boards", *ANIMATIC, "--ray", head, "--workers", "2", **TOKEN)
+    for _ in range(3):
+        run.until("segment_started", board="boards/deadly.yaml")
+        os.kill(run.processes[run.given["boards/deadly.yaml", "clip-01"]], signal.SIGKILL)
+    run.end(1)
+    assert len(run.of("worker_lost")) == 3
+    (failed,) = run.of("board_failed")
+    assert failed["board"] == "boards/deadly.yaml"
+    assert "3 workers died" in failed["message"]
+    assert films("renders").keys() == {"fine.mp4"}
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_an_interrupt_ends_everything_that_was_started(number: signal.Signals) -> None:
+    animatic_board("long.yaml", "1280x720", *(f"fog {n}" for n in range(9)))
+    run = start("boards", *ANIMATIC, "--ray", "--workers", "2")
+    run.until("segment_done")
+    began = time.monotonic()
+    if number == signal.SIGINT:
+        os.killpg(run.process.pid, number)  # as a terminal does, to all that it started
+    else:
+        run.process.send_signal(number)
+    err = run.end(130)
+    assert time.monotonic() - began < 20
+    assert "what was done is kept" in err
+    assert "--ray" in err
+    assert processes_of(run.process.pid) == []
+    assert not films("renders")
+
+
+def test_a_worker_without_weights_says_what_is_missing(head: str) -> None:
+    svi_board("one.yaml", prompts("fog"))
+    run = start("boards", *SVI, "--ray", head, "--attention", "flash-attn-2", "--workers", "1", **TOKEN)
+    run.end(1)
+    (failed,) = run.of("board_failed")
+    assert "--attention" in failed["message"]
+    assert len(run.of("worker_lost")) == 1
