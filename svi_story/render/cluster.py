@@ -140,7 +140,7 @@ def joined(address: str, workers: int) -> Iterator[None]:
                 "include_dashboard": False,
                 "_temp_dir": stack.enter_context(_folder(place)),
             }
-        with _signals_kept():
+        with _signals_kept(held=address == LOCAL):
             import ray  # after the environment is set: it reads that only once
 
             stack.callback(ray.shutdown)
@@ -177,14 +177,23 @@ def _environment(values: dict[str, str]) -> Iterator[None]:
 
 
 @contextmanager
-def _signals_kept() -> Iterator[None]:
-    """Ray installs handlers of its own; ours come back."""
+def _signals_kept(*, held: bool) -> Iterator[None]:
+    """Ray installs handlers of its own; ours come back. Held: what comes meanwhile is handled then.
+
+    A start that is cut short would leave processes behind.
+    """
     kept = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)}
+    came: list[int] = []
+    if held:
+        for number in kept:
+            signal.signal(number, lambda number, _frame: came.append(number))
     try:
         yield
     finally:
         for number, handler in kept.items():
             signal.signal(number, handler)
+    if came:
+        signal.raise_signal(came[0])
 
 
 @contextmanager
