@@ -331,6 +331,17 @@ class MediaDone(Event):
 
 
 @dataclass(frozen=True)
+class BoardDelayed(Event):
+    """A board failed by what may pass by itself; it is tried again after all others."""
+
+    board: Path
+    message: str
+
+    def __str__(self) -> str:
+        return f"{self.board}: failed for now: {self.message.strip().splitlines()[-1]}"
+
+
+@dataclass(frozen=True)
 class BoardFailed(Event):
     """A board could not be finished; what was rendered is kept."""
 

@@ -39,7 +39,7 @@ MAIN = (sys.executable, "-W", "error", "-c", "from svi_story.cli import main; ma
 SVI = ("--models", str(support.MODELS), "--dtype", "float32")
 ANIMATIC = ("--engine", "animatic")
 TOKEN = {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": "0" * 64, "RAY_USAGE_STATS_ENABLED": "0"}
-LOGS = {"RAY_BACKEND_LOG_LEVEL": "error", "OMP_WAIT_POLICY": "passive"}
+PASSIVE = {"OMP_WAIT_POLICY": "passive"}
 HEAD = """
 import ray, sys
 there = ray.init(num_cpus=2, include_dashboard=False, logging_level="ERROR", log_to_driver=False,
@@ -205,7 +205,7 @@ class Watched:
 
 def start(*words: object, **environment: str) -> Watched:
     command = [*MAIN, "render", *map(str, words), "--json"]
-    settings = {**os.environ, "OMP_NUM_THREADS": "2", **LOGS, **environment}
+    settings = {**os.environ, "OMP_NUM_THREADS": "2", **PASSIVE, **environment}
     pipe = subprocess.PIPE
     process = subprocess.Popen(
         command, stdout=pipe, stderr=pipe, text=True, env=settings, start_new_session=True
@@ -218,7 +218,7 @@ def head(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """The address of a cluster of one machine, with room for two workers."""
     folder = Path("/tmp") / f"svi-head-{os.getpid()}"
     folder.mkdir()
-    environment = {**os.environ, **TOKEN, **LOGS}
+    environment = {**os.environ, **TOKEN, **PASSIVE}
     pipe = subprocess.PIPE
     with subprocess.Popen(
         [sys.executable, "-c", HEAD, str(folder)], stdin=pipe, stdout=pipe, text=True, env=environment
@@ -361,7 +361,7 @@ def test_an_interrupt_ends_everything_that_was_started(number: signal.Signals) -
     assert not films("renders")
 
 
-def test_a_worker_without_weights_says_what_is_missing(head: str) -> None:
+def test_a_worker_that_cannot_work_says_why(head: str) -> None:
     svi_board("one.yaml", prompts("fog"))
     run = start("boards", *SVI, "--ray", head, "--attention", "flash-attn-2", "--workers", "1", **TOKEN)
     run.end(1)

@@ -8,9 +8,11 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import pytest
+import svi_support as support
 
 from svi_story.engines.animatic import Animatic
 from svi_story.engines.base import Carry
+from svi_story.engines.svi.engine import Options, Svi
 from svi_story.plan.fingerprints import Fingerprints
 from svi_story.plan.keys import canonical
 from svi_story.plan.model import Guidance, Sampler, Segment, Size
@@ -21,7 +23,12 @@ if TYPE_CHECKING:
 
     from svi_story.engines.base import Engine, Latents
 
-ENGINES: dict[str, Callable[[], Engine]] = {"animatic": Animatic}
+
+def tiny_svi() -> Svi:
+    return Svi(Options(support.MODELS, dtype="float32", device="cpu"))
+
+
+ENGINES: dict[str, Callable[[], Engine]] = {"animatic": Animatic, "svi": tiny_svi}
 
 
 class Memory:
@@ -54,7 +61,7 @@ def segment(picture: Path, tmp_path: Path) -> Segment:
         seed=7,
         size=size,
         fps=Fraction(24000, 1001),
-        frames=13,
+        frames=9,
         overlap=0,
         first_frame=0,
         anchor=Fingerprints(tmp_path / "memo.json").anchor(picture, size, "crop"),
@@ -83,7 +90,7 @@ def test_inputs_are_json_and_stable(engine: Engine, segment: Segment) -> None:
 
 def test_frames_have_the_promised_count_shape_and_type(engine: Engine, segment: Segment) -> None:
     latents, frames = made(engine, segment)
-    assert frames.shape == (13, 80, 64, 3)
+    assert frames.shape == (9, 80, 64, 3)
     assert frames.dtype == np.uint8
     assert all(value.dtype.kind == "f" for value in latents.values())
 
@@ -120,6 +127,49 @@ def test_sampling_goes_on_from_any_checkpoint(engine: Engine, segment: Segment) 
         assert all(np.array_equal(resumed[name], whole[name]) for name in whole)
 
 
+def test_phases_lead_from_the_first_step_to_the_last(engine: Engine, segment: Segment) -> None:
+    engine.prepare([segment])
+    phases = engine.phases(segment)
+    places = [phase.place for phase in phases]
+    assert places == sorted(set(places))
+    ends = [phase.until for phase in phases]
+    assert ends == sorted(ends)
+    told: list[tuple[int, int]] = []
+    engine.sample(segment, None, Memory(), lambda step, total: told.append((step, total)))
+    assert ends[-1] == told[-1][1]
+
+
+def test_phase_by_phase_makes_the_same_latents_as_at_once(engine: Engine, segment: Segment) -> None:
+    first, frames = made(engine, segment)
+    later, carry = following(segment), Carry(first, frames[-1])
+    whole = engine.sample(later, carry, Memory(), ignore)
+    others = [replace(segment, seed=seed, prompt=f"Prompt {seed}.") for seed in (1, 2)]
+    jobs = [(each, None, Memory()) for each in others]
+    chain: list[tuple[Segment, Carry | None, Memory]] = [(later, carry, Memory()), *jobs]
+    told: list[int] = []
+    for phase in engine.phases(later)[:-1]:
+        for each, carried, memory in chain:
+            on_step = (lambda step, _: told.append(step)) if each is later else ignore
+            engine.advance(each, carried, memory, on_step, phase)
+        if phase.until:
+            assert told == list(range(1, phase.until + 1))
+    memory = chain[0][2]
+    resumed = engine.sample(later, carry, memory, lambda step, _: told.append(step))
+    assert told == list(range(1, len(told) + 1))
+    assert all(np.array_equal(resumed[name], whole[name]) for name in whole)
+
+
+def test_a_phase_that_is_done_is_not_done_again(engine: Engine, segment: Segment) -> None:
+    memory, told = Memory(), list[int]()
+    for phase in engine.phases(segment)[:-1]:
+        engine.advance(segment, None, memory, ignore, phase)
+    kept = len(memory.states)
+    for phase in engine.phases(segment)[:-1]:
+        engine.advance(segment, None, memory, lambda step, _: told.append(step), phase)
+    assert told == []
+    assert len(memory.states) == kept
+
+
 def test_the_carry_counts(engine: Engine, segment: Segment) -> None:
     latents, frames = made(engine, segment)
     later = following(segment)
@@ -134,6 +184,6 @@ def test_what_changes_frames_changes_the_inputs(engine: Engine, segment: Segment
     changed = {
         "prompt": replace(segment, prompt="A dog."),
         "seed": replace(segment, seed=1234),
-        "frames": replace(segment, frames=9),
+        "frames": replace(segment, frames=5),
     }[field]
     assert engine.identity.inputs(changed) != engine.identity.inputs(segment)

@@ -104,7 +104,7 @@ def test_a_decode_without_memory_costs_no_sampling(
 
     with monkeypatch.context() as patch:
         patch.setattr("svi_story.engines.svi.vae.decode", full)
-        failed = svi_story("render", board, *OPTIONS, "--json")
+        failed = svi_story("render", board, *OPTIONS, "--json", "--retries", 0)
     assert failed.code == 1
     told = events(failed.out)
     assert steps_of(told, "boat") == list(range(1, STEPS + 1))

@@ -14,7 +14,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from svi_story.errors import Problem, RenderError
+from svi_story.errors import PassingError, Problem, RenderError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -36,6 +36,12 @@ CURES = {
     errno.ENOTDIR: IN_THE_WAY,
     errno.EISDIR: IN_THE_WAY,
 }
+PASSING = (
+    *(errno.ENOSPC, errno.EDQUOT),  # somebody may clean up
+    *(errno.EIO, errno.ESTALE, errno.ETIMEDOUT),  # a disk of the network
+    *(errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.EAGAIN, errno.EBUSY),  # other programs may end
+)
+"""What may be otherwise in a while."""
 CHECK = "check the disk, then run the same command again"
 
 
@@ -45,14 +51,18 @@ class CorruptError(RenderError):
 
 @contextmanager
 def disk(path: Path, doing: str) -> Iterator[None]:
-    """Turn any OSError inside into a RenderError that names `path`, what was being done, and the cure."""
+    """Turn any OSError inside into a RenderError that names `path`, what was being done, and the cure.
+
+    It is a PassingError where it may pass by itself.
+    """
     try:
         yield
     except OSError as error:
         cure = CURES.get(error.errno or 0, CHECK)
         reason = error.strerror or str(error)
         what = f"{doing} failed: {reason}; {cure}: everything rendered so far is kept"
-        raise RenderError(Problem(what, file=str(path))) from error
+        kind = PassingError if error.errno in PASSING else RenderError
+        raise kind(Problem(what, file=str(path))) from error
 
 
 def temp_name() -> str:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from svi_story.cli.terminal import answer_json, complain, plain, shorten
 from svi_story.events import (
+    BoardDelayed,
     BoardFailed,
     BoardRefused,
     BoardStarted,
@@ -42,7 +43,7 @@ def fail(event: Event) -> None:
 
 def warn(event: Event) -> None:
     """Show what went wrong or may, and how a bundle is made; nothing else."""
-    if isinstance(event, BoardFailed | BoardRefused | BundleOpened | Warned):
+    if isinstance(event, BoardDelayed | BoardFailed | BoardRefused | BundleOpened | Warned):
         tell(event)
 
 
@@ -119,7 +120,7 @@ class Bars:
                 self.progress.update(self.clip, visible=False)
                 self.progress.advance(self.film)
                 self.progress.advance(self.run)
-            case BundleOpened() | FilmDone() | Warned() | BoardFailed() | BoardRefused():
+            case BundleOpened() | FilmDone() | Warned() | BoardDelayed() | BoardFailed() | BoardRefused():
                 self.progress.console.print(plain(str(event)), soft_wrap=True)
             case _:
                 pass

@@ -35,13 +35,14 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
     from pathlib import Path
 
-    from svi_story.engines import EngineOptions
     from svi_story.events import Reporter
     from svi_story.render.batch import Hands, Outcome, Wish
     from svi_story.render.jobs import Choice, Place
+    from svi_story.render.retry import Retry
 
 
 NOTHING_STARTED = 2
+RETRIES = 3
 
 
 def register(app: typer.Typer) -> None:
@@ -67,6 +68,10 @@ def render(
         list[str] | None,
         typer.Option("--force", metavar="CLIP|all", help="Set these entries aside and make them again."),
     ] = None,
+    retries: Annotated[
+        int,
+        typer.Option("--retries", min=0, max=10, metavar="N", help="How often to try what may pass again."),
+    ] = RETRIES,
     ray: Ray = "",
     workers: Workers = 0,
     as_json: Annotated[bool, typer.Option("--json", help="Print one event per line while it works.")] = False,
@@ -88,6 +93,7 @@ def render(
     from svi_story.engines import EngineOptions
     from svi_story.render.batch import Wish
     from svi_story.render.jobs import find_places
+    from svi_story.render.retry import Retry
 
     options = EngineOptions(models, dtype, attention, memory, vae)
     choice, wish = chosen(engine, options), Wish(tuple(only or ()), tuple(force or ()))
@@ -95,9 +101,9 @@ def render(
     try:
         with (
             reporter(as_json=as_json, quiet=quiet, verbose=verbose) as report,
-            hands(ray, workers, options) as makers,
+            hands(ray, workers) as makers,
         ):
-            outcomes = _render(places, cache, choice, wish, report, makers)
+            outcomes = _render(places, cache, choice, wish, Retry(retries), report, makers)
     except KeyboardInterrupt:
         raise Interrupted(_again(sys.argv[1:])) from None
     if not as_json and not wish.only:
@@ -112,7 +118,13 @@ def render(
 
 
 def _render(
-    places: Sequence[Place], cache: Path, choice: Choice, wish: Wish, report: Reporter, makers: Hands
+    places: Sequence[Place],
+    cache: Path,
+    choice: Choice,
+    wish: Wish,
+    retry: Retry,
+    report: Reporter,
+    makers: Hands,
 ) -> list[Outcome]:
     """Plan, key and render every board; how each ended."""
     from svi_story.cache.store import Store
@@ -134,19 +146,19 @@ def _render(
             )
             for setup in {item.setup for item in orders}
         }
-        outcomes = [*render_orders(orders, engines, report, makers), *outcomes]
+        outcomes = [*render_orders(orders, engines, report, retry, makers), *outcomes]
     endings = Counter(outcome.ending for outcome in outcomes)
     report(RunDone(endings["done"], endings["failed"] + endings["bug"], endings["refused"]))
     return outcomes
 
 
 @contextmanager
-def hands(address: str, workers: int, options: EngineOptions) -> Iterator[Hands]:
+def hands(address: str, workers: int) -> Iterator[Hands]:
     """Who makes the segments: a cluster's workers where there is an address, else this process."""
     if address:
         from svi_story.render.cluster import Cluster
 
-        with Cluster(address, workers, options) as cluster:
+        with Cluster(address, workers) as cluster:
             yield cluster
         return
     from svi_story.render.batch import OURS

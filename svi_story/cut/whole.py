@@ -8,8 +8,8 @@ import os
 from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING
 
-from svi_story.cache.files import is_temp_of_this_host, sync, temp_name
-from svi_story.errors import Problem, RenderError
+from svi_story.cache.files import PASSING, is_temp_of_this_host, sync, temp_name
+from svi_story.errors import PassingError, Problem, RenderError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -27,11 +27,15 @@ _CURES = {
 
 
 def unwritable(target: Path, reason: str) -> RenderError:
-    """The error for a file that could not be written, with the cure where the system's reason tells it."""
+    """The error for a file that could not be written, with the cure where the system's reason tells it.
+
+    A PassingError where the reason may pass by itself.
+    """
     cures = [cure for code, cure in _CURES.items() if os.strerror(code) in reason]
     cure = cures[0] if cures else "see that its disk is well and has room"
     what = f"cannot be written: {reason}; {cure}, then run the same command again: what was rendered is kept"
-    return RenderError(Problem(what, file=str(target)))
+    kind = PassingError if any(os.strerror(code) in reason for code in PASSING) else RenderError
+    return kind(Problem(what, file=str(target)))
 
 
 @contextmanager

@@ -10,10 +10,11 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Literal, Protocol
 
 from svi_story.cache.store import Store
-from svi_story.errors import InputError, Problem, StoryError
-from svi_story.events import BoardFailed, BoardRefused, RunStarted, SegmentReused
+from svi_story.errors import InputError, PassingError, Problem, StoryError
+from svi_story.events import BoardDelayed, BoardFailed, BoardRefused, RunStarted, SegmentReused, Warned
 from svi_story.render.film import Clips, Film, still_good
 from svi_story.render.jobs import Rejected, select
+from svi_story.render.retry import Retry
 from svi_story.render.segments import Lost, Wanted, make
 from svi_story.render.stage import Stage, Studio
 
@@ -133,6 +134,7 @@ class Ours:
 
     def stage(self, setup: Setup, engine: Engine, wanted: Sequence[Task], store: Store) -> Stage:
         """The engine works here."""
+        assert setup.engine == engine.identity.name
         return Stage(engine, wanted, store)
 
     def make(self, wanted: Sequence[Wanted], studio: Studio) -> Iterator[Made | Lost]:
@@ -141,10 +143,15 @@ class Ours:
 
 
 OURS = Ours()
+RETRY = Retry()
 
 
 def render_orders(
-    orders: Sequence[Order], engines: Mapping[Setup, Engine], report: Reporter, hands: Hands = OURS
+    orders: Sequence[Order],
+    engines: Mapping[Setup, Engine],
+    report: Reporter,
+    retry: Retry = RETRY,
+    hands: Hands = OURS,
 ) -> Iterator[Outcome]:
     """Render boards, grouped by setup, with engines not entered yet; yields how each ended."""
     report(RunStarted(len(orders), sum(len(item.wanted) for item in orders)))
@@ -156,7 +163,7 @@ def render_orders(
             wanted = tuple(task for item in items for task in item.wanted)
             store = Store(setup.cache, report)
             with hands.stage(setup, engines[setup], wanted, store) as stage:
-                yield from Night(items, Studio(stage, store, encoder, report), hands).run()
+                yield from Night(items, Studio(stage, store, encoder, report), retry, hands).run()
 
 
 @contextmanager
@@ -169,75 +176,106 @@ def _encoder() -> Iterator[Executor]:
 
 
 class Night:
-    """Boards of one engine, rendered together: what they share is made once."""
+    """Boards of one engine, rendered together: what they share is made once.
 
-    def __init__(self, orders: Sequence[Order], studio: Studio, hands: Hands = OURS) -> None:
-        self._orders = orders
+    A board that fails by what may pass is put off until all others have ended, and begun anew then: what was
+    made of it is in the store.
+    """
+
+    def __init__(
+        self, orders: Sequence[Order], studio: Studio, retry: Retry = RETRY, hands: Hands = OURS
+    ) -> None:
+        self._orders = {order.job.place.board: order for order in orders}
         self._studio = studio
+        self._retry = retry
         self._hands = hands
         self._open: dict[Path, Film | Clips] = {}
         """By board."""
         self._takers: defaultdict[str, list[Path]] = defaultdict(list)
         """The boards that want a segment, by its key."""
+        self._delayed: dict[Path, PassingError] = {}
+        """Boards that failed for now."""
 
     def run(self) -> Iterator[Outcome]:
         """Make everything that can be made; yields how each board ended, as soon as it has."""
-        for order in self._orders:
-            outcome = self._begin(order)
-            if outcome:
-                yield outcome
+        yield from self._round(list(self._orders.values()))
+        for pause in self._retry.pauses:
+            if not self._delayed:
+                return
+            what = f"{len(self._delayed)} boards failed for now; trying them again in {pause:g} s"
+            self._studio.report(Warned(what))
+            self._retry.wait(pause)
+            again = [replace(self._orders[board], forced=()) for board in self._delayed]
+            self._delayed.clear()
+            self._studio.stage.forgive()
+            yield from self._round(again)
+        for board, error in self._delayed.items():
+            yield self._failed(board, error)
+
+    def _round(self, orders: Sequence[Order]) -> Iterator[Outcome]:
+        self._takers.clear()
+        for order in orders:
+            yield from self._begin(order)
         for told in self._hands.make(self._wanted(), self._studio):
             for board in self._takers[told.task.key]:
                 if board in self._open:
-                    ended = self._lose(board, told) if isinstance(told, Lost) else self._take(board, told)
-                    if ended:
-                        yield ended
+                    yield from self._hand_over(board, told)
 
     def _wanted(self) -> list[Wanted]:
-        return [
-            Wanted(task, order.job.place.board)
-            for order in self._orders
-            if order.job.place.board in self._open
-            for task in order.wanted
-        ]
+        return [Wanted(task, board) for board in self._open for task in self._orders[board].wanted]
 
-    def _begin(self, order: Order) -> Outcome | None:
+    def _begin(self, order: Order) -> Iterator[Outcome]:
         """Open a board; how it ended, if it has already."""
         job, studio = order.job, self._studio
         board = job.place.board
         try:
             if not order.tasks and not order.forced and still_good(job, studio):
-                return Outcome(board, "done")
+                yield Outcome(board, "done")
+                return
             work = Clips(job, order.tasks, studio) if order.tasks else Film(job, studio)
             work.start(order.forced)
         except Exception as error:  # noqa: BLE001 - one board must not cost the night's other boards
-            return self._failed(board, error)
+            yield from self._drop(board, error)
+            return
         self._open[board] = work
         for key in dict.fromkeys(task.key for task in order.wanted):
             self._takers[key].append(board)
-        return None
 
-    def _take(self, board: Path, made: Made) -> Outcome | None:
-        """Hand a finished segment to a board that wants it."""
-        if not made.fresh or board != self._takers[made.task.key][0]:
-            segment = made.task.segment
-            self._studio.report(SegmentReused(board, segment.clip, segment.index, made.task.key))
+    def _hand_over(self, board: Path, told: Made | Lost) -> Iterator[Outcome]:
+        """Give a finished segment to a board that wants it, or the news that it cannot be had."""
+        if isinstance(told, Lost):
+            yield from self._drop(board, told.error)
+            return
+        if not told.fresh or board != self._takers[told.task.key][0]:
+            segment = told.task.segment
+            self._studio.report(SegmentReused(board, segment.clip, segment.index, told.task.key))
         try:
-            if not self._open[board].take(made):
-                return None
+            complete = self._open[board].take(told)
         except Exception as error:  # noqa: BLE001 - as above
-            return self._failed(board, error)
-        del self._open[board]
-        return Outcome(board, "done")
+            yield from self._drop(board, error)
+            return
+        if complete:
+            del self._open[board]
+            yield Outcome(board, "done")
 
-    def _lose(self, board: Path, lost: Lost) -> Outcome:
-        return self._failed(board, lost.error)
-
-    def _failed(self, board: Path, error: Exception) -> Outcome:
+    def _drop(self, board: Path, error: Exception) -> Iterator[Outcome]:
+        """Give up a board: for now, where what went wrong may pass by itself."""
         work = self._open.pop(board, None)
         if work:
             work.drop()
+        if isinstance(error, MemoryError):
+            error = PassingError(f"RAM ran out; {NO_RAM}")
+        if isinstance(error, PassingError) and self._retry.times:
+            self._delayed[board] = error
+            self._studio.report(BoardDelayed(board, str(error)))
+        else:
+            yield self._failed(board, error)
+
+    def _failed(self, board: Path, error: Exception) -> Outcome:
         known = isinstance(error, StoryError)
         message = str(error) if known else "".join(traceback.format_exception(error))
         self._studio.report(BoardFailed(board, message))
         return Outcome(board, "failed" if known else "bug", message)
+
+
+NO_RAM = "close what else uses it, then run the same command again: everything rendered so far is kept"

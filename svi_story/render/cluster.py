@@ -16,9 +16,9 @@ from typing import TYPE_CHECKING, Any, Self
 from svi_story.cache.files import disk, make_folder, temp_name
 from svi_story.errors import InputError
 from svi_story.render.pool import Pool, Staff
-from svi_story.render.segments import Retry, insist
+from svi_story.render.segments import by_key
 from svi_story.render.stage import Elsewhere
-from svi_story.render.worker import Setup, Worker, absolute
+from svi_story.render.worker import Post, Worker, absolute
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -26,15 +26,14 @@ if TYPE_CHECKING:
     from types import TracebackType
 
     from svi_story.cache.store import Store
-    from svi_story.engines import EngineOptions
     from svi_story.engines.base import Engine
     from svi_story.plan.keys import Task
+    from svi_story.render.batch import Setup
     from svi_story.render.segments import Lost, Made, Wanted
     from svi_story.render.stage import Stage, Studio
 
 LOCAL = "local"
 """The address of a cluster that is started here, for as long as it is needed."""
-RETRY = Retry()
 CONNECT_SECONDS = 10.0
 OBJECTS = 80 * 2**20
 """Bytes for what travels between processes, which is little: frames and latents go through the cache."""
@@ -50,12 +49,10 @@ class Cluster:
     `workers` 0 means one for each GPU; where there is none, one for each two cores.
     """
 
-    def __init__(self, address: str, workers: int, options: EngineOptions, retry: Retry = RETRY) -> None:
+    def __init__(self, address: str, workers: int) -> None:
         check_ray(address)
         self._address = address
         self._workers = workers
-        self._options = options
-        self._retry = retry
         self._stack = ExitStack()
         self._joined = False
 
@@ -69,17 +66,14 @@ class Cluster:
 
     def stage(self, setup: Setup, engine: Engine, wanted: Sequence[Task], store: Store) -> Stage:
         """The engine works on the workers."""
-        return Elsewhere(engine, wanted, store)
+        return Elsewhere(engine, wanted, store, options=setup.options)
 
     def make(self, wanted: Sequence[Wanted], studio: Studio) -> Iterator[Made | Lost]:
         """Give chains to workers. Raises InputError when the cluster cannot be joined."""
-        first: dict[str, Wanted] = {}
-        for each in wanted:
-            first.setdefault(each.task.key, each)
         with ExitStack() as stack:
-            pool = Pool(studio, first, lambda: self._staff(studio, stack))
+            pool = Pool(studio, by_key(wanted), lambda: self._staff(studio, stack))
             stack.callback(pool.dismiss_all)
-            yield from insist(pool, self._retry)
+            yield from pool.make()
 
     def _staff(self, studio: Studio, stack: ExitStack) -> Staff:
         if not self._joined:
@@ -92,14 +86,15 @@ class Cluster:
         gpus = 0 if engine in WITHOUT_DEVICE else int(there.get("GPU", 0))
         count = self._workers or gpus or max(1, int(there.get("CPU", 1)) // 2)
         threads = 0 if gpus or engine in WITHOUT_DEVICE else _threads()
-        options = absolute(replace(self._options, threads=threads))
+        assert isinstance(studio.stage, Elsewhere), "the stage is ours"
+        options = absolute(replace(studio.stage.options, threads=threads))
         root = studio.store.layout.root
         probe = stack.enter_context(_probe(root))
         actor = ray.remote(num_cpus=1, num_gpus=min(gpus, 1))(Worker)
-        setup = Setup(engine, options, root, probe)
+        post = Post(engine, options, root, probe)
 
         def start(missing: Sequence[Task]) -> tuple[Any, Any]:
-            worker = actor.remote(setup)
+            worker = actor.remote(post)
             told = worker.enter.options(num_returns="streaming").remote([absolute(task) for task in missing])
             return worker, told
 

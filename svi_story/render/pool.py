@@ -264,11 +264,7 @@ class Pool(Line):
         hand.left.remove(key)
         if key in self.lost:
             return
-        lost = [key, *self._followers(key)]
-        if isinstance(error, PassingError):
-            self.lost.update(dict.fromkeys(lost, error))  # the worker has told it
-        else:
-            yield from self._lose(lost, error)
+        yield from self._lose([key, *self._followers(key)], error)
 
     def _bury(self, hand: Hand, reason: str) -> Iterator[Lost]:
         """A worker is gone: what it had not finished is free again; blame lies with what it was making."""

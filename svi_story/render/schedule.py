@@ -14,7 +14,7 @@ from itertools import groupby
 from typing import TYPE_CHECKING, Literal
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+    from collections.abc import Callable, Collection, Iterable, Sequence
 
     from svi_story.engines.base import Phase
     from svi_story.plan.keys import Task
@@ -26,6 +26,8 @@ Kind = Literal["text", "sample", "decode", "encode", "cut"]
 
 DECODER = "vae"
 """The model that decodes, by the name its phases have too."""
+FIRST = -1
+"""The place before all work on segments."""
 
 
 @dataclass(frozen=True)
@@ -52,49 +54,6 @@ class Work:
         return self.phase.model if self.phase else ""
 
 
-def waves(wanted: Iterable[Task], missing: Collection[str]) -> tuple[tuple[Task, ...], ...]:
-    """The missing segments, each once, by how many missing ones come before it in its chain."""
-    depths: dict[str, int] = {}
-    found: defaultdict[int, list[Task]] = defaultdict(list)
-    for task in wanted:
-        if task.key in missing and task.key not in depths:
-            depths[task.key] = depths.get(task.parent or "", -1) + 1
-            found[depths[task.key]].append(task)
-    return tuple(tuple(found[depth]) for depth in sorted(found))
-
-
-def segment_works(
-    wanted: Sequence[Task], missing: Collection[str], phases: Phases, *, one_at_a_time: bool
-) -> tuple[Work, ...]:
-    """What makes the missing segments: parents come before those that continue from them.
-
-    `wanted` lists parents first, as films do.
-    """
-    groups = waves(wanted, missing)
-    if one_at_a_time:
-        return tuple(work for wave in groups for work in _together(wave, phases))
-    found = {task.key: task for wave in groups for task in wave}
-    order = dict.fromkeys(task.key for task in wanted if task.key in found)
-    return tuple(work for key in order for work in _together((found[key],), phases))
-
-
-def _together(wave: Sequence[Task], phases: Phases) -> Iterator[Work]:
-    """One phase of all segments after another; those that need the same LoRAs next to each other."""
-    left = {task.key: tuple(phases(task)) for task in wave}
-    places = sorted({phase.place for each in left.values() for phase in each})
-    for place in places:
-        due = [
-            (phase, key, phase is each[-1])
-            for key, each in left.items()
-            for phase in each
-            if phase.place == place
-        ]
-        firsts = {outfit: number for number, outfit in enumerate(dict.fromkeys(p.outfit for p, _, _ in due))}
-        for phase, key, last in sorted(due, key=lambda each: firsts[each[0].outfit]):
-            yield Work("sample", key, phase, last)
-    yield from (Work("decode", task.key) for task in wave)
-
-
 def schedule(
     films: Sequence[Sequence[Task]], missing: Collection[str], phases: Phases, *, one_at_a_time: bool
 ) -> tuple[Work, ...]:
@@ -104,28 +63,67 @@ def schedule(
     """
     wanted = [task for film in films for task in film]
     segments = segment_works(wanted, missing, phases, one_at_a_time=one_at_a_time)
-    works: list[Work] = [Work("text")] if any(work.kind == "sample" for work in segments) else []
-    left = [{task.key for task in film} for film in films]
-    for number, waiting in enumerate(left):
-        works += _finish(number, waiting, {key for key in waiting if key not in missing})
-    for work in segments:
-        works.append(work)
-        if work.kind == "decode":
-            for number, waiting in enumerate(left):
-                works += _finish(number, waiting, {work.key})
+    after = _edits(films, {work.key: place for place, work in enumerate(segments) if work.kind == "decode"})
+    works = [Work("text")] if any(work.kind == "sample" for work in segments) else []
+    works += after[FIRST]
+    for place, work in enumerate(segments):
+        works += [work, *after[place]]
     return tuple(works)
 
 
-def _finish(film: int, waiting: set[str], done: set[str]) -> Iterator[Work]:
-    """What a film can do once these of its segments are there."""
-    ready = waiting & done
-    waiting -= ready
-    yield from (Work("encode", key, film=film) for key in sorted(ready))
-    if ready and not waiting:
-        yield Work("cut", film=film)
+def segment_works(
+    wanted: Sequence[Task], missing: Collection[str], phases: Phases, *, one_at_a_time: bool
+) -> tuple[Work, ...]:
+    """What makes the missing segments: parents come before those that continue from them.
+
+    `wanted` lists parents first, as films do.
+    """
+    tasks = {task.key: task for task in wanted if task.key in missing}
+    groups = waves(tasks.values()) if one_at_a_time else [(task,) for task in tasks.values()]
+    return tuple(
+        work
+        for number, group in enumerate(groups)
+        for work in _together(group, phases, backwards=number % 2 == 1)
+    )
 
 
-def model_changes(works: Iterable[Work], models: Collection[str]) -> int:
-    """How often one of these models follows another one on the device."""
-    run = [name for name, _ in groupby(work.model for work in works if work.model in models)]
-    return len(run)
+def waves(missing: Iterable[Task]) -> list[tuple[Task, ...]]:
+    """Missing segments, parents first, by how many of them come before each in its chain."""
+    depths: dict[str | None, int] = {}
+    found: defaultdict[int, list[Task]] = defaultdict(list)
+    for task in missing:
+        depths[task.key] = depths.get(task.parent, -1) + 1
+        found[depths[task.key]].append(task)
+    return [tuple(found[depth]) for depth in sorted(found)]
+
+
+def loads(works: Iterable[Work], models: Collection[str]) -> int:
+    """How often one of these models has to come to the device, where only one model fits."""
+    return sum(model in models for model, _ in groupby(work.model for work in works if work.model))
+
+
+def _together(group: Sequence[Task], phases: Phases, *, backwards: bool) -> list[Work]:
+    """One phase of all segments after another, those that need the same LoRAs next to each other.
+
+    Every other group takes the LoRAs backwards: it begins with those that the group before ended with.
+    """
+    left = {task.key: tuple(phases(task)) for task in group}
+    samples = [
+        (phase, Work("sample", key, phase, last=phase is due[-1]))
+        for key, due in left.items()
+        for phase in due
+    ]
+    outfits = sorted({phase.outfit for phase, _ in samples}, reverse=backwards)
+    samples.sort(key=lambda each: (each[0].place, outfits.index(each[0].outfit)))
+    return [*(work for _, work in samples), *(Work("decode", task.key) for task in group)]
+
+
+def _edits(films: Sequence[Sequence[Task]], decoded: dict[str, int]) -> defaultdict[int, list[Work]]:
+    """The pieces and cuts that can be made after a place in the order, by that place."""
+    after: defaultdict[int, list[Work]] = defaultdict(list)
+    for number, film in enumerate(films):
+        places = {task.key: decoded.get(task.key, FIRST) for task in film}
+        for key, place in places.items():
+            after[place].append(Work("encode", key, film=number))
+        after[max(places.values())].append(Work("cut", film=number))
+    return after

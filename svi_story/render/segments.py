@@ -8,13 +8,12 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from svi_story.engines.base import Carry
-from svi_story.errors import PassingError
-from svi_story.events import FramesDone, PhaseDone, SegmentDone, SegmentStarted, StepDone, Warned
+from svi_story.events import FramesDone, PhaseDone, SegmentDone, SegmentStarted, StepDone
 from svi_story.render.record import versions
 from svi_story.render.schedule import segment_works
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Iterable, Iterator, Sequence
     from pathlib import Path
 
     from svi_story.cache.entry import Entry
@@ -51,40 +50,20 @@ class Lost:
     error: Exception
 
 
-@dataclass(frozen=True)
-class Retry:
-    """What may pass by itself is tried again after everything else: how often, and after how long."""
-
-    times: int = 2
-    seconds: float = 30.0
-
-
-def make(wanted: Sequence[Wanted], studio: Studio, retry: Retry = Retry()) -> Iterator[Made | Lost]:
+def make(wanted: Sequence[Wanted], studio: Studio) -> Iterator[Made | Lost]:
     """Make sure of all these segments, each once; tells of each as soon as it is known.
 
     `wanted` lists parents before those that continue from them.
     """
+    yield from Line(studio, by_key(wanted)).make()
+
+
+def by_key(wanted: Sequence[Wanted]) -> dict[str, Wanted]:
+    """Each segment once, under the name of the first board that wants it."""
     first: dict[str, Wanted] = {}
     for each in wanted:
         first.setdefault(each.task.key, each)
-    yield from insist(Line(studio, first), retry)
-
-
-def insist(line: Line, retry: Retry) -> Iterator[Made | Lost]:
-    """Look up all that a line is to make, and let it make what is missing, again where that may help."""
-    studio, first, order = line.studio, line.wanted, list(line.wanted)
-    yield from line.look_up(order)
-    for attempt in range(retry.times + 1):
-        yield from line.run(order)
-        passing = [key for key in order if isinstance(line.lost.get(key), PassingError)]
-        if not passing:
-            return
-        if attempt < retry.times:
-            what = f"{len(passing)} segments failed for now; trying them again in {retry.seconds:g} s"
-            studio.report(Warned(what))
-            time.sleep(retry.seconds)
-            line.forgive(passing)
-    yield from (Lost(first[key].task, line.lost[key]) for key in passing)
+    return first
 
 
 @dataclass
@@ -94,11 +73,17 @@ class Line:
     studio: Studio
     wanted: dict[str, Wanted]
     entries: dict[str, Entry] = field(default_factory=dict)
-    lost: dict[str, Exception] = field(default_factory=dict)
+    lost: set[str] = field(default_factory=set)
     done: defaultdict[str, int] = field(default_factory=lambda: defaultdict(int))
     """Phases that are done, by key."""
     seconds: defaultdict[str, float] = field(default_factory=lambda: defaultdict(float))
     """Spent on sampling, by key."""
+
+    def make(self) -> Iterator[Made | Lost]:
+        """What is there already, then what is made."""
+        order = list(self.wanted)
+        yield from self.look_up(order)
+        yield from self.run(order)
 
     def look_up(self, order: Sequence[str]) -> Iterator[Made]:
         """What is there already."""
@@ -124,11 +109,6 @@ class Line:
                 if engine.one_at_a_time != in_turns:
                     break
 
-    def forgive(self, keys: Sequence[str]) -> None:
-        """Let these be tried again."""
-        for key in keys:
-            del self.lost[key]
-
     def _phases(self, task: Task) -> Sequence[Phase]:
         return self.studio.stage.entered().phases(task.segment)[self.done[task.key] :]
 
@@ -148,14 +128,11 @@ class Line:
                 above.add(other)
                 yield other
 
-    def _lose(self, keys: Sequence[str], error: Exception) -> Iterator[Lost]:
-        """Give up segments: for now, where that may pass by itself."""
-        self.lost.update(dict.fromkeys(keys, error))
-        if isinstance(error, PassingError):
-            board, segment = self.wanted[keys[0]].board, self.wanted[keys[0]].task.segment
-            self.studio.report(Warned(f"{board}: {segment.clip}/{segment.index}: {error}"))
-        else:
-            yield from (Lost(self.wanted[key].task, error) for key in keys)
+    def _lose(self, keys: Iterable[str], error: Exception) -> Iterator[Lost]:
+        """Give up segments."""
+        for key in keys:
+            self.lost.add(key)
+            yield Lost(self.wanted[key].task, error)
 
     def _do(self, work: Work, engine: Engine) -> Made | None:
         """One work of a segment; the finished segment, if that is what came of it."""

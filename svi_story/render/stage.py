@@ -7,7 +7,8 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Self
 
 from svi_story.cache.aside import FORCED
-from svi_story.errors import InputError
+from svi_story.engines import EngineOptions
+from svi_story.errors import InputError, PassingError
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -59,6 +60,11 @@ class Stage:
         """Check all that these segments need, before any of them is made. Raises InputError."""
         self.entered().prepare(segments)
 
+    def forgive(self) -> None:
+        """Let what may have passed by now be tried again."""
+        if isinstance(self.failure, PassingError):
+            self.failure = None
+
     def set_aside(self, key: str) -> None:
         """Set a segment aside to be made again; boards that share it want that once."""
         if key not in self.forced:
@@ -71,8 +77,12 @@ class Stage:
             engine.prepare(missing)
 
 
+@dataclass
 class Elsewhere(Stage):
     """An engine that is entered by workers, not here; they check what they are given."""
+
+    options: EngineOptions = field(default_factory=EngineOptions)
+    """With which they make it."""
 
     def check(self, segments: Sequence[Segment]) -> None:
         """Nothing can be checked here."""

@@ -20,7 +20,7 @@ from svi_story.errors import InputError, PassingError, Problem, StoryError
 from svi_story.events import Event
 from svi_story.plan.fingerprints import Fingerprints
 from svi_story.render.record import versions
-from svi_story.render.segments import Lost, Retry, Wanted, make
+from svi_story.render.segments import Lost, Wanted, make
 from svi_story.render.stage import Stage, Studio
 
 if TYPE_CHECKING:
@@ -35,11 +35,10 @@ T = TypeVar("T")
 
 PATIENCE = 90.0
 """Seconds until what another host wrote must be seen: NFS remembers for a minute what was not there."""
-NO_RETRY = Retry(times=0)
 
 
 @dataclass(frozen=True)
-class Setup:
+class Post:
     """What a worker is told before it starts. Its paths are absolute."""
 
     engine: str
@@ -105,8 +104,8 @@ class Batch:
 class Worker:
     """The actor. Its work runs in one thread, so that everything it does can be told at once."""
 
-    def __init__(self, setup: Setup) -> None:
-        self._setup = setup
+    def __init__(self, post: Post) -> None:
+        self._post = post
         self._thread = ThreadPoolExecutor(max_workers=1)
         self._stack = ExitStack()
         self._studio: Studio | None = None
@@ -143,12 +142,12 @@ class Worker:
         self._tell(event)
 
     def _enter(self, wanted: Sequence[Task]) -> None:
-        setup = self._setup
+        post = self._post
         self._tell(Here(socket.gethostname(), os.getpid(), versions()))
-        _check(setup)
-        fingerprints = Fingerprints.load(setup.cache / "memo.json", self._report)
-        store = Store(setup.cache, self._report)
-        engine = create(setup.engine, setup.options, fingerprints.file, store.embedding, self._report)
+        _check(post)
+        fingerprints = Fingerprints.load(post.cache / "memo.json", self._report)
+        store = Store(post.cache, self._report)
+        engine = create(post.engine, post.options, fingerprints.file, store.embedding, self._report)
         stage = self._stack.enter_context(Stage(engine, wanted, store))
         entered = stage.entered()
         encoder = self._stack.enter_context(ThreadPoolExecutor(max_workers=1))  # it never has anything to do
@@ -163,7 +162,7 @@ class Worker:
         good = [chain for chain in batch.chains if self._can(chain, studio)]
         wanted = [*batch.before, *(each for chain in good for each in chain)]
         asked = {each.task.key for chain in good for each in chain}
-        for told in make(wanted, studio, NO_RETRY):
+        for told in make(wanted, studio):
             if told.task.key in asked:
                 self._tell(_ended(told))
         self._tell(Ready(studio.stage.entered().one_at_a_time))
@@ -185,14 +184,14 @@ def _ended(told: Made | Lost) -> Message:
     return Finished(told.task.key, told.fresh)
 
 
-def _check(setup: Setup) -> None:
+def _check(post: Post) -> None:
     """Raises InputError where this place cannot work for the one that cuts the films."""
-    if __version__ != setup.version:
+    if __version__ != post.version:
         what = f"svi-story {__version__} is installed on {socket.gethostname()}"
-        raise InputError(f"{what}, {setup.version} where the films are cut; install the same")
-    if not _comes(setup.probe.exists):
+        raise InputError(f"{what}, {post.version} where the films are cut; install the same")
+    if not _comes(post.probe.exists):
         what = f"{socket.gethostname()} does not see the cache: workers need a file system that all share"
-        raise InputError(Problem(f"{what}; choose a folder there with --cache", file=str(setup.cache)))
+        raise InputError(Problem(f"{what}; choose a folder there with --cache", file=str(post.cache)))
 
 
 def see(store: Store, key: str) -> Entry:
@@ -218,6 +217,8 @@ def portable(error: Exception) -> Exception:
     """An error that can travel: ours as it is, another one as the text of its traceback."""
     if isinstance(error, StoryError):
         return error
+    if isinstance(error, MemoryError):
+        return PassingError(f"RAM ran out on {socket.gethostname()}; close what else uses it there")
     return WorkerBugError("".join(traceback.format_exception(error)))
 
 

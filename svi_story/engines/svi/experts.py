@@ -119,11 +119,13 @@ class Experts:
         size = sum(parameter.nbytes for parameter in self._models[expert].parameters())
         self._report(kind(expert, size, round(time.monotonic() - start, 3)))
 
-    def leave_device(self) -> None:
-        """Leave the device to the VAE, where the rung does not keep all on it."""
-        if self._choice.rung == "offload":
-            self._make_way(None)
-            self._ready = None
+    def leave_device(self) -> bool:
+        """Leave the device to the VAE, where the rung does not keep all on it; whether somebody had to go."""
+        if self._choice.rung != "offload" or self._ready is None:
+            return False
+        self._make_way(None)
+        self._ready = None
+        return True
 
     def free(self) -> None:
         """Give back the memory of both."""

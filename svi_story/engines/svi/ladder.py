@@ -12,7 +12,7 @@ from svi_story.engines.svi.embeddings import release
 from svi_story.engines.svi.memory import Choice, Room
 from svi_story.engines.svi.parts import read_parts
 from svi_story.engines.svi.streaming import check_streaming
-from svi_story.errors import InputError, RenderError
+from svi_story.errors import InputError, PassingError, RenderError
 from svi_story.events import Warned
 
 if TYPE_CHECKING:
@@ -58,7 +58,10 @@ class Ladder:
         return self.choice
 
     def step_down(self, doing: str) -> Choice:
-        """Take the next rung, after memory ran out. Raises RenderError at the last."""
+        """Take the next rung, after memory ran out. Raises PassingError when there is none.
+
+        Passing, for what cannot fit was refused at the start: somebody else took the memory since.
+        """
         assert self.choice is not None, "start comes first"
         self.experts.free()
         release()
@@ -66,7 +69,7 @@ class Ladder:
         choice = memory.lower(before, room, self.needs)
         if choice is None:
             need = self.needs[before]
-            raise RenderError(
+            raise PassingError(
                 f"memory ran out {doing} with --memory {before}, and there is no rung below that fits: "
                 f"{memory.gib(room.vram)} are free on the GPU (this needs about {memory.gib(need.gpu)}) and "
                 f"{memory.gib(room.ram)} of RAM; {memory.CURE}. What was sampled is kept"
@@ -87,10 +90,9 @@ class Ladder:
     def through_vae(self, size: Size, run: Callable[[bool], T]) -> T:
         """What the VAE makes: whole; when memory runs out, with no expert beside it; then in tiles.
 
-        `run` is told whether to tile. Raises RenderError when memory runs out in tiles too.
+        `run` is told whether to tile. Raises PassingError when memory runs out in tiles too.
         """
-        if self.choice is not None and self.choice.rung == "offload":
-            self.experts.leave_device()
+        if self.experts.leave_device():
             release()
         while True:
             result = unless_full(partial(run, size in self.tiled))
@@ -104,7 +106,7 @@ class Ladder:
             return
         if size in self.tiled:
             room = memory.gib(self.measure().vram)
-            raise RenderError(
+            raise PassingError(
                 f"memory ran out in the VAE at {size}, in tiles and alone on the device, with {room} free; "
                 f"{memory.CURE}. What was sampled is kept"
             )

@@ -1,0 +1,206 @@
+"""The schedule: everything that is missing once, in an order that can be done, with few model changes."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from itertools import groupby, pairwise
+from typing import TYPE_CHECKING, cast
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from svi_story.engines.base import Phase
+from svi_story.plan.keys import Task
+from svi_story.render.schedule import FIRST, Work, loads, schedule, segment_works, waves
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from svi_story.plan.model import Segment
+
+EXPERTS = ("high", "low")
+NONE = cast("Segment", None)
+"""The schedule looks at keys and parents; only `phases` sees a segment."""
+
+
+@dataclass(frozen=True)
+class Case:
+    """Films to be made, and how far they are."""
+
+    films: tuple[tuple[Task, ...], ...]
+    missing: frozenset[str]
+    begun: dict[str, int]
+    """Phases that are done, by key."""
+    count: int
+    """Phases of a segment."""
+    outfits: dict[str, str]
+    in_turns: bool
+
+    @property
+    def wanted(self) -> list[Task]:
+        return [task for film in self.films for task in film]
+
+    def phases(self, task: Task) -> Sequence[Phase]:
+        outfit = self.outfits[task.key]
+        every = (
+            Phase("vae", 0, 0, 0),
+            Phase("high", 1, 4, 8, f"high {outfit}"),
+            Phase("low", 2, 10, 12, f"low {outfit}"),
+        )
+        return every[3 - self.count :][self.begun.get(task.key, 0) :]
+
+    def works(self) -> tuple[Work, ...]:
+        return schedule(self.films, self.missing, self.phases, one_at_a_time=self.in_turns)
+
+
+def film(*chains: str) -> tuple[Task, ...]:
+    """Chains as words: a segment for each letter, the same one wherever a chain begins alike."""
+    return tuple(
+        Task(NONE, word[: end + 1], word[:end] or None, {}) for word in chains for end in range(len(word))
+    )
+
+
+chains = st.text("abc", min_size=1, max_size=5)
+films = st.lists(st.lists(chains, min_size=1, max_size=4).map(lambda words: film(*words)), max_size=5)
+
+
+@st.composite
+def cases(draw: st.DrawFn) -> Case:
+    made = tuple(draw(films))
+    keys = sorted({task.key for each in made for task in each})
+    count = draw(st.integers(1, 3))
+    missing = draw(st.sets(st.sampled_from(keys))) if keys else set()
+    begun = {key: draw(st.integers(0, count)) for key in sorted(missing)}
+    outfits = {key: draw(st.sampled_from("xyz")) for key in keys}
+    return Case(made, frozenset(missing), begun, count, outfits, draw(st.booleans()))
+
+
+@given(cases())
+def test_every_missing_segment_is_made_once_and_nothing_else(case: Case) -> None:
+    works = case.works()
+    decoded = [work.key for work in works if work.kind == "decode"]
+    assert len(decoded) == len(set(decoded))
+    assert set(decoded) == case.missing
+    sampled = [(work.key, work.phase) for work in works if work.kind == "sample"]
+    assert len(sampled) == len(set(sampled))
+    tasks = {task.key: task for task in case.wanted}
+    due = {(key, phase) for key in case.missing for phase in case.phases(tasks[key])}
+    assert set(sampled) == due
+
+
+@given(cases())
+def test_phases_come_in_order_and_parents_before_children(case: Case) -> None:
+    works = case.works()
+    parents = {task.key: task.parent for task in case.wanted}
+    finished: set[str] = set(parents) - case.missing
+    places: dict[str, int] = {}
+    over: set[str] = set()
+    for work in works:
+        if work.kind == "sample":
+            assert work.phase is not None
+            assert work.key not in over
+            assert parents[work.key] in finished or parents[work.key] is None
+            assert work.phase.place > places.get(work.key, -1)
+            places[work.key] = work.phase.place
+            if work.last:
+                over.add(work.key)
+        if work.kind == "decode":
+            assert work.key in over or case.begun[work.key] == case.count
+            finished.add(work.key)
+
+
+@given(cases())
+def test_texts_come_first_and_films_as_soon_as_they_can(case: Case) -> None:
+    works = case.works()
+    assert [place for place, work in enumerate(works) if work.kind == "text"] in ([], [0])
+    assert (works[:1] == (Work("text"),)) == any(work.kind == "sample" for work in works)
+    done = {task.key for task in case.wanted} - case.missing
+    encoded: dict[int, set[str]] = {number: set() for number in range(len(case.films))}
+    since_decode = 0
+    for work in works:
+        since_decode = 0 if work.kind in ("sample", "decode", "text") else since_decode + 1
+        if work.kind == "decode":
+            done.add(work.key)
+        if work.kind == "encode":
+            assert work.key in done
+            assert work.key not in encoded[work.film]
+            encoded[work.film].add(work.key)
+        if work.kind == "cut":
+            assert encoded[work.film] == {task.key for task in case.films[work.film]}
+    assert sorted(work.film for work in works if work.kind == "cut") == list(range(len(case.films)))
+    for number, each in enumerate(case.films):
+        keys = {task.key for task in each}
+        cut = next(place for place, work in enumerate(works) if work.kind == "cut" and work.film == number)
+        last = max(
+            (place for place, work in enumerate(works) if work.kind == "decode" and work.key in keys),
+            default=FIRST,
+        )
+        assert all(work.kind in ("encode", "cut", "text") for work in works[last + 1 : cut])
+
+
+@given(cases())
+def test_models_change_by_the_longest_chain_and_not_by_the_number_of_chains(case: Case) -> None:
+    works = segment_works(case.wanted, case.missing, case.phases, one_at_a_time=True)
+    groups = waves({task.key: task for task in case.wanted if task.key in case.missing}.values())
+    needed = [
+        {phase.model for task in group for phase in case.phases(task)} & set(EXPERTS) for group in groups
+    ]
+    assert loads(works, EXPERTS) == sum(map(len, needed))
+    assert loads(works, EXPERTS) <= 2 * len(groups)
+
+
+@given(cases())
+def test_a_wave_wears_each_outfit_once(case: Case) -> None:
+    works = segment_works(case.wanted, case.missing, case.phases, one_at_a_time=True)
+    for _, wave in groupby(works, key=lambda work: work.kind == "decode"):
+        for _, run in groupby((work.phase for work in wave if work.phase), key=lambda phase: phase.place):
+            worn = [outfit for outfit, _ in groupby(phase.outfit for phase in run)]
+            assert len(worn) == len(set(worn))
+
+
+def fresh(*words: str, in_turns: bool = True, outfits: str = "x") -> Case:
+    """Films of one chain each, none of which is begun."""
+    made = tuple(film(word) for word in words)
+    keys = [task.key for each in made for task in each]
+    worn = {key: outfits[ord(key[0]) % len(outfits)] for key in keys}
+    return Case(made, frozenset(keys), {}, 3, worn, in_turns)
+
+
+def test_twelve_chains_of_five_change_as_often_as_one() -> None:
+    twelve = fresh(*(f"{letter}1234" for letter in "abcdefghijkl"))
+    assert loads(twelve.works(), EXPERTS) == loads(fresh("a1234").works(), EXPERTS) == 2 * 5
+    one_by_one = fresh(*(f"{letter}1234" for letter in "abcdefghijkl"), in_turns=False)
+    assert loads(one_by_one.works(), EXPERTS) == 2 * 5 * 12
+
+
+def test_what_boards_share_is_made_once_and_serves_both() -> None:
+    works = fresh("ab", "ac", in_turns=False).works()
+    told = [f"{work.kind} {work.key or work.film}" for work in works if work.kind not in ("text", "sample")]
+    assert told == [
+        "decode a", "encode a", "encode a",
+        "decode ab", "encode ab", "cut 0",
+        "decode ac", "encode ac", "cut 1",
+    ]  # fmt: skip
+
+
+def test_an_expert_goes_on_with_what_it_wears() -> None:
+    works = fresh("a1", "b1", "c1", "d1", outfits="xy").works()
+    for expert in EXPERTS:
+        worn = [work.phase.outfit for work in works if work.phase and work.phase.model == expert]
+        assert sum(before != after for before, after in pairwise(worn)) == 2  # once in each wave
+    models = [model for model, _ in groupby(work.model for work in works if work.model)]
+    assert models == ["text", "vae", "high", "low", "vae", "high", "low", "vae"]
+
+
+def test_films_that_need_no_engine_are_cut_first() -> None:
+    ready, due = film("ab"), film("cd")
+    case = Case((due, ready), frozenset({"c", "cd"}), {}, 3, dict.fromkeys(("c", "cd"), "x"), in_turns=True)
+    kinds = [(work.kind, work.film) for work in case.works()]
+    assert kinds[:4] == [("text", -1), ("encode", 1), ("encode", 1), ("cut", 1)]
+    assert kinds[-1] == ("cut", 0)
+
+
+def test_nothing_wanted_is_nothing_to_do() -> None:
+    assert Case((), frozenset(), {}, 1, {}, in_turns=True).works() == ()
+    there = Case((film("ab"),), frozenset(), {}, 1, {}, in_turns=True)
+    assert {work.kind for work in there.works()} == {"encode", "cut"}

@@ -1,0 +1,155 @@
+"""Segments made together: each once, the same frames in whatever order, whatever else goes wrong."""
+
+from __future__ import annotations
+
+import tempfile
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager, suppress
+from itertools import groupby
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+from fake_engine import Fake, film
+from hypothesis import HealthCheck, example, given, settings
+from hypothesis import strategies as st
+
+from svi_story.cache.store import Store
+from svi_story.errors import PassingError, RenderError
+from svi_story.events import PhaseDone, SegmentDone, SegmentStarted
+from svi_story.render.segments import Lost, Made, Wanted, make
+from svi_story.render.stage import Stage, Studio
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
+    from svi_story.events import Event
+    from svi_story.plan.keys import Task
+    from svi_story.plan.model import Segment
+
+BOARD = Path("board.yaml")
+words = st.lists(st.text("ab", min_size=1, max_size=3), min_size=1, max_size=3)
+few = settings(max_examples=12, suppress_health_check=[HealthCheck.function_scoped_fixture])
+
+
+@contextmanager
+def room() -> Iterator[Path]:
+    """A folder for one example's store."""
+    with tempfile.TemporaryDirectory(dir=Path.cwd()) as folder:
+        yield Path(folder)
+
+
+def run(
+    tasks: Sequence[Task], engine: Fake, root: Path, told: list[Event] | None = None
+) -> list[Made | Lost]:
+    """Make segments in a store."""
+    report = (told if told is not None else []).append
+    store = Store(root, report)
+    with ThreadPoolExecutor(1) as encoder, Stage(engine, tasks, store) as stage:
+        studio = Studio(stage, store, encoder, report)
+        return list(make([Wanted(task, BOARD) for task in tasks], studio))
+
+
+def frames(made: Sequence[Made | Lost]) -> dict[str, str]:
+    """What is in the frames, by key."""
+    return {each.task.key: each.entry.frames_sha256 for each in made if isinstance(each, Made)}
+
+
+@given(words)
+@example(["aab", "ab", "b"])
+@few
+def test_the_order_changes_no_frame_and_everything_is_made_once(chains: list[str]) -> None:
+    tasks = film(chains)
+    with room() as folder:
+        one_by_one, in_turns = Fake(), Fake(in_turns=True)
+        calm = frames(run(tasks, one_by_one, folder / "a"))
+        assert frames(run(tasks, in_turns, folder / "b")) == calm
+        assert calm.keys() == {task.key for task in tasks}
+        for engine in (one_by_one, in_turns):
+            for call in ("vae", "high", "sample", "decode"):
+                assert set(engine.times(call).values()) == {1}
+        again = Fake()
+        made = run(tasks, again, folder / "b")
+        assert again.calls == []
+        assert not any(each.fresh for each in made if isinstance(each, Made))
+
+
+@given(words, st.integers(2, 9))
+@few
+def test_what_was_begun_is_gone_on_with(chains: list[str], stride: int) -> None:
+    """Interrupted again and again, a little later each time: no latents and no frames are made twice."""
+    tasks = film(chains)
+
+    def stop(_call: str, _segment: Segment) -> None:
+        if len(engine.calls) == limit:
+            raise KeyboardInterrupt
+
+    with room() as folder:
+        calm = frames(run(tasks, Fake(), folder / "calm"))
+        engine = Fake(in_turns=True, fault=stop)
+        made: list[Made | Lost] = []
+        for attempt in range(1, 40):
+            limit = len(engine.calls) + stride * attempt
+            with suppress(KeyboardInterrupt):
+                made = run(tasks, engine, folder / "stopped")
+                break
+        assert frames(made) == calm
+        assert set(engine.times("decode").values()) == {1}
+        assert set(engine.times("sample").values()) == {1}
+
+
+def test_each_model_works_for_a_whole_wave() -> None:
+    engine, told = Fake(in_turns=True), list[object]()
+    run(film(["a1", "b1", "c1"]), engine, Path("store"), told)  # type: ignore[arg-type]  # events are objects
+    calls = [(name, len(list(run))) for name, run in groupby(name for name, _ in engine.calls)]
+    assert calls == [("vae", 3), ("high", 3), ("sample", 3), ("decode", 3)] * 2
+    phases = [event for event in told if isinstance(event, PhaseDone)]
+    assert [(event.model, event.steps) for event in phases[::3]] == [("vae", 0), ("high", 2), ("low", 2)] * 2
+    assert sum(isinstance(event, SegmentStarted) for event in told) == 6
+    assert sum(isinstance(event, SegmentDone) for event in told) == 6
+
+
+@pytest.mark.parametrize("in_turns", [False, True])
+@pytest.mark.parametrize("call", ["vae", "high", "sample", "decode"])
+@pytest.mark.parametrize("error", [RenderError("bad"), PassingError("full"), ZeroDivisionError("bug")])
+def test_what_fails_takes_only_what_continues_from_it(call: str, error: Exception, in_turns: bool) -> None:
+    def fault(name: str, segment: Segment) -> None:
+        if (name, segment.prompt) == (call, "ab"):
+            raise error
+
+    engine = Fake(in_turns, fault)
+    ended = run(film(["abc", "abd", "ac", "b"]), engine, Path("store"))
+    lost = {each.task.segment.prompt: each.error for each in ended if isinstance(each, Lost)}
+    assert lost == dict.fromkeys(("ab", "abc", "abd"), error)
+    assert {each.task.segment.prompt for each in ended if isinstance(each, Made)} == {"a", "ac", "b"}
+    healed = Fake(in_turns)
+    made = run(film(["abc", "abd", "ac", "b"]), healed, Path("store"))
+    assert frames(made) == frames(run(film(["abc", "abd", "ac", "b"]), Fake(), Path("calm")))
+    assert healed.times("decode").keys() == {"ab", "abc", "abd"}
+
+
+def test_an_engine_that_cannot_be_entered_loses_what_is_missing_only() -> None:
+    run(film(["ab"]), Fake(), Path("store"))
+
+    class Broken(Fake):
+        def prepare(self, segments: Sequence[Segment]) -> None:
+            raise RenderError("no memory")
+
+    ended = run(film(["abc", "b"]), Broken(), Path("store"))
+    assert [each.task.segment.prompt for each in ended if isinstance(each, Made)] == ["a", "ab"]
+    assert [each.task.segment.prompt for each in ended if isinstance(each, Lost)] == ["abc", "b"]
+
+
+def test_when_memory_changes_the_engine_s_ways_the_rest_is_scheduled_anew() -> None:
+    def shrink(call: str, segment: Segment) -> None:
+        engine.in_turns = engine.in_turns or (call, segment.prompt) == ("high", "b")
+
+    engine = Fake(fault=shrink)
+    ended = run(film(["a", "b", "c", "d"]), engine, Path("store"))
+    assert all(isinstance(each, Made) for each in ended)
+    calls = [name for name, _ in engine.calls]
+    assert calls[:6] == ["vae", "high", "sample", "decode", "vae", "high"]
+    assert [(name, len(list(run))) for name, run in groupby(calls[6:])] == [
+        *(("vae", 2), ("high", 2)),
+        *(("sample", 3), ("decode", 3)),
+    ]
