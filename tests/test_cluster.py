@@ -344,10 +344,12 @@ def test_a_segment_that_kills_every_worker_is_given_up_and_the_rest_is_made(head
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_an_interrupt_ends_everything_that_was_started(number: signal.Signals) -> None:
+def test_an_interrupt_ends_everything_that_was_started(number: signal.Signals, head: str) -> None:
     animatic_board("long.yaml", "1280x720", *(f"fog {n}" for n in range(9)))
-    run = start("boards", *ANIMATIC, "--ray", "--workers", "2")
+    address = ["--ray"] if number == signal.SIGINT else ["--ray", head]
+    run = start("boards", *ANIMATIC, *address, "--workers", "1", **TOKEN)
     run.until("segment_done")
+    (worker,) = run.processes.values()
     began = time.monotonic()
     if number == signal.SIGINT:
         os.killpg(run.process.pid, number)  # as a terminal does, to all that it started
@@ -358,6 +360,7 @@ def test_an_interrupt_ends_everything_that_was_started(number: signal.Signals) -
     assert "what was done is kept" in err
     assert "--ray" in err
     assert processes_of(run.process.pid) == []
+    assert not Path("/proc", str(worker)).exists()
     assert not films("renders")
 
 

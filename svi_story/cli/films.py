@@ -23,6 +23,7 @@ from svi_story.cli.options import (
     Models,
     Paths,
     Ray,
+    Retries,
     Vae,
     WithAddress,
     Workers,
@@ -68,10 +69,7 @@ def render(
         list[str] | None,
         typer.Option("--force", metavar="CLIP|all", help="Set these entries aside and make them again."),
     ] = None,
-    retries: Annotated[
-        int,
-        typer.Option("--retries", min=0, max=10, metavar="N", help="How often to try what may pass again."),
-    ] = RETRIES,
+    retries: Retries = RETRIES,
     ray: Ray = "",
     workers: Workers = 0,
     as_json: Annotated[bool, typer.Option("--json", help="Print one event per line while it works.")] = False,
@@ -112,9 +110,14 @@ def render(
             if place.board in done:
                 answer(str(place.film))
     if len(outcomes) > 1 and not quiet:
-        rows = ((str(each.board), each.ending, shorten(each.message, 100)) for each in outcomes)
-        complain(table(("board", "ended", ""), rows))
+        _show_endings(outcomes)
     raise typer.Exit(_exit_code(outcomes))
+
+
+def _show_endings(outcomes: Sequence[Outcome]) -> None:
+    """How every board ended."""
+    rows = ((str(each.board), each.ending, shorten(each.message, 100)) for each in outcomes)
+    complain(table(("board", "ended", ""), rows))
 
 
 def _render(

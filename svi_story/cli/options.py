@@ -65,6 +65,9 @@ Ray = Annotated[
         show_default=False,
     ),
 ]
+Retries = Annotated[
+    int, typer.Option("--retries", min=0, max=10, metavar="N", help="How often to try what may pass again.")
+]
 Workers = Annotated[
     int,
     typer.Option(
