@@ -97,10 +97,7 @@ def render(
     choice, wish = chosen(engine, options), Wish(tuple(only or ()), tuple(force or ()))
     places = find_places(paths, output, cache)
     try:
-        with (
-            reporter(as_json=as_json, quiet=quiet, verbose=verbose) as report,
-            hands(ray, workers) as makers,
-        ):
+        with reporter(as_json=as_json, quiet=quiet, verbose=verbose) as report, hands(ray, workers) as makers:
             outcomes = _render(places, cache, choice, wish, Retry(retries), report, makers)
     except KeyboardInterrupt:
         raise Interrupted(_again(sys.argv[1:])) from None
