@@ -8,7 +8,9 @@ import pickle
 import signal
 import subprocess
 import sys
+import threading
 import time
+from collections.abc import Generator
 from dataclasses import dataclass, field
 from fractions import Fraction
 from pathlib import Path
@@ -26,6 +28,7 @@ from svi_story.plan.keys import Task
 from svi_story.plan.model import Anchor, Lora, Size
 from svi_story.render import cluster
 from svi_story.render.chains import chains_of, ready, share
+from svi_story.render.pool import ahead, reason_of
 from svi_story.render.worker import WorkerBugError, absolute, portable
 
 if TYPE_CHECKING:
@@ -371,3 +374,42 @@ def test_a_worker_that_cannot_work_says_why(head: str) -> None:
     (failed,) = run.of("board_failed")
     assert "--attention" in failed["message"]
     assert len(run.of("worker_lost")) == 1
+
+
+def test_why_a_worker_is_gone_is_told_on_a_line() -> None:
+    died = "The actor died unexpectedly.\n\tpid: 1\nThe actor is dead because its worker process has died. Exit: 2."
+    unborn = (
+        "The actor died because of an error raised in its creation task, \x1b[36mray::Worker.__init__()\x1b[39m\n"
+        "  File x\nModuleNotFoundError: No module named 'svi_story'"
+    )
+    assert reason_of(RuntimeError(died)) == "its worker process has died"
+    assert reason_of(RuntimeError(unborn)) == "ModuleNotFoundError: No module named 'svi_story'"
+    assert reason_of(RuntimeError()) == "RuntimeError"
+
+
+def test_workers_are_looked_after_while_films_are_cut_and_left_when_nobody_wants_more() -> None:
+    over = threading.Event()
+    went_on = threading.Event()
+
+    def work() -> Iterator[int]:
+        yield 1
+        went_on.set()
+        over.wait(10)
+        if not over.is_set():
+            raise TimeoutError("nobody said stop")
+
+    reading = ahead(work(), over.set)
+    assert next(reading) == 1
+    assert went_on.wait(10)
+    assert isinstance(reading, Generator)
+    reading.close()
+    assert over.is_set()
+
+    def broken() -> Iterator[int]:
+        yield 1
+        raise ZeroDivisionError
+
+    given = []
+    with pytest.raises(ZeroDivisionError):
+        given.extend(ahead(broken(), over.set))
+    assert "workers" not in {thread.name for thread in threading.enumerate()}

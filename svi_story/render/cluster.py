@@ -21,7 +21,7 @@ from svi_story.render.stage import Elsewhere
 from svi_story.render.worker import Post, Worker, absolute
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Generator, Iterator, Sequence
     from pathlib import Path
     from types import TracebackType
 
@@ -35,6 +35,7 @@ if TYPE_CHECKING:
 LOCAL = "local"
 """The address of a cluster that is started here, for as long as it is needed."""
 CONNECT_SECONDS = 10.0
+CHECK = "check the address, the versions of Python and Ray, and the token if there is one (RAY_AUTH_TOKEN)"
 OBJECTS = 80 * 2**20
 """Bytes for what travels between processes, which is little: frames and latents go through the cache."""
 SOCKETS = 40
@@ -54,6 +55,7 @@ class Cluster:
         self._address = address
         self._workers = workers
         self._stack = ExitStack()
+        self._under_way = ExitStack()
         self._joined = False
 
     def __enter__(self) -> Self:
@@ -62,7 +64,8 @@ class Cluster:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._stack.close()
+        with self._stack:
+            self._under_way.close()
 
     def stage(self, setup: Setup, engine: Engine, wanted: Sequence[Task], store: Store) -> Stage:
         """The engine works on the workers."""
@@ -70,6 +73,11 @@ class Cluster:
 
     def make(self, wanted: Sequence[Wanted], studio: Studio) -> Iterator[Made | Lost]:
         """Give chains to workers. Raises InputError when the cluster cannot be joined."""
+        making = self._make(wanted, studio)
+        self._under_way.callback(making.close)  # whoever reads it may be interrupted
+        return making
+
+    def _make(self, wanted: Sequence[Wanted], studio: Studio) -> Generator[Made | Lost, None, None]:
         with ExitStack() as stack:
             pool = Pool(studio, by_key(wanted), lambda: self._staff(studio, stack))
             stack.callback(pool.dismiss_all)
@@ -143,7 +151,7 @@ def joined(address: str, workers: int) -> Iterator[None]:
             try:
                 ray.init(**options, log_to_driver=False, logging_level=logging.ERROR)
             except (ConnectionError, RuntimeError, ValueError) as error:
-                raise InputError(f"--ray {address}: {str(error).strip().splitlines()[0]}") from error
+                raise InputError(f"--ray {address}: {str(error).strip().splitlines()[0]}; {CHECK}") from error
         yield
 
 

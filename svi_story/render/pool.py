@@ -7,7 +7,10 @@ import time
 from collections import Counter
 from dataclasses import dataclass, field, replace
 from math import inf
-from typing import TYPE_CHECKING, Any
+from queue import SimpleQueue
+from threading import Event as Flag
+from threading import Thread
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from svi_story.errors import PassingError, RenderError, StoryError
 from svi_story.events import ChainGiven, Event, SegmentEvent, Warned, WorkerLost, WorkerStarted
@@ -33,6 +36,8 @@ if TYPE_CHECKING:
     from svi_story.render.segments import Lost, Wanted
     from svi_story.render.stage import Studio
     from svi_story.render.worker import Message
+
+T = TypeVar("T")
 
 DEATHS = 2
 """How many workers may die over a segment before it is given up with the third."""
@@ -86,7 +91,8 @@ class Pool(Line):
     def __init__(self, studio: Studio, wanted: dict[str, Wanted], staff: Callable[[], Staff]) -> None:
         super().__init__(studio, wanted)
         self._find_staff = staff
-        self._staff: Staff | None = None
+        self._staff = Staff(0, lambda _: (None, None))
+        self._over = Flag()
         self._hands: list[Hand] = []
         self._started = 0
         self._deaths: Counter[str] = Counter()
@@ -100,9 +106,16 @@ class Pool(Line):
         }
 
     def run(self, order: Sequence[str]) -> Iterator[Made | Lost]:
-        """Make what is missing, with as many workers as there is work for."""
-        while missing := [key for key in order if self._is_missing(key)]:
-            self._staff = self._staff or self._find_staff()
+        """Make what is missing, with as many workers as there is work for.
+
+        Workers are looked after in a thread of their own: they get new work while films are cut.
+        """
+        if any(map(self._is_missing, order)):
+            self._staff = self._find_staff()
+            yield from ahead(self._look_after(order), self._over.set)
+
+    def _look_after(self, order: Sequence[str]) -> Iterator[Made | Lost]:
+        while not self._over.is_set() and (missing := [key for key in order if self._is_missing(key)]):
             self._hire(missing)
             if not self._hands:
                 yield from self._lose(missing, self._failure)
@@ -126,7 +139,6 @@ class Pool(Line):
 
     def _hire(self, missing: Sequence[str]) -> None:
         """Start workers, while there is more that can be done than hands to do it."""
-        assert self._staff is not None
         idle = sum(not hand.left for hand in self._hands)
         needed = min(self._staff.count - len(self._hands), len(self._waiting(missing)) - idle)
         self._since = self._since or time.monotonic()
@@ -137,7 +149,6 @@ class Pool(Line):
 
     def _give_out(self, missing: Sequence[str]) -> None:
         """Give chains to those who have nothing to do."""
-        assert self._staff is not None
         workers = max(self._staff.count, len(self._hands))
         for hand in self._hands:
             if hand.stream is None and hand.ready is not None:
@@ -169,8 +180,7 @@ class Pool(Line):
         """Wait for what changes what can be done; what happens meanwhile is passed on."""
         from ray.exceptions import RayError
 
-        while True:
-            hand = self._next_to_tell()
+        while hand := self._next_to_tell():
             try:
                 message = hand.hear()
             except RayError as error:
@@ -182,16 +192,17 @@ class Pool(Line):
                 yield from self._take_in(hand, message)
                 return
 
-    def _next_to_tell(self) -> Hand:
-        """Somebody who has something to tell, or is done."""
+    def _next_to_tell(self) -> Hand | None:
+        """Somebody who has something to tell, or is done; None when nobody listens any more."""
         import ray
 
         busy = [hand for hand in self._hands if hand.stream is not None]
-        while True:
+        while not self._over.is_set():
             told, _ = ray.wait([hand.stream for hand in busy], timeout=LOOK_AROUND)
             if told:
                 return next(hand for hand in busy if hand.stream is told[0])
             self._wonder()
+        return None
 
     def _wonder(self) -> None:
         """Say, once, that no worker comes."""
@@ -225,7 +236,6 @@ class Pool(Line):
 
     def _refuse(self, hand: Hand, error: Exception) -> None:
         """A worker says that its place will not do: there is one place less."""
-        assert self._staff is not None
         if hand.ready is None and isinstance(error, StoryError) and not isinstance(error, PassingError):
             self._failure = error
             self._staff = replace(self._staff, count=self._staff.count - 1)
@@ -236,7 +246,9 @@ class Pool(Line):
         self._since = inf
         self.studio.report(WorkerStarted(hand.number, here.host, here.process))
         ours = versions()
-        others = [f"{name} {it}, not {ours[name]}" for name, it in here.versions.items() if it != ours[name]]
+        others = [
+            f"{name} {it}, not {ours.get(name)}" for name, it in here.versions.items() if it != ours.get(name)
+        ]
         if others:
             what = f"worker {hand.number} on {here.host} has {', '.join(others)}: its frames may differ"
             self.studio.report(Warned(what))
@@ -268,7 +280,6 @@ class Pool(Line):
 
     def _bury(self, hand: Hand, reason: str) -> Iterator[Lost]:
         """A worker is gone: what it had not finished is free again; blame lies with what it was making."""
-        assert self._staff is not None
         self._dismiss(hand)
         self.studio.report(WorkerLost(hand.number, hand.host, reason))
         left = [key for key in hand.left if self._is_missing(key)]
@@ -291,13 +302,38 @@ class Pool(Line):
         ray.kill(hand.actor)
 
 
+def ahead(work: Iterator[T], stop: Callable[[], object]) -> Iterator[T]:
+    """What an iterator gives; it goes on in a thread of its own, until it ends or nobody wants more."""
+    given: SimpleQueue[T | None] = SimpleQueue()
+    failures: list[BaseException] = []
+
+    def run() -> None:
+        try:
+            for each in work:
+                given.put(each)
+        except BaseException as error:  # noqa: BLE001 - raised where the iterator is read
+            failures.append(error)
+        finally:
+            given.put(None)
+
+    thread = Thread(target=run, name="workers")
+    thread.start()
+    try:
+        while (each := given.get()) is not None:
+            yield each
+    finally:
+        stop()
+        thread.join()
+    if failures:
+        raise failures[0]
+
+
 def reason_of(error: Exception) -> str:
     """Why a worker is gone, on a line."""
-    text = str(error)
-    told = re.search(r"The actor (?:is dead|died) because (.*?)[.\n]", text)
+    told = re.search(r"The actor (?:is dead|died) because (its .*?)[.\n]", str(error))
     return told[1] if told else last_line(error)
 
 
 def last_line(error: Exception) -> str:
     """What an error says in the end; of a traceback, the error itself."""
-    return (str(error).strip() or type(error).__name__).splitlines()[-1]
+    return re.sub(r"\x1b\[\d*m", "", str(error).strip() or type(error).__name__).splitlines()[-1]
