@@ -23,8 +23,8 @@ WAYS: Mapping[str, tuple[str, ...]] = {
     "2 workers": ("--ray", "--workers", "2"),
 }
 STARTING = (
-    "*command*: the whole of it, with Python, torch in every worker, Ray started and ended. *making* leaves the "
-    "start out: from the first segment that is started to the end."
+    "*command*: the whole of it, with Python, torch in every worker, Ray started and ended. *making* leaves "
+    "the start out: from the first segment that is started to the end."
 )
 THREADS = "One thread for each process that samples, so that a second worker is a second core."
 
