@@ -24,6 +24,7 @@ from svi_story.events import (
     SegmentStarted,
     StepDone,
     Warned,
+    WorkerLost,
     as_json,
 )
 
@@ -43,7 +44,7 @@ def fail(event: Event) -> None:
 
 def warn(event: Event) -> None:
     """Show what went wrong or may, and how a bundle is made; nothing else."""
-    if isinstance(event, BoardDelayed | BoardFailed | BoardRefused | BundleOpened | Warned):
+    if isinstance(event, BoardDelayed | BoardFailed | BoardRefused | BundleOpened | Warned | WorkerLost):
         tell(event)
 
 
@@ -120,7 +121,15 @@ class Bars:
                 self.progress.update(self.clip, visible=False)
                 self.progress.advance(self.film)
                 self.progress.advance(self.run)
-            case BundleOpened() | FilmDone() | Warned() | BoardDelayed() | BoardFailed() | BoardRefused():
+            case (
+                BundleOpened()
+                | FilmDone()
+                | Warned()
+                | WorkerLost()
+                | BoardDelayed()
+                | BoardFailed()
+                | BoardRefused()
+            ):
                 self.progress.console.print(plain(str(event)), soft_wrap=True)
             case _:
                 pass

@@ -217,10 +217,10 @@ class Pool(Line):
 
     def _take_in(self, hand: Hand, message: Here | Ready | Finished | Failed | None) -> Iterator[Made | Lost]:
         match message:
-            case None if hand.left:
+            case None if any(map(self._is_missing, hand.left)):
                 yield from self._bury(hand, "it ended before its work")
             case None:
-                hand.stream = None
+                hand.stream, hand.left = None, []
             case Here():
                 self._welcome(hand, message)
             case Ready():
@@ -270,7 +270,7 @@ class Pool(Line):
     def _fail(self, hand: Hand, key: str, error: Exception) -> Iterator[Lost]:
         """A segment could not be made. What is nobody's fault but a bug's may be its process's illness."""
         if isinstance(error, WorkerBugError) and not self._deaths[key]:
-            self._deaths[key] = DEATHS
+            self._deaths[key] = DEATHS - 1  # with this one, the next is the last
             yield from self._bury(hand, last_line(error))
             return
         hand.left.remove(key)
