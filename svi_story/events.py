@@ -177,6 +177,44 @@ class EngineSettled(Event):
 
 
 @dataclass(frozen=True)
+class WorkerStarted(Event):
+    """A process of a cluster is there to make segments."""
+
+    worker: int
+    host: str
+    process: int
+    """Its number on that host."""
+
+    def __str__(self) -> str:
+        return f"worker {self.worker}: started on {self.host}, process {self.process}"
+
+
+@dataclass(frozen=True)
+class WorkerLost(Event):
+    """A process of a cluster died, or cannot work; what it had not finished goes to others."""
+
+    worker: int
+    host: str
+    """Empty when it never came up."""
+    reason: str
+
+    def __str__(self) -> str:
+        place = f" on {self.host}" if self.host else ""
+        return f"worker {self.worker}{place}: lost: {self.reason}; its work goes to others"
+
+
+@dataclass(frozen=True)
+class ChainGiven(SegmentEvent):
+    """A worker got segments to make, each of which continues from the one before; this is the first."""
+
+    worker: int
+    segments: int
+
+    def __str__(self) -> str:
+        return f"{self.where}: {self.segments} segments given to worker {self.worker}"
+
+
+@dataclass(frozen=True)
 class ModelLoaded(Event):
     """A model was read from its files, into the memory where it works or waits."""
 

@@ -16,7 +16,7 @@ ROOMS = [
     *("errors", "events", "pictures", "sounds", "storyboard", "plan", "cache"),
     *("engines", "cut", "review", "render", "cli"),
 ]
-HEAVY = ("torch", "diffusers", "transformers", "moviepy", "av")
+HEAVY = ("torch", "diffusers", "transformers", "moviepy", "av", "ray")
 MODULES = sorted(path for path in HOUSE.rglob("*.py") if path.parent != HOUSE or path.stem in ROOMS)
 
 

@@ -25,6 +25,7 @@ from svi_story.events import (
     SegmentStarted,
     StepDone,
     Warned,
+    WorkerLost,
     as_json,
 )
 
@@ -45,7 +46,7 @@ def fail(event: Event) -> None:
 
 def warn(event: Event) -> None:
     """Show what went wrong or may, and how a bundle is made; nothing else."""
-    if isinstance(event, BoardDelayed | BoardFailed | BoardRefused | BundleOpened | Warned):
+    if isinstance(event, BoardDelayed | BoardFailed | BoardRefused | BundleOpened | Warned | WorkerLost):
         tell(event)
 
 
@@ -129,7 +130,15 @@ class Bars:
                 name, done = shorten(event.board.name, 30), event.done
                 self.progress.update(self.run, description=name, completed=done, total=event.clips)
                 self.progress.update(self.run, visible=True, unit="clips")
-            case BundleOpened() | FilmDone() | Warned() | BoardDelayed() | BoardFailed() | BoardRefused():
+            case (
+                BundleOpened()
+                | FilmDone()
+                | Warned()
+                | WorkerLost()
+                | BoardDelayed()
+                | BoardFailed()
+                | BoardRefused()
+            ):
                 self.progress.console.print(plain(str(event)), soft_wrap=True)
             case _:
                 pass

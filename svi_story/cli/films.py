@@ -5,6 +5,7 @@ from __future__ import annotations
 import shlex
 import sys
 from collections import Counter
+from contextlib import contextmanager, nullcontext
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -21,18 +22,22 @@ from svi_story.cli.options import (
     Memory,
     Models,
     Paths,
+    Ray,
+    Retries,
     Vae,
+    WithAddress,
+    Workers,
     chosen,
     fingerprints_in,
 )
 from svi_story.cli.terminal import BUG, Interrupted, answer, complain, log_bug, shorten, table
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterator, Sequence
     from pathlib import Path
 
     from svi_story.events import Reporter
-    from svi_story.render.batch import Outcome, Wish
+    from svi_story.render.batch import Hands, Outcome, Wish
     from svi_story.render.jobs import Choice, Place
     from svi_story.render.retry import Retry
 
@@ -43,7 +48,7 @@ RETRIES = 3
 
 def register(app: typer.Typer) -> None:
     """Add this module's commands."""
-    app.command()(render)
+    app.command(cls=WithAddress)(render)
 
 
 def render(
@@ -64,10 +69,9 @@ def render(
         list[str] | None,
         typer.Option("--force", metavar="CLIP|all", help="Set these entries aside and make them again."),
     ] = None,
-    retries: Annotated[
-        int,
-        typer.Option("--retries", min=0, max=10, metavar="N", help="How often to try what may pass again."),
-    ] = RETRIES,
+    retries: Retries = RETRIES,
+    ray: Ray = "",
+    workers: Workers = 0,
     as_json: Annotated[bool, typer.Option("--json", help="Print one event per line while it works.")] = False,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Errors only.")] = False,
     verbose: Annotated[bool, typer.Option("--verbose", "-v", help="One line for everything done.")] = False,
@@ -80,6 +84,7 @@ def render(
     svi-story render board.yaml
     svi-story render board.yaml --engine animatic
     svi-story render boards/ -o films
+    svi-story render boards/ --ray             on all GPUs of this machine
     svi-story render board.yaml --only window --force window
     """
     from svi_story.cli.console import reporter
@@ -92,8 +97,8 @@ def render(
     choice, wish = chosen(engine, options), Wish(tuple(only or ()), tuple(force or ()))
     places = find_places(paths, output, cache)
     try:
-        with reporter(as_json=as_json, quiet=quiet, verbose=verbose) as report:
-            outcomes = _render(places, cache, choice, wish, Retry(retries), report)
+        with reporter(as_json=as_json, quiet=quiet, verbose=verbose) as report, hands(ray, workers) as makers:
+            outcomes = _render(places, cache, choice, wish, Retry(retries), report, makers)
     except KeyboardInterrupt:
         raise Interrupted(_again(sys.argv[1:])) from None
     if not as_json and not wish.only:
@@ -102,19 +107,30 @@ def render(
             if place.board in done:
                 answer(str(place.film))
     if len(outcomes) > 1 and not quiet:
-        rows = ((str(each.board), each.ending, shorten(each.message, 100)) for each in outcomes)
-        complain(table(("board", "ended", ""), rows))
+        _show_endings(outcomes)
     raise typer.Exit(_exit_code(outcomes))
 
 
+def _show_endings(outcomes: Sequence[Outcome]) -> None:
+    """How every board ended."""
+    rows = ((str(each.board), each.ending, shorten(each.message, 100)) for each in outcomes)
+    complain(table(("board", "ended", ""), rows))
+
+
 def _render(
-    places: Sequence[Place], cache: Path, choice: Choice, wish: Wish, retry: Retry, report: Reporter
+    places: Sequence[Place],
+    cache: Path,
+    choice: Choice,
+    wish: Wish,
+    retry: Retry,
+    report: Reporter,
+    makers: Hands,
 ) -> list[Outcome]:
     """Plan, key and render every board; how each ended."""
     from svi_story.cache.store import Store
     from svi_story.engines import create
     from svi_story.events import RunDone
-    from svi_story.render.batch import render_orders, segments_of, take_orders
+    from svi_story.render.batch import OURS, render_orders, segments_of, take_orders
     from svi_story.render.calibration import calibrated
     from svi_story.render.jobs import prepare, told
 
@@ -125,7 +141,9 @@ def _render(
     orders, outcomes = take_orders(jobs, rejected, wish, report)
     if orders:
         fingerprints.save()
-        with calibrated(cache, segments_of(orders), report) as listener:
+        # several workers' events come interleaved, and would time each other's loading
+        alone = makers is OURS
+        with calibrated(cache, segments_of(orders), report) if alone else nullcontext(report) as listener:
             engines = {
                 setup: create(
                     *(setup.engine, setup.options, fingerprints.file),
@@ -133,10 +151,26 @@ def _render(
                 )
                 for setup in {item.setup for item in orders}
             }
-            outcomes = [*render_orders(orders, engines, listener, retry), *outcomes]
+            outcomes = [*render_orders(orders, engines, listener, retry, makers), *outcomes]
     endings = Counter(outcome.ending for outcome in outcomes)
     report(RunDone(endings["done"], endings["failed"] + endings["bug"], endings["refused"]))
     return outcomes
+
+
+@contextmanager
+def hands(address: str, workers: int) -> Iterator[Hands]:
+    """Who makes the segments: a cluster's workers where there is an address, else this process."""
+    if address:
+        from svi_story.render.cluster import Cluster
+
+        with Cluster(address, workers) as cluster:
+            yield cluster
+        return
+    from svi_story.render.batch import OURS
+
+    if workers:
+        raise typer.BadParameter("is for --ray", param_hint="--workers")
+    yield OURS
 
 
 def _again(words: Sequence[str]) -> str:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+from typer.core import TyperCommand
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -54,6 +56,24 @@ Attention = Annotated[
     str,
     typer.Option("--attention", metavar="NAME", help="The attention kernel; auto takes the best."),
 ]
+Ray = Annotated[
+    str,
+    typer.Option(
+        "--ray",
+        metavar="[ADDRESS]",
+        help="Work on all GPUs of this machine, or of the Ray cluster there: auto, or HOST:PORT.",
+        show_default=False,
+    ),
+]
+Retries = Annotated[
+    int, typer.Option("--retries", min=0, max=10, metavar="N", help="How often to try what may pass again.")
+]
+Workers = Annotated[
+    int,
+    typer.Option(
+        "--workers", metavar="N", min=0, help="How many workers of --ray; one per GPU.", show_default=False
+    ),
+]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON on standard output.")]
 
 FILMS = Path("renders")
@@ -62,6 +82,29 @@ MODELS = Path("models")
 DTYPES = ("bfloat16", "float32")
 VAES = ("whole", "tiles")
 RUNGS = ("auto", "resident", "offload", "stream")
+
+
+ADDRESS = re.compile(r"local|auto|ray://.*|[^/]+:\d+")
+
+
+class WithAddress(TyperCommand):
+    """A command whose `--ray` takes an address or stands alone: a path after it is a path."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        """Read the command line."""
+        return super().parse_args(ctx, with_address(args))
+
+
+def with_address(words: Sequence[str]) -> list[str]:
+    """The command line with `--ray local` where `--ray` is followed by something else than an address."""
+    full: list[str] = []
+    for place, word in enumerate(words):
+        full.append(word)
+        if word == "--":
+            return [*full, *words[place + 1 :]]
+        if word == "--ray" and not ADDRESS.fullmatch("".join(words[place + 1 : place + 2])):
+            full.append("local")
+    return full
 
 
 def one_of(name: str, names: Sequence[str], option: str) -> str:

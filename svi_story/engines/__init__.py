@@ -42,6 +42,8 @@ class EngineOptions:
     """The memory rung to start on: auto, resident, offload or stream."""
     vae: str = "whole"
     """How the VAE works: on whole pictures, or in tiles, which changes numbers a little."""
+    threads: int = 0
+    """With how many threads the CPU computes; 0: as many as it takes by itself."""
 
 
 def identity_of(name: str, options: EngineOptions, digest: Digest) -> Identity:

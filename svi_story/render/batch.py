@@ -8,7 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Literal, Protocol
 
 from svi_story.cache.store import Store
 from svi_story.engines import phases_without
@@ -134,11 +134,41 @@ def _forced(item: Order, force: tuple[str, ...]) -> tuple[Task, ...]:
     return tuple(task for task in item.wanted if task.segment.clip in clips)
 
 
+class Hands(Protocol):
+    """Who makes the segments."""
+
+    def stage(self, setup: Setup, engine: Engine, wanted: Sequence[Task], store: Store) -> Stage:
+        """The engine on its stage, not entered yet."""
+        ...
+
+    def make(self, wanted: Sequence[Wanted], studio: Studio) -> Iterator[Made | Lost]:
+        """Make sure of all these segments, each once; tells of each as soon as it is known."""
+        ...
+
+
+class Ours:
+    """This process makes them."""
+
+    def stage(self, setup: Setup, engine: Engine, wanted: Sequence[Task], store: Store) -> Stage:
+        """The engine works here."""
+        assert setup.engine == engine.identity.name
+        return Stage(engine, wanted, store)
+
+    def make(self, wanted: Sequence[Wanted], studio: Studio) -> Iterator[Made | Lost]:
+        """One after another."""
+        return make(wanted, studio)
+
+
+OURS = Ours()
+RETRY = Retry()
+
+
 def render_orders(
     orders: Sequence[Order],
     engines: Mapping[Setup, Engine],
     report: Reporter,
-    retry: Retry = Retry(),  # noqa: B008 - a frozen value
+    retry: Retry = RETRY,
+    hands: Hands = OURS,
 ) -> Iterator[Outcome]:
     """Render boards, grouped by setup, with engines not entered yet; yields how each ended."""
     report(RunStarted(len(orders), sum(len(item.wanted) for item in orders)))
@@ -149,8 +179,8 @@ def render_orders(
         for setup, items in groups.items():
             wanted = tuple(task for item in items for task in item.wanted)
             store = Store(setup.cache, report)
-            with Stage(engines[setup], wanted, store) as stage:
-                yield from Night(items, Studio(stage, store, encoder, report), retry).run()
+            with hands.stage(setup, engines[setup], wanted, store) as stage:
+                yield from Night(items, Studio(stage, store, encoder, report), retry, hands).run()
 
 
 @contextmanager
@@ -169,10 +199,13 @@ class Night:
     made of it is in the store.
     """
 
-    def __init__(self, orders: Sequence[Order], studio: Studio, retry: Retry) -> None:
+    def __init__(
+        self, orders: Sequence[Order], studio: Studio, retry: Retry = RETRY, hands: Hands = OURS
+    ) -> None:
         self._orders = {order.job.place.board: order for order in orders}
         self._studio = studio
         self._retry = retry
+        self._hands = hands
         self._open: dict[Path, Film | Clips] = {}
         """By board."""
         self._takers: defaultdict[str, list[Path]] = defaultdict(list)
@@ -200,7 +233,7 @@ class Night:
         self._takers.clear()
         for order in orders:
             yield from self._begin(order)
-        for told in make(self._wanted(), self._studio):
+        for told in self._hands.make(self._wanted(), self._studio):
             for board in self._takers[told.task.key]:
                 if board in self._open:
                     yield from self._hand_over(board, told)

@@ -132,7 +132,7 @@ def start(job: Job, wanted: Sequence[Task], forced: Sequence[Task], studio: Stud
     for note in dict.fromkeys(notes):
         studio.report(Warned(f"{job.place.board}: {note}"))
     if missing:
-        studio.stage.entered().prepare([task.segment for task in missing])
+        studio.stage.check([task.segment for task in missing])
 
 
 def _keep(job: Job, pieces: Sequence[str] | None, studio: Studio) -> None:

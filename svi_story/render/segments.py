@@ -55,12 +55,15 @@ def make(wanted: Sequence[Wanted], studio: Studio) -> Iterator[Made | Lost]:
 
     `wanted` lists parents before those that continue from them.
     """
+    yield from Line(studio, by_key(wanted)).make()
+
+
+def by_key(wanted: Sequence[Wanted]) -> dict[str, Wanted]:
+    """Each segment once, under the name of the first board that wants it."""
     first: dict[str, Wanted] = {}
     for each in wanted:
         first.setdefault(each.task.key, each)
-    line, order = Line(studio, first), list(first)
-    yield from line.look_up(order)
-    yield from line.run(order)
+    return first
 
 
 @dataclass
@@ -75,6 +78,12 @@ class Line:
     """Phases that are done, by key."""
     seconds: defaultdict[str, float] = field(default_factory=lambda: defaultdict(float))
     """Spent on sampling, by key."""
+
+    def make(self) -> Iterator[Made | Lost]:
+        """What is there already, then what is made."""
+        order = list(self.wanted)
+        yield from self.look_up(order)
+        yield from self.run(order)
 
     def look_up(self, order: Sequence[str]) -> Iterator[Made]:
         """What is there already."""

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Self
 
 from svi_story.cache.aside import FORCED
+from svi_story.engines import EngineOptions
 from svi_story.errors import InputError, PassingError
 
 if TYPE_CHECKING:
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
     from svi_story.engines.base import Engine
     from svi_story.events import Reporter
     from svi_story.plan.keys import Task
+    from svi_story.plan.model import Segment
 
 
 @dataclass
@@ -54,6 +56,10 @@ class Stage:
             self.ready = True
         return self.engine
 
+    def check(self, segments: Sequence[Segment]) -> None:
+        """Check all that these segments need, before any of them is made. Raises InputError."""
+        self.entered().prepare(segments)
+
     def forgive(self) -> None:
         """Let what may have passed by now be tried again."""
         if isinstance(self.failure, PassingError):
@@ -69,6 +75,17 @@ class Stage:
         missing = [task.segment for task in self.wanted if self.store.state(task.key) != "cached"]
         with suppress(InputError):  # told again for the board that it is about; the others go on
             engine.prepare(missing)
+
+
+@dataclass
+class Elsewhere(Stage):
+    """An engine that is entered by workers, not here; they check what they are given."""
+
+    options: EngineOptions = field(default_factory=EngineOptions)
+    """With which they make it."""
+
+    def check(self, segments: Sequence[Segment]) -> None:
+        """Nothing can be checked here."""
 
 
 @dataclass(frozen=True)

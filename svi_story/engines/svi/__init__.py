@@ -26,6 +26,11 @@ def open_engine(options: EngineOptions, digest: Digest, keep: Keep, report: Repo
 
     text_key = SviIdentity(options.models, options.dtype, digest).text_key
     settings = Options(
-        options.models, options.dtype, attention=options.attention, memory=options.memory, vae=options.vae
+        options.models,
+        options.dtype,
+        attention=options.attention,
+        memory=options.memory,
+        vae=options.vae,
+        threads=options.threads,
     )
     return Svi(settings, digest, keep_embedding=lambda prompt: keep(text_key(prompt)), report=report)

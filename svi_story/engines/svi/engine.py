@@ -69,6 +69,8 @@ class Options:
     """whole, or tiles: how the VAE works from the start."""
     room: Room | None = None
     """The free memory to reckon with; None measures it."""
+    threads: int = 0
+    """With how many threads the CPU computes, which decides the last bits; 0 leaves it to torch."""
 
 
 @dataclass
@@ -121,6 +123,8 @@ class Svi:
         import torch
 
         _quiet()
+        if self._options.threads:
+            torch.set_num_threads(self._options.threads)
         torch.backends.cudnn.allow_tf32 = False  # float32 means float32, in the VAE too
         layout = find_layout(self._options.root)
         device = torch.device(_device(self._options.device))
@@ -148,7 +152,9 @@ class Svi:
 
         loaded = self._running()
         device = loaded.place.device
+        threads = {"threads": str(torch.get_num_threads())} if device.type == "cpu" else {}
         return {
+            **threads,
             "attention": loaded.kernel,
             "vae": "tiled" if loaded.vae and loaded.vae.use_tiling else "untiled",
             "device": torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu",

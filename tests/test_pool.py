@@ -1,0 +1,165 @@
+"""Workers given out, lost and replaced, without Ray: its calls are played by a script."""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from types import SimpleNamespace
+from typing import TYPE_CHECKING, Any
+
+import pytest
+import ray
+import svi_support as support
+from ray.exceptions import RayActorError
+
+from svi_story.engines import EngineOptions
+from svi_story.errors import InputError, RenderError
+from svi_story.events import ChainGiven, SegmentStarted, WorkerLost
+from svi_story.plan.keys import Task
+from svi_story.render import worker
+from svi_story.render.pool import Pool, Staff
+from svi_story.render.segments import Lost, Made, Wanted
+from svi_story.render.worker import Failed, Finished, Here, Post, Ready, Worker, WorkerBugError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Sequence
+
+    from svi_story.events import Event
+    from svi_story.render.worker import Batch, Message
+
+FOREST = (("a", None), ("b", "a"), ("c", "b"), ("x", "a"), ("p", None), ("q", "p"))
+BOARD = Path("board.yaml")
+
+
+def wanted(key: str, parent: str | None) -> Wanted:
+    return Wanted(Task(replace(support.segment(), clip=key), key, parent, {}), BOARD)
+
+
+@dataclass
+class Stage:
+    """Workers that do as they are told: `fault` says what happens when a key is tried for the n-th time."""
+
+    fault: Callable[[str, int], Exception | None]
+    one_at_a_time: bool = False
+    refusal: Exception | None = None
+    tried: Counter[str] = field(default_factory=Counter)
+    made: dict[str, object] = field(default_factory=dict)
+    told: list[Event] = field(default_factory=list)
+    started: int = 0
+
+    def start(self, _missing: Sequence[Task]) -> tuple[Any, Iterator[Message]]:
+        self.started += 1
+        options = SimpleNamespace(remote=self._make)
+        return SimpleNamespace(make=SimpleNamespace(options=lambda **_: options)), self._enter()
+
+    def _enter(self) -> Iterator[Message]:
+        yield Here("host", self.started, {})
+        yield Failed("", self.refusal) if self.refusal else Ready(self.one_at_a_time)
+
+    def _make(self, batch: Batch) -> Iterator[Message]:
+        for each in (each for chain in batch.chains for each in chain):
+            key = each.task.key
+            assert each.task.parent is None or each.task.parent in self.made, "parents come first"
+            assert key not in self.made, "nothing is made twice"
+            self.tried[key] += 1
+            yield SegmentStarted(BOARD, key, 0, key, 5)
+            error = self.fault(key, self.tried[key])
+            if isinstance(error, RayActorError):
+                raise error
+            if error:
+                yield Failed(key, error)
+                return
+            self.made[key] = object()
+            yield Finished(key, fresh=True)
+        yield Ready(self.one_at_a_time)
+
+    def run(self, workers: int = 2) -> tuple[set[str], dict[str, Exception]]:
+        """What is made, and what is lost and why."""
+        store = SimpleNamespace(entry=self.made.get, folder=Path)
+        studio: Any = SimpleNamespace(store=store, report=self.told.append)
+        pool = Pool(
+            studio, {key: wanted(key, parent) for key, parent in FOREST}, lambda: Staff(workers, self.start)
+        )
+        ended = list(pool.make())
+        return (
+            {each.task.key for each in ended if isinstance(each, Made)},
+            {each.task.key: each.error for each in ended if isinstance(each, Lost)},
+        )
+
+    def count(self, kind: type[Event]) -> int:
+        return sum(isinstance(event, kind) for event in self.told)
+
+
+@pytest.fixture(autouse=True)
+def no_ray(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(ray, "wait", lambda streams, timeout: (streams[:1], streams[1:]))
+    monkeypatch.setattr(ray, "get", lambda message: message)
+    monkeypatch.setattr(ray, "kill", lambda actor: None)
+
+
+@pytest.mark.parametrize("one_at_a_time", [False, True])
+@pytest.mark.parametrize("workers", [1, 2, 9])
+def test_everything_is_made_once_by_no_more_workers_than_chains(workers: int, one_at_a_time: bool) -> None:
+    stage = Stage(lambda key, time: None, one_at_a_time)
+    assert stage.run(workers) == (set("abcxpq"), {})
+    assert set(stage.tried.values()) == {1}
+    assert stage.started <= min(workers, 3)
+    assert stage.count(ChainGiven) == 3
+
+
+def test_whoever_dies_once_costs_nothing_but_the_time() -> None:
+    stage = Stage(lambda key, time: RayActorError() if time == 1 else None)
+    assert stage.run() == (set("abcxpq"), {})
+    assert stage.tried == Counter(dict.fromkeys("abcxpq", 2))
+    assert stage.count(WorkerLost) == 6
+
+
+def test_a_segment_over_which_three_die_is_lost_with_what_follows() -> None:
+    stage = Stage(lambda key, time: RayActorError() if key == "b" else None)
+    made, lost = stage.run()
+    assert (made, set(lost)) == (set("axpq"), set("bc"))
+    assert "3 workers died" in str(lost["b"])
+    assert stage.tried["b"] == 3
+
+
+def test_a_bug_is_tried_once_more_in_a_fresh_process() -> None:
+    stage = Stage(lambda key, time: WorkerBugError("trace\nOops: bad") if key == "b" and time == 1 else None)
+    assert stage.run() == (set("abcxpq"), {})
+    assert stage.count(WorkerLost) == 1
+    stage = Stage(lambda key, time: WorkerBugError("trace\nOops: bad") if key == "b" else None)
+    made, lost = stage.run()
+    assert (made, set(lost)) == (set("axpq"), set("bc"))
+    assert isinstance(lost["b"], WorkerBugError)
+    assert stage.tried["b"] == 2
+
+
+def test_an_error_with_a_cure_is_told_at_once() -> None:
+    stage = Stage(lambda key, time: RenderError("numbers that are none") if key == "a" else None)
+    made, lost = stage.run()
+    assert (made, set(lost)) == (set("pq"), set("abcx"))
+    assert stage.tried["a"] == 1
+    assert stage.count(WorkerLost) == 0
+
+
+def test_places_that_will_not_do_are_asked_once_each() -> None:
+    stage = Stage(lambda key, time: None, refusal=InputError("no weights"))
+    made, lost = stage.run(workers=2)
+    assert (made, set(lost)) == (set(), set("abcxpq"))
+    assert {str(error) for error in lost.values()} == {"no weights"}
+    assert stage.started == 2
+
+
+def test_a_worker_looks_at_its_place_first(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(worker, "PATIENCE", 0.1)
+    post = Post("animatic", EngineOptions(), tmp_path / "cache", tmp_path / "cache/probe")
+    here, blind = Worker(post).enter(())
+    assert isinstance(here, Here)
+    assert isinstance(blind, Failed)
+    assert "does not see the cache" in str(blind.error)
+    post.probe.parent.mkdir()
+    post.probe.touch()
+    assert list(Worker(post).enter(()))[1:] == [Ready(one_at_a_time=False)]
+    _, other = Worker(Post(post.engine, post.options, post.cache, post.probe, version="0.0.1")).enter(())
+    assert isinstance(other, Failed)
+    assert "install the same" in str(other.error)
