@@ -43,7 +43,7 @@ if TYPE_CHECKING:
 
 
 NOTHING_STARTED = 2
-RETRIES = 3
+RETRIES = 2
 
 
 def register(app: typer.Typer) -> None:

@@ -12,10 +12,10 @@ LONGER = 4
 
 @dataclass(frozen=True)
 class Retry:
-    """How often, and after how long: 30 seconds, 2 minutes and 8 minutes unless told otherwise."""
+    """How often, and after how long: 5 and 20 seconds unless told otherwise; a night may ask for more."""
 
-    times: int = 3
-    seconds: float = 30.0
+    times: int = 2
+    seconds: float = 5.0
     """Before the first time."""
     wait: Callable[[float], None] = time.sleep
     """Waits for some seconds; ^C ends it at once."""
