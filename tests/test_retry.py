@@ -101,7 +101,7 @@ def test_a_full_disk_that_is_freed_costs_a_wait_and_nothing_twice(
     ended = svi_story("render", boards, *ANIMATIC)
     assert ended.code == 0, ended.err
     told = events(ended)
-    assert waits.seconds == [30]
+    assert waits.seconds == [5]
     assert names(told, "board_delayed")["b"] == 1
     assert names(told, "film_done") == {"a": 1, "b": 1}
     assert names(told, "board_failed") == {}
@@ -124,12 +124,12 @@ def test_what_does_not_pass_is_given_up_after_every_wait(
     ended = svi_story("render", boards, *ANIMATIC)
     assert ended.code == 1
     told = events(ended)
-    assert waits.seconds == [30, 120, 480]
+    assert waits.seconds == [5, 20]
     assert names(told, "film_done") == {"a": 1}
     assert names(told, "board_failed") == {"b": 1}
     (message,) = (each["message"] for each in told if each["event"] == "board_failed")
     assert "No space left on device; free some space" in message
-    assert "boards that failed for now: 1; trying again in 480 s" in ended.out
+    assert "boards that failed for now: 1; trying again in 20 s" in ended.out
     assert sum(each["event"] == "segment_done" for each in told) == 4
 
 
@@ -139,7 +139,7 @@ def test_retries_are_an_option(boards: Path, svi_story: Run, waits: Waits, full:
     assert (none.code, waits.seconds) == (1, [])
     assert names(events(none), "board_delayed") == {}
     assert svi_story("render", boards, *ANIMATIC, "--retries", 1).code == 1
-    assert waits.seconds == [30]
+    assert waits.seconds == [5]
     assert svi_story("render", boards, *ANIMATIC, "--retries", -1).code == 2
 
 
@@ -225,7 +225,7 @@ def test_what_was_to_be_forced_is_forced_later(
 
     monkeypatch.setattr(Store, "set_aside", set_aside)
     ended = svi_story("render", boards, *ANIMATIC, "--force", "all")
-    assert (ended.code, waits.seconds) == (0, [30])
+    assert (ended.code, waits.seconds) == (0, [5])
     made = Counter(each["key"] for each in events(ended) if each["event"] == "segment_done")
     assert len(made) == 4
     assert set(made.values()) == {1}
