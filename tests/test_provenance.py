@@ -166,8 +166,9 @@ def test_the_film_tells_all(rendered: tuple[Path, Path, dict[str, Any]]) -> None
         "window: A cat sits.",
         "clip-02: It runs.",
         "clip-03: It sleeps.",
+        "The end",
     ]
-    assert at == [0, 1, 1 + Fraction(7, 15), 1 + Fraction(20, 15)]
+    assert at == [0, 1, 1 + Fraction(7, 15), 1 + Fraction(20, 15), Fraction(16, 5)]
     assert texts(film)[-1] == (Fraction(1), at[2], "Rain")
 
 

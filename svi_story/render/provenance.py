@@ -67,12 +67,15 @@ def _metadata(job: Job) -> dict[str, str]:
 
 
 def _chapters(plan: FilmPlan, ranges: Ranges) -> Iterator[Chapter]:
-    """One for every clip; what comes before the first has the film's title, as lists begin at 0."""
+    """One for every clip; the cards before and after them have their own, so that lists begin at 0."""
     shown = [(shot, *ranges[shot.id]) for shot in plan.shots if _is_seen(shot.id, ranges)]
     if shown and shown[0][1]:
         yield Chapter(plan.title, 0, shown[0][1])
     for shot, start, stop in shown:
         yield Chapter(f"{shot.id}: {_beginning(shot.prompt)}", start, stop)
+    card = plan.cut.end_card
+    if card and shown:
+        yield Chapter(_beginning(card.text), shown[-1][2], plan.frames)
 
 
 def _is_seen(clip: str, ranges: Ranges) -> bool:
