@@ -1,4 +1,4 @@
-"""Every byte of a bundle's zip belongs to one member, or to the zip's own list of them: nothing can hide in it."""
+"""Every byte of a bundle belongs to one member, or to the list of them: nothing can hide in it."""
 
 from __future__ import annotations
 
