@@ -64,12 +64,12 @@ def bundled_film(
         board = load_bundled(bundle, models, fingerprints)
         plan = plan_film(board, fingerprints, engine)
     except InputError as error:
-        raise InputError(*(_named(problem, bundle) for problem in error.problems)) from error
-    lints = tuple(replace(lint, problem=_named(lint.problem, bundle)) for lint in plan.lints)
+        raise InputError(*(as_named(problem, bundle) for problem in error.problems)) from error
+    lints = tuple(replace(lint, problem=as_named(lint.problem, bundle)) for lint in plan.lints)
     return replace(plan, lints=lints), board.elsewhere or {}
 
 
-def _named(problem: Problem, bundle: Unpacked) -> Problem:
+def as_named(problem: Problem, bundle: Unpacked) -> Problem:
     """The same about the author's files, which nobody knows by their places in the cache."""
     manifest = bundle.manifest
     names = {str(bundle.place(member)): name for name, member in manifest.files.items()}

@@ -25,7 +25,7 @@ from svi_story.render.bundle import (
     unfit_name,
     write_manifest,
 )
-from svi_story.render.bundled import load_bundled
+from svi_story.render.bundled import as_named, load_bundled
 from svi_story.render.jobs import settings_of
 from svi_story.storyboard.files import absent
 from svi_story.storyboard.names import named_files
@@ -71,7 +71,11 @@ def pack(job: Job, target: Path, fingerprints: Fingerprints, store: Store | None
     LoRAs and weights stay outside: only their hashes are noted. An existing file is replaced, at once.
     Returns `target`. Raises InputError for a board that cannot be packed, RenderError when the disk refuses.
     """
-    contents = _collect(job, fingerprints, store, report)
+    try:
+        contents = _collect(job, fingerprints, store, report)
+    except InputError as error:
+        bundle = job.place.bundle
+        raise InputError(*(as_named(each, bundle) if bundle else each for each in error.problems)) from error
     folder = target.absolute().parent
     with disk(target, "writing the bundle"):
         make_folder(folder)
