@@ -95,6 +95,7 @@ def test_a_damaged_file_is_mended_and_what_was_rendered_is_kept(write_board: Wri
 
     for damage in (spoil_image, drop_manifest, bend_manifest, block_folder, block_file):
         damage()
+        Path("renders/b.mp4").unlink()
         ended = svi_story("render", bundle, "--json")
         assert ended.code == 0, ended.err
         assert "segment_started" not in ended.out, damage
