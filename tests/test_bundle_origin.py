@@ -14,9 +14,20 @@ from zipfile import ZIP_STORED, BadZipFile, ZipFile, ZipInfo
 
 import pytest
 import svi_support as support
-from bundle_support import CACHE, bundle_of, changed, honest, ignore, job_of, members_of, raw_zip, raws
+from bundle_support import (
+    CACHE,
+    bundle_of,
+    changed,
+    honest,
+    ignore,
+    job_of,
+    members_of,
+    raw_zip,
+    raws,
+    with_manifest,
+)
 from cache_scenario import Heard
-from test_bundle_hostile import forge, with_manifest
+from test_bundle_hostile import forge
 
 from svi_story.cache.files import temp_name
 from svi_story.cache.store import Store
