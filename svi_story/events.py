@@ -50,7 +50,7 @@ class BundleOpened(Event):
 
     def __str__(self) -> str:
         other = "" if self.engine == self.packed else f", not as it was packed: {self.packed}"
-        return f"{self.bundle}: {self.engine}{other}"
+        return f"{self.bundle}: a bundle of {self.board.name}; engine {self.engine}{other}"
 
 
 @dataclass(frozen=True)

@@ -67,6 +67,13 @@ def with_manifest(members: dict[str, bytes], **changes: Any) -> dict[str, bytes]
     return {"manifest.json": json.dumps(manifest).encode(), **rest}
 
 
+def changed(held: dict[str, bytes], /, **changes: Any) -> dict[str, bytes]:
+    """The members, with these fields of the manifest changed (None: taken out)."""
+    manifest = {**json.loads(held["manifest.json"]), **changes}
+    manifest = {name: value for name, value in manifest.items() if value is not None}
+    return {**held, "manifest.json": json.dumps(manifest).encode()}
+
+
 @dataclass
 class Raw:
     """One member as a hostile zip may have it; what is None is told truly."""

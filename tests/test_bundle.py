@@ -95,11 +95,15 @@ def test_the_same_film_bit_for_bit_elsewhere(
     (tmp_path / "street.png").unlink()
     ended = svi_story("render", bundle)
     assert (ended.code, ended.out) == (0, "renders/x.mp4\n"), ended.err
-    assert ended.err == f"{bundle}: animatic\n"
+    assert ended.err == f"{bundle}: a bundle of der Füllfilm 雨.yaml; engine animatic\n"
     assert Path("renders/x.mp4").read_bytes() == film
     record = json.loads(Path("renders/x.json").read_text("utf-8"))
     assert record["title"] == "der Füllfilm 雨"
     assert record["board"] == str(bundle)
+    assert [each["path"] for each in record["references"]] == ["../far.png", str(tmp_path / "street.png")]
+    assert [clip["reference"] for clip in record["clips"]] == [each["path"] for each in record["references"]]
+    assert record["clips"][1]["finish"]["voices"][0]["path"] == "../voice.wav"
+    assert record["cut"]["music"]["path"] == finish["audio"]
     again = svi_story("render", bundle, "--verbose")
     assert "up to date" in again.err
     state = svi_story("status", bundle, "--json")
@@ -143,9 +147,11 @@ def test_the_same_svi_film_elsewhere_with_its_settings(
     (models / "deep/circle").symlink_to(models)
     ended = svi_story("render", bundle, "--models", models)
     assert ended.code == 0, ended.err
-    assert f"{bundle}: svi, float32, vae whole\n" in ended.err
+    assert f"{bundle}: a bundle of board.yaml; engine svi, float32, vae whole\n" in ended.err
     assert "not the frames" not in ended.err
     assert Path("renders/b.mp4").read_bytes() == film
+    record = json.loads(Path("renders/b.json").read_text("utf-8"))
+    assert record["clips"][1]["loras"][0]["path"] == "style.safetensors"
 
 
 def test_other_weights_or_settings_are_told(
@@ -158,7 +164,8 @@ def test_other_weights_or_settings_are_told(
     support.change_file(models / support.VAE_FILE, lambda tensors: {k: 2 * v for k, v in tensors.items()})
     ended = svi_story("plan", bundle, "--models", models, "--dtype", "bfloat16")
     assert ended.code == 0
-    assert f"{bundle}: svi, bfloat16, vae whole, not as it was packed: svi, float32, vae whole\n" in ended.err
+    told = "engine svi, bfloat16, vae whole, not as it was packed: svi, float32, vae whole"
+    assert f"{bundle}: a bundle of board.yaml; {told}\n" in ended.err
     assert f"{bundle}: these are not the frames it was packed with: dtype, weights differ\n" in ended.err
     other = svi_story("plan", bundle, *ANIMATIC)
     assert "not as it was packed" in other.err

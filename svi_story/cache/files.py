@@ -117,7 +117,7 @@ def write_new(path: Path, data: bytes) -> None:
 
 def write_atomic(path: Path, data: bytes) -> None:
     """Replace a file's content at once, durably; its folder must exist."""
-    temp = path.with_name(f"{temp_name()}-{path.name}")
+    temp = path.with_name(f"{temp_name()}-{path.name[-40:]}")
     try:
         write_new(temp, data)
         temp.replace(path)

@@ -129,7 +129,8 @@ def validate(paths: Paths, cache: Cache = CACHE) -> None:
     _complain_about(rejected)
     for place, film in plans:
         _warn_of(film.lints)
-        answer(f"{place.board}: valid: {len(film.shots)} clips, {film.frames} frames, {film.seconds:.2f} s")
+        clips = "1 clip" if len(film.shots) == 1 else f"{len(film.shots)} clips"
+        answer(f"{place.board}: valid: {clips}, {film.frames} frames, {film.seconds:.2f} s")
     _exit_for(plans, rejected)
 
 

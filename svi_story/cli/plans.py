@@ -127,10 +127,9 @@ def _settings(job: Job) -> str:
 def _row(number: int, shot: Shot, tasks: tuple[Task, ...], job: Job, store: Store) -> tuple[str, ...]:
     states = Counter(store.state(task.key) for task in tasks)
     state = next(iter(states), "") if len(states) < 2 else f"{states['cached']}/{len(tasks)} cached"
-    mark = "" if not shot.starts_chain or number == 1 else (f"(fade {shot.fade})" if shot.fade else "(cut)")
     return (
         str(number),
-        f"{shot.id} {mark}".rstrip(),
+        f"{shot.id} {_mark(number, shot)}".rstrip(),
         f"{float(shot.frames / job.plan.fps):.2f}",
         str(shot.frames),
         str(shot.asked_frames),
@@ -139,6 +138,15 @@ def _row(number: int, shot: Shot, tasks: tuple[Task, ...], job: Job, store: Stor
         state or "-",
         shorten(shot.prompt, 100),
     )
+
+
+def _mark(number: int, shot: Shot) -> str:
+    """How a clip that does not go on from the one before is joined to it."""
+    if number == 1 or not shot.starts_chain:
+        return ""
+    if shot.dip:
+        return f"(dip {shot.dip})"
+    return f"(fade {shot.fade})" if shot.fade else "(cut)"
 
 
 def reasons(job: Job) -> tuple[str, ...]:
@@ -150,7 +158,16 @@ def reasons(job: Job) -> tuple[str, ...]:
         return ("there is a film, but what made it is not recorded: everything is compared as new",)
     if record is None:
         return ("no film has been made yet: everything is new",)
+    if record.bundle != job.place.origin:
+        return (*what_changed(record.made, planned_film(job)), _other_origin(job, record))
     return what_changed(record.made, planned_film(job)) or (_beside_the_board(job, record),)
+
+
+def _other_origin(job: Job, record: Record) -> str:
+    """What is to be said of a film whose segments came from elsewhere than this one's would."""
+    made = "segments that a bundle brought" if record.bundle else "segments that this bundle did not bring"
+    own = "those that this bundle brings" if job.place.origin else "this cache's own"
+    return f"the film that is there is made of {made}; it is cut again from {own}"
 
 
 def _beside_the_board(job: Job, record: Record) -> str:

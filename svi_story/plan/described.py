@@ -7,14 +7,17 @@ from typing import TYPE_CHECKING
 from svi_story.plan.made import MadeClip, MadeFilm, MadeSegment
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Callable, Iterable
     from pathlib import Path
 
     from svi_story.plan.keys import Json, Task
     from svi_story.plan.model import Card, Cut, FilmPlan, Shot, Sound
 
+    Spelled = Callable[[Path], str]
+    """A file's path as the board names it."""
 
-def described_film(plan: FilmPlan, tasks: Iterable[tuple[Task, ...]]) -> MadeFilm:
+
+def described_film(plan: FilmPlan, tasks: Iterable[tuple[Task, ...]], spelled: Spelled) -> MadeFilm:
     """A plan as it would be made; `tasks` are every clip's segments, in film order."""
     clips = tuple(
         MadeClip(
@@ -23,19 +26,19 @@ def described_film(plan: FilmPlan, tasks: Iterable[tuple[Task, ...]]) -> MadeFil
             tuple(MadeSegment(task.key, task.inputs) for task in parts),
             shot.fade,
             shot.dip,
-            described_finish(shot, plan.board.parent),
+            described_finish(shot, spelled),
         )
         for shot, parts in zip(plan.shots, tasks, strict=True)
     )
-    return MadeFilm(plan.title, plan.digest, described_cut(plan), clips)
+    return MadeFilm(plan.title, plan.digest, described_cut(plan, spelled), clips)
 
 
-def described_cut(plan: FilmPlan) -> dict[str, Json]:
-    """All settings of the cut; frames are counted at the board's rate, files are named from its folder."""
+def described_cut(plan: FilmPlan, spelled: Spelled) -> dict[str, Json]:
+    """All settings of the cut; frames are counted at the board's rate."""
     cut = plan.cut
     music: dict[str, Json] | None = None
     if cut.music:
-        music = _sound(cut.music.sound, plan.board.parent)
+        music = _sound(cut.music.sound, spelled)
         music |= {"loop": cut.music.loop, "duck": cut.music.duck}
     return {
         "fps": str(cut.fps),
@@ -51,12 +54,12 @@ def described_cut(plan: FilmPlan) -> dict[str, Json]:
     }
 
 
-def described_finish(shot: Shot, folder: Path) -> dict[str, Json]:
-    """What is seen and heard with a clip; files are named from the folder."""
+def described_finish(shot: Shot, spelled: Spelled) -> dict[str, Json]:
+    """What is seen and heard with a clip."""
     return {
         "caption": shot.caption,
-        "voices": [_sound(each, folder) for each in shot.voices],
-        "sounds": [_sound(each, folder) for each in shot.sounds],
+        "voices": [_sound(each, spelled) for each in shot.voices],
+        "sounds": [_sound(each, spelled) for each in shot.sounds],
     }
 
 
@@ -75,9 +78,9 @@ def _card(card: Card | None) -> Json:
     return None if card is None else {"text": card.text, "frames": card.frames}
 
 
-def _sound(sound: Sound, folder: Path) -> dict[str, Json]:
+def _sound(sound: Sound, spelled: Spelled) -> dict[str, Json]:
     return {
-        "path": spelled_from(folder, sound.recording.path),
+        "path": spelled(sound.recording.path),
         "sha256": sound.recording.sha256,
         "volume": sound.volume,
         "start": str(sound.start),

@@ -115,6 +115,8 @@ class Manifest(Part):
         named = set(self.files.values())
         if named != {name for name in self.members if name.startswith(FILES)}:
             raise ValueError("its files are not those that the board names")
+        if self.files.keys() & self.weights.keys():
+            raise ValueError("it names one file as weights and as something else")
         if not self.entries <= set(self.keys):
             raise ValueError("it holds segments that the film is not made of")
         for key in self.entries:

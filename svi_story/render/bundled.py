@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from svi_story.errors import InputError, Problem
+from svi_story.plan.shots import plan_film
 from svi_story.render.bundle import made_of
 from svi_story.render.weights import find_weights
 from svi_story.storyboard.names import named_files
@@ -12,11 +14,12 @@ from svi_story.storyboard.source import load
 from svi_story.storyboard.text import shown
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
     from pathlib import Path
 
     from svi_story.plan.fingerprints import Fingerprints
     from svi_story.plan.keys import Task
+    from svi_story.plan.model import FilmPlan
     from svi_story.render.bundle import Sealed
     from svi_story.render.unpack import Unpacked
     from svi_story.storyboard.source import BoardFile
@@ -48,6 +51,33 @@ def load_bundled(bundle: Unpacked, models: Path | None, fingerprints: Fingerprin
     if problems:
         raise InputError(*problems)
     return board
+
+
+def bundled_film(
+    bundle: Unpacked, engine: str | None, models: Path | None, fingerprints: Fingerprints
+) -> tuple[FilmPlan, Mapping[str, Path]]:
+    """A bundle's board, planned, and where the files lie that it names.
+
+    Whatever is to be said of it names the bundle, and its files as the author does. Raises InputError.
+    """
+    try:
+        board = load_bundled(bundle, models, fingerprints)
+        plan = plan_film(board, fingerprints, engine)
+    except InputError as error:
+        raise InputError(*(as_named(problem, bundle) for problem in error.problems)) from error
+    lints = tuple(replace(lint, problem=as_named(lint.problem, bundle)) for lint in plan.lints)
+    return replace(plan, lints=lints), board.elsewhere or {}
+
+
+def as_named(problem: Problem, bundle: Unpacked) -> Problem:
+    """The same about the author's files, which nobody knows by their places in the cache."""
+    manifest = bundle.manifest
+    names = {str(bundle.place(member)): name for name, member in manifest.files.items()}
+    names[str(bundle.board)] = manifest.board
+    what, file = problem.what, names.get(problem.file)
+    for place, name in names.items():
+        what = what.replace(place, shown(name))
+    return replace(problem, what=what, file=f"{bundle.zip} ({file})" if file else problem.file)
 
 
 def explained(error: InputError, bundle: Unpacked, models: Path) -> InputError:

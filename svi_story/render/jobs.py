@@ -13,15 +13,16 @@ from svi_story.cache.layout import TAG_NAME
 from svi_story.engines import EngineOptions, identity_of
 from svi_story.errors import InputError, Problem, RenderError
 from svi_story.events import BundleOpened, Warned
+from svi_story.plan.described import spelled_from
 from svi_story.plan.keys import tasks_of
 from svi_story.plan.shots import plan_film
 from svi_story.render.bundle import SUFFIX, Settings
-from svi_story.render.bundled import differs, explained, load_bundled
+from svi_story.render.bundled import bundled_film, differs, explained
 from svi_story.render.unpack import unpack
 from svi_story.storyboard.source import load
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Sequence
+    from collections.abc import Iterable, Iterator, Mapping, Sequence
 
     from svi_story.events import Event
     from svi_story.plan.fingerprints import Fingerprints
@@ -31,6 +32,10 @@ if TYPE_CHECKING:
 
 SUFFIXES = (".yaml", ".yml")
 FILM = ".mp4"
+LONGEST_NAME = 255
+"""Bytes that file systems take."""
+LONGEST_BESIDE = ".preview-99.png"
+"""The longest ending of what is written beside a film."""
 
 
 @dataclass(frozen=True)
@@ -44,11 +49,18 @@ class Place:
     """The user's; a bundle that brings segments has its own, once it is unpacked."""
     bundle: Unpacked | None = None
     """What a bundle holds, once it is unpacked."""
+    names: Mapping[Path, str] = field(default_factory=dict, hash=False)
+    """What a bundle's board calls its files, by where they lie here."""
 
     @property
     def engine(self) -> str | None:
         """The engine that a bundle was packed for; None for what the board names."""
         return self.bundle.manifest.settings.engine if self.bundle else None
+
+    @property
+    def origin(self) -> str | None:
+        """The sha256 of the bundle whose own cache this is; None for the user's cache."""
+        return self.bundle.folder.name if self.bundle and self.bundle.cache else None
 
 
 @dataclass(frozen=True)
@@ -68,6 +80,10 @@ class Job:
     def all_tasks(self) -> tuple[Task, ...]:
         """Every segment, in film order."""
         return tuple(task for clip in self.tasks for task in clip)
+
+    def spelled(self, path: Path) -> str:
+        """A file's path as the board names it."""
+        return self.place.names.get(path) or spelled_from(self.plan.board.parent, path)
 
 
 @dataclass(frozen=True)
@@ -92,7 +108,7 @@ def find_places(paths: Sequence[Path], films: Path, cache: Path) -> tuple[Place,
         except (OSError, ValueError) as error:
             reason = getattr(error, "strerror", None) or str(error)
             problems.append(Problem(f"cannot be opened: {reason}; check the path", file=str(path)))
-    problems += _clashes(places.values())
+    problems += [*_clashes(places.values()), *_too_long(places.values())]
     if problems:
         raise InputError(*problems)
     return tuple(places.values())
@@ -136,6 +152,18 @@ def _clashes(places: Iterable[Place]) -> Iterator[Problem]:
         if len(names) > 1:
             what = f"{' and '.join(names)} would both write this film; rename one, or render them apart"
             yield Problem(what, file=str(film))
+
+
+def _too_long(places: Iterable[Place]) -> Iterator[Problem]:
+    """Boards whose films, or what lies beside them, no file system could name."""
+    for place in places:
+        size, most = len(os.fsencode(place.film.stem)), LONGEST_NAME - len(LONGEST_BESIDE)
+        if size > most:
+            what = (
+                f"its name is {size} bytes long without its ending; rename it to {most} at most: the files "
+                "beside its film have longer names, and file systems take no more"
+            )
+            yield Problem(what, file=str(place.board))
 
 
 @dataclass(frozen=True)
@@ -187,8 +215,8 @@ def _resolved(
     bundle = unpack(place.board, place.cache, fingerprints)
     place = replace(place, cache=bundle.cache or place.cache, bundle=bundle)
     engine = engine or place.engine
-    board = load_bundled(bundle, models if engine == "svi" else None, fingerprints)
-    return place, plan_film(board, fingerprints, engine)
+    plan, found = bundled_film(bundle, engine, models if engine == "svi" else None, fingerprints)
+    return replace(place, names={path: name for name, path in found.items()}), plan
 
 
 def is_bundle(path: Path) -> bool:

@@ -12,6 +12,7 @@ from zipfile import ZIP_STORED, BadZipFile, LargeZipFile, ZipFile, ZipInfo
 
 from svi_story.errors import InputError, Problem
 from svi_story.render.bundle import AGAIN, LARGEST_MANIFEST, MANIFEST, MODE, Manifest, read_manifest
+from svi_story.render.seamless import check_seamless
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -22,8 +23,6 @@ if TYPE_CHECKING:
 CHUNK = 2**20
 LARGEST_READ = 16 * 2**20
 """Bytes: zipfile reads the list of members at once, as long as the zip says it is."""
-SLACK = 192
-"""Bytes of the zip's own for each member, besides its name twice; and at the end of the zip."""
 
 BROKEN = (
     *(BadZipFile, LargeZipFile, NotImplementedError, RuntimeError, struct.error),
@@ -34,13 +33,18 @@ BROKEN = (
 
 @contextmanager
 def opened(path: Path, digest: str) -> Iterator[ZipFile]:
-    """The zip, opened once. Raises InputError when it is none, or changes while it is read."""
+    """The zip, opened once, of plain members and nothing besides them.
+
+    Raises InputError when it is none, or changes while it is read.
+    """
     try:
         with os.fdopen(_open_regular(path), "rb") as file:
             before = _state(file)
             if hashlib.file_digest(file, "sha256").hexdigest() != digest:
                 raise _refused(path, "changed while it was read; run the same command again")
             with ZipFile(_Careful(file)) as archive:
+                _check_members(archive.infolist(), path)
+                check_seamless(file, archive.infolist())
                 yield archive
             if _state(file) != before:
                 raise _refused(path, "changed while it was read; run the same command again")
@@ -81,12 +85,9 @@ class _Careful:
 
 def manifest_of(archive: ZipFile, path: Path) -> Manifest:
     """The manifest, when the zip holds what it names and nothing else. Raises InputError."""
-    infos = archive.infolist()
-    _check_members(infos, path)
-    sizes = {info.filename: info.file_size for info in infos}
+    sizes = {info.filename: info.file_size for info in archive.infolist()}
     if sizes.get(MANIFEST, LARGEST_MANIFEST + 1) > LARGEST_MANIFEST:
         raise _refused(path, f"is not a bundle: it holds no {MANIFEST}; {AGAIN}")
-    _check_size(infos, path)
     manifest = read_manifest(archive.read(MANIFEST), path)
     named = {name: sealed.bytes for name, sealed in manifest.members.items()}
     odd = sorted(sizes.keys() - {MANIFEST} ^ named.keys())
@@ -108,14 +109,6 @@ def _check_members(infos: list[ZipInfo], path: Path) -> None:
         if name in seen:
             raise _refused(path, f"its member {name[:100]!r} is there twice; {AGAIN}")
         seen.add(name)
-
-
-def _check_size(infos: list[ZipInfo], path: Path) -> None:
-    """Every byte belongs to one member: what is hidden before, between or after them is refused."""
-    own = sum(2 * len(info.filename.encode()) + SLACK for info in infos) + SLACK
-    content, size = sum(info.file_size for info in infos), path.stat().st_size
-    if not content <= size <= content + own or min(info.header_offset for info in infos) != 0:
-        raise _refused(path, f"its size is not that of its members; {AGAIN}")
 
 
 def content(archive: ZipFile, name: str, wanted: Sealed, path: Path) -> Iterator[bytes]:

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import hashlib
-import os
-from contextlib import suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 from zipfile import ZIP_STORED, ZipFile, ZipInfo
 
 from svi_story import __version__
-from svi_story.cache.files import disk, make_folder, sync, temp_name
+from svi_story.cache.files import disk, make_folder
+from svi_story.cut.whole import sweep, whole_file
 from svi_story.errors import InputError, Problem, RenderError
 from svi_story.events import Warned
 from svi_story.render.bundle import (
@@ -26,19 +25,22 @@ from svi_story.render.bundle import (
     unfit_name,
     write_manifest,
 )
-from svi_story.render.bundled import load_bundled
+from svi_story.render.bundled import as_named, load_bundled
 from svi_story.render.jobs import settings_of
+from svi_story.storyboard.files import absent
 from svi_story.storyboard.names import named_files
 from svi_story.storyboard.source import load
+from svi_story.storyboard.text import shown
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Sequence
     from pathlib import Path
 
     from svi_story.cache.store import Store
     from svi_story.events import Reporter
     from svi_story.plan.fingerprints import Fingerprints
     from svi_story.render.jobs import Job
+    from svi_story.storyboard.names import Named
     from svi_story.storyboard.source import BoardFile
 
 EPOCH = (1980, 1, 1, 0, 0, 0)
@@ -69,38 +71,43 @@ def pack(job: Job, target: Path, fingerprints: Fingerprints, store: Store | None
     LoRAs and weights stay outside: only their hashes are noted. An existing file is replaced, at once.
     Returns `target`. Raises InputError for a board that cannot be packed, RenderError when the disk refuses.
     """
-    contents = _collect(job, fingerprints, store, report)
-    temp = target.with_name(f"{temp_name()}-{target.name}")
     try:
-        with disk(target, "writing the bundle"):
-            make_folder(target.parent)
-            with temp.open("xb") as file:
-                with ZipFile(file, "w", ZIP_STORED) as archive:
-                    _write(archive, contents)
-                file.flush()
-                os.fsync(file.fileno())
-            temp.replace(target)
-            sync(target.parent)
-    finally:
-        with suppress(OSError):
-            temp.unlink(missing_ok=True)
+        contents = _collect(job, fingerprints, store, report)
+    except InputError as error:
+        bundle = job.place.bundle
+        raise InputError(*(as_named(each, bundle) if bundle else each for each in error.problems)) from error
+    folder = target.absolute().parent
+    with disk(target, "writing the bundle"):
+        make_folder(folder)
+        sweep(folder)
+        with whole_file(target) as temporary, ZipFile(temporary, "w", ZIP_STORED) as archive:
+            _write(archive, contents)
     return target
 
 
 def _collect(job: Job, fingerprints: Fingerprints, store: Store | None, report: Reporter) -> Contents:
     board = _board_of(job, fingerprints)
+    named = tuple(named_files(board.story))
+    problems = [*_two_kinds(board, named), *_bad_weights(job, board, named)]
+    if problems:
+        raise InputError(*problems)
+    if job.lacks and store is not None:
+        raise job.lacks  # nobody can tell which of the finished segments are its own
     members = {BOARD: _member(BOARD, board.path, fingerprints)}
     files: dict[str, str] = {}
     weights: dict[str, Sealed | None] = {}
     known = job.place.bundle.manifest.weights if job.place.bundle else {}
-    for named in named_files(board.story):
-        path = board.file(named.name)
-        if named.kind == "weights":
-            weights[named.name] = known.get(named.name) or _weights(path, fingerprints)
+    for each in named:
+        path = board.file(each.name)
+        if each.kind == "weights":
+            weights[each.name] = known.get(each.name) or _weights(path, fingerprints)
         else:
-            member = _member(file_member(fingerprints.file(path), named.name), path, fingerprints)
-            members[member.name], files[named.name] = member, member.name
+            member = _member(file_member(fingerprints.file(path), each.name), path, fingerprints)
+            members[member.name], files[each.name] = member, member.name
     members |= {member.name: member for member in _entries(job, store, fingerprints, report)}
+    if job.lacks:
+        why = f"{job.place.board}: this machine cannot tell the keys of its frames, so the bundle has none"
+        report(Warned(f"{why}: {job.lacks.problems[0]}"))
     manifest = Manifest(
         bundle=VERSION,
         tool=f"svi-story {__version__}",
@@ -127,6 +134,34 @@ def _board_of(job: Job, fingerprints: Fingerprints) -> BoardFile:
     if not board.digest == job.plan.digest == fingerprints.file(path):
         raise InputError(Problem("changed while it was packed; run the same command again", file=str(path)))
     return board
+
+
+def _two_kinds(board: BoardFile, named: Sequence[Named]) -> Iterator[Problem]:
+    """Names that mean weights here and something else there: weights stay outside, and all else goes in."""
+    weights = {each.name for each in named if each.kind == "weights"}
+    for each in named:
+        if each.kind != "weights" and each.name in weights:
+            yield board.problem(each.loc, f"{shown(each.name)} is also named as a LoRA; name another file")
+
+
+def _bad_weights(job: Job, board: BoardFile, named: Sequence[Named]) -> Iterator[Problem]:
+    """LoRAs that are not there, or are none: whoever gets the bundle could not look for them by their hash.
+
+    An animatic uses none; those of a bundle are known by it.
+    """
+    if job.plan.engine != "svi":
+        return
+    known = job.place.bundle.manifest.weights if job.place.bundle else {}
+    wrong = {problem.file: problem for problem in (job.lacks.problems if job.lacks else ())}
+    for each in named:
+        path = board.file(each.name)
+        if each.kind != "weights" or known.get(each.name):
+            continue
+        if reason := absent(path):
+            what = f"{shown(each.name)} {reason}; name a LoRA's file, so that its hash can go into the bundle"
+            yield board.problem(each.loc, what)
+        elif str(path) in wrong:
+            yield board.problem(each.loc, f"{shown(each.name)}: {wrong[str(path)].what}")
 
 
 def _member(name: str, path: Path, fingerprints: Fingerprints) -> Member:

@@ -26,11 +26,16 @@ def is_finished(job: Job, store: Store) -> bool:
 
 
 def recipe_of(job: Job) -> str:
-    """One hash of everything that decides the film's bytes."""
+    """One hash of everything that decides the film's bytes.
+
+    Segments that a bundle brought may be forged under honest keys: whose they are counts too.
+    """
     encoding, pieces = encoding_of(job), pieces_of(job)
     inputs: dict[str, Json] = {
         "pieces": [dict(piece_inputs(piece, encoding)) for piece in pieces],
         "sound": audio_inputs(soundtrack_of(job)),
         "extras": extras_of(job, ranges_of(job)).identity(),
     }
+    if job.place.origin:
+        inputs["bundle"] = job.place.origin
     return key_of(inputs)

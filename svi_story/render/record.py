@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from svi_story import __version__
 from svi_story.cache.files import disk, sha256_file, write_atomic
-from svi_story.plan.described import described_cut, described_film, described_finish, spelled_from
+from svi_story.plan.described import described_cut, described_film, described_finish
 from svi_story.plan.made import MadeClip, MadeFilm, MadeSegment
 
 if TYPE_CHECKING:
@@ -45,6 +45,8 @@ class Record:
     captions: tuple[str, ...]
     """sha256 of the captions that were written beside it, and of those before them."""
     made: MadeFilm
+    bundle: str | None = None
+    """sha256 of the bundle that brought the film's segments; None where they are of the usual cache."""
 
 
 def read_record(film: Path) -> Record | None:
@@ -54,7 +56,8 @@ def read_record(film: Path) -> Record | None:
         if found["version"] not in (1, RECORD_VERSION):
             return None
         captions = tuple(map(str, found.get("captions_sha256") or ()))
-        return Record(found["recipe"], found["bytes"], found["sha256"], captions, _made(found))
+        about = (found["recipe"], found["bytes"], found["sha256"], captions)
+        return Record(*about, _made(found), found.get("bundle"))
     except (OSError, ValueError, LookupError, TypeError, AttributeError, RecursionError, OverflowError):
         return None
 
@@ -97,6 +100,7 @@ def write_record(job: Job, recipe: str, entries: Mapping[str, Entry], captions: 
         "sha256": sha256_file(film),
         "captions_sha256": list(captions),
         "recipe": recipe,
+        "bundle": job.place.origin,
         "title": plan.title,
         "board": str(job.place.board.resolve()),
         "board_sha256": plan.digest,
@@ -108,7 +112,7 @@ def write_record(job: Job, recipe: str, entries: Mapping[str, Entry], captions: 
         "width": plan.size.width,
         "height": plan.size.height,
         "board_fps": str(plan.fps),
-        "cut": described_cut(plan),
+        "cut": described_cut(plan, job.spelled),
         "references": _references(job),
         "clips": [_clip(*clip, job, makers) for clip in zip(plan.shots, job.tasks, strict=True)],
         "makers": makers.known,
@@ -140,11 +144,10 @@ class _Makers:
 
 def _references(job: Job) -> list[Json]:
     """Every chain's reference image, each once."""
-    folder = job.place.board.parent
     anchors = dict.fromkeys(segment.anchor for shot in job.plan.shots for segment in shot.segments)
     return [
         {
-            "path": spelled_from(folder, anchor.path),
+            "path": job.spelled(anchor.path),
             "sha256": _file_hash(anchor),
             "fit": anchor.fit,
             "pixels": anchor.pixels,
@@ -162,18 +165,17 @@ def _file_hash(anchor: Anchor) -> str | None:
 
 
 def _clip(shot: Shot, tasks: Sequence[Task], job: Job, makers: _Makers) -> dict[str, Any]:
-    folder = job.place.board.parent
     return {
         "id": shot.id,
         "prompt": shot.prompt,
         "negative_prompt": shot.segments[0].negative_prompt,
         "seed": shot.seed,
         "asked_frames": shot.asked_frames,
-        "reference": spelled_from(folder, shot.segments[0].anchor.path),
-        "loras": list(_loras(tasks[0], folder)),
+        "reference": job.spelled(shot.segments[0].anchor.path),
+        "loras": list(_loras(tasks[0], job)),
         "fade": shot.fade,
         "dip": shot.dip,
-        "finish": described_finish(shot, folder),
+        "finish": described_finish(shot, job.spelled),
         "segments": [
             {
                 "key": task.key,
@@ -188,7 +190,7 @@ def _clip(shot: Shot, tasks: Sequence[Task], job: Job, makers: _Makers) -> dict[
     }
 
 
-def _loras(task: Task, folder: Path) -> Iterator[Json]:
+def _loras(task: Task, job: Job) -> Iterator[Json]:
     """The LoRAs that the board asks for, with their hashes where the engine used them."""
     inputs = task.inputs.get("inputs")
     found = inputs.get("loras") if isinstance(inputs, dict) else None
@@ -199,7 +201,7 @@ def _loras(task: Task, folder: Path) -> Iterator[Json]:
         entry = hashes.get(lora)
         digest = entry.get("sha256") if isinstance(entry, dict) else None
         yield {
-            "path": spelled_from(folder, lora.path),
+            "path": job.spelled(lora.path),
             "high": lora.high,
             "low": lora.low,
             "sha256": digest,
@@ -208,7 +210,7 @@ def _loras(task: Task, folder: Path) -> Iterator[Json]:
 
 def planned_film(job: Job) -> MadeFilm:
     """A plan as it would be made, to compare with a record."""
-    return described_film(job.plan, job.tasks)
+    return described_film(job.plan, job.tasks, job.spelled)
 
 
 def versions() -> dict[str, str]:

@@ -27,7 +27,7 @@ from svi_story.cache.files import (
 )
 from svi_story.cache.layout import BOARD_FOLDER, FRAMES, Layout, names, own_cache
 from svi_story.cache.locks import Hold, locked
-from svi_story.cache.sealed import publish
+from svi_story.cache.sealed import DAMAGED, publish
 from svi_story.errors import InputError, Problem
 from svi_story.events import Warned
 from svi_story.render.bundle import (
@@ -43,7 +43,7 @@ from svi_story.render.members import content, manifest_of, opened
 from svi_story.storyboard.files import absent
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable, Iterable, Iterator, Mapping
     from zipfile import ZipFile
 
     from svi_story.cache.entry import Entry
@@ -94,9 +94,9 @@ def unpack(path: Path, cache: Path, fingerprints: Fingerprints) -> Unpacked:
     folder = layout.bundle(digest)
 
     def look() -> Unpacked | None:
-        return _look(path, folder, layout, fingerprints)
+        return _look(path, folder, fingerprints) or _mend(path, folder, layout, fingerprints)
 
-    found = look()
+    found = _look(path, folder, fingerprints)
     if found is None:
         layout.create()
         waiting = Warned(f"another process is unpacking {path}; waiting for it")
@@ -109,30 +109,92 @@ def unpack(path: Path, cache: Path, fingerprints: Fingerprints) -> Unpacked:
     return found
 
 
-def _look(path: Path, folder: Path, layout: Layout, fingerprints: Fingerprints) -> Unpacked | None:
-    """What was unpacked before, if its files are as they were; a damaged one is set aside with a warning.
+def _look(path: Path, folder: Path, fingerprints: Fingerprints) -> Unpacked | None:
+    """What was unpacked before, if its files are as they were.
 
-    Its entries are verified by the store, when they are used.
+    Its entries are verified by the store, when they are used. Raises RenderError for what cannot be read now:
+    that says nothing about its content.
     """
-    if not os.path.lexists(folder):
-        return None
-    reason = "it is not whole"
     try:
-        if regular_size(folder / MANIFEST) is not None:
-            found = Unpacked(path, folder, read_manifest((folder / MANIFEST).read_bytes(), path))
-            outside = (name for name in found.manifest.members if not name.startswith(ENTRIES))
-            if all(_is_whole(found, name, fingerprints) for name in outside):
-                return found
+        if regular_size(folder / MANIFEST) is None:
+            return None
+        found = Unpacked(path, folder, read_manifest((folder / MANIFEST).read_bytes(), path))
     except (InputError, OSError) as error:
-        reason = str(error)
-    what = f"{folder} is damaged: {reason}"
-    quarantine(layout, fingerprints.report, folder.name, what, {"bundle": folder})
-    return None
+        _check_damage(error, folder)
+        return None
+    return found if all(_is_whole(found, name, fingerprints) for name in _outside(found)) else None
+
+
+def _outside(found: Unpacked) -> Iterator[str]:
+    """The members that are in no cache."""
+    return (name for name in found.manifest.members if not name.startswith(ENTRIES))
 
 
 def _is_whole(found: Unpacked, member: str, fingerprints: Fingerprints) -> bool:
     wanted, place = found.manifest.members[member], found.place(member)
-    return regular_size(place) == wanted.bytes and fingerprints.file(place) == wanted.sha256
+    try:
+        return regular_size(place) == wanted.bytes and fingerprints.file(place) == wanted.sha256
+    except (InputError, OSError) as error:
+        _check_damage(error, place)
+        return False
+
+
+def _check_damage(error: Exception, place: Path) -> None:
+    """Raises RenderError for what may be read another time: it is not damaged."""
+    cause = error if isinstance(error, OSError) else error.__cause__
+    if isinstance(cause, OSError) and cause.errno not in DAMAGED:
+        with disk(place, "reading what was unpacked of the bundle"):
+            raise cause
+
+
+def _mend(path: Path, folder: Path, layout: Layout, fingerprints: Fingerprints) -> Unpacked | None:
+    """Unpack again what is damaged, and nothing else: segments that were rendered since lie beside it.
+
+    None where nothing was unpacked. What is replaced is set aside with a warning.
+    """
+    if not os.path.lexists(folder):
+        return None
+
+    def out_of_the_way(thing: Path) -> None:
+        quarantine(layout, fingerprints.report, folder.name, f"{thing} is damaged", {thing.name: thing})
+
+    if folder.is_symlink() or not folder.is_dir():
+        out_of_the_way(folder)
+        return None
+    with opened(path, folder.name) as archive:
+        found = Unpacked(path, folder, manifest_of(archive, path))
+        for name in _outside(found):
+            place = found.place(name)
+            if not _is_whole(found, name, fingerprints):
+                out_of_the_way(place if place.parent.is_dir() else place.parent)
+                _put(place, content(archive, name, found.manifest.members[name], path))
+    _mend_manifest(found, out_of_the_way)
+    return found
+
+
+def _mend_manifest(found: Unpacked, out_of_the_way: Callable[[Path], None]) -> None:
+    place, text = found.folder / MANIFEST, write_manifest(found.manifest)
+    with disk(place, DOING):
+        if place.is_file() and place.read_bytes() == text:
+            return
+        out_of_the_way(place)
+        _put(place, (text,))
+
+
+def _put(place: Path, pieces: Iterable[bytes]) -> None:
+    """A file under its name, complete or not at all."""
+    with disk(place, DOING):
+        make_folder(place.parent)
+        temp = place.with_name(temp_name())
+        try:
+            with temp.open("xb") as file:
+                file.writelines(pieces)
+                file.flush()
+                os.fsync(file.fileno())
+            temp.replace(place)
+            sync(place.parent)
+        finally:
+            temp.unlink(missing_ok=True)
 
 
 def _sweep(folder: Path) -> None:
