@@ -145,7 +145,7 @@ def test_warnings_come_with_place_limit_and_cure(board_of: Write) -> None:
     assert "1 warning" in page.text
     assert "Black frames" in page.text
     assert "clip-01 0:00.20" in page.text
-    assert "svi-story render board.yaml --force CLIP" in page.text
+    assert "svi-story render board.yaml --force clip-01" in page.text
     assert found.findings[0].cures[0] in page.text
     assert {"href": "#clip-1", "data-t": "0.217"}.items() <= next(
         each for each in page.all("a") if "data-warning" in each

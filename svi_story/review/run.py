@@ -44,6 +44,11 @@ class Anchor:
     cov: Floats
     noise: float
 
+    @property
+    def empty(self) -> bool:
+        """Whether it is a picture of nothing: then so may the film be, and nobody can tell."""
+        return float(np.sqrt(np.trace(self.cov))) < BLACK.value
+
 
 @dataclass(frozen=True)
 class Run:
@@ -80,13 +85,14 @@ class Run:
     def black(self) -> Flags:
         """Frames that show nothing but black."""
         flags: Flags = (self.track.mean[:, 0] < BLACK.value) & (self.total_spread < BLACK.value)
-        return np.zeros_like(flags) if _empty(self.anchor) else flags
+        dark = self.anchor.empty and self.anchor.mean[0] < BLACK.value
+        return np.zeros_like(flags) if dark else flags
 
     @cached_property
     def flat(self) -> Flags:
         """Frames of one colour other than black."""
         flags: Flags = (self.total_spread < FLAT.value) & ~self.black
-        return np.zeros_like(flags) if _empty(self.anchor) else flags
+        return np.zeros_like(flags) if self.anchor.empty else flags
 
     @cached_property
     def noisy(self) -> Flags:
@@ -123,8 +129,3 @@ class Run:
             start = found[part.shot].start if part.shot in found else part.start
             found[part.shot] = slice(start, part.stop)
         return found
-
-
-def _empty(anchor: Anchor) -> bool:
-    """Whether the anchor itself is a picture of nothing: then so may the film be."""
-    return float(np.sqrt(np.trace(anchor.cov))) < BLACK.value
