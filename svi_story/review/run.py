@@ -8,13 +8,16 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from svi_story.review.colour import steps_of, turned
 from svi_story.review.joins import seam_at
 from svi_story.review.limits import BLACK, FLAT, NOISE, START
+from svi_story.review.order import swapped
 from svi_story.review.track import drift_from
 
 if TYPE_CHECKING:
     from fractions import Fraction
 
+    from svi_story.review.colour import Steps, Turned
     from svi_story.review.joins import Seam
     from svi_story.review.measure import Floats
     from svi_story.review.track import Drift, Flags, Track
@@ -43,6 +46,8 @@ class Anchor:
     mean: Floats
     cov: Floats
     noise: float
+    floor: float
+    sharpness: float
 
     @property
     def empty(self) -> bool:
@@ -60,6 +65,8 @@ class Run:
     fps: Fraction
     rests: bool
     """Whether the camera rests on purpose, as an animatic's does around every join."""
+    starts: bool = True
+    """Whether its first frame is a chain's first, not one after a gap."""
 
     @cached_property
     def drift(self) -> Drift:
@@ -74,6 +81,27 @@ class Run:
             return np.zeros(len(self.track), np.float32)
         mean, cov = self.track.mean[sound].mean(axis=0), self.track.cov[sound].mean(axis=0)
         return drift_from(self.track, mean, cov).total
+
+    @cached_property
+    def turned(self) -> Turned:
+        """How far the colours of what stays in the picture have come."""
+        return turned(self.track, self.bad)
+
+    @cached_property
+    def steps(self) -> Steps:
+        """What the whole picture's colours do from frame to frame."""
+        return steps_of(self.track, self.bad)
+
+    @cached_property
+    def swapped(self) -> list[int]:
+        """First frames of neighbours that changed places."""
+        return [] if self.rests else swapped(self.track, self.bad)
+
+    @cached_property
+    def rest(self) -> Floats:
+        """What the motion leaves of every whole picture's change, in levels of 255; NaN for a first frame."""
+        rest: Floats = self.track.rest.mean(axis=1)
+        return rest
 
     @cached_property
     def total_spread(self) -> Floats:
@@ -115,6 +143,17 @@ class Run:
     def start_sharpness(self) -> float:
         """How sharp the run's first sound frames are; 0 where none is."""
         sound = self.track.sharpness[~self.bad][:START]
+        return float(np.median(sound)) if len(sound) else 0.0
+
+    @property
+    def judged(self) -> bool:
+        """Whether its first frame should be the anchor."""
+        return self.starts and not self.rests and not self.anchor.empty
+
+    @cached_property
+    def start_floor(self) -> float:
+        """The grain of the run's first sound frames."""
+        sound = self.track.floor[~self.bad][:START]
         return float(np.median(sound)) if len(sound) else 0.0
 
     @cached_property
