@@ -64,7 +64,7 @@ def review(
     from svi_story.engines import EngineOptions
 
     job = _job(board, output, cache, chosen(engine, EngineOptions(models, dtype, vae=vae)))
-    words = {
+    words: dict[str, Path | str] = {
         "-o": output,
         "--cache": cache,
         "--engine": engine,

@@ -91,7 +91,7 @@ def flashes(steps: Steps) -> Flags:
 
 
 def changes(steps: Steps, track: Track) -> list[int]:
-    """Frames from which on the whole picture has other colours, and keeps them; of several steps the first."""
+    """Frames from which on the whole picture has other colours, and keeps them: a ramp's first."""
     first = [
         place
         for place in np.flatnonzero(steps.sudden).tolist()

@@ -300,6 +300,12 @@ def _torn(run: Run, odd: Flags, frames: slice) -> Iterator[Fault]:
             return
 
 
+def _goes_on(track: Track, frame: int) -> bool:
+    """Whether the motion before and after a step is the same way: a camera that turns back rests there too."""
+    beside = track.flow[frame - 1], track.flow[min(frame + 1, len(track) - 1)]
+    return float((beside[0] * beside[1]).sum()) > 0
+
+
 def _seam_faults(run: Run, part: Part, seam: Seam) -> Iterator[Fault]:
     again = run.track.same[part.start] and not run.track.same[max(part.start - 1, 0) : part.start + 2].all()
     if run.steps.sudden[part.start]:
@@ -308,7 +314,7 @@ def _seam_faults(run: Run, part: Part, seam: Seam) -> Iterator[Fault]:
         yield Fault("other-picture", part.start, 1, seam.other, OTHER)
     elif seam.step is not None and seam.step > STEP.value:
         yield Fault("jump", part.start, 1, seam.step, STEP)
-    elif again or (seam.least is not None and seam.least < REPEAT.value):
+    elif again or (seam.least is not None and seam.least < REPEAT.value and _goes_on(run.track, part.start)):
         yield Fault("duplicate", part.start, 1, seam.least or 0.0, REPEAT)
     elif seam.pop > POP.value:
         yield Fault("colour-step", part.start, 1, seam.pop, POP)

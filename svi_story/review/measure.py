@@ -191,7 +191,7 @@ def _unexplained(last: Look, look: Look, field: Floats) -> tuple[Floats, Floats]
     inside = np.logical_and.reduce([(x >= 0) & (x < width) & (y >= 0) & (y < height) for x, y in halves])
     if inside.mean() < 0.1:
         return _in_blocks(distance), np.zeros(12, np.float32)
-    one, other = colours(before[inside]), colours(after[inside])
+    one, other = (colours(cast("Floats", each)[inside]) for each in (before, after))
     turn = np.concatenate([other[0] - one[0], (other[1] - one[1]).ravel()])
     return _in_blocks(cast("Floats", distance)), turn
 
