@@ -8,7 +8,7 @@ from dataclasses import replace
 from fractions import Fraction
 from html.parser import HTMLParser
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import pytest
 from PIL import Image
@@ -221,7 +221,7 @@ def test_what_an_entry_claims_is_taken_with_care(board_of: Write, noted: object)
             assert entry is not None
             odd = {"torch": "x" * 100_000, "\ud800": noted}
             notes = {"sampling_seconds": noted, "decoding_seconds": noted, "versions": odd}
-            entry.manifest["notes"] = notes
+            cast("dict[str, Any]", entry.manifest)["notes"] = notes
     page = page_of(found, Shown(None, ""), Path("renders/board.review.html"))
     assert Page(page).open == []
     assert "time spent" not in Page(page).text

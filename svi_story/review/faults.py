@@ -301,7 +301,7 @@ def _torn(run: Run, odd: Flags, frames: slice) -> Iterator[Fault]:
 
 
 def _goes_on(track: Track, frame: int) -> bool:
-    """Whether the motion before and after a step is the same way: a camera that turns back rests there too."""
+    """Whether the motion goes the same way before and after a step: a camera that turns back rests too."""
     beside = track.flow[frame - 1], track.flow[min(frame + 1, len(track) - 1)]
     return float((beside[0] * beside[1]).sum()) > 0
 
