@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -32,6 +33,7 @@ CLIP = 29
 """Frames of a clip on the test board; all but the first of a chain contribute one less."""
 
 
+@cache
 def scene(seed: int = 7) -> Frame:
     """A picture of 1200 x 600 with soft areas, edges and fine detail."""
     rng = np.random.default_rng(seed)
@@ -72,10 +74,10 @@ def pan(
     return grain(view(picture, start + speed * place / 1.5, 1.5, size) for place in range(frames))
 
 
-def zoom(frames: int, size: tuple[int, int] = (160, 96)) -> list[Frame]:
-    """A camera that goes in by a third."""
+def zoom(frames: int, size: tuple[int, int] = (160, 96), by: float = 1.33) -> list[Frame]:
+    """A camera that goes in, by a third."""
     picture = scene()
-    return grain(view(picture, 0.5, 1.5 * 1.33 ** (place / frames), size) for place in range(frames))
+    return grain(view(picture, 0.5, 1.5 * by ** (place / frames), size) for place in range(frames))
 
 
 def job_of(board: Path, engine: str = "svi") -> Job:

@@ -166,3 +166,54 @@ def test_without_a_film_it_works_too(chromium: Any, page: Path, tmp_path: Path) 
     seen.page.keyboard.press("j")
     assert seen("document.activeElement.id") == "clip-2"
     assert not [each for each in seen.said if "ERR_FILE_NOT_FOUND" not in each]
+
+
+def test_space_plays_wherever_the_reader_is(chromium: Any, page: Path) -> None:
+    seen = Seen(chromium, page)
+    for key in ("j", "k", "w"):
+        seen.page.keyboard.press(key)
+        seen("document.querySelector('video').pause()")
+        seen.page.keyboard.press("Space")
+        seen.page.wait_for_timeout(60)
+        assert not seen("document.querySelector('video').paused"), key
+    seen("document.querySelector('video').pause()")
+    seen.page.locator("nav.strip a").first.click()
+    seen.page.keyboard.press("Space")
+    seen.page.wait_for_timeout(60)
+    assert not seen("document.querySelector('video').paused")
+
+
+def test_a_seam_is_a_button(chromium: Any, page: Path) -> None:
+    seen = Seen(chromium, page)
+    mark = seen.page.get_by_role("button").and_(seen.page.locator("g.seam")).last
+    mark.focus()
+    seen.page.keyboard.press("Space")
+    seen.page.wait_for_timeout(100)
+    assert seen("document.querySelector('video').currentTime") == pytest.approx(25.25 / 15, abs=0.02)
+    assert seen("document.querySelector('video').paused")
+
+
+def test_keys_walk_on_where_the_film_has_ended(chromium: Any, page: Path) -> None:
+    """What exists of a film that is half made is shorter than the film that the page is about."""
+    film = next(Path("renders").glob("a*.mp4"))
+    html = page.read_text("utf-8").replace('data-t="', 'data-t="9')  # every clip starts after the film's end
+    page.write_text(html, "utf-8")
+    assert film.is_file()
+    seen = Seen(chromium, page)
+    for clip in ("clip-2", "clip-3"):
+        seen.page.keyboard.press("j")
+        seen.page.wait_for_timeout(150)
+        assert seen("document.activeElement.id") == clip
+
+
+@pytest.mark.parametrize("width", [390, 1280])
+def test_the_player_is_in_view_with_the_plots(chromium: Any, page: Path, width: int) -> None:
+    html = page.read_text("utf-8").replace('width="64" height="64" poster', 'width="48" height="832" poster')
+    page.write_text(html, "utf-8")
+    seen = Seen(chromium, page, width)
+    seen("document.querySelector('[data-plot=seams]').scrollIntoView({block: 'end', behavior: 'instant'})")
+    seen.page.wait_for_timeout(100)
+    box = seen.page.locator("video").bounding_box()
+    assert box["height"] <= 800 - 50
+    assert box["y"] >= -1
+    assert box["y"] + box["height"] <= 800

@@ -96,6 +96,7 @@ def test_a_damaged_entry_is_missing_and_told(write_board: Write, svi_story: Run)
     ended = svi_story("review", board, *ANIMATIC)
     assert ended.code == 0, ended.err
     assert "damaged" in ended.err
+    assert "is made again by the next render" in ended.err
     assert "Not made yet: 1 of 3 clips" in PAGE.read_text("utf-8")
 
 
@@ -109,3 +110,15 @@ def test_a_place_that_cannot_be_written_is_told(
     assert ended.code == 1
     assert "films" in ended.err
     assert "Traceback" not in ended.err
+
+
+def test_the_command_that_helps_has_the_same_options(
+    write_board: Write, svi_story: Run, tmp_path: Path
+) -> None:
+    board = write_board(reference=scene_in(tmp_path))
+    plant(board, at(16, level(0))(pan(60, (64, 64), 0.001)), "animatic")
+    Path("renders/.cache").rename("my cache")
+    ended = svi_story("review", board, *ANIMATIC, "-o", "films", "--cache", "my cache", "--dtype", "float32")
+    assert ended.code == 0, ended.err
+    options = "-o films --cache &#39;my cache&#39; --engine animatic --dtype float32 --force clip-02</code>"
+    assert f"svi-story render {board} {options}" in Path("films/board.review.html").read_text("utf-8")

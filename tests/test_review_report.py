@@ -4,16 +4,20 @@ from __future__ import annotations
 
 import json
 import re
+from dataclasses import replace
+from fractions import Fraction
 from html.parser import HTMLParser
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import pytest
+from PIL import Image
 from review_films import CLIP, at, job_of, level, pan, plant, put, review, scene_in
 
 from svi_story.review.answer import as_json
 from svi_story.review.limits import TABLE
 from svi_story.review.report import Shown, page_of, write_page
+from svi_story.review.view import Clock
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -145,7 +149,7 @@ def test_warnings_come_with_place_limit_and_cure(board_of: Write) -> None:
     assert "1 warning" in page.text
     assert "Black frames" in page.text
     assert "clip-01 0:00.20" in page.text
-    assert "svi-story render board.yaml --force CLIP" in page.text
+    assert "svi-story render board.yaml --force clip-01" in page.text
     assert found.findings[0].cures[0] in page.text
     assert {"href": "#clip-1", "data-t": "0.217"}.items() <= next(
         each for each in page.all("a") if "data-warning" in each
@@ -204,6 +208,73 @@ def test_json_holds_clips_joins_and_warnings(board_of: Write) -> None:
     assert [(each["kind"], each["frame"]) for each in answer["warnings"]] == [("black", 3)]
     assert answer["clips"][0]["measures"]["drift"]["median"] >= 0
     assert answer["clips"][0]["sampling_seconds"] == 12.5
+
+
+FORGED = (1e308, 10**400, -5, float("nan"), float("inf"), "12", True, None, [1])
+
+
+@pytest.mark.parametrize("noted", FORGED, ids=lambda each: repr(each)[:12])
+def test_what_an_entry_claims_is_taken_with_care(board_of: Write, noted: object) -> None:
+    found = review(plant(board_of(), pan(37, (64, 64), 0.001)))
+    for clip in found.clips:
+        for entry in clip.entries:
+            assert entry is not None
+            odd = {"torch": "x" * 100_000, "\ud800": noted}
+            notes = {"sampling_seconds": noted, "decoding_seconds": noted, "versions": odd}
+            cast("dict[str, Any]", entry.manifest)["notes"] = notes
+    page = page_of(found, Shown(None, ""), Path("renders/board.review.html"))
+    assert Page(page).open == []
+    assert "time spent" not in Page(page).text
+    assert len(page) < 200_000
+    answer = json.loads(json.dumps(as_json(found), allow_nan=False))
+    assert answer["clips"][0]["sampling_seconds"] is None
+    assert answer["clips"][0]["decoding_seconds"] is None
+
+
+def test_times_are_rounded_not_cut_off() -> None:
+    clock = Clock(Fraction(15))
+    assert [clock(frame) for frame in (0, 1, 2, 208, 899, 900)] == [
+        "0:00.00",
+        "0:00.07",
+        "0:00.13",
+        "0:13.87",
+        "0:59.93",
+        "1:00.00",
+    ]
+
+
+def test_joins_that_were_not_measured_are_hollow_and_gaps_are_shaded(board_of: Write) -> None:
+    job = job_of(board_of(clips=[{"prompt": f"It is moving, {n}.", "frames": 13} for n in range(4)]))
+    film = pan(60, (64, 64), 0.01)
+    put(job.all_tasks[0], film[:13])
+    put(job.all_tasks[1], film[13:25])
+    put(job.all_tasks[3], film[37:49])
+    page = Page(page_of(review(job), Shown(None, ""), Path("renders/board.review.html")))
+    marks = [each.get("class") for each in page.all("circle")]
+    assert marks == [None, "hollow unknown", "hollow unknown"]
+    gaps = [each for each in page.all("rect") if each.get("class") == "gap"]
+    assert [each["x"] for each in gaps] == ["51.02%"] * 4
+    assert [each["width"] for each in gaps] == ["24.49%"] * 4
+    assert all(each["role"] == "button" for each in page.all("g"))
+
+
+def test_an_anchor_of_one_colour_is_said_to_be_no_judge(board_of: Write, tmp_path: Path) -> None:
+    board = board_of()
+    Image.new("RGB", (64, 64)).save(tmp_path / "scene.png")
+    found = review(plant(board, [level(0)(each) for each in pan(37, (64, 64))]))
+    still = [each for each in found.findings if each.kind != "frozen"]
+    page = Page(
+        page_of(replace(found, findings=tuple(still)), Shown(None, ""), Path("renders/board.review.html"))
+    )
+    assert "Nothing wrong" not in page.text
+    assert "cannot be judged" in page.text
+    assert as_json(found)["cannot_judge"] == ["clip-01", "clip-02", "clip-03"]
+
+
+def test_the_player_shows_a_picture_before_it_plays(board_of: Write) -> None:
+    video = Page(page_for(board_of(), "renders/board.mp4")).all("video")[0]
+    assert (video["poster"] or "").startswith("data:image/webp;base64,")
+    assert (video["width"], video["height"]) == ("64", "64")
 
 
 def test_every_limit_is_documented() -> None:

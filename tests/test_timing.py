@@ -115,4 +115,4 @@ def test_a_long_clip_is_split_evenly(
 def test_timecode_counts_in_milliseconds() -> None:
     assert timecode(0, Fraction(15)) == "0:00:00.000"
     assert timecode(24000, Fraction(24000, 1001)) == "0:16:41.000"
-    assert timecode(15 * 3661 + 1, Fraction(15)) == "1:01:01.066"
+    assert timecode(15 * 3661 + 1, Fraction(15)) == "1:01:01.067"

@@ -65,7 +65,7 @@ def quarantine(layout: Layout, report: Reporter, key: str, reason: str, things: 
         report(Warned(f"{reason}; it is left out, and could not be set aside: {error}"))
     else:
         if folder:
-            report(Warned(f"{reason}; it was set aside as {folder} and is made again"))
+            report(Warned(f"{reason}; it was set aside as {folder} and is made again by the next render"))
 
 
 def _new_folder(parent: Path, key: str) -> Path:

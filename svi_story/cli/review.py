@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import shlex
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -25,6 +27,8 @@ from svi_story.cli.options import (
 from svi_story.cli.terminal import answer, answer_json, complain
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from svi_story.cache.store import Store
     from svi_story.render.jobs import Choice, Job
     from svi_story.review.quality import FilmReview
@@ -60,6 +64,14 @@ def review(
     from svi_story.engines import EngineOptions
 
     job = _job(board, output, cache, chosen(engine, EngineOptions(models, dtype, vae=vae)))
+    words: dict[str, Path | str] = {
+        "-o": output,
+        "--cache": cache,
+        "--engine": engine,
+        "--models": models,
+        "--dtype": dtype,
+        "--vae": vae,
+    }
     store = store_of(job)
     found = _measure(job, store)
     if as_json:
@@ -67,7 +79,7 @@ def review(
 
         answer_json(in_json(found))
     else:
-        answer(str(_page(job, store, found)))
+        answer(str(_page(job, store, found, _again(board, words))))
     if found.findings:
         count = len(found.findings)
         complain(f"{board}: {count} warning{'s' if count > 1 else ''}; the page says what helps")
@@ -108,7 +120,18 @@ def _measure(job: Job, store: Store) -> FilmReview:
         return review_film(job.plan, job.tasks, store.entry, report)
 
 
-def _page(job: Job, store: Store, found: FilmReview) -> Path:
+def _again(board: Path, words: Mapping[str, Path | str]) -> str:
+    """The command that renders a board with the same options; those that say nothing new are left out."""
+    plain = {"-o": FILMS, "--cache": CACHE, "--models": MODELS}
+    given = [
+        f"{name} {shlex.quote(str(word))}"
+        for name, word in words.items()
+        if word not in ("", plain.get(name))
+    ]
+    return " ".join(["svi-story render", shlex.quote(str(board)), *given])
+
+
+def _page(job: Job, store: Store, found: FilmReview, again: str) -> Path:
     """Write the page beside the film."""
     from svi_story.cache.files import disk, make_folder
     from svi_story.review.report import write_page
@@ -116,7 +139,7 @@ def _page(job: Job, store: Store, found: FilmReview) -> Path:
     page = job.place.film.with_suffix(".review.html")
     with disk(page.parent, "making room for the review"):
         make_folder(page.parent)
-    write_page(found, _shown(job, store), page)
+    write_page(found, replace(_shown(job, store), again=again), page)
     return page
 
 

@@ -51,7 +51,7 @@ def answer(line: str) -> None:
 
 def answer_json(value: object) -> None:
     """Give one JSON value on a line of its own (ASCII, so that any terminal and pipe takes it)."""
-    sys.stdout.write(json.dumps(value) + "\n")
+    sys.stdout.write(json.dumps(value, allow_nan=False) + "\n")
     sys.stdout.flush()
 
 

@@ -59,7 +59,7 @@ def split(contribution: int, *, starts_chain: bool, max_frames: int, overlap: in
 
 
 def timecode(frame: int, fps: Fraction) -> str:
-    """A film position as H:MM:SS.mmm, rounded down to milliseconds."""
-    milliseconds = floor(Fraction(frame * 1000) / fps)
+    """A film position as H:MM:SS.mmm, rounded to milliseconds."""
+    milliseconds = floor(Fraction(frame * 1000) / fps + Fraction(1, 2))
     seconds, rest = divmod(milliseconds, 1000)
     return f"{seconds // 3600}:{seconds // 60 % 60:02}:{seconds % 60:02}.{rest:03}"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from math import isfinite
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -9,6 +10,9 @@ import numpy as np
 if TYPE_CHECKING:
     from svi_story.review.measure import Floats
     from svi_story.review.quality import ClipReview, FilmReview, Finding, Join
+
+LONGEST = 366 * 24 * 3600
+"""Seconds that a segment may have taken: a year."""
 
 
 def as_json(review: FilmReview) -> dict[str, Any]:
@@ -24,20 +28,29 @@ def as_json(review: FilmReview) -> dict[str, Any]:
         "engine": plan.engine,
         "clips": [_clip(clip) for clip in review.clips],
         "joins": [_join(join, review) for join in review.joins],
+        "cannot_judge": [clip.shot.id for clip in review.clips if clip.run and clip.run.anchor.empty],
         "warnings": [_finding(finding, review) for finding in review.findings],
     }
 
 
 def seconds_spent(clip: ClipReview) -> tuple[float, float] | None:
-    """Seconds of sampling and of decoding, over a clip's finished segments; None where nothing was noted."""
+    """Seconds of sampling and of decoding, over a clip's finished segments; None where nothing was noted.
+
+    What no clock can have shown counts as not noted: an entry may come from anybody.
+    """
     notes = [entry.manifest.get("notes") for entry in clip.entries if entry is not None]
     spent = [
-        tuple(note.get(name) for name in ("sampling_seconds", "decoding_seconds"))
+        tuple(_seconds(note.get(name)) for name in ("sampling_seconds", "decoding_seconds"))
         for note in notes
         if isinstance(note, dict)
     ]
-    pairs = [(a, b) for a, b in spent if isinstance(a, int | float) and isinstance(b, int | float)]
+    pairs = [(a, b) for a, b in spent if a is not None and b is not None]
     return (sum(a for a, _ in pairs), sum(b for _, b in pairs)) if pairs else None
+
+
+def _seconds(noted: object) -> float | None:
+    known = isinstance(noted, int | float) and not isinstance(noted, bool) and 0 <= noted <= LONGEST
+    return float(noted) if known and isinstance(noted, int | float) else None
 
 
 def measures(clip: ClipReview) -> dict[str, Any] | None:
@@ -57,9 +70,9 @@ def measures(clip: ClipReview) -> dict[str, Any] | None:
     }
 
 
-def _range(values: Floats) -> dict[str, float]:
+def _range(values: Floats) -> dict[str, float | None]:
     numbers = {"first": values[0], "median": np.median(values), "last": values[-1], "most": values.max()}
-    return {name: round(float(value), 3) for name, value in numbers.items()}
+    return {name: _rounded(float(value)) for name, value in numbers.items()}
 
 
 def _clip(clip: ClipReview) -> dict[str, Any]:
@@ -90,7 +103,7 @@ def _join(join: Join, review: FilmReview) -> dict[str, Any]:
 
 
 def _rounded(value: float | None) -> float | None:
-    return None if value is None else round(value, 3)
+    return None if value is None or not isfinite(value) else round(value, 3)
 
 
 def _finding(finding: Finding, review: FilmReview) -> dict[str, Any]:
@@ -102,7 +115,7 @@ def _finding(finding: Finding, review: FilmReview) -> dict[str, Any]:
         "frame": finding.frame,
         "frame_in_clip": finding.within,
         "frames": finding.frames,
-        "value": round(finding.value, 3),
+        "value": _rounded(finding.value),
         "threshold": finding.limit.value,
         "unit": finding.limit.unit,
         "cures": list(finding.cures),

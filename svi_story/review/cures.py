@@ -16,12 +16,16 @@ TITLES = {
     "noise": "Noise",
     "frozen": "The picture freezes",
     "static": "A still clip",
-    "flash": "Single frames that do not belong",
+    "stutter": "Frames are shown twice all along",
+    "order": "Two frames are swapped",
+    "flash": "Frames that do not belong",
     "flicker": "Flicker",
     "drift": "Colours drift from the anchor",
-    "blur": "The picture gets softer",
+    "anchor": "The chain does not start as its anchor",
+    "blur": "The picture is soft",
+    "grain": "The picture gets grainier",
     "jump": "The motion jumps at a join",
-    "colour-step": "Colours step at a join",
+    "colour-step": "Colours step",
     "other-picture": "The picture leaps",
     "duplicate": "A frame is shown twice at a join",
 }
@@ -93,6 +97,17 @@ def _join(segment: Segment) -> Iterator[str]:
     yield "Another seed for the later clip; a cut or a fade hides what stays."
 
 
+def _elsewhere(_segment: Segment) -> Iterator[str]:
+    yield "The model makes no such frames: they were changed on the way. Make the clip again."
+    yield "Frames from elsewhere have to be at the board's rate, and in order."
+
+
+def _unlike(segment: Segment) -> Iterator[str]:
+    yield from _mixed(segment)
+    yield "fp8 and GGUF weights hurt colours; so does a VAE in tiles (--vae whole)."
+    yield "Frames from elsewhere have to start with the board's reference."
+
+
 def _distilled(sampler: Sampler, most: float, why: str) -> Iterator[str]:
     if sampler.distill is not None and sampler.distill.high > most:
         yield f"LightX2V at {sampler.distill.high:g} on the high-noise expert {why}."
@@ -105,10 +120,14 @@ _CURES = {
     "noise": _mixed,
     "frozen": _still,
     "static": _still,
+    "stutter": _elsewhere,
+    "order": _elsewhere,
     "flash": _flicker,
     "flicker": _flicker,
     "drift": _drift,
+    "anchor": _unlike,
     "blur": _drift,
+    "grain": _drift,
     "jump": _join,
     "colour-step": _join,
     "other-picture": _leap,

@@ -9,29 +9,40 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.lib.stride_tricks import sliding_window_view
 
+from svi_story.review.colour import changes, flashes
 from svi_story.review.joins import seam_at
 from svi_story.review.limits import (
+    ACTIVE,
+    AWAY,
     BLACK,
     BLUR,
+    DARKER,
     DRIFT,
+    FAST,
     FLAT,
     FLICKER,
     FROZEN,
+    GRAIN,
     LEAP,
     LEAP_FAR,
     MOVED,
     NOISE,
     ODD,
     ODD_LEVELS,
+    ORDER,
     OTHER,
     POP,
     REPEAT,
+    SOFT_FRAMES,
+    START,
     STATIC,
     STEP,
-    STILL,
+    STUTTER,
+    TURNED,
     WINDOW,
 )
 from svi_story.review.measure import LEVELS
+from svi_story.review.order import held_blocks
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -69,9 +80,13 @@ def faults_of(run: Run) -> Iterator[tuple[int, Fault]]:
             *_flagged("flat", run.flat, run.total_spread, frames, FLAT),
             *_flagged("noise", run.noisy, run.over_noise, frames, NOISE),
             *_still(run, frames),
+            *_disordered(run, frames),
             *_restless(run, odd, frames),
             *_drifted(run, frames),
+            *_unlike(run, frames),
             *_blurred(run, frames),
+            *_grainy(run, frames),
+            *_stepped(run, odd, frames),
             *_torn(run, odd, frames),
         )
         yield from ((shot, fault) for fault in faults)
@@ -82,17 +97,18 @@ def faults_of(run: Run) -> Iterator[tuple[int, Fault]]:
 
 
 def odd_frames(run: Run) -> Flags:
-    """Single frames that differ from both neighbours, which are like each other; a run's ends too."""
-    track = run.track
+    """Frames that differ from both sides, which are like each other; a run's ends too."""
+    track, rest = run.track, run.rest
     odd = np.zeros(len(track), bool)
     if len(track) > 2:
-        onto, off, over = track.changing[1:-1], track.changing[2:], track.skip[2:]
-        odd[1:-1] = np.minimum(onto, off) > 1.5 * over + ODD_LEVELS
+        usual = float(np.nanmedian(rest[1:]))
+        odd[1:-1] = np.minimum(rest[1:-1], rest[2:]) > 2 * usual + ODD_LEVELS
+        odd[1:-1] &= track.skip[2:] < np.minimum(track.changing[1:-1], track.changing[2:])
         odd[1:-1] |= _lone(_colours(track))
     for place, step, inside in ((0, 1, slice(2, 7)), (len(track) - 1, len(track) - 1, slice(-6, -1))):
         if len(track) > 7 and not run.bad[inside].any():
-            odd[place] = _leaves(track, step, inside)
-    return odd & ~run.bad
+            odd[place] = _leaves(run, step, inside)
+    return (odd | flashes(run.steps)) & ~run.bad
 
 
 def _colours(track: Track) -> Floats:
@@ -113,10 +129,10 @@ def _lone(series: Floats) -> Flags:
     return flags
 
 
-def _leaves(track: Track, step: int, inside: slice) -> bool:
+def _leaves(run: Run, step: int, inside: slice) -> bool:
     """Whether a run's first or last step is far larger than those beside it."""
-    change = np.median(track.change[step]) > 4 * np.median(track.changing[inside]) + 3 * ODD_LEVELS
-    steps = np.linalg.norm(np.diff(_colours(track), axis=0), axis=1)
+    change = run.rest[step] > 4 * np.median(run.rest[inside]) + 3 * ODD_LEVELS
+    steps = np.linalg.norm(np.diff(_colours(run.track), axis=0), axis=1)
     usual = np.median(steps[slice(1, 6) if step == 1 else slice(-6, -1)])
     return bool(change or steps[step - 1] > 4 * usual + 2 * ODD.value)
 
@@ -129,19 +145,35 @@ def _flagged(kind: str, flags: Flags, values: Floats, frames: slice, limit: Limi
 
 
 def _still(run: Run, frames: slice) -> Iterator[Fault]:
-    """The longest time that nothing moves, where it is too long."""
+    """The longest time that nothing moves, or part of the picture does not, where it is too long."""
     track, total = run.track, frames.stop - frames.start
     first = max(frames.start, 1)  # a run's first frame has nothing before it
-    start, frozen = longest(track.same[first : frames.stop] & ~run.bad[first : frames.stop])
-    if frozen >= max(FROZEN.value * run.fps, 2):
-        yield Fault("frozen", first + start - 1, frozen + 1, float(frozen / run.fps), FROZEN)
+    sound = ~run.bad[first : frames.stop]
+    least = max(float(run.fps / 2), 2) if run.rests else FROZEN.value - 1
+    start, frozen = longest(track.same[first : frames.stop] & sound)
+    if frozen >= least:
+        yield Fault("frozen", first + start - 1, frozen + 1, float(frozen + 1), FROZEN)
         return
-    if run.rests:
+    if run.rests or first >= frames.stop:
         return
-    still = track.moving[first : frames.stop] < STILL
-    start, resting = longest(still & ~run.bad[first : frames.stop])
+    held, count = held_blocks(track, slice(first, frames.stop), int(least))
+    if count:
+        yield Fault("frozen", held - 1, count + 1, float(count + 1), FROZEN)
+    still = np.percentile(track.motion[first : frames.stop], 97, axis=1) < ACTIVE
+    start, resting = longest(still & sound)
     if resting >= max(STATIC.value * total, 4):
         yield Fault("static", first + start - 1, resting + 1, resting / total, STATIC)
+
+
+def _disordered(run: Run, frames: slice) -> Iterator[Fault]:
+    """Neighbours that changed places, and frames that are shown twice all along."""
+    for place in run.swapped:
+        if frames.start <= place < frames.stop:
+            yield Fault("order", place, 2, 1.0, ORDER)
+    same = run.track.same[frames] & ~run.bad[frames]
+    if not run.rests and same.mean() > STUTTER.value and longest(same)[1] < FROZEN.value - 1:
+        first = frames.start + int(same.argmax())
+        yield Fault("stutter", first, int(same.sum()), float(same.mean()), STUTTER)
 
 
 def longest(flags: Flags) -> tuple[int, int]:
@@ -170,8 +202,8 @@ def _restless(run: Run, odd: Flags, frames: slice) -> Iterator[Fault]:
 
 
 def _step(track: Track, frame: int) -> float:
-    """How far a frame's pixels are from the neighbour that is more like it, in CIELAB units."""
-    return float(np.nanmin(track.changing[frame : frame + 2])) / LEVELS
+    """How far a frame's pixels are from a neighbour's, in CIELAB units."""
+    return float(np.nanmax(track.changing[frame : frame + 2])) / LEVELS
 
 
 def flicker(track: Track, bad: Flags) -> tuple[float, int]:
@@ -195,22 +227,61 @@ def _drifted(run: Run, frames: slice) -> Iterator[Fault]:
     sound = ~run.bad[half]
     if not sound.any():
         return
-    far, moved = (float(np.median(each[half][sound])) for each in (run.drift.total, run.moved))
-    if far > DRIFT.value and (moved > MOVED or far > 2 * DRIFT.value):
+    series = run.drift.total, run.moved, run.turned.colour, run.turned.total
+    far, moved, colour, total = (float(np.median(each[half][sound])) for each in series)
+    came = moved > MOVED and (colour > TURNED or total > DARKER)
+    if far > DRIFT.value and (came or (not run.starts and far > 3 * DRIFT.value)):
         beyond = (run.drift.total[frames] > DRIFT.value) & ~run.bad[frames]
         yield Fault("drift", frames.start + int(beyond.argmax()), int(beyond.sum()), far, DRIFT)
 
 
-def _blurred(run: Run, frames: slice) -> Iterator[Fault]:
-    """A clip whose second half is softer than the run's beginning."""
-    half = slice((frames.start + frames.stop) // 2, frames.stop)
-    sound = run.track.sharpness[half][~run.bad[half]]
-    if not len(sound):
+def _unlike(run: Run, frames: slice) -> Iterator[Fault]:
+    """A chain that does not start with its anchor's colours."""
+    sound = np.flatnonzero(~run.bad[frames])[:3]
+    if frames.start or not len(sound) or not run.judged:
         return
-    lost = run.start_sharpness - float(np.median(sound))
-    if lost > BLUR.value:
-        soft = run.track.sharpness[frames] < run.start_sharpness - BLUR.value
-        yield Fault("blur", frames.start + int(soft.argmax()), int(soft.sum()), lost, BLUR)
+    far = float(np.median(run.drift.total[sound]))
+    if far > AWAY.value:
+        away = (run.drift.total[frames] > AWAY.value) & ~run.bad[frames]
+        yield Fault("anchor", int(sound[0]), int(away.sum()), far, AWAY)
+
+
+def _blurred(run: Run, frames: slice) -> Iterator[Fault]:
+    """A clip of which some frames in a row are softer than the run's beginning; that, than the anchor."""
+    calm = ~run.bad[frames] & (run.track.moving[frames] < FAST)
+    sharp = run.track.sharpness[frames]
+    lost = np.where(calm, run.start_sharpness - sharp, 0)
+    if frames.start == 0 and run.judged:
+        # The first frame is the anchor, decoded: that alone may cost a little
+        lost = np.maximum(lost, np.where(calm, run.anchor.sharpness - sharp - BLUR.value / 2, 0))
+    most = _lasting(lost, SOFT_FRAMES)
+    if most > BLUR.value:
+        soft = lost > BLUR.value
+        yield Fault("blur", frames.start + int(soft.argmax()), int(soft.sum()), most, BLUR)
+
+
+def _grainy(run: Run, frames: slice) -> Iterator[Fault]:
+    """A clip that has more grain than the run's beginning, even where the picture is quiet."""
+    more = np.where(run.bad[frames], 0, run.track.floor[frames] - run.start_floor)
+    most = _lasting(more, START)
+    if most > GRAIN.value and not run.noisy[frames].any():
+        grainy = more > GRAIN.value
+        yield Fault("grain", frames.start + int(grainy.argmax()), int(grainy.sum()), most, GRAIN)
+
+
+def _lasting(values: Floats, frames: int) -> float:
+    """The most that the median of so many frames in a row comes to."""
+    return float(np.median(sliding_window_view(values, min(frames, len(values))), axis=1).max())
+
+
+def _stepped(run: Run, odd: Flags, frames: slice) -> Iterator[Fault]:
+    """Frames inside a clip from which on all of the picture has other colours."""
+    if flicker(run.track[frames], run.bad[frames])[0] > FLICKER.value:
+        return
+    for place in changes(run.steps, run.track):
+        inside = frames.start < place < frames.stop and place not in run.seams
+        if inside and not odd[place - 1 : place + 1].any():
+            yield Fault("colour-step", place, 1, float(run.steps.beyond[place]), POP)
 
 
 def _torn(run: Run, odd: Flags, frames: slice) -> Iterator[Fault]:
@@ -221,7 +292,7 @@ def _torn(run: Run, odd: Flags, frames: slice) -> Iterator[Fault]:
     leaps = moving[frames] > LEAP * np.median(moving[frames]) + LEAP_FAR
     leaps |= changing[frames] > 4 * np.nanmedian(changing[frames]) + 15
     for place in (np.flatnonzero(leaps) + frames.start).tolist():
-        if place in run.seams or odd[max(place - 1, 0) : place + 1].any():
+        if place in run.seams or odd[max(place - 1, 0) : place + 1].any() or run.steps.sudden[place]:
             continue
         seam = seam_at(run.track, place, run.bad)
         if seam is not None and (seam.other > OTHER.value or (seam.step or 0) > LEAP):
@@ -229,13 +300,21 @@ def _torn(run: Run, odd: Flags, frames: slice) -> Iterator[Fault]:
             return
 
 
+def _goes_on(track: Track, frame: int) -> bool:
+    """Whether the motion goes the same way before and after a step: a camera that turns back rests too."""
+    beside = track.flow[frame - 1], track.flow[min(frame + 1, len(track) - 1)]
+    return float((beside[0] * beside[1]).sum()) > 0
+
+
 def _seam_faults(run: Run, part: Part, seam: Seam) -> Iterator[Fault]:
     again = run.track.same[part.start] and not run.track.same[max(part.start - 1, 0) : part.start + 2].all()
-    if seam.other > OTHER.value:
+    if run.steps.sudden[part.start]:
+        yield Fault("colour-step", part.start, 1, float(run.steps.beyond[part.start]), POP)
+    elif seam.other > OTHER.value:
         yield Fault("other-picture", part.start, 1, seam.other, OTHER)
     elif seam.step is not None and seam.step > STEP.value:
         yield Fault("jump", part.start, 1, seam.step, STEP)
-    elif again or (seam.least is not None and seam.least < REPEAT.value):
+    elif again or (seam.least is not None and seam.least < REPEAT.value and _goes_on(run.track, part.start)):
         yield Fault("duplicate", part.start, 1, seam.least or 0.0, REPEAT)
     elif seam.pop > POP.value:
         yield Fault("colour-step", part.start, 1, seam.pop, POP)

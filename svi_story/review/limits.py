@@ -36,18 +36,31 @@ WINDOW = 16
 BLACK = Limit(4.0, "L*", "a frame below it, mean and spread, shows nothing; night scenes have lights")
 FLAT = Limit(3.0, "CIELAB", "the total spread of a picture without content; plain skies have more than 6")
 NOISE = Limit(6.0, "levels", "over 1.5 times the grain of the anchor: twice what a grainy scan has")
-STILL = 0.15
-"""Thousandths of the width a frame: a held picture with grain stays below it."""
-STATIC = Limit(0.25, "of the clip", "nothing moves: eased moves rest for a tenth at either end")
-FROZEN = Limit(0.5, "seconds", "the very same frame, bit for bit")
-ODD = Limit(2.0, "CIELAB", "one frame's distance from both neighbours, which agree; motion: below 0.5")
+STATIC = Limit(0.3, "of the clip", "nothing moves, nowhere: eased moves rest for a tenth at either end")
+FROZEN = Limit(5, "frames", "the very same, or part of them, bit for bit; an animatic may rest half a second")
+STUTTER = Limit(0.25, "of the clip", "frames that are the one before, bit for bit; a model makes none")
+ORDER = Limit(1, "frames", "one step back within a steady motion: two neighbours are swapped")
+ODD = Limit(2.0, "CIELAB", "up to three frames' distance from both sides, which agree; motion: below 0.5")
 ODD_LEVELS = 4.0
-"""Levels of 255 by which a single frame differs from both neighbours, beyond what they differ."""
+"""Levels of 255 by which a single frame differs from both neighbours once the motion is taken out."""
+FLASH = 3
+"""Frames that a flash lasts at most."""
+AGREE = 0.6
+"""How much of the blocks' steps of colour is one and the same: motion has less than 0.3, light above 0.7."""
 FLICKER = Limit(0.8, "CIELAB", "colours that go to and fro from frame to frame; a pulsing lamp: 0.6")
-DRIFT = Limit(12.0, "CIELAB from the anchor", "a camera that shows another part of the picture comes to 11")
+DRIFT = Limit(9.0, "CIELAB from the anchor", "8 of them in what stays in the picture, light apart")
 MOVED = 8.0
-"""CIELAB: a clip over DRIFT that is nearer to the chain's own beginning only shows another part of the
-anchor, up to twice the limit."""
+"""CIELAB: a clip over DRIFT that is nearer to the chain's own beginning has not come there on the way."""
+TURNED = 8.0
+"""CIELAB that colours of what stays in the picture changed, light apart; moves of the camera come to 3."""
+DARKER = 40.0
+"""The same with light: a sunset that halves it comes to 36."""
+AWAY = Limit(6.0, "CIELAB from the anchor", "a chain's first frame is its anchor; a fast move costs 1")
+GRAIN = Limit(2.5, "levels", "more in the quietest blocks than at the chain's start; moves come to 1")
+SOFT_FRAMES = 5
+"""Frames in a row that have to be soft."""
+FAST = 15.0
+"""Thousandths of the width a frame: what moves faster is soft because it moves."""
 BLUR = Limit(
     0.1, "of sharpness", "lost since the chain's start: a blur of a pixel costs 0.11 to 0.15, a zoom 0.05"
 )
@@ -68,10 +81,14 @@ TABLE: dict[str, Limit] = {
     "noise": NOISE,
     "static": STATIC,
     "frozen": FROZEN,
+    "stutter": STUTTER,
+    "order": ORDER,
     "flash": ODD,
     "flicker": FLICKER,
     "drift": DRIFT,
+    "anchor": AWAY,
     "blur": BLUR,
+    "grain": GRAIN,
     "jump": STEP,
     "colour-step": POP,
     "other-picture": OTHER,

@@ -60,8 +60,17 @@ class Measure:
     """0 (blurred) to 1: one minus Crete-Roffet's blur effect, the worse of both directions."""
     noise: float
     """Standard deviation of the grain, in levels of 255."""
+    floor: float
+    """The noise of the quietest tenth of its blocks: grain without the texture."""
     motion: Floats
     """How far each block moved since the frame before, in thousandths of the width; NaN where none is."""
+    flow: Floats
+    """Blocks x 2: where to, right and down, in the same unit."""
+    rest: Floats
+    """What the motion leaves of each block's change, in levels of 255; NaN where there is none."""
+    turn: Floats
+    """Mean (3) and covariance (3 x 3), flat: by how much the colours of what stays in the picture changed
+    since the frame before; zeros where there is none."""
     change: Floats
     """How much each block's colours changed since the frame before, in levels of 255; NaN where none is."""
     blocks: Floats
@@ -91,8 +100,8 @@ def measured(
                 mean,
                 cov,
                 sharpness(grey),
-                noise(grey),
-                _motion(last, look),
+                *noise(grey),
+                *_moved(last, look),
                 _change(last, look),
                 _in_blocks(look.lab).reshape(BLOCKS, 3),
                 float(_change(earlier, look).mean()),
@@ -143,20 +152,48 @@ def _lost(image: Floats, axis: int) -> float:
     return (whole - kept) / whole if whole else 1.0
 
 
-def noise(grey: Frame) -> float:
-    """The grain's standard deviation in levels of 255; fine texture counts as a few levels."""
-    grain = cv2.filter2D(grey, cv2.CV_32F, GRAIN)
-    return float(np.sqrt(np.pi / 2) / 6 * cv2.norm(grain, cv2.NORM_L1) / grain.size)
+def noise(grey: Frame) -> tuple[float, float]:
+    """The grain's standard deviation in levels of 255, of the whole picture and of its quietest blocks.
+
+    Over the whole picture fine texture counts as a few levels.
+    """
+    grain = np.abs(cv2.filter2D(grey, cv2.CV_32F, GRAIN)) * np.float32(np.sqrt(np.pi / 2) / 6)
+    return float(grain.mean()), float(np.percentile(_in_blocks(grain), 10))
 
 
-def _motion(last: Look | None, look: Look) -> Floats:
+def _moved(last: Look | None, look: Look) -> tuple[Floats, Floats, Floats, Floats]:
+    """Motion, flow, rest and turn of a `Measure`."""
     if last is None or last.grey.shape != look.grey.shape:
-        return np.full(BLOCKS, np.nan, np.float32)
+        nothing = np.full(BLOCKS, np.nan, np.float32)
+        return nothing, np.zeros((BLOCKS, 2), np.float32), nothing, np.zeros(12, np.float32)
     # A new one every time: it keeps what it last saw, and numbers would depend on where a film is cut
     flow = cv2.DISOpticalFlow.create(cv2.DISOPTICAL_FLOW_PRESET_FAST)
-    field = flow.calc(last.grey, look.grey, np.zeros((*look.grey.shape, 2), np.float32))
-    length = cv2.magnitude(field[..., 0], field[..., 1])
-    return _in_blocks(cast("Floats", length)) * np.float32(1000 / look.grey.shape[1])
+    # From this frame back to the last one: for every pixel, where it comes from
+    field = flow.calc(look.grey, last.grey, np.zeros((*look.grey.shape, 2), np.float32))
+    unit = np.float32(1000 / look.grey.shape[1])
+    length = cast("Floats", cv2.magnitude(field[..., 0], field[..., 1]))
+    there = _in_blocks(cast("Floats", -field)).reshape(BLOCKS, 2) * unit
+    return _in_blocks(length) * unit, there, *_unexplained(last, look, cast("Floats", field))
+
+
+def _unexplained(last: Look, look: Look, field: Floats) -> tuple[Floats, Floats]:
+    """What is left of a change when every pixel is compared with where it comes from."""
+    height, width = look.grey.shape
+    x = np.arange(width, dtype=np.float32)[None, :]
+    y = np.arange(height, dtype=np.float32)[:, None]
+    # Both half way towards each other: interpolating one alone would soften it, and shrink its spread
+    halves = [(x + share * field[..., 0], y + share * field[..., 1]) for share in (0.5, -0.5)]
+    before, after = (
+        cv2.remap(lab, *half, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)
+        for lab, half in zip((last.lab, look.lab), halves, strict=True)
+    )
+    distance = np.sqrt(np.square(after - before).sum(axis=2)) * np.float32(LEVELS)
+    inside = np.logical_and.reduce([(x >= 0) & (x < width) & (y >= 0) & (y < height) for x, y in halves])
+    if inside.mean() < 0.1:
+        return _in_blocks(distance), np.zeros(12, np.float32)
+    one, other = (colours(cast("Floats", each)[inside]) for each in (before, after))
+    turn = np.concatenate([other[0] - one[0], (other[1] - one[1]).ravel()])
+    return _in_blocks(cast("Floats", distance)), turn
 
 
 def _change(last: Look | None, look: Look) -> Floats:

@@ -16,7 +16,7 @@ from svi_story.events import ClipReviewed, Warned
 from svi_story.review.cures import TITLES, cures
 from svi_story.review.faults import Fault, faults_of
 from svi_story.review.limits import Limit
-from svi_story.review.measure import colours, look_of, measured, noise
+from svi_story.review.measure import colours, look_of, measured, noise, sharpness
 from svi_story.review.pictures import Picture, thumbnail
 from svi_story.review.run import Anchor, Part, Run
 from svi_story.review.track import Track
@@ -222,7 +222,8 @@ def _read_run(
         reading.report(ClipReviewed(reading.plan.board, shot.id, reading.done, len(reading.plan.shots)))
     anchor = _anchor(reading, places[0][0], measures[0])
     rests = reading.plan.engine == "animatic"
-    reading.runs.append(Run(Track.of(measures), tuple(parts), anchor, reading.plan.fps, rests))
+    starts = reading.plan.shots[places[0][0]].starts_chain and places[0][1] == 0
+    reading.runs.append(Run(Track.of(measures), tuple(parts), anchor, reading.plan.fps, rests, starts))
 
 
 def _measured(
@@ -267,8 +268,8 @@ def _anchor(reading: _Reading, clip: int, first: Measure) -> Anchor:
             look, grey = look_of(open_anchor(planned), reading.top)
         except RenderError as error:
             reading.report(Warned(f"{reading.plan.board}: compared with the first frame instead: {error}"))
-            return Anchor(first.mean, first.cov, first.noise)
-        reading.anchors[planned.pixels] = Anchor(*colours(look.lab), noise(grey))
+            return Anchor(first.mean, first.cov, first.noise, first.floor, first.sharpness)
+        reading.anchors[planned.pixels] = Anchor(*colours(look.lab), *noise(grey), sharpness(grey))
     return reading.anchors[planned.pixels]
 
 

@@ -20,11 +20,12 @@ from svi_story import __version__
 from svi_story.cut.whole import whole_file
 from svi_story.review.limits import TABLE
 from svi_story.review.plots import plots
-from svi_story.review.view import Clock, clip_view, groups_of, machines, seams_of
+from svi_story.review.view import Clock, clip_view, gaps_of, groups_of, machines, seams_of
 
 if TYPE_CHECKING:
     from pathlib import Path
 
+    from svi_story.review.pictures import Picture
     from svi_story.review.plots import Plot
     from svi_story.review.quality import FilmReview
 
@@ -37,6 +38,8 @@ class Shown:
     """The file to play; None when there is none."""
     note: str
     """What there is to say about it; empty when it is the film as planned."""
+    again: str = ""
+    """The command that renders the film, with the options that were used; empty for the plain one."""
 
 
 def page_of(review: FilmReview, shown: Shown, page: Path) -> str:
@@ -56,7 +59,10 @@ def page_of(review: FilmReview, shown: Shown, page: Path) -> str:
         frames=frames,
         clips=[clip_view(clip, review, clock) for clip in review.clips],
         groups=groups_of(review, clock),
-        again=f"svi-story render {shlex.quote(review.plan.board.name)} --force CLIP",
+        again=shown.again or f"svi-story render {shlex.quote(review.plan.board.name)}",
+        blind=[clip.shot.id for clip in review.clips if clip.run and clip.run.anchor.empty],
+        gaps=gaps_of(review, frames),
+        poster=_poster(review),
         missing=[clip for clip in review.clips if clip.missing],
         plots=lines,
         seams=seams_of(review, frames, clock),
@@ -85,6 +91,12 @@ def film_frames(review: FilmReview) -> int:
     cut = review.plan.cut
     last = review.clips[-1]
     return last.start + last.shot.frames + (cut.end_card.frames if cut.end_card else 0)
+
+
+def _poster(review: FilmReview) -> Picture | None:
+    """What the player shows before it plays: not the first frame, which may be black on purpose."""
+    pictures = next((clip.pictures for clip in review.clips if clip.pictures), ())
+    return pictures[len(pictures) // 2] if pictures else None
 
 
 def _relative(film: Path, page: Path) -> str:

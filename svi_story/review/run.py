@@ -8,13 +8,16 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from svi_story.review.colour import steps_of, turned
 from svi_story.review.joins import seam_at
 from svi_story.review.limits import BLACK, FLAT, NOISE, START
+from svi_story.review.order import swapped
 from svi_story.review.track import drift_from
 
 if TYPE_CHECKING:
     from fractions import Fraction
 
+    from svi_story.review.colour import Steps, Turned
     from svi_story.review.joins import Seam
     from svi_story.review.measure import Floats
     from svi_story.review.track import Drift, Flags, Track
@@ -43,6 +46,13 @@ class Anchor:
     mean: Floats
     cov: Floats
     noise: float
+    floor: float
+    sharpness: float
+
+    @property
+    def empty(self) -> bool:
+        """Whether it is a picture of nothing: then so may the film be, and nobody can tell."""
+        return float(np.sqrt(np.trace(self.cov))) < BLACK.value
 
 
 @dataclass(frozen=True)
@@ -55,6 +65,8 @@ class Run:
     fps: Fraction
     rests: bool
     """Whether the camera rests on purpose, as an animatic's does around every join."""
+    starts: bool = True
+    """Whether its first frame is a chain's first, not one after a gap."""
 
     @cached_property
     def drift(self) -> Drift:
@@ -71,6 +83,27 @@ class Run:
         return drift_from(self.track, mean, cov).total
 
     @cached_property
+    def turned(self) -> Turned:
+        """How far the colours of what stays in the picture have come."""
+        return turned(self.track, self.bad)
+
+    @cached_property
+    def steps(self) -> Steps:
+        """What the whole picture's colours do from frame to frame."""
+        return steps_of(self.track, self.bad)
+
+    @cached_property
+    def swapped(self) -> list[int]:
+        """First frames of neighbours that changed places."""
+        return [] if self.rests else swapped(self.track, self.bad)
+
+    @cached_property
+    def rest(self) -> Floats:
+        """What the motion leaves of every whole picture's change, in levels of 255; NaN for a first frame."""
+        rest: Floats = self.track.rest.mean(axis=1)
+        return rest
+
+    @cached_property
     def total_spread(self) -> Floats:
         """The root of the colours' whole variance."""
         spread: Floats = np.sqrt(np.square(self.track.spread).sum(axis=1))
@@ -80,13 +113,14 @@ class Run:
     def black(self) -> Flags:
         """Frames that show nothing but black."""
         flags: Flags = (self.track.mean[:, 0] < BLACK.value) & (self.total_spread < BLACK.value)
-        return np.zeros_like(flags) if _empty(self.anchor) else flags
+        dark = self.anchor.empty and self.anchor.mean[0] < BLACK.value
+        return np.zeros_like(flags) if dark else flags
 
     @cached_property
     def flat(self) -> Flags:
         """Frames of one colour other than black."""
         flags: Flags = (self.total_spread < FLAT.value) & ~self.black
-        return np.zeros_like(flags) if _empty(self.anchor) else flags
+        return np.zeros_like(flags) if self.anchor.empty else flags
 
     @cached_property
     def noisy(self) -> Flags:
@@ -111,6 +145,17 @@ class Run:
         sound = self.track.sharpness[~self.bad][:START]
         return float(np.median(sound)) if len(sound) else 0.0
 
+    @property
+    def judged(self) -> bool:
+        """Whether its first frame should be the anchor."""
+        return self.starts and not self.rests and not self.anchor.empty
+
+    @cached_property
+    def start_floor(self) -> float:
+        """The grain of the run's first sound frames."""
+        sound = self.track.floor[~self.bad][:START]
+        return float(np.median(sound)) if len(sound) else 0.0
+
     @cached_property
     def seams(self) -> dict[int, Seam | None]:
         """Its joins by their first frame; None where nothing sound is around."""
@@ -123,8 +168,3 @@ class Run:
             start = found[part.shot].start if part.shot in found else part.start
             found[part.shot] = slice(start, part.stop)
         return found
-
-
-def _empty(anchor: Anchor) -> bool:
-    """Whether the anchor itself is a picture of nothing: then so may the film be."""
-    return float(np.sqrt(np.trace(anchor.cov))) < BLACK.value

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -27,8 +27,15 @@ class Track:
     """n x 3 x 3."""
     sharpness: Floats
     noise: Floats
+    floor: Floats
     motion: Floats
     """n x blocks."""
+    flow: Floats
+    """n x blocks x 2."""
+    rest: Floats
+    """n x blocks."""
+    turn: Floats
+    """n x 12."""
     change: Floats
     """n x blocks."""
     blocks: Floats
@@ -44,7 +51,11 @@ class Track:
             cov=np.stack([each.cov for each in measures]),
             sharpness=np.array([each.sharpness for each in measures], np.float32),
             noise=np.array([each.noise for each in measures], np.float32),
+            floor=np.array([each.floor for each in measures], np.float32),
             motion=np.stack([each.motion for each in measures]),
+            flow=np.stack([each.flow for each in measures]),
+            rest=np.stack([each.rest for each in measures]),
+            turn=np.stack([each.turn for each in measures]),
             change=np.stack([each.change for each in measures]),
             blocks=np.stack([each.blocks for each in measures]),
             skip=np.array([each.skip for each in measures], np.float32),
@@ -99,10 +110,17 @@ class Drift:
 
 def drift_from(track: Track, mean: Floats, cov: Floats) -> Drift:
     """Every frame's distance from colours of this mean (3) and covariance (3 x 3)."""
-    moved = np.square(track.mean - mean).sum(axis=1)
+    return distance(track.mean, track.cov, mean, cov)
+
+
+def distance(
+    means: NDArray[np.floating[Any]], covs: NDArray[np.floating[Any]], mean: Floats, cov: Floats
+) -> Drift:
+    """How far n means (n x 3) and covariances (n x 3 x 3) are from one of each."""
+    moved = np.square(means - mean).sum(axis=1)
     root = _root(cov.astype(np.float64)[None])[0]
-    between = _root(root @ track.cov.astype(np.float64) @ root)
-    traces = np.trace(track.cov, axis1=1, axis2=2) + np.trace(cov) - 2 * np.trace(between, axis1=1, axis2=2)
+    between = _root(root @ covs.astype(np.float64) @ root)
+    traces = np.trace(covs, axis1=1, axis2=2) + np.trace(cov) - 2 * np.trace(between, axis1=1, axis2=2)
     spread = np.maximum(traces, 0)
     return Drift(
         np.sqrt(moved + spread).astype(np.float32),

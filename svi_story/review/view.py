@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import shlex
 from dataclasses import dataclass
+from fractions import Fraction
+from math import floor
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -12,13 +15,14 @@ from svi_story.review.limits import REPEAT, STEP
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
-    from fractions import Fraction
 
     from svi_story.plan.model import Segment
     from svi_story.review.quality import ClipReview, FilmReview, Finding, Join
 
 SEAM_TOP = 3.0
 """The seam plot's upper edge, in multiples of the motion around."""
+MOST_SAID = 400
+"""Characters that a line about versions and machines has at most."""
 
 
 @dataclass(frozen=True)
@@ -29,7 +33,7 @@ class Clock:
 
     def __call__(self, frame: int) -> str:
         """As m:ss.cc, for people."""
-        centis = int(frame * 100 / self.fps)
+        centis = floor(frame * 100 / self.fps + Fraction(1, 2))
         return f"{centis // 6000}:{centis // 100 % 60:02}.{centis % 100:02}"
 
     def seconds(self, frame: int) -> str:
@@ -107,11 +111,13 @@ def _numbers(clip: ClipReview) -> Iterator[tuple[str, str]]:
 
 
 def _duration(seconds: float) -> str:
-    if seconds < 60:
+    whole = round(seconds)
+    if seconds < 59.95:
         return f"{seconds:.1f} s"
-    if seconds < 3600:
-        return f"{int(seconds) // 60} min {int(seconds) % 60:02} s"
-    return f"{int(seconds) // 3600} h {int(seconds) // 60 % 60:02} min"
+    if whole < 3600:
+        return f"{whole // 60} min {whole % 60:02} s"
+    minutes = round(seconds / 60)
+    return f"{minutes // 60} h {minutes % 60:02} min"
 
 
 def groups_of(review: FilmReview, clock: Clock) -> list[dict[str, Any]]:
@@ -120,12 +126,15 @@ def groups_of(review: FilmReview, clock: Clock) -> list[dict[str, Any]]:
     groups = []
     for kind in kinds:
         found = [each for each in review.findings if each.kind == kind]
+        clips = list(dict.fromkeys(review.clips[each.clip].shot.id for each in found))
         groups.append(
             {
                 "kind": kind,
                 "title": found[0].title,
                 "limit": found[0].limit,
                 "places": [_place(each, review, clock) for each in found],
+                "clips": clips,
+                "force": "".join(f" --force {shlex.quote(clip)}" for clip in clips),
                 "cures": list(dict.fromkeys(cure for each in found for cure in each.cures)),
             }
         )
@@ -162,6 +171,7 @@ def _seam(join: Join, review: FilmReview, frames: int, clock: Clock) -> dict[str
         "x": round(100 * join.frame / max(frames, 1), 3),
         "y": None if step is None else round(100 - 100 * min(step / SEAM_TOP, 1), 1),
         "kind": join.kind,
+        "measured": join.seam is not None,
         "flagged": flagged,
         "seconds": clock.seconds(join.frame),
         "says": f"{clock(join.frame)}, into {review.clips[join.clip].shot.id}: {_in_words(join, step)}",
@@ -204,7 +214,7 @@ def machines(review: FilmReview) -> list[tuple[str, str]]:
                 continue
             versions = notes.get("versions")
             said = {**(versions if isinstance(versions, dict) else {}), **entry.environment}
-            line = " · ".join(f"{name} {value}" for name, value in said.items())
+            line = _cut_short(" · ".join(f"{name} {_cut_short(str(value))}" for name, value in said.items()))
             clips = found.setdefault(line, [])
             if clip.shot.id not in clips:
                 clips.append(clip.shot.id)
@@ -212,3 +222,20 @@ def machines(review: FilmReview) -> list[tuple[str, str]]:
     return [
         (line, "all clips" if len(clips) == everyone else ", ".join(clips)) for line, clips in found.items()
     ]
+
+
+def gaps_of(review: FilmReview, frames: int) -> list[tuple[float, float]]:
+    """Where passes are not made yet: percent of the film at which each starts, and how much of it it is."""
+    gaps = []
+    for clip in review.clips:
+        place = clip.start
+        for planned, entry in zip(clip.shot.segments, clip.entries, strict=True):
+            if entry is None:
+                gaps.append((round(100 * place / frames, 3), round(100 * planned.contributes / frames, 3)))
+            place += planned.contributes
+    return gaps
+
+
+def _cut_short(text: str) -> str:
+    """As much of what an entry says about itself as fits a line or two."""
+    return text if len(text) <= MOST_SAID else f"{text[: MOST_SAID - 1]}…"

@@ -7,9 +7,10 @@
   const clips = [...document.querySelectorAll("article.clip")];
   const warnings = [...document.querySelectorAll("[data-warning]")];
   let warned = -1;
+  let placed = -1;  // the clip that j and k came to: a film that is not whole may not reach it
 
   const clock = (t) => {
-    const c = Math.floor(t * 100 + 1e-6);
+    const c = Math.round(t * 100);
     return `${Math.floor(c / 6000)}:${String(Math.floor(c / 100) % 60).padStart(2, "0")}.${String(c % 100).padStart(2, "0")}`;
   };
 
@@ -37,17 +38,21 @@
   }
 
   function seek(t) {
-    if (film && film.readyState > 0) film.currentTime = t;
-    else if (film) film.addEventListener("loadedmetadata", () => { film.currentTime = t; }, { once: true });
+    placed = -1;
+    const go = () => { if (!(t > film.duration)) film.currentTime = t; };
+    if (film && film.readyState > 0) go();
+    else if (film) film.addEventListener("loadedmetadata", go, { once: true });
     show(t);
   }
 
   const at = () => Number(slider.value) / data.fps;
 
   function toClip(step) {
-    const current = show(at() + 0.001);
-    const next = clips[Math.min(Math.max(current + step, 0), clips.length - 1)];
+    const current = placed >= 0 ? placed : show(at() + 0.001);
+    const to = Math.min(Math.max(current + step, 0), clips.length - 1);
+    const next = clips[to];
     seek(Number(next.dataset.t));
+    placed = to;
     next.focus({ preventScroll: true });
     next.scrollIntoView({ block: "center" });
   }
@@ -64,7 +69,12 @@
   }
   for (const seam of document.querySelectorAll("g.seam")) {
     seam.addEventListener("focus", () => show(Number(seam.dataset.t)));
-    seam.addEventListener("keydown", (event) => { if (event.key === "Enter") seek(Number(seam.dataset.t)); });
+    seam.addEventListener("keydown", (event) => {
+      if (event.key !== "Enter" && event.key !== " ") return;
+      event.preventDefault();
+      event.stopPropagation();
+      seek(Number(seam.dataset.t));
+    });
   }
   for (const link of document.querySelectorAll("a[data-t]")) {
     link.addEventListener("click", (event) => {
@@ -75,16 +85,18 @@
       film.scrollIntoView({ block: "nearest" });
     });
   }
-  if (film) film.addEventListener("timeupdate", () => show(film.currentTime));
+  if (film) film.addEventListener("timeupdate", () => { if (!film.paused) show(film.currentTime); });
+  if (film) film.addEventListener("seeked", () => { if (placed < 0) show(film.currentTime); });
+  if (film) film.addEventListener("play", () => { placed = -1; });
   document.addEventListener("keydown", (event) => {
-    if (event.ctrlKey || event.metaKey || event.altKey || /^(INPUT|VIDEO|SUMMARY|BUTTON)$/.test(event.target.tagName) && event.key === " ") return;
+    if (event.ctrlKey || event.metaKey || event.altKey || /^(VIDEO|SUMMARY|BUTTON)$/.test(event.target.tagName) && event.key === " ") return;
     if (event.key === "j") toClip(1);
     else if (event.key === "k") toClip(-1);
     else if (event.key === "w" && warnings.length) {
       warned = (warned + 1) % warnings.length;
       warnings[warned].focus();
       seek(Number(warnings[warned].dataset.t));
-    } else if (event.key === " " && film && event.target === document.body) {
+    } else if (event.key === " " && film) {
       if (film.paused) film.play(); else film.pause();
     } else return;
     event.preventDefault();
