@@ -363,3 +363,16 @@ def test_a_kill_between_record_and_captions_is_mended(
     assert "Rain" in beside.read_text("utf-8")
     rendered(svi_story, board("Sun"))
     assert "Sun" in beside.read_text("utf-8")
+
+
+def test_another_recording_under_the_same_name_is_another_film(
+    write_board: Write, svi_story: Run, tmp_path: Path
+) -> None:
+    board = write_board(clips=[clip()], resolution=SIZE, cut={"audio": tone(tmp_path / "bed.wav", 1.0, 220)})
+    rendered(svi_story, board)
+    before = heard(tmp_path / "renders/board.mp4")
+    tone(tmp_path / "bed.wav", 1.0, 880)
+    told = rendered(svi_story, board)
+    assert told[-2]["made"] is True
+    assert not encoded(told)
+    assert np.abs(heard(tmp_path / "renders/board.mp4") - before).max() > 0.1
