@@ -103,7 +103,7 @@ class Line:
                 return
             in_turns = engine.one_at_a_time
             tasks = [self.wanted[key].task for key in order]
-            for work in segment_works(tasks, missing, self._phases, one_at_a_time=in_turns):
+            for work in segment_works(tasks, {*missing}, self._phases, one_at_a_time=in_turns):
                 if work.key not in self.lost and work.key not in self.entries:
                     yield from self._try(work, engine)
                 if engine.one_at_a_time != in_turns:
