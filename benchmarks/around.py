@@ -25,7 +25,6 @@ from common import (
 )
 from footage import footage
 
-from svi_story.cache.files import sha256_file
 from svi_story.cache.layout import FRAMES
 from svi_story.cache.store import Store
 from svi_story.cut.encode import encode_piece
@@ -33,6 +32,7 @@ from svi_story.cut.encoding import Encoding, piece_inputs
 from svi_story.cut.extras import Extras
 from svi_story.cut.join import join
 from svi_story.cut.timeline import Piece, Span
+from svi_story.files import sha256_file
 from svi_story.plan.keys import key_of
 from svi_story.render.segments import carry_of
 

@@ -22,8 +22,8 @@ from svi_story.cut.join import count_frames, join
 from svi_story.cut.mixing import mix
 from svi_story.cut.timeline import Piece, Span
 from svi_story.cut.tools import import_moviepy
+from svi_story.media.audio import count_samples
 from svi_story.plan.model import Recording
-from svi_story.sounds.recordings import count_samples
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence

@@ -23,7 +23,7 @@ from common import (
     workplace,
 )
 
-from svi_story.cache.files import sha256_file
+from svi_story.files import sha256_file
 
 if TYPE_CHECKING:
     import argparse

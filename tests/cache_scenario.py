@@ -26,10 +26,10 @@ import numpy as np
 import safetensors.numpy  # noqa: F401 - likewise
 
 from svi_story.cache import locks
-from svi_story.cache.files import disk
 from svi_story.cache.store import Store
 from svi_story.errors import RenderError
 from svi_story.events import Event, Warned
+from svi_story.files import disk
 from svi_story.plan.keys import Json, key_of
 
 if TYPE_CHECKING:

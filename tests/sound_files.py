@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING
 import av
 import numpy as np
 
+from svi_story.media.audio import count_samples
 from svi_story.plan.model import Recording
-from svi_story.sounds.recordings import count_samples
 
 if TYPE_CHECKING:
     from pathlib import Path

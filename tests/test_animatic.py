@@ -24,7 +24,7 @@ from svi_story.engines.animatic.camera import MAX_TRAVEL, PEAK_SPEED, Pose, firs
 from svi_story.engines.animatic.slate import MAX_BAND, MAX_ID_BAND, lay_out, timecode
 from svi_story.engines.base import Carry
 from svi_story.errors import RenderError
-from svi_story.pictures.images import fit_picture, open_picture, pixels_digest
+from svi_story.media.images import fit_picture, open_picture, pixels_digest
 from svi_story.plan.model import Anchor, Guidance, Sampler, Segment, Size
 
 if TYPE_CHECKING:

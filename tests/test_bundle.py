@@ -421,7 +421,7 @@ def test_what_a_killed_one_left_is_swept_and_a_damaged_one_is_set_aside(
     bundle = bundle_of(write_board(), Path("b.zip"))
     assert svi_story("render", bundle).code == 0
     (folder,) = (CACHE / "bundles").iterdir()
-    from svi_story.cache.files import temp_name
+    from svi_story.files import temp_name
 
     left = folder.with_name(f"{temp_name()}-{folder.name}")
     folder.rename(left)

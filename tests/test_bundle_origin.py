@@ -29,10 +29,10 @@ from bundle_support import (
 from cache_scenario import Heard
 from test_bundle_hostile import forge
 
-from svi_story.cache.files import temp_name
 from svi_story.cache.store import Store
 from svi_story.engines import EngineOptions
 from svi_story.errors import InputError
+from svi_story.files import temp_name
 from svi_story.plan.fingerprints import Fingerprints
 from svi_story.render.pack import pack
 from svi_story.render.seamless import check_seamless

@@ -33,9 +33,9 @@ from cache_scenario import (
     render,
 )
 
-from svi_story.cache.files import disk
 from svi_story.cache.store import Store
 from svi_story.errors import RenderError
+from svi_story.files import disk
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator

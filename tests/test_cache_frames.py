@@ -14,9 +14,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from svi_story.cache.files import CorruptError
 from svi_story.cache.frames import Frames, write_frames
 from svi_story.errors import RenderError
+from svi_story.files import CorruptError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

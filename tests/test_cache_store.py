@@ -31,9 +31,9 @@ from cache_scenario import (
     render,
 )
 
-from svi_story.cache.files import CorruptError
 from svi_story.cache.store import Store
 from svi_story.errors import RenderError
+from svi_story.files import CorruptError
 from svi_story.plan.keys import key_of
 
 if TYPE_CHECKING:
@@ -621,7 +621,7 @@ def test_no_locks_are_no_obstacle(
 
 def test_stale_halves_are_swept_only_under_a_held_lock(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
     from svi_story.cache import locks
-    from svi_story.cache.files import temp_name
+    from svi_story.files import temp_name
 
     folder = store.layout.work(KEY)
     ours, other = folder / temp_name(), folder / ".tmp-otherhost-12-0123abcd"

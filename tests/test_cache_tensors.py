@@ -13,9 +13,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from svi_story.cache.files import CorruptError
 from svi_story.cache.tensors import DTYPES, encode, load_tensors, save_tensors
 from svi_story.errors import RenderError
+from svi_story.files import CorruptError
 
 if TYPE_CHECKING:
     from pathlib import Path

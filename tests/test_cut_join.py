@@ -31,8 +31,7 @@ from cut_frames import (
     quiet,
 )
 
-from svi_story.cache.files import temp_name
-from svi_story.cut import whole
+from svi_story import files
 from svi_story.cut.encode import encode_piece
 from svi_story.cut.encoding import Encoding
 from svi_story.cut.extras import Extras
@@ -41,6 +40,7 @@ from svi_story.cut.pieces import PieceError
 from svi_story.cut.timeline import Span, Strip, edit_list
 from svi_story.cut.tools import ffmpeg_path
 from svi_story.errors import RenderError
+from svi_story.files import temp_name
 
 if TYPE_CHECKING:
     import numpy as np
@@ -308,15 +308,15 @@ def test_sweeping_spares_the_living_the_locked_and_strangers(tmp_path: Path) -> 
     for name in [*spared, f".tmp-{host}-{dead.pid}-0123abcd-film.mp4"]:
         (tmp_path / name).touch()
     (tmp_path / f".tmp-{host}-{dead.pid}-ffffffff-link").symlink_to("film.mp4")
-    with whole.whole_file(tmp_path / "new.mp4") as temporary:
+    with files.atomic_file(tmp_path / "new.mp4") as temporary:
         in_a_container = temporary.with_name(temporary.name.replace(str(os.getpid()), str(dead.pid)))
         temporary.rename(in_a_container)
-        whole.sweep(tmp_path)
+        files.remove_stale_temps(tmp_path)
         assert in_a_container.exists()
         in_a_container.rename(temporary)
     left = {path.name for path in tmp_path.iterdir() if not path.is_symlink()}
     assert left == {*spared, "new.mp4"}
-    whole.sweep(tmp_path / "missing")
+    files.remove_stale_temps(tmp_path / "missing")
 
 
 MANY = """

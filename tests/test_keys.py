@@ -169,7 +169,7 @@ def test_the_memo_saves_opening_pictures_and_may_be_lost(
     before = keys(board, first)
     first.save()
     with monkeypatch.context() as patch:
-        patch.setattr("svi_story.pictures.images.open_picture", None)
+        patch.setattr("svi_story.media.images.open_picture", None)
         assert keys(board, Fingerprints.load(first.memo)) == before
     first.memo.write_text("{ broken")
     assert keys(board, Fingerprints.load(first.memo)) == before

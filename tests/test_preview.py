@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
-from svi_story.pictures.images import fit_picture, open_picture
+from svi_story.media.images import fit_picture, open_picture
 from svi_story.plan.fingerprints import Fingerprints
 from svi_story.plan.model import Size
 from svi_story.plan.shots import plan_film

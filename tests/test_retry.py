@@ -11,11 +11,10 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from svi_story.cache.files import PASSING, disk
 from svi_story.cache.store import Store
-from svi_story.cut.whole import unwritable
 from svi_story.engines.animatic import Animatic
 from svi_story.errors import PassingError, RenderError
+from svi_story.files import PASSING, disk, unwritable
 from svi_story.render import retry
 from svi_story.render.retry import Retry
 

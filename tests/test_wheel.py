@@ -27,6 +27,6 @@ def test_new_and_render_work_from_a_wheel(tmp_path: Path) -> None:
     assert run("--version").startswith("svi-story ")
     assert run("new", "my-film").strip() == "my-film/my-film.yaml"
     assert "valid" in run("validate", "my-film")
-    fonts = list((tmp_path / "site/svi_story/pictures/fonts").iterdir())
+    fonts = list((tmp_path / "site/svi_story/media/fonts").iterdir())
     assert any(font.suffix == ".ttf" for font in fonts)
     assert any(font.suffix == ".txt" for font in fonts)

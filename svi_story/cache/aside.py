@@ -7,10 +7,10 @@ from datetime import UTC, datetime
 from itertools import count
 from typing import TYPE_CHECKING
 
-from svi_story.cache.files import make_folder, sync, write_atomic
 from svi_story.cache.layout import KEY, names
 from svi_story.errors import RenderError
 from svi_story.events import Warned
+from svi_story.files import make_folder, sync, write_atomic
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

@@ -5,11 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from svi_story.cache.files import CorruptError
 from svi_story.cache.frames import Frames
 from svi_story.cache.layout import FRAMES, LATENTS
 from svi_story.cache.sealed import ENTRY, unseal
 from svi_story.cache.tensors import load_tensors
+from svi_story.files import CorruptError
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -8,9 +8,9 @@ import os
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from svi_story.cache.files import disk, make_folder, write_atomic
 from svi_story.cache.layout import names
 from svi_story.events import Warned
+from svi_story.files import disk, make_folder, write_atomic
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator

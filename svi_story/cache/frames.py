@@ -13,7 +13,7 @@ from contextlib import suppress
 from itertools import chain
 from typing import TYPE_CHECKING, Self, cast
 
-from svi_story.cache.files import CorruptError, disk
+from svi_story.files import CorruptError, disk
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator

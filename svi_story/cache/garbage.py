@@ -8,10 +8,10 @@ from contextlib import nullcontext, suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from svi_story.cache.files import disk, measure, remove, sync
 from svi_story.cache.films import gone, serves, used
 from svi_story.cache.layout import TRASH, names, own_cache
 from svi_story.cache.locks import Hold, lock_if_free
+from svi_story.files import disk, measure, remove, sync
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator

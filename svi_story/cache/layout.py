@@ -6,7 +6,7 @@ import re
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from svi_story.cache.files import TEMP, disk, make_folder, write_atomic
+from svi_story.files import TEMP, disk, make_folder, write_atomic
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

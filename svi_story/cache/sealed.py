@@ -9,8 +9,8 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, TypeVar
 
-from svi_story.cache.files import CorruptError, make_folder, regular_size, sha256_file, sync, write_new
 from svi_story.cache.layout import FRAMES, LATENTS, PIECE_FILE
+from svi_story.files import CorruptError, make_folder, regular_size, sha256_file, sync, write_new
 from svi_story.plan.keys import canonical, key_of
 
 if TYPE_CHECKING:

@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING, Literal, TypeVar
 
 from svi_story.cache.aside import FORCED, quarantine, set_aside, set_aside_for
 from svi_story.cache.entry import Entry, open_entry
-from svi_story.cache.files import CorruptError, disk, sync
 from svi_story.cache.films import remember
 from svi_story.cache.garbage import Garbage, delete, garbage
 from svi_story.cache.layout import CHECKPOINT, LATENTS, PIECE_FILE, Layout
@@ -20,6 +19,7 @@ from svi_story.cache.locks import locked
 from svi_story.cache.sealed import ENTRY, PIECE, publish, seal, unseal
 from svi_story.cache.upkeep import usage, verify
 from svi_story.cache.work import Kept, Work, bench, kept_embedding, waiting
+from svi_story.files import CorruptError, disk, sync
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping

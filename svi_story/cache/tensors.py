@@ -7,7 +7,7 @@ import json
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
-from svi_story.cache.files import CorruptError, disk, regular_size, write_atomic
+from svi_story.files import CorruptError, disk, regular_size, write_atomic
 from svi_story.plan.keys import canonical
 
 if TYPE_CHECKING:

@@ -7,11 +7,11 @@ from typing import TYPE_CHECKING, Literal
 
 from svi_story.cache.aside import quarantine
 from svi_story.cache.entry import open_entry
-from svi_story.cache.files import CorruptError, disk, measure
 from svi_story.cache.films import serves, used
 from svi_story.cache.layout import BOARD_FOLDER, names, own_cache
 from svi_story.cache.sealed import ENTRY, PIECE, read_manifest, unseal
 from svi_story.errors import RenderError
+from svi_story.files import CorruptError, disk, measure
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping

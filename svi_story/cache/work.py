@@ -9,7 +9,14 @@ from typing import TYPE_CHECKING, Any
 
 from svi_story.cache.aside import quarantine
 from svi_story.cache.entry import Entry
-from svi_story.cache.files import (
+from svi_story.cache.frames import write_frames
+from svi_story.cache.layout import CHECKPOINT, FRAMES, LATENTS, names
+from svi_story.cache.locks import Hold, locked
+from svi_story.cache.sealed import ENTRY, publish, seal
+from svi_story.cache.tensors import encode, load_tensors, save_tensors
+from svi_story.errors import RenderError
+from svi_story.events import Warned
+from svi_story.files import (
     CorruptError,
     disk,
     is_temp_of_this_host,
@@ -18,13 +25,6 @@ from svi_story.cache.files import (
     temp_name,
     write_new,
 )
-from svi_story.cache.frames import write_frames
-from svi_story.cache.layout import CHECKPOINT, FRAMES, LATENTS, names
-from svi_story.cache.locks import Hold, locked
-from svi_story.cache.sealed import ENTRY, publish, seal
-from svi_story.cache.tensors import encode, load_tensors, save_tensors
-from svi_story.errors import RenderError
-from svi_story.events import Warned
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping

@@ -101,7 +101,7 @@ def import_prompts(
     svi-story import prompt.txt --reference frame.jpg --clips 10 -o boards/sea.yaml
     """
     from svi_story.cli.console import warn
-    from svi_story.pictures.images import open_picture
+    from svi_story.media.images import open_picture
     from svi_story.storyboard.importers import board_from_prompts, read_prompts, title_for, write_board
 
     texts = read_prompts(prompts, warn)

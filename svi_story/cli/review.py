@@ -133,7 +133,7 @@ def _again(board: Path, words: Mapping[str, Path | str]) -> str:
 
 def _page(job: Job, store: Store, found: FilmReview, again: str) -> Path:
     """Write the page beside the film."""
-    from svi_story.cache.files import disk, make_folder
+    from svi_story.files import disk, make_folder
     from svi_story.review.report import write_page
 
     page = job.place.film.with_suffix(".review.html")

@@ -12,7 +12,7 @@ from importlib.metadata import version
 from math import floor
 from typing import TYPE_CHECKING
 
-from svi_story.sounds.recordings import RATE
+from svi_story.media.audio import RATE
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping

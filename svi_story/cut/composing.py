@@ -17,7 +17,7 @@ import numpy as np
 
 from svi_story.cut.tools import import_moviepy
 from svi_story.errors import InputError, Problem, RenderError
-from svi_story.sounds.recordings import RATE, RecordingReader
+from svi_story.media.audio import RATE, RecordingReader
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Generator, Iterable

@@ -10,8 +10,8 @@ from svi_story.cut.encoding import THREADS
 from svi_story.cut.frames import PieceFrames
 from svi_story.cut.join import count_frames
 from svi_story.cut.tools import import_moviepy
-from svi_story.cut.whole import unwritable, whole_file
 from svi_story.cut.words import caption_over, darken
+from svi_story.files import atomic_file, unwritable
 
 if TYPE_CHECKING:
     import subprocess
@@ -39,7 +39,7 @@ def encode_piece(
     ffmpeg or the disk fails; what reading or `on_frame` raises passes through. Neither leaves a file or a
     process behind.
     """
-    with whole_file(target) as temporary:
+    with atomic_file(target) as temporary:
         try:
             with PieceFrames(piece, open_frames) as frames:
                 _write(_composed(piece, frames, encoding), piece.frames, encoding, temporary, on_frame)

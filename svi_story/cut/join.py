@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from svi_story.cut.boxes import add_xmp, hide_captions
 from svi_story.cut.pieces import UNDECODED, Pictures, PieceError, opened
 from svi_story.cut.tracks import captions, sound
-from svi_story.cut.whole import refusals, sweep, unwritable, whole_file
+from svi_story.files import atomic_file, refusals, remove_stale_temps, unwritable
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
@@ -45,8 +45,8 @@ def join(pieces: Sequence[Path], encoding: Encoding, target: Path, extras: Extra
 
     if not pieces:
         raise ValueError("a film needs a piece")
-    sweep(target.absolute().parent)
-    with whole_file(target) as temporary:
+    remove_stale_temps(target.absolute().parent)
+    with atomic_file(target) as temporary:
         try:
             with av.open(str(temporary), "w", format="mp4", options=_options(encoding)) as film:
                 frames = _copy_all(pieces, encoding, film, extras)

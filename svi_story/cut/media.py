@@ -11,9 +11,8 @@ from dataclasses import dataclass
 from importlib.metadata import version
 from typing import TYPE_CHECKING, Protocol
 
-from svi_story.cache.files import disk, sha256_file, write_atomic
 from svi_story.cut.join import count_frames
-from svi_story.cut.whole import unwritable, whole_file
+from svi_story.files import atomic_file, disk, sha256_file, unwritable, write_atomic
 from svi_story.plan.keys import key_of
 
 if TYPE_CHECKING:
@@ -112,7 +111,7 @@ def write_media(target: Path, frames: Pictures, codec: Codec, fps: Fraction, inp
     import av
 
     count = len(frames)
-    with whole_file(target) as temporary:
+    with atomic_file(target) as temporary:
         try:
             _encode(temporary, frames, codec, fps)
         except av.FFmpegError as error:

@@ -10,8 +10,8 @@ import numpy as np
 
 from svi_story.cut.audio import BITRATE
 from svi_story.cut.composing import compose
-from svi_story.cut.whole import unwritable, whole_file
-from svi_story.sounds.recordings import RATE
+from svi_story.files import atomic_file, unwritable
+from svi_story.media.audio import RATE
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
@@ -38,7 +38,7 @@ def mix(
     """
     import av
 
-    with whole_file(target) as temporary, closing(compose(soundtrack)) as blocks:
+    with atomic_file(target) as temporary, closing(compose(soundtrack)) as blocks:
         loud = _Loudness(blocks)
         try:
             _encode(limit(loud), temporary, lambda done: on_samples(done, soundtrack.samples))

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from svi_story.cut.audio import samples_of
 from svi_story.cut.otio_parts import noted, reference, span, text
-from svi_story.sounds.recordings import RATE
+from svi_story.media.audio import RATE
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping, Sequence

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from svi_story.pictures.text import TextStyle, draw_text, is_whole
+from svi_story.media.text import TextStyle, draw_text, is_whole
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -16,7 +16,7 @@ def open_anchor(anchor: Anchor) -> Frame:
 
     Raises RenderError when the file is gone, or no longer holds the planned pixels.
     """
-    from svi_story.pictures.images import fit_picture, open_picture, pixels_digest
+    from svi_story.media.images import fit_picture, open_picture, pixels_digest
 
     try:
         pixels = fit_picture(open_picture(anchor.path), anchor.size.width, anchor.size.height, anchor.fit)

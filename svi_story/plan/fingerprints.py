@@ -93,7 +93,7 @@ class Fingerprints:
 
 
 def _count_samples(path: Path) -> str:
-    from svi_story.sounds.recordings import count_samples
+    from svi_story.media.audio import count_samples
 
     return str(count_samples(path))
 
@@ -108,6 +108,6 @@ def _file_state(path: Path) -> str:
 
 
 def _hash_pixels(path: Path, size: Size, fit: Fit) -> str:
-    from svi_story.pictures.images import fit_picture, open_picture, pixels_digest
+    from svi_story.media.images import fit_picture, open_picture, pixels_digest
 
     return pixels_digest(fit_picture(open_picture(path), size.width, size.height, fit))

@@ -7,9 +7,9 @@ from contextlib import suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from svi_story.cache.files import disk, sha256_file, write_atomic
 from svi_story.cut.subtitles import srt
 from svi_story.events import Warned
+from svi_story.files import disk, sha256_file, write_atomic
 from svi_story.render.record import read_record
 
 if TYPE_CHECKING:

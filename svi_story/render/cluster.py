@@ -13,8 +13,8 @@ from dataclasses import replace
 from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any, Self
 
-from svi_story.cache.files import disk, make_folder, temp_name
 from svi_story.errors import InputError
+from svi_story.files import disk, make_folder, temp_name
 from svi_story.render.pool import Pool, Staff
 from svi_story.render.segments import by_key
 from svi_story.render.stage import Elsewhere

@@ -7,17 +7,16 @@ import shlex
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from svi_story.cache.files import disk, make_folder
 from svi_story.cache.layout import FRAMES
 from svi_story.cut.frames import PieceFrames, Still
 from svi_story.cut.media import is_made, made_from, media_path, write_media
 from svi_story.cut.otio import Take, as_bytes, rows_of, timeline
 from svi_story.cut.subtitles import srt
 from svi_story.cut.timeline import Piece, Span
-from svi_story.cut.whole import sweep, whole_file
 from svi_story.cut.words import card as drawn
 from svi_story.errors import InputError, Problem
 from svi_story.events import MediaDone
+from svi_story.files import atomic_file, disk, make_folder, remove_stale_temps
 from svi_story.plan.keys import Task
 from svi_story.render.edit import ranges_of, strips_of
 from svi_story.render.provenance import captions_of
@@ -76,7 +75,7 @@ def export_otio(job: Job, store: Store, target: Path, codec: Codec | None, repor
 
 
 def _write(target: Path, data: bytes) -> None:
-    with whole_file(target) as temporary, disk(target, "writing it"):
+    with atomic_file(target) as temporary, disk(target, "writing it"):
         temporary.write_bytes(data)
 
 
@@ -107,7 +106,7 @@ class _Media:
         self._folder = folder
         with disk(folder, "making room for the clips' files"):
             make_folder(folder.absolute())
-        sweep(folder.absolute())
+        remove_stale_temps(folder.absolute())
 
     def clips(self) -> list[list[Take]]:
         """A file for every clip, with all that it contributes."""

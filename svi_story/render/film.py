@@ -5,9 +5,9 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from svi_story.cache.files import disk, make_folder
 from svi_story.cut.tools import check_encoder, import_moviepy
 from svi_story.events import BoardStarted, ClipDone, FilmDone, Warned
+from svi_story.files import disk, make_folder
 from svi_story.render.captions import captions_beside
 from svi_story.render.edit import encoding_of, ranges_of
 from svi_story.render.legible import illegible

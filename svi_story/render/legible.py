@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from svi_story.cut.words import CAPTION, CARD, has_room
-from svi_story.pictures.text import unseen
+from svi_story.media.text import unseen
 from svi_story.render.edit import END_CARD, TITLE_CARD
 
 if TYPE_CHECKING:

@@ -8,10 +8,9 @@ from typing import TYPE_CHECKING
 from zipfile import ZIP_STORED, ZipFile, ZipInfo
 
 from svi_story import __version__
-from svi_story.cache.files import disk, make_folder
-from svi_story.cut.whole import sweep, whole_file
 from svi_story.errors import InputError, Problem, RenderError
 from svi_story.events import Warned
+from svi_story.files import atomic_file, disk, make_folder, remove_stale_temps
 from svi_story.render.bundle import (
     BOARD,
     MANIFEST,
@@ -79,8 +78,8 @@ def pack(job: Job, target: Path, fingerprints: Fingerprints, store: Store | None
     folder = target.absolute().parent
     with disk(target, "writing the bundle"):
         make_folder(folder)
-        sweep(folder)
-        with whole_file(target) as temporary, ZipFile(temporary, "w", ZIP_STORED) as archive:
+        remove_stale_temps(folder)
+        with atomic_file(target) as temporary, ZipFile(temporary, "w", ZIP_STORED) as archive:
             _write(archive, contents)
     return target
 

@@ -9,7 +9,7 @@ from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
 
 from svi_story import __version__
-from svi_story.cache.files import disk, sha256_file, write_atomic
+from svi_story.files import disk, sha256_file, write_atomic
 from svi_story.plan.described import described_cut, described_film, described_finish
 from svi_story.plan.made import MadeClip, MadeFilm, MadeSegment
 

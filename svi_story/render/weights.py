@@ -7,8 +7,8 @@ from collections import defaultdict
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from svi_story.cache.files import regular_size
 from svi_story.errors import InputError
+from svi_story.files import regular_size
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterator

@@ -6,7 +6,7 @@ import io
 from functools import lru_cache
 from typing import TYPE_CHECKING
 
-from svi_story.cache.files import disk, make_folder, write_atomic
+from svi_story.files import disk, make_folder, write_atomic
 from svi_story.plan.timing import timecode
 from svi_story.review.sheet import CLIPS_PER_SHEET, MARGIN, STRIPE, lay_out, line_height, title_size
 
@@ -103,7 +103,7 @@ def _thumb(anchor: Anchor, box: Box) -> Image.Image:
     """An anchor as the model sees it, no larger than its box."""
     from PIL import Image
 
-    from svi_story.pictures.images import fit_picture, open_picture
+    from svi_story.media.images import fit_picture, open_picture
 
     seen = fit_picture(open_picture(anchor.path), anchor.size.width, anchor.size.height, anchor.fit)
     picture = Image.fromarray(seen)
@@ -219,7 +219,7 @@ def _draw_words(page: Image.Image, corner: tuple[int, int], words: str, room: tu
     """Write words in any script: `room` is the type's size, the width of a line, and the lines."""
     from PIL import Image
 
-    from svi_story.pictures.text import TextStyle, draw_text
+    from svi_story.media.text import TextStyle, draw_text
 
     style = TextStyle(*room, colour=INK)
     drawn = Image.fromarray(draw_text(words, style))
@@ -231,7 +231,7 @@ def _font(size: int) -> ImageFont.FreeTypeFont:
     """For ids and numbers, which are plain ASCII; there are thousands of them on a sheet."""
     from PIL import ImageFont
 
-    from svi_story.pictures.fonts import BUNDLED, FOLDER
+    from svi_story.media.fonts import BUNDLED, FOLDER
 
     return ImageFont.truetype(FOLDER / BUNDLED["Noto Sans"], size, layout_engine=ImageFont.Layout.BASIC)
 

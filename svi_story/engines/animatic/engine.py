@@ -153,7 +153,7 @@ def _pose(array: NDArray[np.generic]) -> Pose:
 
 
 def _missing_note(segment: Segment) -> tuple[str, ...]:
-    from svi_story.pictures.text import unseen
+    from svi_story.media.text import unseen
 
     missing = unseen(segment.prompt)
     return (f"{missing}, or change the prompt",) if missing else ()

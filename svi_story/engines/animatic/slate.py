@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from PIL import Image
 
-    from svi_story.pictures.text import TextStyle
+    from svi_story.media.text import TextStyle
     from svi_story.plan.model import Segment, Size
 
 ID_COLOUR = (255, 204, 92)
@@ -131,20 +131,20 @@ def _cell(char: str, size: int) -> int:
 def _code_glyphs(size: int) -> dict[str, Image.Image]:
     from PIL import Image
 
-    from svi_story.pictures.text import draw_text
+    from svi_story.media.text import draw_text
 
     return {char: Image.fromarray(draw_text(char, _code_style(char, size))) for char in "0123456789:"}
 
 
 def _code_style(char: str, size: int) -> TextStyle:
-    from svi_story.pictures.text import TextStyle
+    from svi_story.media.text import TextStyle
 
     return TextStyle(size, max_width=_cell(char, size), max_lines=1, align="center")
 
 
 def _fit_prompt(segment: Segment, layout: Layout) -> tuple[TextStyle, bool]:
     """The largest type that shows the whole prompt, else the smallest; and whether it is shown whole."""
-    from svi_story.pictures.text import is_whole
+    from svi_story.media.text import is_whole
 
     width = segment.size.width - 2 * layout.pad
     for scale in PROMPT_SCALES:
@@ -160,14 +160,14 @@ def _one_line(text: str) -> str:
 
 def _prompt_style(size: int, scale: float, width: int, room: int) -> TextStyle:
     """Type of this scale, with as many lines as there is room for."""
-    from svi_story.pictures.text import TextStyle
+    from svi_story.media.text import TextStyle
 
     style = TextStyle(max(MIN_SIZE, round(size * scale)), width, 1, colour=PROMPT_COLOUR)
     return replace(style, max_lines=room // style.line_height)
 
 
 def _draw_band(segment: Segment, layout: Layout) -> Image.Image:
-    from svi_story.pictures.text import TextStyle
+    from svi_story.media.text import TextStyle
 
     texts: list[tuple[str, TextStyle, int]] = []
     if layout.id_width:
@@ -181,7 +181,7 @@ def _draw_band(segment: Segment, layout: Layout) -> Image.Image:
 def _compose(width: int, layout: Layout, texts: list[tuple[str, TextStyle, int]]) -> Image.Image:
     from PIL import Image
 
-    from svi_story.pictures.text import draw_text
+    from svi_story.media.text import draw_text
 
     drawn = [(Image.fromarray(draw_text(text, style)), style.margin, top) for text, style, top in texts]
     bottom = max([layout.prompt_top, *(top + image.height - 2 * margin for image, margin, top in drawn)])

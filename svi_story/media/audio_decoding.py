@@ -6,7 +6,7 @@ from contextlib import contextmanager
 from fractions import Fraction
 from typing import TYPE_CHECKING
 
-from svi_story.sounds.files import BoundedFile, SoundError
+from svi_story.media.audio_files import BoundedFile, SoundError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -18,9 +18,10 @@ from hypothesis import strategies as st
 from sound_files import impulse, noise, wav_bytes, write_sound
 
 from svi_story.errors import InputError
-from svi_story.sounds import decoding, files
-from svi_story.sounds.files import BoundedFile, SoundError
-from svi_story.sounds.recordings import RecordingReader, count_samples
+from svi_story.media import audio_decoding as decoding
+from svi_story.media import audio_files as files
+from svi_story.media.audio import RecordingReader, count_samples
+from svi_story.media.audio_files import BoundedFile, SoundError
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -81,12 +82,12 @@ def test_the_shortest_sounds_are_heard(tmp_path: Path, rate: int, samples: int) 
 
 
 def test_resampling_keeps_tones(tmp_path: Path) -> None:
-    def sweep(rate: int) -> NDArray[np.float64]:
+    def remove_stale_temps(rate: int) -> NDArray[np.float64]:
         seconds = np.arange(rate) / rate
         return np.repeat(0.5 * np.sin(2 * np.pi * (200 * seconds + 2000 * seconds**2))[:, None], 2, axis=1)
 
-    sound = read_all(write_sound(tmp_path / "sound.wav", sweep(44_100), 44_100))
-    assert np.abs(sound - sweep(48_000))[100:-100].max() < 1e-3
+    sound = read_all(write_sound(tmp_path / "sound.wav", remove_stale_temps(44_100), 44_100))
+    assert np.abs(sound - remove_stale_temps(48_000))[100:-100].max() < 1e-3
 
 
 def test_one_channel_is_as_loud_on_both_sides(tmp_path: Path) -> None:

@@ -20,7 +20,7 @@ import numpy as np
 import typst
 from PIL import Image
 
-from svi_story.pictures.fonts import FontChoice, choose_fonts, missing_characters
+from svi_story.media.fonts import FontChoice, choose_fonts, missing_characters
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray

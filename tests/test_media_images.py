@@ -16,8 +16,8 @@ from hypothesis import strategies as st
 from PIL import Image, ImageCms
 
 from svi_story.errors import InputError
-from svi_story.pictures import images
-from svi_story.pictures.images import PictureError, fit_picture, open_picture, pixels_digest
+from svi_story.media import images
+from svi_story.media.images import PictureError, fit_picture, open_picture, pixels_digest
 
 GRADIENT = np.stack(np.broadcast_arrays(*np.ogrid[0:180:3, 0:240:3], 99), axis=-1).astype(np.uint8)
 

@@ -15,9 +15,9 @@ import typst
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from svi_story.pictures import fonts
-from svi_story.pictures.fonts import BUNDLED, FOLDER, missing_characters
-from svi_story.pictures.text import TextStyle, clean_text, draw_text
+from svi_story.media import fonts
+from svi_story.media.fonts import BUNDLED, FOLDER, missing_characters
+from svi_story.media.text import TextStyle, clean_text, draw_text
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -296,7 +296,7 @@ def test_a_broken_system_font_is_as_good_as_none(monkeypatch: pytest.MonkeyPatch
 SAMPLE = "\n".join(SCRIPTS.values())
 DIGEST = """
 import hashlib, sys
-from svi_story.pictures.text import TextStyle, draw_text
+from svi_story.media.text import TextStyle, draw_text
 draw_text("something else first", TextStyle(31, 90, 2, outline=1))
 text = sys.stdin.buffer.read().decode()
 print(hashlib.sha256(draw_text(text, TextStyle(20, 300, 40)).tobytes()).hexdigest())

@@ -1,0 +1,1 @@
+"""Images, text and audio: files from strangers read safely, text drawn in any script."""

@@ -1,1 +1,0 @@
-"""Images and text on images: open safely, fit, draw text in any script."""

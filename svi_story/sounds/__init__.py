@@ -1,1 +1,0 @@
-"""Audio files from strangers, opened safely, as 48 kHz stereo."""
