@@ -298,7 +298,7 @@ def test_ffmpeg_fails(
     import_moviepy()
     fake.write_text(f"#!/bin/sh\n{script}\n")
     fake.chmod(0o755)
-    monkeypatch.setattr("moviepy.video.io.ffmpeg_writer.FFMPEG_BINARY", str(fake))
+    monkeypatch.setattr("svi_story.cut.encode.ffmpeg_path", lambda: str(fake))
     with pytest.raises(RenderError, match=message) as failed:
         encode_piece(NINE, Library(), encoding(), folder / "p.mp4", quiet)
     assert str(failed.value).startswith(str(folder / "p.mp4"))
@@ -313,7 +313,7 @@ def test_an_ffmpeg_that_hangs_does_not_hold_up_a_stop(
     fake.write_text("#!/bin/sh\ncat >/dev/null\nexec sleep 60\n")
     fake.chmod(0o755)
     import_moviepy()
-    monkeypatch.setattr("moviepy.video.io.ffmpeg_writer.FFMPEG_BINARY", str(fake))
+    monkeypatch.setattr("svi_story.cut.encode.ffmpeg_path", lambda: str(fake))
 
     def on_frame(done: int, frames: int) -> None:
         raise KeyboardInterrupt

@@ -1,7 +1,8 @@
-"""Pieces of the film, each encoded once: moviepy plays an integer-indexed clip into its ffmpeg."""
+"""Pieces of the film, each encoded once: moviepy plays an integer-indexed clip, ffmpeg encodes its frames."""
 
 from __future__ import annotations
 
+import subprocess
 import tempfile
 from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING
@@ -9,18 +10,16 @@ from typing import TYPE_CHECKING
 from svi_story.cut.encoding import THREADS
 from svi_story.cut.frames import PieceFrames
 from svi_story.cut.join import count_frames
-from svi_story.cut.tools import import_moviepy
+from svi_story.cut.tools import ffmpeg_environment, ffmpeg_path, import_moviepy, portable_options
 from svi_story.cut.words import caption_over, darken
 from svi_story.files import atomic_file, unwritable
 
 if TYPE_CHECKING:
-    import subprocess
     from collections.abc import Callable, Iterator
     from pathlib import Path
     from typing import IO
 
     from moviepy import VideoClip
-    from moviepy.video.io.ffmpeg_writer import FFMPEG_VideoWriter
 
     from svi_story.cut.encoding import Encoding
     from svi_story.cut.frames import Frame, OpenFrames
@@ -74,7 +73,7 @@ def _composed(piece: Piece, frames: PieceFrames, encoding: Encoding) -> VideoCli
 
 
 def _write(clip: VideoClip, count: int, encoding: Encoding, path: Path, on_frame: OnFrame) -> None:
-    """Play a clip through moviepy into ffmpeg."""
+    """Play a clip into ffmpeg."""
     with _ffmpeg(encoding, path) as write:
         for done, frame in enumerate(clip.iter_frames(fps=float(encoding.fps), dtype="uint8"), start=1):
             write(frame)
@@ -94,17 +93,16 @@ class _FfmpegError(Exception):
 
 @contextmanager
 def _ffmpeg(encoding: Encoding, path: Path) -> Iterator[Callable[[Frame], None]]:
-    """moviepy's writer as a function. At the end its ffmpeg is gone, and well, or: _FfmpegError."""
+    """A running ffmpeg as a function that takes frames. At the end it is gone, and well, or: _FfmpegError."""
     with _open_log() as log:
-        writer = _open_writer(encoding, path, log)
-        process: subprocess.Popen[bytes] = writer.proc  # the writer forgets it on closing
+        process = _start(encoding, path, log)
         try:
             with suppress(_FfmpegError):  # its last words say more
-                yield lambda frame: _send(writer, frame)
-            _close(writer)
+                yield lambda frame: _send(process, frame)
+            _close(process)
         except BaseException:
             process.kill()
-            _close(writer)
+            _close(process)
             raise
         finally:
             process.wait()
@@ -112,19 +110,24 @@ def _ffmpeg(encoding: Encoding, path: Path) -> Iterator[Callable[[Frame], None]]
             raise _FfmpegError(f"ffmpeg ended with status {process.returncode} {_tail(log)}".strip())
 
 
-def _open_writer(encoding: Encoding, path: Path, log: IO[str]) -> FFMPEG_VideoWriter:
-    from moviepy.video.io.ffmpeg_writer import FFMPEG_VideoWriter
-
+def _start(encoding: Encoding, path: Path, log: IO[str]) -> subprocess.Popen[bytes]:
+    """Start ffmpeg. Not through moviepy's writer, which hands it our whole environment."""
+    encoder = encoding.codec.encoder
+    size = f"{encoding.width}x{encoding.height}"
+    command = [
+        *(ffmpeg_path(), "-y", "-f", "rawvideo", "-pix_fmt", "rgb24", "-s", size, "-r", str(encoding.fps)),
+        *("-i", "-", "-c:v", encoder, "-preset", encoding.preset, *encoding.options),
+        *(*portable_options(encoder), "-threads", str(THREADS)),
+        str(path.absolute()),  # a relative name may look like an option or a protocol
+    ]
     try:
-        return FFMPEG_VideoWriter(
-            str(path),
-            (encoding.width, encoding.height),
-            float(encoding.fps),
-            codec=encoding.codec.encoder,
-            preset=encoding.preset,
-            threads=THREADS,
-            ffmpeg_params=list(encoding.options),
-            logfile=log,
+        return subprocess.Popen(  # noqa: S603 - the frames' own numbers, and names that are no options
+            command,
+            env=ffmpeg_environment(),
+            stdin=subprocess.PIPE,
+            stdout=subprocess.DEVNULL,
+            stderr=log,
+            creationflags=getattr(subprocess, "CREATE_NO_WINDOW", 0),
         )
     except OSError as error:
         raise _FfmpegError(f"ffmpeg cannot be started: {error}") from error
@@ -137,17 +140,20 @@ def _open_log() -> IO[str]:
         raise _FfmpegError(f"there is no place for ffmpeg's log ({error})") from error
 
 
-def _send(writer: FFMPEG_VideoWriter, frame: Frame) -> None:
+def _send(process: subprocess.Popen[bytes], frame: Frame) -> None:
+    assert process.stdin is not None
     try:
-        writer.write_frame(frame)
+        process.stdin.write(frame.tobytes())
     except OSError as error:
         raise _FfmpegError from error
 
 
-def _close(writer: FFMPEG_VideoWriter) -> None:
+def _close(process: subprocess.Popen[bytes]) -> None:
     """Let ffmpeg finish and wait for it. A dead one no longer takes what was still on its way."""
+    assert process.stdin is not None
     with suppress(OSError):
-        writer.close()
+        process.stdin.close()
+    process.wait()
 
 
 def _tail(log: IO[str]) -> str:

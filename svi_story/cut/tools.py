@@ -4,11 +4,23 @@ from __future__ import annotations
 
 import importlib
 import os
+import re
 import subprocess
 from functools import cache
 from importlib.metadata import version
 
 from svi_story.errors import RenderError
+
+ENVIRONMENT = (
+    *("PATH", "LD_LIBRARY_PATH", "DYLD_LIBRARY_PATH", "DYLD_FALLBACK_LIBRARY_PATH"),
+    *("HOME", "USERPROFILE", "TMPDIR", "TEMP", "TMP"),
+    *("SYSTEMROOT", "SYSTEMDRIVE", "WINDIR", "COMSPEC", "PATHEXT"),
+)
+"""All that ffmpeg gets of our environment: what finds programs and libraries, and where to put files."""
+
+ASM = "SSE4.2"
+"""The instructions that x264 may use. Its AVX-512 code for `mbtree` reads memory that nobody wrote where the
+picture's width is no multiple of 256; all its code from SSSE3 to AVX2 makes the same bytes."""
 
 
 @cache
@@ -39,17 +51,54 @@ def check_encoder(name: str) -> None:
         raise RenderError(f"{what} that has")
 
 
+def ffmpeg_environment() -> dict[str, str]:
+    """The environment that ffmpeg starts with: an allow-list, so that the film does not depend on the rest.
+
+    What an allocator does with memory (MALLOC_*, GLIBC_TUNABLES, LD_PRELOAD), where ffmpeg writes a report
+    (FFREPORT) and which language it speaks are not for the environment to say.
+    """
+    return {name: os.environ[name] for name in ENVIRONMENT if name in os.environ} | {"LC_ALL": "C"}
+
+
+@cache
+def portable_options(encoder: str) -> tuple[str, ...]:
+    """Options that make an encoder's output the same on every CPU and whatever is in memory.
+
+    They change no byte of what it makes where it makes no mistake, so no content address holds them. x264
+    says itself which instructions it found and which it will use: it takes ours to be there without looking,
+    and for a name that it does not know it turns all of them off. Raises RenderError where ffmpeg does not run.
+    """
+    if encoder != "libx264" or ASM not in _instructions():
+        return ()
+    chosen = ("-x264opts", f"asm={ASM}")
+    used = _instructions(*chosen)
+    return chosen if ASM in used and not any(name.startswith("AVX") for name in used) else ()
+
+
+def _instructions(*options: str) -> list[str]:
+    """What x264 says it will use of this CPU: names such as SSSE3 and AVX2, or NEON; empty if it does not say."""
+    black = ("-f", "rawvideo", "-pix_fmt", "yuv420p", "-s", "16x16", "-i", "-")
+    encode = ("-c:v", "libx264", *options, "-f", "null", "-")
+    told = _run("-hide_banner", "-nostats", "-loglevel", "info", *black, *encode, data=bytes(384)).stderr
+    found = re.search(rb"using cpu capabilities: (.*)", told)
+    return found[1].decode(errors="replace").split() if found else []
+
+
 def _said(*options: str) -> str:
     """What ffmpeg answers. Raises RenderError where it does not run."""
+    return _run(*options).stdout.decode(errors="replace")
+
+
+def _run(*options: str, data: bytes = b"") -> subprocess.CompletedProcess[bytes]:
+    """Run ffmpeg to its end. Raises RenderError where that fails."""
     command = [ffmpeg_path(), *options]
     try:
-        done = subprocess.run(  # noqa: S603 - the program that is going to encode, and no text of a stranger
-            command, stdin=subprocess.DEVNULL, capture_output=True, check=True, timeout=60
+        return subprocess.run(  # noqa: S603 - the program that is going to encode, and no text of a stranger
+            command, input=data, env=ffmpeg_environment(), capture_output=True, check=True, timeout=60
         )
     except (OSError, subprocess.SubprocessError) as error:
         what = f"{command[0]} does not run ({error}); reinstall imageio-ffmpeg or set IMAGEIO_FFMPEG_EXE"
         raise RenderError(what) from error
-    return done.stdout.decode(errors="replace")
 
 
 @cache
