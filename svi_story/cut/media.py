@@ -174,4 +174,5 @@ def _picture(frame: Frame) -> VideoFrame:
     import av
 
     rgb = av.VideoFrame.from_ndarray(frame, format="rgb24")
-    return rgb.reformat(format=PIXELS, dst_colorspace="ITU709", dst_color_range="MPEG")
+    # One thread: swscale writes past the end of these rows, which is where another thread's rows begin.
+    return rgb.reformat(format=PIXELS, dst_colorspace="ITU709", dst_color_range="MPEG", threads=1)

@@ -7,6 +7,7 @@ import os
 import re
 import subprocess
 from functools import cache
+from importlib import resources
 from importlib.metadata import version
 
 from svi_story.errors import RenderError
@@ -19,18 +20,24 @@ ENVIRONMENT = (
 """All that ffmpeg gets of our environment: what finds programs and libraries, and where to put files."""
 
 ASM = "SSE4.2"
-"""The instructions that x264 may use. Its AVX-512 code for `mbtree` reads memory that nobody wrote where the
-picture's width is no multiple of 256; all its code from SSSE3 to AVX2 makes the same bytes."""
+"""The instructions that x264 may use. Its AVX-512 code for `mbtree` takes 16 macroblocks at a time: where a
+row has no multiple of 16, it also takes what lies behind the row, memory that nobody wrote among it. Its code
+for SSSE3, SSE4.2 and AVX2 takes the row only; these three make the same bytes."""
 
 
 @cache
 def ffmpeg_path() -> str:
     """The ffmpeg that encodes: imageio-ffmpeg's own, or the one IMAGEIO_FFMPEG_EXE names.
 
+    imageio-ffmpeg is asked only where it brings none: to try one, it starts it with our whole environment.
     Raises RenderError where there is none.
     """
     from imageio_ffmpeg import get_ffmpeg_exe
 
+    files = resources.files("imageio_ffmpeg.binaries").iterdir()
+    bundled = [str(file) for file in files if file.name.startswith("ffmpeg-")]
+    if bundled and not os.environ.get("IMAGEIO_FFMPEG_EXE"):
+        return bundled[0]
     try:
         return str(get_ffmpeg_exe())
     except RuntimeError as error:
@@ -64,9 +71,10 @@ def ffmpeg_environment() -> dict[str, str]:
 def portable_options(encoder: str) -> tuple[str, ...]:
     """Options that make an encoder's output the same on every CPU and whatever is in memory.
 
-    They change no byte of what it makes where it makes no mistake, so no content address holds them. x264
-    says itself which instructions it found and which it will use: it takes ours to be there without looking,
-    and for a name that it does not know it turns all of them off. Raises RenderError where ffmpeg does not run.
+    They change what an encoder gets wrong and nothing else, so no content address holds them. x264 says itself
+    which instructions it found and which it will use. That is read first and afterwards, because it believes
+    whoever says that a CPU has some, and uses none at all where it does not know a name. Raises RenderError
+    where ffmpeg does not run.
     """
     if encoder != "libx264" or ASM not in _instructions():
         return ()
@@ -76,7 +84,7 @@ def portable_options(encoder: str) -> tuple[str, ...]:
 
 
 def _instructions(*options: str) -> list[str]:
-    """What x264 says it will use of this CPU: names such as SSSE3 and AVX2, or NEON; empty if it does not say."""
+    """What x264 says it will use of this CPU: such as SSSE3, AVX2, NEON; empty if it does not say."""
     black = ("-f", "rawvideo", "-pix_fmt", "yuv420p", "-s", "16x16", "-i", "-")
     encode = ("-c:v", "libx264", *options, "-f", "null", "-")
     told = _run("-hide_banner", "-nostats", "-loglevel", "info", *black, *encode, data=bytes(384)).stderr
