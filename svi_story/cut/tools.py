@@ -6,9 +6,11 @@ import importlib
 import os
 import re
 import subprocess
+import sys
 from functools import cache
 from importlib import resources
 from importlib.metadata import version
+from types import ModuleType
 
 from svi_story.errors import RenderError
 
@@ -71,10 +73,10 @@ def ffmpeg_environment() -> dict[str, str]:
 def portable_options(encoder: str) -> tuple[str, ...]:
     """Options that make an encoder's output the same on every CPU and whatever is in memory.
 
-    They change what an encoder gets wrong and nothing else, so no content address holds them. x264 says itself
-    which instructions it found and which it will use. That is read first and afterwards, because it believes
-    whoever says that a CPU has some, and uses none at all where it does not know a name. Raises RenderError
-    where ffmpeg does not run.
+    They change what an encoder gets wrong and nothing else, so no content address holds them. x264 says
+    itself which instructions it found and which it will use. That is read first and afterwards, because it
+    believes whoever says that a CPU has some, and uses none at all where it does not know a name. Raises
+    RenderError where ffmpeg does not run.
     """
     if encoder != "libx264" or ASM not in _instructions():
         return ()
@@ -111,18 +113,14 @@ def _run(*options: str, data: bytes = b"") -> subprocess.CompletedProcess[bytes]
 
 @cache
 def import_moviepy() -> None:
-    """Import moviepy, which looks for a `.env` in every folder above itself and runs the programs it names.
+    """Import moviepy with its programs chosen.
 
-    Here it finds its programs chosen, reads no `.env`, and the environment is afterwards what it was.
+    Its own `moviepy.config` takes them from the environment, to which it adds what a `.env` in any folder
+    above it says, and runs them. The environment belongs to all threads, so that module is replaced.
     Raises RenderError where there is no ffmpeg that runs.
     """
     encoder_versions()
-    chosen = {"FFMPEG_BINARY": ffmpeg_path(), "FFPLAY_BINARY": ffmpeg_path(), "PYTHON_DOTENV_DISABLED": "1"}
-    before = dict(os.environ)
-    os.environ.update(chosen)
-    try:
-        importlib.import_module("moviepy")
-    finally:
-        for name in set(os.environ) - set(before):
-            del os.environ[name]
-        os.environ.update(before)
+    config = ModuleType("moviepy.config")
+    vars(config).update(FFMPEG_BINARY=ffmpeg_path(), FFPLAY_BINARY=ffmpeg_path())
+    config = sys.modules.setdefault(config.__name__, config)  # somebody may have imported moviepy before
+    vars(importlib.import_module("moviepy"))["config"] = config
