@@ -112,7 +112,7 @@ def test_the_bytes_are_those_of_every_film_so_far() -> None:
 
 
 def test_packets_of_several_threads_and_of_other_users_of_the_same_names() -> None:
-    """The preview's thread makes packets while the film's does; a library may know our spaces by other names."""
+    """The preview's thread makes packets while the film's does; a library may have other prefixes."""
     wanted = xmp_packet(ABOUT)
     before = sys.getswitchinterval()
     sys.setswitchinterval(1e-6)

@@ -149,7 +149,7 @@ def _render(
                     *(setup.engine, setup.options, fingerprints.file),
                     *(Store(setup.cache, report).embedding, listener),
                 )
-                for setup in {item.setup for item in orders}
+                for setup in dict.fromkeys(item.setup for item in orders)
             }
             outcomes = [*render_orders(orders, engines, listener, retry, makers), *outcomes]
     endings = Counter(outcome.ending for outcome in outcomes)

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import importlib
-import os
 import subprocess
+import sys
 from functools import cache
 from importlib.metadata import version
+from types import ModuleType
 
 from svi_story.errors import RenderError
 
@@ -54,18 +55,14 @@ def _said(*options: str) -> str:
 
 @cache
 def import_moviepy() -> None:
-    """Import moviepy, which looks for a `.env` in every folder above itself and runs the programs it names.
+    """Import moviepy with its programs chosen.
 
-    Here it finds its programs chosen, reads no `.env`, and the environment is afterwards what it was.
+    Its own `moviepy.config` takes them from the environment, to which it adds what a `.env` in any folder
+    above it says, and runs them. The environment belongs to all threads, so that module is replaced.
     Raises RenderError where there is no ffmpeg that runs.
     """
     encoder_versions()
-    chosen = {"FFMPEG_BINARY": ffmpeg_path(), "FFPLAY_BINARY": ffmpeg_path(), "PYTHON_DOTENV_DISABLED": "1"}
-    before = dict(os.environ)
-    os.environ.update(chosen)
-    try:
-        importlib.import_module("moviepy")
-    finally:
-        for name in set(os.environ) - set(before):
-            del os.environ[name]
-        os.environ.update(before)
+    config = ModuleType("moviepy.config")
+    vars(config).update(FFMPEG_BINARY=ffmpeg_path(), FFPLAY_BINARY=ffmpeg_path())
+    config = sys.modules.setdefault(config.__name__, config)  # somebody may have imported moviepy before
+    vars(importlib.import_module("moviepy"))["config"] = config

@@ -47,8 +47,8 @@ class About:
 def xmp_packet(about: About) -> bytes:
     """An XMP packet in UTF-8: same values, same bytes. Text is escaped; what XML cannot hold is left out.
 
-    Written as text: `ElementTree` takes prefixes from one table for the whole process, and several threads make
-    packets at once.
+    Written as text: `ElementTree` takes prefixes from one table for the whole process, and several threads
+    make packets at once.
     """
     title = _element("rdf:li", about.title, ' xml:lang="x-default"')
     properties = [f"<dc:title><rdf:Alt>{title}</rdf:Alt></dc:title>", _element("xmp:CreatorTool", about.tool)]

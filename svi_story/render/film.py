@@ -43,7 +43,7 @@ class Film:
         """Check all that it needs, and tell what is about to happen."""
         job, studio = self.job, self._studio
         check_encoder(encoding_of(job).codec.encoder)
-        import_moviepy()  # here, and not in the encoder's thread: it touches the environment
+        import_moviepy()  # where there is no ffmpeg, no GPU time is spent
         start(job, job.all_tasks, forced, studio)
         for note in illegible(job):
             studio.report(Warned(f"{job.place.board}: {note}"))
