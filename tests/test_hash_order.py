@@ -14,8 +14,9 @@ if TYPE_CHECKING:
 PROGRAM = """
 import sys
 from svi_story.cli.app import app
-for words in ("validate good wrong", "plan good --json", "plan good --engine animatic --why", "status good --json",
-              "models list --json", "models check", "export good/b.yaml --to srt --as good.srt"):
+for words in ("validate good wrong", "plan good --json", "plan good --engine animatic --why",
+              "status good --json", "models list --json", "models check",
+              "export good/b.yaml --to srt --as good.srt"):
     try:
         app(words.split())
     except SystemExit as ended:
