@@ -26,7 +26,7 @@ from svi_story.cli.options import (
     fingerprints_in,
     store_of,
 )
-from svi_story.cli.terminal import answer, answer_json, answer_path, complain, table
+from svi_story.cli.terminal import answer, answer_json, complain, table
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -76,7 +76,7 @@ def new(
     """
     from svi_story.storyboard import templates
 
-    answer_path(templates.create(template, Path(name)))
+    answer(str(templates.create(template, Path(name))))
 
 
 def import_prompts(
@@ -109,7 +109,7 @@ def import_prompts(
     board = output or Path(f"{prompts.stem}.yaml")
     relative = os.path.relpath(reference.absolute(), board.absolute().parent)
     write_board(board, board_from_prompts(texts[:clips], Path(relative).as_posix(), title_for(prompts)))
-    answer_path(board)
+    answer(str(board))
 
 
 def validate(paths: Paths, cache: Cache = CACHE) -> None:

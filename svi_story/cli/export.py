@@ -22,7 +22,7 @@ from svi_story.cli.options import (
     one_of,
     store_of,
 )
-from svi_story.cli.terminal import answer_path
+from svi_story.cli.terminal import answer
 from svi_story.errors import InputError, Problem
 
 if TYPE_CHECKING:
@@ -92,7 +92,7 @@ def export(
         pack(job, target, fingerprints, store_of(job) if entries else None, warn)
     else:
         export_srt(job, target)
-    answer_path(target)
+    answer(str(target))
 
 
 def _job(board: Path, films: Path, cache: Path, fingerprints: Fingerprints, choice: Choice) -> Job:

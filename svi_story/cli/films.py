@@ -34,7 +34,7 @@ from svi_story.cli.terminal import (
     BUG,
     LEFT,
     Interrupted,
-    answer_path,
+    answer,
     complain,
     drop_output,
     give_up_output,
@@ -128,7 +128,7 @@ def _tell_films(films: Sequence[Path]) -> bool:
     """
     try:
         for film in films:
-            answer_path(film)
+            answer(str(film))
         sys.stdout.flush()
     except OSError as error:
         if error.errno in LEFT:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from svi_story.cli.options import MODELS, AsJson, Models, one_of
-from svi_story.cli.terminal import answer, answer_json, answer_path, complain, in_bytes, table
+from svi_story.cli.terminal import answer, answer_json, complain, in_bytes, table
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -179,7 +179,7 @@ def download(
         with transfers("downloaded", total) as progress:
             fetch(models, items, hub, progress)
     for item in items:
-        answer_path(item.target)
+        answer(str(item.target))
 
 
 def _show(items: Sequence[Item], models: Path) -> None:

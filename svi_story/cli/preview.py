@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import typer
 
 from svi_story.cli.options import CACHE, FILMS, Engine, Films, Paths, fingerprints_in, one_of
-from svi_story.cli.terminal import answer_path, complain
+from svi_story.cli.terminal import answer, complain
 
 if TYPE_CHECKING:
     from svi_story.errors import StoryError
@@ -41,7 +41,7 @@ def preview(paths: Paths, output: Films = FILMS, engine: Engine = "") -> None:
     for place, plan in plans:
         try:
             for path in write_preview(plan, place.film):
-                answer_path(path)
+                answer(str(path))
             drawn += 1
         except (InputError, RenderError) as error:
             failed.append(error)

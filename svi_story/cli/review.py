@@ -24,7 +24,7 @@ from svi_story.cli.options import (
     fingerprints_in,
     store_of,
 )
-from svi_story.cli.terminal import answer_json, answer_path, complain
+from svi_story.cli.terminal import answer, answer_json, complain
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -79,7 +79,7 @@ def review(
 
         answer_json(in_json(found))
     else:
-        answer_path(_page(job, store, found, _again(board, words)))
+        answer(str(_page(job, store, found, _again(board, words))))
     if found.findings:
         count = len(found.findings)
         complain(f"{board}: {count} warning{'s' if count > 1 else ''}; the page says what helps")

@@ -39,11 +39,6 @@ def answer(*lines: str) -> None:
     sys.stdout.write("".join(f"{on_one_line(line)}\n" for line in lines))
 
 
-def answer_path(path: Path) -> None:
-    """Give a file's path on standard output: as it is, unless a person reads it."""
-    sys.stdout.write((on_one_line(str(path)) if sys.stdout.isatty() else str(path)) + "\n")
-
-
 def answer_json(value: object) -> None:
     """Give one JSON value on a line of its own (ASCII, so that any terminal and pipe takes it)."""
     sys.stdout.write(json.dumps(value, allow_nan=False) + "\n")
