@@ -2,7 +2,24 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
+
+_UNSEEN = re.compile(
+    "[\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff\u061c\u200e\u200f\u202a-\u202e\u2066-\u2069]"
+)
+"""What steers a terminal, breaks a line, turns the reading direction around, or cannot be written."""
+_SHORT = {"\n": "\\n", "\r": "\\r", "\t": "\\t"}
+
+
+def on_one_line(text: str) -> str:
+    """Text whose every character can be seen: control characters, line breaks and the like are escaped."""
+    return _UNSEEN.sub(_escaped, text)
+
+
+def _escaped(found: re.Match[str]) -> str:
+    char = found.group()
+    return _SHORT.get(char) or (f"\\x{ord(char):02x}" if ord(char) < 0x100 else f"\\u{ord(char):04x}")
 
 
 @dataclass(frozen=True)
@@ -19,8 +36,9 @@ class Problem:
     """The place inside the file, as `clips[3].frames`."""
 
     def __str__(self) -> str:
+        """One line, whatever the names of files and the words of authors hold."""
         place = f"{self.file}:{self.line}" if self.file and self.line else self.file
-        return ": ".join(part for part in (place, self.path, self.what) if part)
+        return on_one_line(": ".join(part for part in (place, self.path, self.what) if part))
 
 
 class StoryError(Exception):

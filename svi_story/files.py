@@ -218,7 +218,7 @@ def remove_stale_temps(folder: Path) -> None:
     cannot see its process id.
     """
     with suppress(OSError):
-        for path in folder.iterdir():
+        for path in sorted(folder.iterdir()):
             if is_temp_of_this_host(path.name) and not _is_running(path.name.split("-")[2]):
                 _remove_unlocked(path)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -80,3 +81,160 @@ def test_nothing_heavy_is_loaded_at_the_door(command: list[str]) -> None:
         [sys.executable, "-c", program, *command], capture_output=True, text=True, check=True
     )
     assert done.stderr == ""
+
+
+PROCESS_WIDE = {
+    *(
+        "register_namespace",
+        "os.chdir",
+        "os.fchdir",
+        "os.umask",
+        "os.putenv",
+        "os.unsetenv",
+        "locale.setlocale",
+    ),
+    *("warnings.catch_warnings", "warnings.simplefilter", "random.seed", "np.random.seed", "np.seterr"),
+    *("torch.manual_seed", "torch.set_default_dtype", "torch.set_default_device", "torch.set_num_threads"),
+    *("torch.use_deterministic_algorithms", "cv2.setNumThreads", "cv2.setRNGSeed", "cv2.setUseOptimized"),
+    *(
+        "socket.setdefaulttimeout",
+        "sys.setrecursionlimit",
+        "sys.setswitchinterval",
+        "gc.disable",
+        "gc.freeze",
+    ),
+    *("decimal.setcontext", "decimal.getcontext", "logging.basicConfig", "logging.disable", "signal.signal"),
+    *("os.environ.update", "os.environ.pop", "os.environ.setdefault", "os.environ.clear", "mimetypes.init"),
+    *("contextlib.redirect_stdout", "contextlib.redirect_stderr", "redirect_stdout", "redirect_stderr"),
+}
+"""What one thread does and all others get."""
+PROCESS_WIDE_NAMES = ("MAX_IMAGE_PIXELS", "LOAD_TRUNCATED_IMAGES", "tempdir", "environ", "excepthook")
+ALONE = {
+    ("cli/__init__.py", "signal.signal"),  # the first thing that the program does
+    ("render/cluster.py", "signal.signal"),  # in the main thread, and put back: Ray takes them
+    ("render/cluster.py", "os.environ.update"),  # Ray is told by nothing else, and no thread of ours reads it
+    ("render/cluster.py", "os.environ.pop"),
+    ("render/worker.py", "environ"),  # the first thing that a process of its own does
+    ("engines/svi/engine.py", "torch.set_num_threads"),  # once, before the first number
+    ("render/doctor.py", "warnings.catch_warnings"),  # a command without threads
+    ("render/doctor.py", "warnings.simplefilter"),
+}
+"""Where it may be done."""
+
+
+def changes_of_process(path: Path) -> set[str]:
+    """What of the whole process a module changes."""
+    found: set[str] = set()
+    for node in ast.walk(ast.parse(path.read_text("utf-8"))):
+        if isinstance(node, ast.Call):
+            name = ast.unparse(node.func)
+            found |= {name, name.rpartition(".")[2]} & PROCESS_WIDE
+        targets: list[ast.expr] = []
+        if isinstance(node, ast.Assign | ast.Delete):
+            targets = node.targets
+        elif isinstance(node, ast.AugAssign | ast.AnnAssign):
+            targets = [node.target]
+        for target in targets:
+            whole = target.value if isinstance(target, ast.Subscript) else target
+            if isinstance(whole, ast.Attribute) and whole.attr in PROCESS_WIDE_NAMES:
+                found.add(whole.attr)
+    return found
+
+
+@pytest.mark.parametrize("path", MODULES, ids=lambda path: str(path.relative_to(HOUSE)))
+def test_no_thread_changes_what_all_threads_share(path: Path) -> None:
+    name = path.relative_to(HOUSE).as_posix()
+    assert {(name, change) for change in changes_of_process(path)} <= ALONE
+
+
+LISTINGS = ("iterdir", "glob", "rglob", "walk", "scandir", "listdir")
+SORTS = ("sorted", "sort", "min", "max")
+
+
+def calls_in(node: ast.AST) -> list[str]:
+    """The last part of the name of everything that is called somewhere inside."""
+    return [
+        ast.unparse(each.func).rpartition(".")[2] for each in ast.walk(node) if isinstance(each, ast.Call)
+    ]
+
+
+@pytest.mark.parametrize("path", MODULES, ids=lambda path: str(path.relative_to(HOUSE)))
+def test_no_result_depends_on_the_order_of_a_folder(path: Path) -> None:
+    """A function that lists a folder sorts."""
+    for node in ast.walk(ast.parse(path.read_text("utf-8"))):
+        if isinstance(node, ast.FunctionDef):
+            calls = calls_in(node)
+            if set(calls) & set(LISTINGS) and node.name != "measure":  # which adds up and finds the newest
+                assert set(calls) & set(SORTS), node.name
+
+
+ORDERLESS = {*("sorted", "set", "frozenset", "min", "max", "sum", "len", "any", "all"), "Counter"}
+"""What takes its arguments in any order."""
+ORDERED = ("list", "tuple", "enumerate", "zip", "map", "join", "chain", "next", "iter", "extend", "fromkeys")
+
+
+def is_set(node: ast.expr, names: set[str]) -> bool:
+    """Whether an expression is a set, as far as it can be seen in one function."""
+    if isinstance(node, ast.BinOp) and isinstance(node.op, ast.BitOr | ast.BitAnd | ast.Sub | ast.BitXor):
+        return is_set(node.left, names) or is_set(node.right, names)
+    if isinstance(node, ast.Call):
+        return ast.unparse(node.func) in ("set", "frozenset")
+    return isinstance(node, ast.Set | ast.SetComp) or (isinstance(node, ast.Name) and node.id in names)
+
+
+def ordered_uses(function: ast.FunctionDef) -> list[str]:
+    """Where a function takes the members of a set one after the other, and the order may matter."""
+    names = {
+        target.id
+        for node in ast.walk(function)
+        if isinstance(node, ast.Assign) and is_set(node.value, set())
+        for target in node.targets
+        if isinstance(target, ast.Name)
+    }
+    found: list[str] = []
+    free: set[ast.AST] = set()
+    for node in ast.walk(function):  # from the outside in
+        if isinstance(node, ast.Call):
+            name = ast.unparse(node.func).rpartition(".")[2]
+            if name in ORDERLESS or node in free:
+                free |= {*node.args}
+            elif name in ORDERED and any(is_set(each, names) for each in node.args):
+                found.append(ast.unparse(node))
+        elif isinstance(node, ast.For) and is_set(node.iter, names):
+            found.append(ast.unparse(node.iter))
+        elif isinstance(node, ast.ListComp | ast.GeneratorExp | ast.DictComp) and node not in free:
+            found += [ast.unparse(node) for each in node.generators if is_set(each.iter, names)]
+    return found
+
+
+@pytest.mark.parametrize("path", MODULES, ids=lambda path: str(path.relative_to(HOUSE)))
+def test_no_result_depends_on_the_order_of_a_set(path: Path) -> None:
+    for node in ast.walk(ast.parse(path.read_text("utf-8"))):
+        if isinstance(node, ast.FunctionDef):
+            assert ordered_uses(node) == [], f"{node.name}: sort it, or use dict.fromkeys"
+
+
+CONTAINERS = ("av.open", "archive.open")
+"""They know modes as files do, and hold no text."""
+
+
+def unnamed_encodings(path: Path) -> list[str]:
+    """Where text is read or written in the encoding of the user's locale."""
+    found = []
+    for node in ast.walk(ast.parse(path.read_text("utf-8"))):
+        if not isinstance(node, ast.Call) or any(each.arg == "encoding" for each in node.keywords):
+            continue
+        name, words = ast.unparse(node.func), [ast.unparse(each) for each in (*node.args, *node.keywords)]
+        if name.endswith((".read_text", ".write_text")):
+            named = "'utf-8'" in words or "'ascii'" in words
+        elif name.endswith(("open", "TemporaryFile")) and name not in CONTAINERS:
+            named = not any(re.fullmatch("(mode=)?'[rwxat+]+'", word) for word in words)
+        else:
+            named = not {"text=True", "universal_newlines=True"} & set(words)
+        found += [] if named else [ast.unparse(node)]
+    return found
+
+
+@pytest.mark.parametrize("path", MODULES, ids=lambda path: str(path.relative_to(HOUSE)))
+def test_no_text_depends_on_the_locale(path: Path) -> None:
+    assert unnamed_encodings(path) == []

@@ -6,7 +6,9 @@ import os
 import re
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from unittest.mock import patch
 from xml.etree import ElementTree as ET
 
 import pytest
@@ -76,6 +78,53 @@ def test_text_is_never_markup(text: str) -> None:
 def test_any_text_comes_back_but_for_what_xml_cannot_hold(text: str) -> None:
     found = properties(xmp_packet(About(text, "t", "", {})))["title"]
     assert found == re.sub("[\x00-\x08\x0b\x0c\x0e-\x1f\ud800-\udfff\ufffe\uffff]", "", text)
+
+
+GOLDEN = """<?xpacket begin="\ufeff" id="W5M0MpCehiHzreSzNTczkc9d"?>
+<x:xmpmeta xmlns:Iptc4xmpExt="http://iptc.org/std/Iptc4xmpExt/2008-02-29/" \
+xmlns:dc="http://purl.org/dc/elements/1.1/" xmlns:rdf="http://www.w3.org/1999/02/22-rdf-syntax-ns#" \
+xmlns:svistory="urn:svi-story:film:1#" xmlns:x="adobe:ns:meta/" xmlns:xmp="http://ns.adobe.com/xap/1.0/">\
+<rdf:RDF><rdf:Description rdf:about=""><dc:title><rdf:Alt><rdf:li xml:lang="x-default">\
+Fog &amp; &lt;sea&gt; "x"&#13;
+'</rdf:li></rdf:Alt></dc:title><xmp:CreatorTool>svi-story 0.1</xmp:CreatorTool>\
+<Iptc4xmpExt:DigitalSourceType>http://cv.iptc.org/newscodes/digitalsourcetype/trainedAlgorithmicMedia\
+</Iptc4xmpExt:DigitalSourceType>\
+<Iptc4xmpExt:AISystemUsed>Stable Video Infinity 2.0</Iptc4xmpExt:AISystemUsed>\
+<svistory:storyboard>version: 1
+]]&gt;</svistory:storyboard><svistory:storyboardName>猫\U0001f408.yaml</svistory:storyboardName>\
+<svistory:engine /></rdf:Description></rdf:RDF></x:xmpmeta>
+<?xpacket end="r"?>"""
+GOLDEN_WITHOUT = """<?xpacket begin="\ufeff" id="W5M0MpCehiHzreSzNTczkc9d"?>
+<x:xmpmeta xmlns:dc="http://purl.org/dc/elements/1.1/" \
+xmlns:rdf="http://www.w3.org/1999/02/22-rdf-syntax-ns#" xmlns:x="adobe:ns:meta/" \
+xmlns:xmp="http://ns.adobe.com/xap/1.0/"><rdf:RDF><rdf:Description rdf:about=""><dc:title><rdf:Alt>\
+<rdf:li xml:lang="x-default" /></rdf:Alt></dc:title><xmp:CreatorTool>t</xmp:CreatorTool></rdf:Description>\
+</rdf:RDF></x:xmpmeta>
+<?xpacket end="r"?>"""
+
+
+def test_the_bytes_are_those_of_every_film_so_far() -> None:
+    """A film is compared with what was made before by its bytes."""
+    facts = {"storyboard": "version: 1\n]]>\x07", "storyboardName": "猫\U0001f408.yaml", "engine": ""}
+    about = About('Fog & <sea> "x"\r\n\'', "svi-story 0.1", "Stable Video Infinity 2.0", facts)
+    assert xmp_packet(about).decode() == GOLDEN
+    assert xmp_packet(About("", "t", "", {})).decode() == GOLDEN_WITHOUT
+
+
+def test_packets_of_several_threads_and_of_other_users_of_the_same_names() -> None:
+    """The preview's thread makes packets while the film's does; a library may have other prefixes."""
+    wanted = xmp_packet(ABOUT)
+    before = sys.getswitchinterval()
+    sys.setswitchinterval(1e-6)
+    try:
+        with (
+            patch.dict("xml.etree.ElementTree._namespace_map", {RDF: "other"}),
+            ThreadPoolExecutor(2) as threads,
+        ):
+            made = list(threads.map(lambda _: {xmp_packet(ABOUT) for _ in range(2000)}, range(2)))
+    finally:
+        sys.setswitchinterval(before)
+    assert made == [{wanted}] * 2
 
 
 def test_the_same_bytes_in_another_process() -> None:

@@ -4,17 +4,20 @@ import signal
 import sys
 from typing import NoReturn
 
+from svi_story.cli.streams import open_streams
+
 INTERRUPTED = 130
 
 
 def main() -> None:
     """The `svi-story` command. SIGTERM and SIGHUP stop it just as ^C does, from the first moment on."""
+    open_streams()
     try:
         for number in (signal.SIGTERM, signal.SIGHUP):
             signal.signal(number, _interrupt)
-        from svi_story.cli.app import run
+        from svi_story.cli.app import app
 
-        run()
+        app()
     except KeyboardInterrupt:
         sys.stderr.write("interrupted before anything was started\n")
         raise SystemExit(INTERRUPTED) from None

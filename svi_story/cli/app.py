@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import sys
 import traceback
 from pathlib import Path
@@ -13,12 +12,33 @@ from typer.core import TyperGroup
 
 from svi_story import __version__
 from svi_story.cli import INTERRUPTED, boards, doctor, export, films, models, preview, review, storage
-from svi_story.cli.terminal import BUG, complain, log_bug
+from svi_story.cli.terminal import BUG, complain, give_up_output, log_bug
 from svi_story.errors import InputError, StoryError
+
+NOT_UNDERSTOOD = 2
+"""The exit code for a command line that is wrong."""
 
 
 class ErrorBoundary(TyperGroup):
     """Turns every way to fail into a message for people and an exit code: known 1 or 2, bug 3, ^C 130."""
+
+    def main(self, *args: Any, **options: Any) -> Any:
+        """Run the command line, and end with its exit code."""
+        try:
+            code = super().main(*args, **{**options, "standalone_mode": False}) or 0
+        except typer.TyperException as error:
+            complain(*_usage(error))
+            code = getattr(error, "exit_code", NOT_UNDERSTOOD)
+        except typer.Abort:
+            complain("stopped; nothing was started")
+            code = 1
+        except OSError as error:  # what is written before a command runs, as its help
+            code = give_up_output(error)
+        try:
+            sys.stdout.flush()
+        except OSError as error:
+            code = code or give_up_output(error)
+        sys.exit(code)
 
     def invoke(self, ctx: Any) -> Any:
         """Run the chosen command."""
@@ -33,20 +53,26 @@ class ErrorBoundary(TyperGroup):
             again = str(error) or "the same command again"
             complain(f"interrupted; what was done is kept. To go on: {again}")
             raise typer.Exit(INTERRUPTED) from error
-        except BrokenPipeError as error:
-            # Whoever read our output has left: say nothing more, not even from the interpreter's exit.
-            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-            raise typer.Exit(1) from error
         except (typer.TyperException, typer.Exit, typer.Abort):
             raise
         except OSError as error:
             # Our own files are guarded where they are written: this is the world, as a full standard output.
-            complain(f"{error.filename or 'standard output'}: {error.strerror}; see to it and run it again")
-            raise typer.Exit(1) from error
+            raise typer.Exit(give_up_output(error)) from error
         except Exception as error:
             complain(f"this is a bug in svi-story, not your mistake: {type(error).__name__}: {error}")
             complain(f"please report it with this log: {log_bug(traceback.format_exc())}")
             raise typer.Exit(BUG) from error
+
+
+def _usage(error: typer.TyperException) -> list[str]:
+    """What to say about a command line that is not understood."""
+    context, message = getattr(error, "ctx", None), error.format_message()
+    if context is None:
+        return [f"Error: {message}"]
+    if message == context.get_help():  # no command was named
+        return message.splitlines()
+    usage = context.get_usage().splitlines()
+    return [*usage, f"Try '{context.command_path} --help' for help.", "", f"Error: {message}"]
 
 
 def _check_folder() -> None:
@@ -98,12 +124,3 @@ review.register(app)
 storage.register(app)
 models.register(app)
 doctor.register(app)
-
-
-def run() -> None:
-    """Run the command that was typed."""
-    for name in ("stdout", "stderr"):
-        if getattr(sys, name) is None:  # closed by whoever started us: nobody wants to know
-            setattr(sys, name, Path(os.devnull).open("w"))  # noqa: SIM115 - for as long as the program runs
-        getattr(sys, name).reconfigure(errors="backslashreplace")
-    app()

@@ -169,9 +169,9 @@ def plan(
         answer_json({"boards": boards, "schedule": costs.as_json(found)})
     else:
         for job in jobs:
-            answer(plans.as_text(job, store_of(job), why=why))
+            answer(*plans.as_lines(job, store_of(job), why=why))
         if found:
-            answer(costs.as_text(found))
+            answer(*costs.as_lines(found))
     _exit_for(jobs, rejected)
 
 
@@ -201,7 +201,7 @@ def status(
     elif states:
         titles = ("board", "state", "cached", "partial", "to_render", "film")
         rows = [["-" if state[title] is None else str(state[title]) for title in titles] for state in states]
-        answer(table(titles, rows))
+        answer(*table(titles, rows))
     _exit_for(jobs, rejected)
 
 
@@ -217,7 +217,7 @@ def schema() -> None:
 
     from svi_story.storyboard.schema import json_schema
 
-    answer(json.dumps(json_schema(), indent=2, ensure_ascii=False))
+    answer(*json.dumps(json_schema(), indent=2, ensure_ascii=False).split("\n"))
 
 
 def _prepare(

@@ -7,7 +7,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from svi_story.cli.terminal import answer_json, complain, plain, shorten
+from svi_story.cli.terminal import answer_json, complain, drop_output, shorten
+from svi_story.errors import RenderError, on_one_line
 from svi_story.events import (
     BoardDelayed,
     BoardFailed,
@@ -52,19 +53,51 @@ def warn(event: Event) -> None:
 
 def tell(event: Event) -> None:
     """Show everything, a line each."""
-    complain(str(event))
+    complain(*lines_of(event))
+
+
+def lines_of(event: Event) -> tuple[str, ...]:
+    """An event for people: one line, but for a board that is refused, which may have many faults."""
+    return event.problems if isinstance(event, BoardRefused) else (str(event),)
 
 
 def to_json(event: Event) -> None:
-    """Give every event as a line of JSON on standard output."""
+    """Give an event as a line of JSON on standard output."""
     answer_json(as_json(event))
+
+
+class JsonLines:
+    """Gives every event as a line of JSON on standard output.
+
+    Where that cannot be written the work goes on without, and fails in the end.
+    """
+
+    def __init__(self) -> None:
+        self.error: OSError | None = None
+
+    def __call__(self, event: Event) -> None:
+        """Give one event."""
+        if self.error is None:
+            try:
+                to_json(event)
+            except OSError as error:
+                drop_output()
+                self.error = error
+
+    def check(self) -> None:
+        """Raises RenderError when an event could not be given."""
+        if self.error:
+            what = "not every event could be told; what was made is kept"
+            raise RenderError(f"standard output: {self.error.strerror}: {what}")
 
 
 @contextmanager
 def reporter(*, as_json: bool, quiet: bool, verbose: bool) -> Iterator[Reporter]:
     """The reporter that fits what the user asked for and where standard error goes."""
     if as_json:
-        yield to_json
+        events = JsonLines()
+        yield events
+        events.check()
     elif quiet:
         yield fail
     elif verbose:
@@ -139,9 +172,13 @@ class Bars:
                 | BoardFailed()
                 | BoardRefused()
             ):
-                self.progress.console.print(plain(str(event)), soft_wrap=True)
+                self._tell(event)
             case _:
                 pass
+
+    def _tell(self, event: Event) -> None:
+        for line in lines_of(event):
+            self.progress.console.print(on_one_line(line), soft_wrap=True)
 
     def _move(self, event: StepDone | FramesDone | Hashing) -> None:
         """The lower bar: steps, then frames; or the bytes of a file that is hashed for the first time.

@@ -98,9 +98,9 @@ def _sum(costs: Sequence[Cost]) -> float | None:
     return sum(known) if len(known) == len(costs) else None
 
 
-def as_text(costs: Sequence[Cost]) -> str:
+def as_lines(costs: Sequence[Cost]) -> list[str]:
     """The last block of `plan`, for a person."""
-    return "\n".join(line for cost in costs for line in _lines(cost))
+    return [line for cost in costs for line in _lines(cost)]
 
 
 def _lines(cost: Cost) -> list[str]:

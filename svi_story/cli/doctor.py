@@ -110,7 +110,7 @@ def _smoke(trial: Trial) -> Iterator[Finding]:
 
 
 def _show(findings: Sequence[Finding]) -> None:
-    answer(table(("what", "state", ""), [(each.name, each.state, each.detail) for each in findings]))
+    answer(*table(("what", "state", ""), [(each.name, each.state, each.detail) for each in findings]))
     for each in findings:
         if each.cure and each.state != "ok":
             answer(f"{each.name}: {each.cure}")

@@ -30,7 +30,18 @@ from svi_story.cli.options import (
     chosen,
     fingerprints_in,
 )
-from svi_story.cli.terminal import BUG, Interrupted, answer, complain, log_bug, shorten, table
+from svi_story.cli.terminal import (
+    BUG,
+    LEFT,
+    Interrupted,
+    answer,
+    complain,
+    drop_output,
+    give_up_output,
+    log_bug,
+    shorten,
+    table,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -101,20 +112,37 @@ def render(
             outcomes = _render(places, cache, choice, wish, Retry(retries), report, makers)
     except KeyboardInterrupt:
         raise Interrupted(_again(sys.argv[1:])) from None
+    told = True
     if not as_json and not wish.only:
         done = {outcome.board for outcome in outcomes if outcome.ending == "done"}
-        for place in places:
-            if place.board in done:
-                answer(str(place.film))
+        told = _tell_films([place.film for place in places if place.board in done])
     if len(outcomes) > 1 and not quiet:
         _show_endings(outcomes)
-    raise typer.Exit(_exit_code(outcomes))
+    raise typer.Exit(_exit_code(outcomes) or (0 if told else 1))
+
+
+def _tell_films(films: Sequence[Path]) -> bool:
+    """Tell where the films are; False when somebody wants to know and cannot be told.
+
+    A reader who has left does not: whoever reads the first lines of a night's output still has its films.
+    """
+    try:
+        for film in films:
+            answer(str(film))
+        sys.stdout.flush()
+    except OSError as error:
+        if error.errno in LEFT:
+            drop_output()
+            return True
+        give_up_output(error)
+        return False
+    return True
 
 
 def _show_endings(outcomes: Sequence[Outcome]) -> None:
     """How every board ended."""
     rows = ((str(each.board), each.ending, shorten(each.message, 100)) for each in outcomes)
-    complain(table(("board", "ended", ""), rows))
+    complain(*table(("board", "ended", ""), rows))
 
 
 def _render(
@@ -149,7 +177,7 @@ def _render(
                     *(setup.engine, setup.options, fingerprints.file),
                     *(Store(setup.cache, report).embedding, listener),
                 )
-                for setup in {item.setup for item in orders}
+                for setup in dict.fromkeys(item.setup for item in orders)
             }
             outcomes = [*render_orders(orders, engines, listener, retry, makers), *outcomes]
     endings = Counter(outcome.ending for outcome in outcomes)

@@ -61,7 +61,7 @@ def list_models(models: Models = MODELS, as_json: AsJson = False) -> None:
         answer_json({"models": str(models.resolve()), "parts": parts, "variants": ready})
         return
     rows = [(held.part.what, held.state, in_bytes(held.bytes), _place(held, models)) for held in holdings]
-    answer(table(("part", "state", "size", "place"), rows))
+    answer(*table(("part", "state", "size", "place"), rows))
     for variant in VARIANTS:
         lacking = lacks(holdings, variant)
         cure = f"see what is missing with: svi-story models check --variant {variant}"
@@ -119,7 +119,7 @@ def check(
             (each.part, in_bytes(each.bytes), each.sha256, each.known or "unknown", str(each.file))
             for each in report.files
         ]
-        answer(table(("part", "size", "sha256", "known as", "file"), rows))
+        answer(*table(("part", "size", "sha256", "known as", "file"), rows))
     for note in report.notes:
         complain(f"note: {note}")
     for problem in report.problems:
@@ -194,7 +194,7 @@ def _show(items: Sequence[Item], models: Path) -> None:
         size = in_bytes(sum(item.to_read for item in mine))
         rows.append((repo, licence, str(len(mine)), size, str(models / folder)))
     if rows:
-        complain(table(("repository", "licence", "files", "to download", "place"), rows))
+        complain(*table(("repository", "licence", "files", "to download", "place"), rows))
     for item in missing:
         if item.replaces:
             complain(f"{item.target}: {item.replaces}; it will be replaced")

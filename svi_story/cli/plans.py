@@ -79,17 +79,17 @@ def _with_tasks(job: Job) -> list[tuple[Shot, tuple[Task, ...]]]:
     return list(zip(job.plan.shots, job.tasks or ((),) * len(job.plan.shots), strict=True))
 
 
-def as_text(job: Job, store: Store, *, why: bool) -> str:
+def as_lines(job: Job, store: Store, *, why: bool) -> list[str]:
     """One board of `plan`, for a person."""
     plan = job.plan
     head = (
-        f"{job.place.board} -> {job.place.film}\n{plan.frames} frames, {plan.seconds:.2f} s "
-        f"at {plan.cut.fps} fps, {plan.size}, {_settings(job)}"
+        f"{job.place.board} -> {job.place.film}",
+        f"{plan.frames} frames, {plan.seconds:.2f} s at {plan.cut.fps} fps, {plan.size}, {_settings(job)}",
     )
     rows = (_row(number, *pair, job, store) for number, pair in enumerate(_with_tasks(job), 1))
     told = ["", *reasons(job)] if why else []
     memory = [_memory(rung, need) for rung, need in _needs(job).items()]
-    return "\n".join([head, *memory, "", table(TITLES, rows), *told, ""])
+    return [*head, *memory, "", *table(TITLES, rows), *told, ""]
 
 
 def _needs(job: Job) -> Mapping[str, Need]:

@@ -51,7 +51,7 @@ def list_cache(cache: Cache = CACHE, as_json: AsJson = False) -> None:
         )
         for item in found
     ]
-    answer(table(("kind", "key", "size", "last used", "in use", "clip and prompt"), rows))
+    answer(*table(("kind", "key", "size", "last used", "in use", "clip and prompt"), rows))
     complain(f"{len(found)} things, {in_bytes(sum(item.bytes for item in found))}")
 
 

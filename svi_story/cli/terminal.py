@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import errno
 import json
+import os
 import shutil
 import sys
 import tempfile
-import unicodedata
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from svi_story import __version__
+from svi_story.errors import on_one_line
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -26,33 +28,43 @@ class Interrupted(KeyboardInterrupt):
 LEAST_ROOM = 12
 """Characters of a table's last column, however narrow the terminal."""
 
-KEPT = "\n\t"
-BIDI_CONTROLS = "\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069"
+
+def complain(*lines: str) -> None:
+    """Tell a person, on standard error. Each argument is a line: line breaks in it are escaped."""
+    sys.stderr.write("".join(f"{on_one_line(line)}\n" for line in lines))
 
 
-def plain(text: str) -> str:
-    """Text without control characters and without marks that turn the reading direction around."""
-    return "".join(
-        char
-        for char in text
-        if char in KEPT or (unicodedata.category(char) not in ("Cc", "Cs") and char not in BIDI_CONTROLS)
-    )
-
-
-def complain(message: str) -> None:
-    """Tell a person, on standard error."""
-    sys.stderr.write(plain(message) + "\n")
-
-
-def answer(line: str) -> None:
-    """Give data, on standard output."""
-    sys.stdout.write((plain(line) if sys.stdout.isatty() else line) + "\n")
+def answer(*lines: str) -> None:
+    """Give text, on standard output. Each argument is a line: line breaks in it are escaped."""
+    sys.stdout.write("".join(f"{on_one_line(line)}\n" for line in lines))
 
 
 def answer_json(value: object) -> None:
     """Give one JSON value on a line of its own (ASCII, so that any terminal and pipe takes it)."""
     sys.stdout.write(json.dumps(value, allow_nan=False) + "\n")
     sys.stdout.flush()
+
+
+LEFT = (errno.EPIPE, errno.EBADF)
+"""Nobody reads standard output any more, or nobody ever wanted to."""
+
+
+def give_up_output(error: OSError) -> int:
+    """Say what could not be written, standard output where no file is named; returns the exit code."""
+    if error.errno != errno.EPIPE or error.filename:
+        complain(
+            f"{error.filename or 'standard output'}: {error.strerror or error}; see to it and run it again"
+        )
+    if not error.filename:
+        drop_output()
+    return 1
+
+
+def drop_output() -> None:
+    """Send nowhere what is still on its way to standard output: the interpreter would fail with it again."""
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nowhere, sys.stdout.fileno())
+    os.close(nowhere)
 
 
 def log_bug(trace: str) -> Path:
@@ -66,25 +78,25 @@ def log_bug(trace: str) -> Path:
 
 def shorten(text: str, width: int) -> str:
     """The beginning of a text on one line, at most `width` characters."""
-    line = " ".join(plain(text).split())
+    line = on_one_line(" ".join(text.split()))
     return line if len(line) <= width else line[: width - 1] + "…"
 
 
-def table(titles: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
-    """Columns of plain text, each as wide as its widest cell; the last one takes what a terminal leaves."""
+def table(titles: Sequence[str], rows: Iterable[Sequence[str]]) -> list[str]:
+    """Lines of columns, each as wide as its widest cell; the last one takes what a terminal leaves."""
     from rich.cells import cell_len
 
-    lines = [tuple(titles), *(tuple(plain(cell) for cell in row) for row in rows)]
+    lines = [tuple(titles), *(tuple(on_one_line(cell) for cell in row) for row in rows)]
     widths = [max(cell_len(line[column]) for line in lines) for column in range(len(titles) - 1)]
     if sys.stdout.isatty():
         room = max(shutil.get_terminal_size().columns - sum(widths) - 2 * len(widths), LEAST_ROOM)
         lines = [(*line[:-1], shorten(line[-1], room)) for line in lines]
-    return "\n".join(
+    return [
         "  ".join(
             [*(c + " " * (w - cell_len(c)) for c, w in zip(line[:-1], widths, strict=True)), line[-1]]
         ).rstrip()
         for line in lines
-    )
+    ]
 
 
 def in_bytes(count: int) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import io
 import os
+import re
 import stat
 import warnings
 from typing import TYPE_CHECKING, BinaryIO, Literal
@@ -27,6 +28,7 @@ MAX_BYTES = 300 * 2**20
 BACKGROUND = (0, 0, 0)
 """What shows through transparent pixels: black, as the bars of `fit: pad`."""
 
+_PILLOWS_WARNINGS = ("ignore", None, Warning, re.compile(r"PIL\."), 0)
 _CURE = "save it again as an 8-bit PNG or JPEG"
 _ORIENTATION = 0x0112
 _UPRIGHT = {
@@ -56,9 +58,11 @@ def open_picture(path: Path) -> Image.Image:
 
     Errors: PictureError for whatever is no readable image of `FORMATS`.
     """
-    with _open_regular(path) as file, warnings.catch_warnings():
-        # Pillow warns about sizes that our own limit judges, and about metadata that no pixel depends on.
-        warnings.simplefilter("ignore")
+    # Pillow warns about sizes that our own limit judges, and about metadata that no pixel depends on.
+    # Not with `catch_warnings`: it puts the filters of all threads back to what they were for one of them.
+    if _PILLOWS_WARNINGS not in warnings.filters:
+        warnings.filterwarnings("ignore", module=_PILLOWS_WARNINGS[3].pattern)
+    with _open_regular(path) as file:
         return _as_rgb(path, _decoded(path, file))
 
 

@@ -119,7 +119,7 @@ class Manifest(Part):
             raise ValueError("it names one file as weights and as something else")
         if not self.entries <= set(self.keys):
             raise ValueError("it holds segments that the film is not made of")
-        for key in self.entries:
+        for key in sorted(self.entries):
             if any(name not in self.members for name in entry_members(key)):
                 raise ValueError(f"entry {key[:12]} is not whole")
         return self

@@ -33,7 +33,7 @@ def load_bundled(bundle: Unpacked, models: Path | None, fingerprints: Fingerprin
     Raises InputError for whatever is wrong with it, as for names of files that the bundle does not hold.
     """
     manifest = bundle.manifest
-    wanted = {sealed for sealed in manifest.weights.values() if sealed}
+    wanted = list(dict.fromkeys(sealed for sealed in manifest.weights.values() if sealed))
     found = find_weights(wanted, models, fingerprints) if models else {}
     weights = {
         name: found.get(sealed.sha256 if sealed else "", _lacking(bundle, sealed))

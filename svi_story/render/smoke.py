@@ -125,7 +125,7 @@ def segments(trial: Trial, folder: Path) -> tuple[Segment, Segment, Segment]:
     from svi_story.storyboard.templates import create
 
     template = create("minimal", folder / "template")
-    reference = trial.reference or next(template.parent.glob("images/*"))
+    reference = trial.reference or min(template.parent.glob("images/*"))
     if not reference.is_file():
         raise InputError(Problem("no such image; check the path", file=str(reference)))
     engine = {"variant": trial.variant, "steps": trial.steps, "max_frames": trial.frames}

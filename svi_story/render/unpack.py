@@ -235,8 +235,8 @@ def _settle(folder: Path) -> None:
     """Force all to the disk but the entries, which the store verifies when they are used."""
     own = own_cache(folder).root
     for parent, names_, files in os.walk(folder):
-        names_[:] = [name for name in names_ if Path(parent, name) != own]
-        for path in (*(Path(parent, name) for name in files), Path(parent)):
+        names_[:] = sorted(name for name in names_ if Path(parent, name) != own)
+        for path in (*(Path(parent, name) for name in sorted(files)), Path(parent)):
             sync(path)
 
 

@@ -173,9 +173,8 @@ class PromptFile:
             what = f"{token.prefix} before a quote makes it more than text; remove the {token.prefix}"
             self._stop(token, what)
         try:
-            with warnings.catch_warnings():
-                warnings.simplefilter("ignore")  # "\d" is read as Python reads it
-                return str(ast.literal_eval(token.string))
+            warnings.filterwarnings("ignore", module="<unknown>")  # "\d" is read as Python reads it
+            return str(ast.literal_eval(token.string))
         except (SyntaxError, ValueError):
             self._stop(
                 token, "an escape with a backslash that Python does not know; write \\\\ for a backslash"

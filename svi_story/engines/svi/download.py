@@ -218,7 +218,7 @@ def _fetch(item: Item, hub: Hub, progress: Progress) -> None:
 
 def _tidy(item: Item) -> None:
     """Remove what was begun of other versions of a file, and what grew too long to be this one."""
-    for other in item.target.parent.glob(f".{escape(item.target.name)}.*.part"):
+    for other in sorted(item.target.parent.glob(f".{escape(item.target.name)}.*.part")):
         if other != item.work or other.stat().st_size > item.expected.bytes:
             other.unlink()
 

@@ -171,7 +171,7 @@ class Svi:
         """
         if not segments:
             return
-        sets = {(one.sampler.variant, extras_of(one, self._options.root)) for one in segments}
+        sets = dict.fromkeys((one.sampler.variant, extras_of(one, self._options.root)) for one in segments)
         prompts = [prompt for one in segments for prompt in _prompts(one)]
         checks: list[Callable[[], object]] = [partial(self._start_with_text, segments, prompts)]
         checks += [partial(self._check_loras, *some) for some in sets]

@@ -137,7 +137,7 @@ class Experts:
         """Take the other experts off the device, into RAM or away. Streamed ones are in RAM all the time."""
         if self._choice.rung == "resident":
             return
-        for other in self.held - {expert}:
+        for other in [held for held in self._models if held != expert]:
             if not self._choice.keep:
                 self._forget(other)
             elif self._choice.rung == "offload":

@@ -102,7 +102,7 @@ def check_distill(pair: Pair) -> None:
 
 def _doubles(pair: Pair, digest: Digest) -> list[str]:
     """A note for each of the pair that is the same as another SVI file: one was saved under two names."""
-    beside = {other for file in (pair.high, pair.low) for other in file.parent.glob("*.safetensors")}
+    beside = [other for file in (pair.high, pair.low) for other in file.parent.glob("*.safetensors")]
     others = sorted({pair.high, pair.low, *(file for file in beside if named_role(file))})
     return [
         f"{file}: the same file as {other.name}; the official ones all differ, so download both again"

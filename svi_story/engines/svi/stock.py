@@ -77,7 +77,7 @@ def _both(pair: Pair) -> tuple[Path, Path]:
 def _pieces(root: Path, part: Part) -> tuple[Path, ...]:
     """What there is of a part that is not whole, in upstream's place for it."""
     patterns = (*part.needed, *part.besides)
-    return tuple(file for pattern in patterns for file in (root / part.source.folder).glob(pattern))
+    return tuple(file for pattern in patterns for file in sorted((root / part.source.folder).glob(pattern)))
 
 
 def _bytes(files: Sequence[Path]) -> int:
