@@ -13,12 +13,13 @@ import socket
 import stat
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import TYPE_CHECKING, BinaryIO
+from typing import TYPE_CHECKING
 
 from svi_story.errors import PassingError, Problem, RenderError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+    from io import BufferedReader
 
 TEMP = ".tmp-"
 CHANGED = "changed while it was read"
@@ -139,7 +140,7 @@ def write_atomic(path: Path, data: bytes) -> None:
     sync(path.parent)
 
 
-def open_regular(path: Path, most: int | None = None, buffering: int = -1) -> BinaryIO:
+def open_regular(path: Path, most: int | None = None) -> BufferedReader:
     """Open a regular file for reading, without ever waiting for it.
 
     Every file that is read is opened here: a pipe would be waited for, a device has no end, and opening one
@@ -149,7 +150,7 @@ def open_regular(path: Path, most: int | None = None, buffering: int = -1) -> Bi
     _check_regular(path, path.stat(), most)
     # It may be swapped for a pipe meanwhile: O_NONBLOCK keeps that from being waited for.
     flags = os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOCTTY
-    file = os.fdopen(os.open(path, flags), "rb", buffering=buffering)
+    file = os.fdopen(os.open(path, flags), "rb")
     try:
         _check_regular(path, os.fstat(file.fileno()), most)
     except BaseException:
@@ -177,7 +178,7 @@ def read_chunks(path: Path, most: int | None = None, chunk: int = CHUNK) -> Iter
 
     Raises UnfitError as `open_regular`, and for a file that grows or shrinks meanwhile.
     """
-    with open_regular(path, most, buffering=0) as file:
+    with open_regular(path, most) as file:
         left = os.fstat(file.fileno()).st_size
         while data := file.read(min(chunk, left + 1)):
             left -= len(data)
@@ -210,6 +211,20 @@ def regular_size(path: Path) -> int | None:
     """A regular file's size in bytes, or None for anything else."""
     status = path.stat()
     return status.st_size if stat.S_ISREG(status.st_mode) else None
+
+
+def folds_case(folder: Path) -> bool:
+    """Whether names that differ only in case are one file there, as far as names that are there can tell.
+
+    Nothing is written. The folder need not exist yet: then it is asked of what it would lie in.
+    """
+    for place in (folder.absolute(), *folder.absolute().parents):
+        with suppress(OSError):
+            names = {name for name in os.listdir(place) if name.isascii()}  # noqa: PTH208 - names alone
+            for name in sorted(names):
+                if name.swapcase() not in names:
+                    return os.path.lexists(place / name.swapcase())
+    return False
 
 
 def measure(path: Path) -> tuple[int, float]:

@@ -38,7 +38,7 @@ if TYPE_CHECKING:
 
     from svi_story.events import Reporter
     from svi_story.render.batch import Hands, Outcome, Wish
-    from svi_story.render.jobs import Choice, Place
+    from svi_story.render.jobs import Choice, Place, Rejected
     from svi_story.render.retry import Retry
 
 
@@ -90,7 +90,7 @@ def render(
     from svi_story.cli.console import reporter
     from svi_story.engines import EngineOptions
     from svi_story.render.batch import Wish
-    from svi_story.render.jobs import find_places
+    from svi_story.render.jobs import Place, find_places
     from svi_story.render.retry import Retry
 
     options = EngineOptions(models, dtype, attention, memory, vae)
@@ -104,7 +104,7 @@ def render(
     if not as_json and not wish.only:
         done = {outcome.board for outcome in outcomes if outcome.ending == "done"}
         for place in places:
-            if place.board in done:
+            if isinstance(place, Place) and place.board in done:
                 answer(str(place.film))
     if len(outcomes) > 1 and not quiet:
         _show_endings(outcomes)
@@ -118,7 +118,7 @@ def _show_endings(outcomes: Sequence[Outcome]) -> None:
 
 
 def _render(
-    places: Sequence[Place],
+    places: Sequence[Place | Rejected],
     cache: Path,
     choice: Choice,
     wish: Wish,

@@ -35,9 +35,9 @@ class SoundError(InputError):
 
 
 def open_sound(path: Path) -> BinaryIO:
-    """Open a regular file for reading, unbuffered. Raises SoundError for anything else, and never waits."""
+    """Open a regular file for reading. Raises SoundError for anything else, and never waits."""
     try:
-        file = open_regular(path, buffering=0)
+        file = open_regular(path)
     except FileNotFoundError:
         raise SoundError(path, "does not exist; check the path and its spelling") from None
     except UnfitError as error:
