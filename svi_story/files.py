@@ -19,8 +19,12 @@ from svi_story.errors import PassingError, Problem, RenderError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+    from io import BufferedReader
 
 TEMP = ".tmp-"
+CHANGED = "changed while it was read"
+CHUNK = 2**20
+"""Bytes read at a time."""
 
 SPACE = "free some space (`svi-story cache gc` lists what is old), then run the same command again"
 RIGHTS = "make it writable for you, or choose another cache with --cache, then run the same command again"
@@ -50,6 +54,13 @@ class CorruptError(RenderError):
     """A file is not what was written. Internal: the store makes a miss and a warning of it."""
 
 
+class UnfitError(OSError):
+    """What lies under a name cannot be read as a file: `strerror` says why, as `is a folder`."""
+
+    def __init__(self, path: Path, reason: str) -> None:
+        super().__init__(errno.EBADMSG, reason, str(path))
+
+
 @contextmanager
 def disk(path: Path, doing: str) -> Iterator[None]:
     """Turn any OSError inside into a RenderError that names `path`, what was being done, and the cure.
@@ -59,7 +70,7 @@ def disk(path: Path, doing: str) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        cure = CURES.get(error.errno or 0, CHECK)
+        cure = IN_THE_WAY if isinstance(error, UnfitError) else CURES.get(error.errno or 0, CHECK)
         reason = error.strerror or str(error)
         what = f"{doing} failed: {reason}; {cure}: everything rendered so far is kept"
         kind = PassingError if error.errno in PASSING else RenderError
@@ -129,16 +140,91 @@ def write_atomic(path: Path, data: bytes) -> None:
     sync(path.parent)
 
 
-def sha256_file(path: Path) -> str:
-    """The sha256 (hex) of a file's bytes."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+def open_regular(path: Path, most: int | None = None) -> BufferedReader:
+    """Open a regular file for reading, without ever waiting for it.
+
+    Every file that is read is opened here: a pipe would be waited for, a device has no end, and opening one
+    may do something. Links are followed. Raises UnfitError for anything else than a regular file, and for one
+    of more than `most` bytes; any other OSError comes as it is, ValueError for a name with a NUL.
+    """
+    _check_regular(path, path.stat(), most)
+    # It may be swapped for a pipe meanwhile: O_NONBLOCK keeps that from being waited for.
+    flags = os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOCTTY
+    file = os.fdopen(os.open(path, flags), "rb")
+    try:
+        _check_regular(path, os.fstat(file.fileno()), most)
+    except BaseException:
+        file.close()
+        raise
+    return file
+
+
+def _check_regular(path: Path, status: os.stat_result, most: int | None) -> None:
+    if stat.S_ISDIR(status.st_mode):
+        raise UnfitError(path, "is a folder")
+    if not stat.S_ISREG(status.st_mode):
+        raise UnfitError(path, "is not a regular file")
+    if most is not None and status.st_size > most:
+        raise UnfitError(path, f"is larger than {most:,} bytes")
+
+
+def check_regular(path: Path) -> None:
+    """For what a library opens by name. Raises as `open_regular`."""
+    open_regular(path).close()
+
+
+def read_chunks(path: Path, most: int | None = None, chunk: int = CHUNK) -> Iterator[bytes]:
+    """A regular file's bytes, piece by piece, and never more than it held when it was opened.
+
+    Raises UnfitError as `open_regular`, and for a file that grows or shrinks meanwhile.
+    """
+    with open_regular(path, most) as file:
+        left = os.fstat(file.fileno()).st_size
+        while data := file.read(min(chunk, left + 1)):
+            left -= len(data)
+            if left < 0:
+                break
+            yield data
+        if left:
+            raise UnfitError(path, CHANGED)
+
+
+def read_regular(path: Path, most: int) -> bytes:
+    """The bytes of a regular file of at most `most` bytes. Raises as `read_chunks`."""
+    with open_regular(path, most) as file:
+        size = os.fstat(file.fileno()).st_size
+        data = file.read(size + 1)
+    if len(data) != size:
+        raise UnfitError(path, CHANGED)
+    return data
+
+
+def sha256_file(path: Path, most: int | None = None) -> str:
+    """The sha256 (hex) of a regular file's bytes. Raises as `read_chunks`."""
+    digest = hashlib.sha256()
+    for data in read_chunks(path, most):
+        digest.update(data)
+    return digest.hexdigest()
 
 
 def regular_size(path: Path) -> int | None:
-    """A regular file's size in bytes, or None for anything else: reading a pipe would wait for ever."""
+    """A regular file's size in bytes, or None for anything else."""
     status = path.stat()
     return status.st_size if stat.S_ISREG(status.st_mode) else None
+
+
+def folds_case(folder: Path) -> bool:
+    """Whether names that differ only in case are one file there, as far as names that are there can tell.
+
+    Nothing is written. The folder need not exist yet: then it is asked of what it would lie in.
+    """
+    for place in (folder.absolute(), *folder.absolute().parents):
+        with suppress(OSError):
+            names = {name for name in os.listdir(place) if name.isascii()}  # noqa: PTH208 - names alone
+            for name in sorted(names):
+                if name.swapcase() not in names:
+                    return os.path.lexists(place / name.swapcase())
+    return False
 
 
 def measure(path: Path) -> tuple[int, float]:
@@ -169,6 +255,8 @@ WRITE_CURES = {
     errno.EROFS: "choose a place that is not read-only",
     errno.ENOENT: "make that folder",
     errno.ENAMETOOLONG: "choose a shorter name",
+    errno.EISDIR: "move away the folder that is there under that name",
+    errno.ENOTDIR: "move away what lies there instead of a folder",
 }
 
 

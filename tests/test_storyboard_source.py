@@ -111,7 +111,7 @@ def test_an_unreadable_file_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
         raise PermissionError(13, "Permission denied")
 
     path = board(HEAD + CLIPS)
-    monkeypatch.setattr(Path, "open", denied)  # root may read everything, so the mode alone proves nothing
+    monkeypatch.setattr("os.open", denied)  # root may read everything, so the mode alone proves nothing
     assert refusal(path) == "board.yaml: cannot be read (Permission denied); check its permissions"
 
 

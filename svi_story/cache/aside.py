@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from svi_story.cache.layout import KEY, names
 from svi_story.errors import RenderError
 from svi_story.events import Warned
-from svi_story.files import make_folder, sync, write_atomic
+from svi_story.files import make_folder, read_regular, sync, write_atomic
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -23,6 +23,7 @@ FORCED = "forced"
 """The reason of what a user asked to make again."""
 
 REASON = "reason.txt"
+LONGEST_REASON = 2**16
 KEY_LENGTH = 64
 
 
@@ -52,7 +53,7 @@ def set_aside_for(layout: Layout, reason: str) -> frozenset[str]:
 
 def _reason(folder: Path) -> str:
     try:
-        return (folder / REASON).read_text("utf-8").strip()
+        return read_regular(folder / REASON, LONGEST_REASON).decode().strip()
     except (OSError, ValueError):
         return ""
 

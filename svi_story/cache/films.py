@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from svi_story.cache.layout import names
 from svi_story.events import Warned
-from svi_story.files import disk, make_folder, write_atomic
+from svi_story.files import disk, make_folder, read_regular, write_atomic
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -18,6 +18,9 @@ if TYPE_CHECKING:
 
     from svi_story.cache.layout import Layout
     from svi_story.events import Reporter
+
+LARGEST = 16 * 2**20
+"""Bytes of a record; a film of the most segments takes 3 MB."""
 
 
 @dataclass(frozen=True)
@@ -103,7 +106,7 @@ def _records(layout: Layout) -> Iterator[tuple[Path, Film | None]]:
 
 def _read(path: Path, root: Path) -> Film | None:
     try:
-        record = json.loads(path.read_bytes())
+        record = json.loads(read_regular(path, LARGEST))
         film, board = root / str(record["film"]), root / str(record["board"])
         return Film(film, board, frozenset(record["keys"]), frozenset(record["pieces"]))
     except (OSError, ValueError, KeyError, TypeError, RecursionError):

@@ -13,7 +13,7 @@ from contextlib import suppress
 from itertools import chain
 from typing import TYPE_CHECKING, Self, cast
 
-from svi_story.files import CorruptError, disk
+from svi_story.files import CorruptError, check_regular, disk
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -120,6 +120,7 @@ class Frames:
 
         self._path = path
         try:
+            check_regular(path)
             # An absolute name is never taken for a protocol ("a:b.avi"); the format is never guessed.
             self._container = av.open(str(path.absolute()), format="avi", options=TRUSTED)
         except (av.FFmpegError, OSError) as error:

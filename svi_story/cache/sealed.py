@@ -10,7 +10,16 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING, TypeVar
 
 from svi_story.cache.layout import FRAMES, LATENTS, PIECE_FILE
-from svi_story.files import CorruptError, make_folder, regular_size, sha256_file, sync, write_new
+from svi_story.files import (
+    CorruptError,
+    UnfitError,
+    make_folder,
+    read_regular,
+    regular_size,
+    sha256_file,
+    sync,
+    write_new,
+)
 from svi_story.plan.keys import canonical, key_of
 
 if TYPE_CHECKING:
@@ -27,7 +36,7 @@ FORMAT = 1
 LARGEST_MANIFEST = 16 * 2**20
 
 DAMAGED = (
-    *(errno.EIO, errno.EBADMSG, getattr(errno, "EUCLEAN", errno.EIO)),  # a disk that lost a block
+    *(errno.EIO, errno.EBADMSG, getattr(errno, "EUCLEAN", errno.EIO)),  # a disk that lost a block; UnfitError
     *(errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.ELOOP),  # something else lies where the file was
 )
 
@@ -126,14 +135,11 @@ def _seal(body: Manifest) -> str:
 
 def read_manifest(path: Path) -> Manifest:
     """A manifest whose own seal is whole; its files are not looked at. CorruptError or OSError."""
-    size = regular_size(path)
-    if size is None or size > LARGEST_MANIFEST:
-        raise CorruptError(f"{path.name} is no manifest")
     try:
-        manifest = json.loads(path.read_bytes().decode("utf-8", "surrogatepass"))
+        manifest = json.loads(read_regular(path, LARGEST_MANIFEST).decode("utf-8", "surrogatepass"))
         body = {name: value for name, value in manifest.items() if name != "sha256"}
         whole = manifest.get("format") == FORMAT and manifest.get("sha256") == _seal(body)
-    except (ValueError, AttributeError, RecursionError) as error:
+    except (UnfitError, ValueError, AttributeError, RecursionError) as error:
         raise CorruptError(f"{path.name} is no manifest") from error
     if not whole:
         raise CorruptError(f"{path.name} is not what was written")

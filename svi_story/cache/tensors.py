@@ -7,7 +7,7 @@ import json
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
-from svi_story.files import CorruptError, disk, regular_size, write_atomic
+from svi_story.files import CorruptError, UnfitError, disk, read_regular, write_atomic
 from svi_story.plan.keys import canonical
 
 if TYPE_CHECKING:
@@ -19,6 +19,8 @@ if TYPE_CHECKING:
 
     Tensors = Mapping[str, NDArray[np.generic]]
 
+LARGEST = 2**30
+"""Bytes of a file of ours; the latents of 81 frames in 1280x720 take 20 MB."""
 META = "svi-story"
 """The only metadata field: safetensors shuffles several, and equal tensors are to make equal files."""
 
@@ -57,9 +59,11 @@ def load_tensors(path: Path, note: Mapping[str, str] = NO_NOTE) -> dict[str, NDA
     """
     with disk(path, "reading tensors"):
         try:
-            data = path.read_bytes() if regular_size(path) is not None else b""
+            data = read_regular(path, LARGEST)
         except FileNotFoundError:
             return None
+        except UnfitError as error:
+            raise CorruptError(f"{path} {error.strerror}") from error
     return _decoded(path, data, note)
 
 

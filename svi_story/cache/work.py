@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 from contextlib import contextmanager, suppress
 from itertools import islice
@@ -51,7 +52,7 @@ def bench(layout: Layout, key: str, report: Reporter) -> Iterator[Path]:
     with locked(layout.lock(key), waiting(key, report)) as hold:
         folder = layout.work(key)
         private = folder / temp_name()
-        if folder.exists() and not folder.is_dir():
+        if os.path.lexists(folder) and not folder.is_dir():
             quarantine(layout, report, key, f"{folder} is not a folder", {"work": folder})
         with disk(folder, "starting work"):
             make_folder(private)

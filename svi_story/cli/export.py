@@ -20,10 +20,10 @@ from svi_story.cli.options import (
     chosen,
     fingerprints_in,
     one_of,
+    only_place,
     store_of,
 )
 from svi_story.cli.terminal import answer
-from svi_story.errors import InputError, Problem
 
 if TYPE_CHECKING:
     from svi_story.plan.fingerprints import Fingerprints
@@ -97,12 +97,10 @@ def export(
 
 def _job(board: Path, films: Path, cache: Path, fingerprints: Fingerprints, choice: Choice) -> Job:
     """The board, planned and keyed. Raises InputError where there is not exactly one."""
-    from svi_story.render.jobs import find_places, prepare
+    from svi_story.render.jobs import prepare
 
-    places = find_places((board,), films, cache)
-    if len(places) > 1:
-        raise InputError(Problem(f"holds {len(places)} boards; name one of them", file=str(board)))
-    jobs, rejected = prepare(places, fingerprints, choice)
+    place = only_place(board, films, cache)
+    jobs, rejected = prepare((place,), fingerprints, choice)
     for each in rejected:
         raise each.error
     fingerprints.save()

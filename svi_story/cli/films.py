@@ -49,7 +49,7 @@ if TYPE_CHECKING:
 
     from svi_story.events import Reporter
     from svi_story.render.batch import Hands, Outcome, Wish
-    from svi_story.render.jobs import Choice, Place
+    from svi_story.render.jobs import Choice, Place, Rejected
     from svi_story.render.retry import Retry
 
 
@@ -101,7 +101,7 @@ def render(
     from svi_story.cli.console import reporter
     from svi_story.engines import EngineOptions
     from svi_story.render.batch import Wish
-    from svi_story.render.jobs import find_places
+    from svi_story.render.jobs import Place, find_places
     from svi_story.render.retry import Retry
 
     options = EngineOptions(models, dtype, attention, memory, vae)
@@ -115,7 +115,8 @@ def render(
     told = True
     if not as_json and not wish.only:
         done = {outcome.board for outcome in outcomes if outcome.ending == "done"}
-        told = _tell_films([place.film for place in places if place.board in done])
+        films = [place.film for place in places if isinstance(place, Place) and place.board in done]
+        told = _tell_films(films)
     if len(outcomes) > 1 and not quiet:
         _show_endings(outcomes)
     raise typer.Exit(_exit_code(outcomes) or (0 if told else 1))
@@ -146,7 +147,7 @@ def _show_endings(outcomes: Sequence[Outcome]) -> None:
 
 
 def _render(
-    places: Sequence[Place],
+    places: Sequence[Place | Rejected],
     cache: Path,
     choice: Choice,
     wish: Wish,

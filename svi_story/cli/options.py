@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from svi_story.engines import EngineOptions
     from svi_story.events import Reporter
     from svi_story.plan.fingerprints import Fingerprints
-    from svi_story.render.jobs import Choice, Job
+    from svi_story.render.jobs import Choice, Job, Place
 
 Paths = Annotated[
     list[Path], typer.Argument(metavar="PATH...", help="Boards, bundles, or folders that hold boards.")
@@ -129,6 +129,24 @@ def chosen(engine: str, options: EngineOptions) -> Choice:
     one_of(options.vae, VAES, "--vae")
     one_of(options.attention, KERNELS, "--attention")
     return Choice(one_of(engine, NAMES, "--engine") if engine else None, options, given)
+
+
+def only_place(board: Path, films: Path, cache: Path) -> Place:
+    """The one board that a path names; what was rejected beside it is told. Raises InputError."""
+    from svi_story.cli.terminal import complain
+    from svi_story.errors import InputError, Problem
+    from svi_story.render.jobs import Place, find_places
+
+    found = find_places((board,), films, cache)
+    places = [each for each in found if isinstance(each, Place)]
+    problems = [problem for each in found if not isinstance(each, Place) for problem in each.error.problems]
+    if len(places) > 1:
+        problems = [Problem(f"holds {len(places)} boards; name one of them", file=str(board))]
+    if len(places) != 1:
+        raise InputError(*problems)
+    for problem in problems:
+        complain(str(problem))
+    return places[0]
 
 
 def fingerprints_in(cache: Path, report: Reporter = lambda _event: None) -> Fingerprints:

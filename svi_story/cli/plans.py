@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections import Counter
 from typing import TYPE_CHECKING, Any
 
@@ -14,6 +15,7 @@ from svi_story.render.record import is_up_to_date, planned_film, read_record
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
+    from pathlib import Path
 
     from svi_story.cache.store import Store
     from svi_story.engines.svi.memory import Need
@@ -154,7 +156,7 @@ def reasons(job: Job) -> tuple[str, ...]:
     if job.lacks:
         return (f"cannot tell: {job.lacks}",)
     record = read_record(job.place.film)
-    if record is None and job.place.film.exists():
+    if record is None and _is_there(job.place.film):
         return ("there is a film, but what made it is not recorded: everything is compared as new",)
     if record is None:
         return ("no film has been made yet: everything is new",)
@@ -180,13 +182,17 @@ def _beside_the_board(job: Job, record: Record) -> str:
     return "no frame changed since the last film; it is cut again"
 
 
+def _is_there(film: Path) -> bool:
+    return os.path.exists(film)  # noqa: PTH110 - Path.exists raises where a folder above is closed
+
+
 def status_of(job: Job, store: Store) -> dict[str, Any]:
     """How far a board's film is: `up to date`, `outdated` or `missing`, and its segments by state."""
     states = Counter(store.state(task.key) for tasks in job.tasks for task in tasks)
     if job.tasks and is_finished(job, store):
         film = "up to date"
     else:
-        film = "outdated" if job.place.film.exists() else "missing"
+        film = "outdated" if _is_there(job.place.film) else "missing"
     return {
         "board": str(job.place.board),
         "film": str(job.place.film),

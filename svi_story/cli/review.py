@@ -22,6 +22,7 @@ from svi_story.cli.options import (
     Vae,
     chosen,
     fingerprints_in,
+    only_place,
     store_of,
 )
 from svi_story.cli.terminal import answer, answer_json, complain
@@ -87,14 +88,11 @@ def review(
 
 def _job(board: Path, films: Path, cache: Path, choice: Choice) -> Job:
     """The board, planned and keyed. Raises InputError where it cannot be."""
-    from svi_story.errors import InputError, Problem
-    from svi_story.render.jobs import find_places, prepare
+    from svi_story.render.jobs import prepare
 
-    places = find_places((board,), films, cache)
-    if len(places) > 1:
-        raise InputError(Problem(f"holds {len(places)} boards; name one of them", file=str(board)))
+    place = only_place(board, films, cache)
     fingerprints = fingerprints_in(cache)
-    jobs, rejected = prepare(places, fingerprints, choice)
+    jobs, rejected = prepare((place,), fingerprints, choice)
     for each in rejected:
         raise each.error
     fingerprints.save()

@@ -12,7 +12,7 @@ from importlib.metadata import version
 from typing import TYPE_CHECKING, Protocol
 
 from svi_story.cut.join import count_frames
-from svi_story.files import atomic_file, disk, sha256_file, unwritable, write_atomic
+from svi_story.files import atomic_file, disk, read_regular, sha256_file, unwritable, write_atomic
 from svi_story.plan.keys import key_of
 
 if TYPE_CHECKING:
@@ -73,6 +73,10 @@ CODECS = {
 }
 
 
+LARGEST_NOTE = 2**20
+"""Bytes of what is told of a clip's file; a clip of 100 spans takes 10 kB."""
+
+
 def media_path(folder: Path, name: str, codec: Codec) -> Path:
     """A clip's file; its name stays when other clips come and go, so that an editor finds it again."""
     return folder / f"{name}.{codec.name}.mov"
@@ -95,7 +99,7 @@ def made_from(spans: Sequence[Span], codec: Codec, size: Size, fps: Fraction) ->
 def is_made(target: Path, inputs: dict[str, Json]) -> bool:
     """Whether the file is there, made from this, and still what it was then."""
     try:
-        note = json.loads(_note(target).read_text("utf-8"))
+        note = json.loads(read_regular(_note(target), LARGEST_NOTE))
         if note["made_from"] != key_of(inputs) or note["bytes"] != target.stat().st_size:
             return False
         return bool(note["sha256"] == sha256_file(target))

@@ -6,6 +6,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, NamedTuple
 
 from svi_story.errors import Problem, RenderError
+from svi_story.files import check_regular
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -77,8 +78,9 @@ def opened(piece: Path) -> Iterator[InputContainer]:
     import av
 
     try:
+        check_regular(piece)
         source = av.open(str(piece.absolute()), "r", options=UNDECODED)
-    except av.FFmpegError as error:
+    except (av.FFmpegError, OSError) as error:
         raise PieceError(piece, f"cannot be read ({error.strerror})") from error
     with source:
         yield source

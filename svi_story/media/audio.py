@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from svi_story.media.audio_decoding import CURE, Decoded, refusals
-from svi_story.media.audio_files import SoundError, open_regular
+from svi_story.media.audio_files import SoundError, open_sound
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -41,7 +41,7 @@ _PADDING = 1024
 
 def count_samples(path: Path) -> int:
     """Read a recording to its end; its length in samples at `RATE`. Raises SoundError, with the cure."""
-    with open_regular(path) as file:
+    with open_sound(path) as file:
         return sum(len(block) for block in _blocks(path, file))
 
 
@@ -54,7 +54,7 @@ class RecordingReader:
 
     def __init__(self, path: Path) -> None:
         self._path = path
-        self._file = open_regular(path)
+        self._file = open_sound(path)
         self._state = self._file_state()
         self._rest: Iterator[Samples] = iter(())
         self._start = 0

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import os
-import stat
 from typing import TYPE_CHECKING, BinaryIO
 
 from svi_story.errors import InputError, Problem
+from svi_story.files import UnfitError, open_regular
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -34,19 +34,19 @@ class SoundError(InputError):
         self.reason = reason
 
 
-def open_regular(path: Path) -> BinaryIO:
-    """Open a regular file for reading, unbuffered. Raises SoundError for anything else, and never waits."""
+def open_sound(path: Path) -> BinaryIO:
+    """Open a regular file for reading. Raises SoundError for anything else, and never waits."""
     try:
-        _check(path, path.stat())
-        # The file may be swapped for a named pipe meanwhile: O_NONBLOCK keeps that from waiting for ever.
-        file = os.fdopen(os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC), "rb", buffering=0)
+        file = open_regular(path)
     except FileNotFoundError:
         raise SoundError(path, "does not exist; check the path and its spelling") from None
+    except UnfitError as error:
+        raise SoundError(path, f"{error.strerror}; name an audio file") from None
     except (OSError, ValueError) as error:
         reason = error.strerror if isinstance(error, OSError) else str(error)
         raise SoundError(path, f"cannot be read ({reason}); check the path and its permissions") from None
     try:
-        _check(path, os.fstat(file.fileno()))
+        _check_size(path, os.fstat(file.fileno()).st_size)
         _check_whole(path, file)
     except BaseException:
         file.close()
@@ -54,14 +54,10 @@ def open_regular(path: Path) -> BinaryIO:
     return file
 
 
-def _check(path: Path, status: os.stat_result) -> None:
-    if stat.S_ISDIR(status.st_mode):
-        raise SoundError(path, "is a folder; name an audio file in it")
-    if not stat.S_ISREG(status.st_mode):
-        raise SoundError(path, "is not a regular file; name an audio file")
-    if status.st_size == 0:
+def _check_size(path: Path, size: int) -> None:
+    if size == 0:
         raise SoundError(path, "is empty (0 bytes); copy or save it again")
-    if status.st_size > MAX_BYTES:
+    if size > MAX_BYTES:
         raise SoundError(path, f"is larger than {MAX_BYTES // 2**30} GiB; cut it, or save it as MP3 or FLAC")
 
 

@@ -6,7 +6,6 @@ import hashlib
 import io
 import os
 import re
-import stat
 import warnings
 from typing import TYPE_CHECKING, BinaryIO, Literal
 
@@ -14,6 +13,7 @@ import numpy as np
 from PIL import Image, ImageCms, UnidentifiedImageError
 
 from svi_story.errors import InputError, Problem
+from svi_story.files import UnfitError, open_regular
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -90,25 +90,21 @@ def pixels_digest(frame: NDArray[np.uint8]) -> str:
 
 def _open_regular(path: Path) -> BinaryIO:
     try:
-        _check_regular(path, path.stat())
-        # The file may be swapped for a named pipe meanwhile: O_NONBLOCK keeps that from waiting for ever.
-        return os.fdopen(os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC), "rb")
+        file = open_regular(path)
     except FileNotFoundError:
         raise PictureError(path, "does not exist; check the path and its spelling") from None
+    except UnfitError as error:
+        raise PictureError(path, f"{error.strerror}; name an image file") from None
     except (OSError, ValueError) as error:
         reason = error.strerror if isinstance(error, OSError) else str(error)
         raise PictureError(path, f"cannot be read ({reason}); check the path and its permissions") from None
-
-
-def _check_regular(path: Path, status: os.stat_result) -> None:
-    if stat.S_ISDIR(status.st_mode):
-        raise PictureError(path, "is a folder; name an image file in it")
-    if not stat.S_ISREG(status.st_mode):
-        raise PictureError(path, "is not a regular file; name an image file")
-    if status.st_size == 0:
+    size = os.fstat(file.fileno()).st_size
+    if 0 < size <= MAX_BYTES:
+        return file
+    file.close()
+    if size == 0:
         raise PictureError(path, "is empty (0 bytes); copy or save it again")
-    if status.st_size > MAX_BYTES:
-        raise PictureError(path, f"is larger than {MAX_BYTES // 2**20} MiB; {_CURE}")
+    raise PictureError(path, f"is larger than {MAX_BYTES // 2**20} MiB; {_CURE}")
 
 
 def _decoded(path: Path, file: BinaryIO) -> Image.Image:

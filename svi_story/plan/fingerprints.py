@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 
 from svi_story.errors import InputError, Problem
 from svi_story.events import Hashing
+from svi_story.files import UnfitError, read_chunks, read_regular
 from svi_story.plan.model import Anchor, Recording
 
 if TYPE_CHECKING:
@@ -22,6 +23,9 @@ if TYPE_CHECKING:
 
 READING = 1
 """Raised whenever a recording is read otherwise than before."""
+
+LARGEST = 64 * 2**20
+"""Bytes of a memo: 400,000 hashes."""
 
 CHUNK = 64 * 2**20
 """Bytes hashed at a time."""
@@ -40,8 +44,8 @@ class Fingerprints:
     def load(cls, memo: Path, report: Reporter = lambda _event: None) -> Fingerprints:
         """The hashes a memo holds; an unreadable memo is an empty one."""
         known: dict[str, str] = {}
-        with contextlib.suppress(OSError, ValueError, AttributeError):
-            known = {str(k): str(v) for k, v in json.loads(memo.read_text("utf-8")).items()}
+        with contextlib.suppress(OSError, ValueError, AttributeError, RecursionError):
+            known = {str(k): str(v) for k, v in json.loads(read_regular(memo, LARGEST)).items()}
         return cls(memo, known, report=report)
 
     def save(self) -> None:
@@ -66,11 +70,12 @@ class Fingerprints:
         digest, done = hashlib.sha256(), 0
         try:
             total = path.stat().st_size
-            with path.open("rb") as file:
-                while chunk := file.read(CHUNK):
-                    digest.update(chunk)
-                    done += len(chunk)
-                    self.report(Hashing(path, done, total))
+            for chunk in read_chunks(path, chunk=CHUNK):
+                digest.update(chunk)
+                done += len(chunk)
+                self.report(Hashing(path, done, total))
+        except UnfitError as error:
+            raise InputError(Problem(f"{error.strerror}; check the path", file=str(path))) from error
         except (OSError, ValueError) as error:
             raise InputError(Problem(f"cannot be read: {error}", file=str(path))) from error
         return digest.hexdigest()

@@ -9,7 +9,7 @@ from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, NamedTuple
 
 from svi_story.events import EngineSettled, ModelLoaded, ModelMoved, PhaseDone, SegmentDone
-from svi_story.files import make_folder, write_atomic
+from svi_story.files import make_folder, read_regular, write_atomic
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 
 FILE = "calibration.json"
 FORMAT = 1
+LARGEST = 4 * 2**20
 KEPT = 15
 """Newest times of one kind; their median counts, so that a disturbed one does not."""
 
@@ -69,8 +70,8 @@ class Calibration:
     def load(cls, cache: Path) -> Calibration:
         """What a cache's file holds; an unreadable one is empty."""
         found = cls()
-        with suppress(OSError, ValueError, TypeError, KeyError, AttributeError):
-            kept = json.loads((cache / FILE).read_text("utf-8"))
+        with suppress(OSError, ValueError, TypeError, KeyError, AttributeError, RecursionError):
+            kept = json.loads(read_regular(cache / FILE, LARGEST))
             for row in kept["rows"] if kept["format"] == FORMAT else ():
                 setting, kind = Setting(**row["setting"]), Kind(**row["kind"])
                 for seconds in row["seconds"]:

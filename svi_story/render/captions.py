@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from svi_story.cut.subtitles import srt
 from svi_story.events import Warned
-from svi_story.files import disk, sha256_file, write_atomic
+from svi_story.files import UnfitError, disk, sha256_file, write_atomic
 from svi_story.render.record import read_record
 
 if TYPE_CHECKING:
@@ -19,6 +19,11 @@ if TYPE_CHECKING:
     from svi_story.cut.extras import Cue
     from svi_story.events import Reporter
     from svi_story.render.jobs import Job
+
+LARGEST = 16 * 2**20
+"""Bytes of captions; all the texts of a board take 2 MB."""
+HASH = 64
+"""Characters of a sha256."""
 
 
 @dataclass(frozen=True)
@@ -38,7 +43,8 @@ class Captions:
         """Make it so. What somebody changed by hand is kept, with a warning. RenderError from the disk."""
         there = _hash(self.path)
         if self.data and there and there not in self.ours:
-            what = "was changed by hand and is kept; remove it to get the board's captions"
+            how = "was changed by hand" if len(there) == HASH else there
+            what = f"{how} and is kept; remove it to get the board's captions"
             report(Warned(f"{self.path}: {what}"))
         elif self.data and there != self.ours[0]:
             with disk(self.path, "writing the captions"):
@@ -67,8 +73,10 @@ def captions_beside(job: Job, cues: Sequence[Cue]) -> Captions:
 
 
 def _hash(path: Path) -> str:
-    """A file's sha256; empty where there is none."""
+    """A file's sha256; why it can be none of ours, as `is a folder`; empty where there is none."""
     try:
-        return sha256_file(path)
+        return sha256_file(path, LARGEST)
+    except UnfitError as error:
+        return error.strerror or ""
     except OSError:
         return ""

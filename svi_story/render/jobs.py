@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import unicodedata
 from collections import defaultdict
 from dataclasses import dataclass, field, replace
 from functools import cache
@@ -13,12 +14,14 @@ from svi_story.cache.layout import TAG_NAME
 from svi_story.engines import EngineOptions, identity_of
 from svi_story.errors import InputError, Problem, RenderError
 from svi_story.events import BundleOpened, Warned
+from svi_story.files import folds_case
 from svi_story.plan.described import spelled_from
 from svi_story.plan.keys import tasks_of
 from svi_story.plan.shots import plan_film
 from svi_story.render.bundle import SUFFIX, Settings
 from svi_story.render.bundled import bundled_film, differs, explained
 from svi_story.render.unpack import unpack
+from svi_story.storyboard.files import absent
 from svi_story.storyboard.source import load
 
 if TYPE_CHECKING:
@@ -32,6 +35,8 @@ if TYPE_CHECKING:
 
 SUFFIXES = (".yaml", ".yml")
 FILM = ".mp4"
+PARTIAL = ".partial.mp4"
+"""The ending of what exists so far of a film."""
 LONGEST_NAME = 255
 """Bytes that file systems take."""
 LONGEST_BESIDE = ".preview-99.png"
@@ -64,6 +69,14 @@ class Place:
 
 
 @dataclass(frozen=True)
+class Rejected:
+    """A board that cannot be planned, or a path where no board can be found."""
+
+    board: Path
+    error: InputError
+
+
+@dataclass(frozen=True)
 class Job:
     """One board, resolved and keyed."""
 
@@ -86,49 +99,52 @@ class Job:
         return self.place.names.get(path) or spelled_from(self.plan.board.parent, path)
 
 
-@dataclass(frozen=True)
-class Rejected:
-    """A board that cannot be planned."""
+def find_places(paths: Sequence[Path], films: Path, cache: Path) -> tuple[Place | Rejected, ...]:
+    """The boards that the paths name, each once; folders are searched.
 
-    board: Path
-    error: InputError
-
-
-def find_places(paths: Sequence[Path], films: Path, cache: Path) -> tuple[Place, ...]:
-    """The boards that the paths name; folders are searched. Raises InputError for paths without a board."""
-    problems: list[Problem] = []
-    places: dict[str, Place] = {}
+    A path that cannot be opened, a folder that cannot be searched and boards that cannot have a film of their
+    own are rejected; the others do not care.
+    """
+    found: dict[str, Place | Rejected] = {}
     for path in paths:
-        try:
-            found = _found(path, skip=(films, cache))
-            for place in (Place(board, films / film, cache) for board, film in found):
-                places.setdefault(os.path.realpath(place.board), place)
-        except InputError as error:
-            problems += error.problems
-        except (OSError, ValueError) as error:
-            reason = getattr(error, "strerror", None) or str(error)
-            problems.append(Problem(f"cannot be opened: {reason}; check the path", file=str(path)))
-    problems += [*_clashes(places.values()), *_too_long(places.values())]
-    if problems:
-        raise InputError(*problems)
-    return tuple(places.values())
+        for each in _found(path, films, cache):
+            name = each.board.absolute() if isinstance(each, Rejected) else os.path.realpath(each.board)
+            found.setdefault(str(name), each)
+    places = [each for each in found.values() if isinstance(each, Place)]
+    refused: dict[Path, Rejected] = {}
+    for each in (*_too_long(places), *_clashes(places)):
+        refused.setdefault(each.board, each)
+    return tuple(refused.get(each.board, each) for each in found.values())
 
 
-def _found(path: Path, skip: tuple[Path, ...]) -> list[tuple[Path, Path]]:
-    """The boards that a path names, and their films' places below the output folder."""
-    if not path.is_dir():
-        path.stat()
-        return [(path, Path(path.name).with_suffix(FILM))]
-    boards = list(_boards_in(path, skip))
-    if not boards:
-        raise InputError(Problem("holds no storyboard; put a *.yaml file into it", file=str(path)))
-    return [(board, board.relative_to(path).with_suffix(FILM)) for board in boards]
+def _found(path: Path, films: Path, cache: Path) -> Iterator[Place | Rejected]:
+    """What a path names, with the films' places below the output folder."""
+    searched = os.path.isdir(path)  # noqa: PTH112 - Path.is_dir raises where a folder above is closed
+    found = list(_boards_in(path, skip=(films, cache))) if searched else [path]
+    if not found:
+        yield _rejected(path, "holds no storyboard; put a *.yaml file into it")
+    for each in found:
+        if isinstance(each, Rejected):
+            yield each
+        elif reason := absent(each):
+            yield _rejected(each, f"{reason}; check the path")
+        else:
+            film = each.relative_to(path) if searched else Path(each.name)
+            yield Place(each, films / film.with_suffix(FILM), cache)
 
 
-def _boards_in(folder: Path, skip: tuple[Path, ...]) -> Iterator[Path]:
-    """Every board below a folder, in order of name; hidden folders and the output folders are skipped."""
+def _rejected(path: Path, what: str) -> Rejected:
+    return Rejected(path, InputError(Problem(what, file=str(path))))
+
+
+def _boards_in(folder: Path, skip: tuple[Path, ...]) -> Iterator[Path | Rejected]:
+    """Every board below a folder, in order of name; hidden folders and the output folders are skipped.
+
+    A folder that is called like a board is searched, and comes too.
+    """
     skipped = {os.path.realpath(path) for path in skip}
-    for parent, names, files in os.walk(folder):
+    unread: list[OSError] = []
+    for parent, names, files in os.walk(folder, onerror=unread.append):
         here = Path(parent)
         if TAG_NAME in files and here != folder:  # a cache holds the boards of bundles that were unpacked
             names.clear()
@@ -138,23 +154,38 @@ def _boards_in(folder: Path, skip: tuple[Path, ...]) -> Iterator[Path]:
             for name in names
             if not name.startswith(".") and os.path.realpath(here / name) not in skipped
         )
-        for name in sorted(files):
+        for name in sorted((*files, *names)):
             if name.endswith(SUFFIXES) and not name.startswith("."):
                 yield here / name
+    for error in unread:
+        what = f"cannot be searched: {error.strerror}; make it readable for you, or move it away"
+        yield _rejected(Path(error.filename), what)
 
 
-def _clashes(places: Iterable[Place]) -> Iterator[Problem]:
-    """Boards that would write one film."""
-    boards: defaultdict[Path, list[str]] = defaultdict(list)
+def _clashes(places: Iterable[Place]) -> Iterator[Rejected]:
+    """Boards that would write one file: the film, or what exists so far of it."""
+    writers: defaultdict[str, list[tuple[Path, Place]]] = defaultdict(list)
     for place in places:
-        boards[place.film].append(str(place.board))
-    for film, names in boards.items():
-        if len(names) > 1:
-            what = f"{' and '.join(names)} would both write this film; rename one, or render them apart"
-            yield Problem(what, file=str(film))
+        for path in (place.film, place.film.with_suffix(PARTIAL)):
+            writers[_folded(path)].append((path, place))
+    for written in writers.values():
+        for path, place in written:
+            others = [
+                str(other.board)
+                for same, other in written
+                if other is not place and (same == path or folds_case(path.parent))
+            ]
+            if others:
+                what = f"would write {path}, and so would {' and '.join(others)}"
+                yield _rejected(place.board, f"{what}; rename one, or render them apart")
 
 
-def _too_long(places: Iterable[Place]) -> Iterator[Problem]:
+def _folded(path: Path) -> str:
+    """What names have in common that some file systems take for the same."""
+    return unicodedata.normalize("NFC", unicodedata.normalize("NFC", str(path)).casefold())
+
+
+def _too_long(places: Iterable[Place]) -> Iterator[Rejected]:
     """Boards whose films, or what lies beside them, no file system could name."""
     for place in places:
         size, most = len(os.fsencode(place.film.stem)), LONGEST_NAME - len(LONGEST_BESIDE)
@@ -163,7 +194,7 @@ def _too_long(places: Iterable[Place]) -> Iterator[Problem]:
                 f"its name is {size} bytes long without its ending; rename it to {most} at most: the files "
                 "beside its film have longer names, and file systems take no more"
             )
-            yield Problem(what, file=str(place.board))
+            yield _rejected(place.board, what)
 
 
 @dataclass(frozen=True)
@@ -189,7 +220,10 @@ class Choice:
 
 
 def resolve(
-    places: Iterable[Place], fingerprints: Fingerprints, engine: str | None, models: Path | None = None
+    places: Iterable[Place | Rejected],
+    fingerprints: Fingerprints,
+    engine: str | None,
+    models: Path | None = None,
 ) -> tuple[list[tuple[Place, FilmPlan]], list[Rejected]]:
     """Load and plan every board, bundles unpacked; what is wrong with one does not touch the others.
 
@@ -198,12 +232,20 @@ def resolve(
     plans: list[tuple[Place, FilmPlan]] = []
     rejected: list[Rejected] = []
     for place in places:
+        if isinstance(place, Rejected):
+            rejected.append(place)
+            continue
         try:
             plans.append(_resolved(place, fingerprints, engine, models))
         except InputError as error:
             rejected.append(Rejected(place.board, error))
         except RenderError as error:
             rejected.append(Rejected(place.board, InputError(*error.problems)))
+        except OSError as error:  # of a file that changes while it is looked at
+            what = f"cannot be read: {error.strerror}; see to it and run the same command again"
+            rejected.append(
+                Rejected(place.board, InputError(Problem(what, str(error.filename or place.board))))
+            )
     return plans, rejected
 
 
@@ -225,7 +267,7 @@ def is_bundle(path: Path) -> bool:
 
 
 def prepare(
-    places: Iterable[Place], fingerprints: Fingerprints, choice: Choice
+    places: Iterable[Place | Rejected], fingerprints: Fingerprints, choice: Choice
 ) -> tuple[list[Job], list[Rejected]]:
     """Load, plan and key every board."""
     plans, rejected = resolve(places, fingerprints, choice.name, choice.options.models)

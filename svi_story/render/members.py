@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import hashlib
 import os
-import stat
 import struct
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, BinaryIO
 from zipfile import ZIP_STORED, BadZipFile, LargeZipFile, ZipFile, ZipInfo
 
 from svi_story.errors import InputError, Problem
+from svi_story.files import open_regular
 from svi_story.render.bundle import AGAIN, LARGEST_MANIFEST, MANIFEST, MODE, Manifest, read_manifest
 from svi_story.render.seamless import check_seamless
 
@@ -38,7 +38,7 @@ def opened(path: Path, digest: str) -> Iterator[ZipFile]:
     Raises InputError when it is none, or changes while it is read.
     """
     try:
-        with os.fdopen(_open_regular(path), "rb") as file:
+        with open_regular(path) as file:
             before = _state(file)
             if hashlib.file_digest(file, "sha256").hexdigest() != digest:
                 raise _refused(path, "changed while it was read; run the same command again")
@@ -53,15 +53,6 @@ def opened(path: Path, digest: str) -> Iterator[ZipFile]:
         raise _refused(path, f"is not a bundle, or is damaged ({detail}); {AGAIN}") from error
     except OSError as error:
         raise _refused(path, f"cannot be read ({error.strerror or error}); check the file") from error
-
-
-def _open_regular(path: Path) -> int:
-    """Open what is still a regular file: a pipe put in its place would be waited for."""
-    fd = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
-    if not stat.S_ISREG(os.fstat(fd).st_mode):
-        os.close(fd)
-        raise OSError("not a regular file")
-    return fd
 
 
 def _state(file: BinaryIO) -> tuple[int, ...]:

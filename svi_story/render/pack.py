@@ -10,7 +10,7 @@ from zipfile import ZIP_STORED, ZipFile, ZipInfo
 from svi_story import __version__
 from svi_story.errors import InputError, Problem, RenderError
 from svi_story.events import Warned
-from svi_story.files import atomic_file, disk, make_folder, remove_stale_temps
+from svi_story.files import atomic_file, disk, make_folder, open_regular, remove_stale_temps
 from svi_story.render.bundle import (
     BOARD,
     MANIFEST,
@@ -200,7 +200,7 @@ def _write(archive: ZipFile, contents: Contents) -> None:
         info = _info(member.name)
         info.file_size = member.sealed.bytes
         digest, size = hashlib.sha256(), 0
-        with member.path.open("rb") as source, archive.open(info, "w") as target:
+        with open_regular(member.path) as source, archive.open(info, "w") as target:
             while size <= member.sealed.bytes and (chunk := source.read(CHUNK)):
                 digest.update(chunk)
                 size += len(chunk)

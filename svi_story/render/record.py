@@ -9,7 +9,7 @@ from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
 
 from svi_story import __version__
-from svi_story.files import disk, sha256_file, write_atomic
+from svi_story.files import disk, read_regular, sha256_file, write_atomic
 from svi_story.plan.described import described_cut, described_film, described_finish
 from svi_story.plan.made import MadeClip, MadeFilm, MadeSegment
 
@@ -24,6 +24,9 @@ if TYPE_CHECKING:
 
 RECORD_VERSION = 2
 """Version 1 knew of the cut its fps, crf and fades; it is still read, so that `plan --why` can compare."""
+
+LARGEST = 128 * 2**20
+"""Bytes of a record; one of 1,000 clips has about 3 MB."""
 
 ODD_NAMES = "backslashreplace"
 """A file name that is no UTF-8 becomes an escape that JSON knows."""
@@ -52,7 +55,7 @@ class Record:
 def read_record(film: Path) -> Record | None:
     """The record beside a film; None where there is none, or one that cannot be understood."""
     try:
-        found = json.loads(record_path(film).read_text("utf-8"))
+        found = json.loads(read_regular(record_path(film), LARGEST))
         if found["version"] not in (1, RECORD_VERSION):
             return None
         captions = tuple(map(str, found.get("captions_sha256") or ()))

@@ -17,6 +17,7 @@ from svi_story.errors import StoryError
 from svi_story.events import PieceDone, PreviewDone, Warned
 from svi_story.plan.keys import key_of
 from svi_story.render.edit import cards_of, encoding_of, pieces_of
+from svi_story.render.jobs import PARTIAL
 from svi_story.render.provenance import extras_of
 
 if TYPE_CHECKING:
@@ -33,7 +34,7 @@ if TYPE_CHECKING:
 
 def preview_of(film: Path) -> Path:
     """Where what exists so far of a film can be watched."""
-    return film.with_suffix(".partial.mp4")
+    return film.with_suffix(PARTIAL)
 
 
 def drop_preview(film: Path) -> None:

@@ -25,6 +25,7 @@ from svi_story.files import (
     disk,
     is_temp_of_this_host,
     make_folder,
+    read_regular,
     regular_size,
     remove,
     sync,
@@ -33,6 +34,7 @@ from svi_story.files import (
 from svi_story.render.bundle import (
     BOARD,
     ENTRIES,
+    LARGEST_MANIFEST,
     MANIFEST,
     Manifest,
     entry_members,
@@ -116,9 +118,8 @@ def _look(path: Path, folder: Path, fingerprints: Fingerprints) -> Unpacked | No
     that says nothing about its content.
     """
     try:
-        if regular_size(folder / MANIFEST) is None:
-            return None
-        found = Unpacked(path, folder, read_manifest((folder / MANIFEST).read_bytes(), path))
+        raw = read_regular(folder / MANIFEST, LARGEST_MANIFEST)
+        found = Unpacked(path, folder, read_manifest(raw, path))
     except (InputError, OSError) as error:
         _check_damage(error, folder)
         return None
@@ -175,8 +176,11 @@ def _mend(path: Path, folder: Path, layout: Layout, fingerprints: Fingerprints) 
 def _mend_manifest(found: Unpacked, out_of_the_way: Callable[[Path], None]) -> None:
     place, text = found.folder / MANIFEST, write_manifest(found.manifest)
     with disk(place, DOING):
-        if place.is_file() and place.read_bytes() == text:
-            return
+        try:
+            if read_regular(place, len(text)) == text:
+                return
+        except OSError as error:
+            _check_damage(error, place)
         out_of_the_way(place)
         _put(place, (text,))
 

@@ -10,6 +10,7 @@ from codecs import BOM_UTF16_BE, BOM_UTF16_LE, BOM_UTF32_BE, BOM_UTF32_LE
 from typing import TYPE_CHECKING
 
 from svi_story.errors import InputError, Problem
+from svi_story.files import CHANGED, UnfitError, read_regular
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -43,15 +44,13 @@ def read_bytes(path: Path) -> bytes:
     if reason:
         raise InputError(Problem(f"{reason}; check the path", file=str(path)))
     try:
-        with path.open("rb") as file:
-            raw = file.read(MAX_BYTES + 1)
+        return read_regular(path, MAX_BYTES)
+    except UnfitError as error:
+        cure = "run the same command again" if error.strerror == CHANGED else "split it into several"
+        raise InputError(Problem(f"{error.strerror}; {cure}", file=str(path))) from error
     except OSError as error:
         what = f"cannot be read ({error.strerror}); check its permissions"
         raise InputError(Problem(what, file=str(path))) from error
-    if len(raw) > MAX_BYTES:
-        what = f"is larger than {MAX_BYTES:,} bytes; split it into several"
-        raise InputError(Problem(what, file=str(path)))
-    return raw
 
 
 def decode(raw: bytes, file: str) -> str:

@@ -10,8 +10,10 @@ import json
 import math
 from typing import TYPE_CHECKING
 
+from svi_story.engines.svi.digests import LARGEST
 from svi_story.engines.svi.together import few
 from svi_story.errors import InputError, Problem
+from svi_story.files import read_regular
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping
@@ -113,7 +115,7 @@ def read_config(path: Path | None) -> dict[str, object]:
     if path is None:
         return {}
     try:
-        config = json.loads(path.read_text("utf-8"))
+        config = json.loads(read_regular(path, LARGEST))
     except (OSError, ValueError, RecursionError) as error:
         raise InputError(Problem("cannot be read as JSON; download it again", file=str(path))) from error
     if not isinstance(config, dict):

@@ -11,6 +11,8 @@ from pathlib import Path
 from tempfile import NamedTemporaryFile
 from typing import TYPE_CHECKING
 
+from svi_story.files import read_chunks, read_regular
+
 if TYPE_CHECKING:
     from collections.abc import Callable
 
@@ -18,6 +20,8 @@ if TYPE_CHECKING:
     """Called with a file's name, the bytes done and the bytes in all."""
 
 CHUNK = 16 * 2**20
+LARGEST = 64 * 2**20
+"""Bytes of what is read whole: configs, indexes, tokenizers (17 MB), records."""
 RECORDS = ".svi-story-downloads.json"
 
 
@@ -58,17 +62,16 @@ class Expected:
 def hash_file(file: Path, progress: Progress = ignore_progress) -> str:
     """A file's sha256 in hex, read now. Raises OSError."""
     digest, done, total = hashlib.sha256(), 0, file.stat().st_size
-    with file.open("rb") as opened:
-        while chunk := opened.read(CHUNK):
-            digest.update(chunk)
-            done += len(chunk)
-            progress(name_of(file), done, total)
+    for chunk in read_chunks(file, chunk=CHUNK):
+        digest.update(chunk)
+        done += len(chunk)
+        progress(name_of(file), done, total)
     return digest.hexdigest()
 
 
 def _git_hash(file: Path) -> str:
     """What git calls a file's content (only small files have no sha256 on the hub)."""
-    content = file.read_bytes()
+    content = read_regular(file, LARGEST)
     return hashlib.sha1(b"blob %d\0" % len(content) + content, usedforsecurity=False).hexdigest()
 
 
@@ -93,8 +96,8 @@ class Records:
     @classmethod
     def load(cls, root: Path) -> Records:
         """The records of a models folder; unreadable ones are none."""
-        with contextlib.suppress(OSError, ValueError, TypeError, AttributeError, KeyError):
-            stored = json.loads((root / RECORDS).read_text("utf-8"))
+        with contextlib.suppress(OSError, ValueError, TypeError, AttributeError, KeyError, RecursionError):
+            stored = json.loads(read_regular(root / RECORDS, LARGEST))
             known = {
                 name: Record(**{**record, "expected": Expected(**record["expected"])})
                 for name, record in stored.items()

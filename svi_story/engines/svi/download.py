@@ -12,6 +12,7 @@ import shutil
 from contextlib import contextmanager
 from dataclasses import dataclass
 from glob import escape
+from stat import S_ISREG
 from typing import TYPE_CHECKING
 
 from svi_story.engines.svi.catalog import UNKNOWN
@@ -219,7 +220,8 @@ def _fetch(item: Item, hub: Hub, progress: Progress) -> None:
 def _tidy(item: Item) -> None:
     """Remove what was begun of other versions of a file, and what grew too long to be this one."""
     for other in sorted(item.target.parent.glob(f".{escape(item.target.name)}.*.part")):
-        if other != item.work or other.stat().st_size > item.expected.bytes:
+        status = other.lstat()  # appending to a pipe would wait for ever, and to a link change another file
+        if other != item.work or not S_ISREG(status.st_mode) or status.st_size > item.expected.bytes:
             other.unlink()
 
 

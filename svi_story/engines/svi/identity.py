@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from dataclasses import dataclass
 from functools import cached_property, lru_cache, partial
 from typing import TYPE_CHECKING
@@ -18,6 +17,7 @@ from svi_story.engines.svi.layout import (
 from svi_story.engines.svi.pairs import check_distill, check_extra, check_svi_pair
 from svi_story.engines.svi.together import all_of
 from svi_story.errors import InputError, Problem
+from svi_story.files import sha256_file
 from svi_story.plan.keys import key_of
 from svi_story.plan.model import Lora
 
@@ -71,8 +71,7 @@ def sha256_of(file: Path) -> str:
 
 @lru_cache(maxsize=1024)
 def _sha256(file: Path, *_state: int) -> str:
-    with file.open("rb") as opened:
-        return hashlib.file_digest(opened, "sha256").hexdigest()
+    return sha256_file(file)
 
 
 @dataclass(frozen=True)

@@ -8,8 +8,10 @@ from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Literal
 
+from svi_story.engines.svi.digests import LARGEST
 from svi_story.engines.svi.together import all_of
 from svi_story.errors import InputError, Problem
+from svi_story.files import read_regular
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -199,7 +201,7 @@ def _weights_in(folder: Path, wanted: _Wanted) -> list[Path]:
 def _indexed(index: Path) -> list[str]:
     """The shards that an index names. Raises InputError when it is none, or names files elsewhere."""
     try:
-        names = sorted(set(json.loads(index.read_text("utf-8"))["weight_map"].values()))
+        names = sorted(set(json.loads(read_regular(index, LARGEST))["weight_map"].values()))
     except (OSError, ValueError, KeyError, AttributeError, TypeError, RecursionError) as error:
         raise InputError(Problem("not an index of shards; download it again", file=str(index))) from error
     for name in names:

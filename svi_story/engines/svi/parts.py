@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 from svi_story.engines.svi.together import all_of
 from svi_story.errors import InputError, Problem
+from svi_story.files import open_regular
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
@@ -89,7 +90,7 @@ def shapes_in(files: Iterable[Path]) -> dict[str, tuple[int, ...]]:
     shapes: dict[str, tuple[int, ...]] = {}
     for file in files:
         try:
-            with file.open("rb") as opened:
+            with open_regular(file) as opened:
                 length = int.from_bytes(opened.read(8), "little")
                 header = json.loads(opened.read(length) if length <= MOST else b"")
             shapes |= {key: tuple(value["shape"]) for key, value in header.items() if key != "__metadata__"}

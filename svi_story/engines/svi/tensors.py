@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from svi_story.engines.svi.together import all_of, few
 from svi_story.errors import InputError, Problem
+from svi_story.files import check_regular
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -39,6 +40,7 @@ class Entry:
         from safetensors import SafetensorError, safe_open
 
         try:
+            check_regular(self.file)
             with safe_open(self.file, framework="pt") as file:
                 tensor: Tensor = file.get_tensor(self.key)
                 return tensor
@@ -51,6 +53,7 @@ def read_header(file: Path) -> dict[str, Entry]:
     from safetensors import SafetensorError, safe_open
 
     try:
+        check_regular(file)
         written = file.stat().st_mtime_ns
         with safe_open(file, framework="np") as opened:  # so that headers are read without torch
             slices = {key: opened.get_slice(key) for key in opened.keys()}  # noqa: SIM118 - it is no mapping

@@ -6,7 +6,9 @@ import html
 import re
 from typing import TYPE_CHECKING
 
+from svi_story.engines.svi.digests import LARGEST
 from svi_story.errors import InputError, Problem
+from svi_story.files import read_regular
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -35,7 +37,7 @@ def load_tokenizer(path: Path) -> Tokenizer:
     from tokenizers import Tokenizer
 
     try:
-        tokenizer = Tokenizer.from_file(str(path))
+        tokenizer = Tokenizer.from_buffer(read_regular(path, LARGEST))
     except Exception as error:
         raise InputError(Problem(f"not a tokenizer ({error}); download it again", file=str(path))) from error
     pad = tokenizer.token_to_id("<pad>")
