@@ -13,12 +13,12 @@ import socket
 import stat
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, BinaryIO
 
 from svi_story.errors import PassingError, Problem, RenderError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
 TEMP = ".tmp-"
 
@@ -129,6 +129,25 @@ def write_atomic(path: Path, data: bytes) -> None:
     sync(path.parent)
 
 
+def open_regular(path: Path, most: int | None = None) -> BinaryIO:
+    """Open a regular file for reading, without ever waiting for it.
+
+    Links are followed. Raises OSError for anything else, and for a file of more than `most` bytes.
+    """
+    file = os.fdopen(os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOCTTY), "rb")
+    status = os.fstat(file.fileno())
+    if not stat.S_ISREG(status.st_mode) or (most is not None and status.st_size > most):
+        file.close()
+        raise OSError(errno.EBADMSG, "is not a regular file of a fit size", str(path))
+    return file
+
+
+def read_regular(path: Path, most: int) -> bytes:
+    """The bytes of a regular file of at most `most` bytes. Raises as `open_regular`."""
+    with open_regular(path, most) as file:
+        return file.read(most)
+
+
 def sha256_file(path: Path) -> str:
     """The sha256 (hex) of a file's bytes."""
     with path.open("rb") as file:
@@ -185,11 +204,12 @@ def unwritable(target: Path, reason: str) -> RenderError:
 
 
 @contextmanager
-def atomic_file(target: Path) -> Iterator[Path]:
+def atomic_file(target: Path, before: Callable[[Path], None] | None = None) -> Iterator[Path]:
     """A temporary name beside the target, absolute, with its extension; on leaving it becomes the target.
 
-    The file is synced before and its folder after the rename. Whatever is raised inside, the temporary
-    file is removed and the target stays what it was. Raises RenderError where the disk refuses.
+    The file is synced before and its folder after the rename. `before` is called between, with the temporary
+    file. Whatever is raised inside, or by `before`, the temporary file is removed and the target stays what
+    it was. Raises RenderError where the disk refuses.
     """
     target = target.absolute()
     temporary = target.with_name(f"{temp_name()}-{target.name[-40:]}")
@@ -201,6 +221,8 @@ def atomic_file(target: Path) -> Iterator[Path]:
         yield temporary
         with refusals(target):
             os.fsync(descriptor)
+            if before:
+                before(temporary)
             temporary.replace(target)
             sync(target.parent)
     except BaseException:

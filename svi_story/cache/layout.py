@@ -71,6 +71,11 @@ class Layout:
         """One small record per film: the entries and pieces it is made of."""
         return self.root / "films"
 
+    @property
+    def ledger(self) -> Path:
+        """One small file for each file that svi-story wrote outside the cache."""
+        return self.root / "ledger"
+
     def bundle(self, digest: str) -> Path:
         """The folder of an unpacked bundle, by the zip's sha256."""
         return self.root / "bundles" / _checked(digest)
@@ -105,12 +110,14 @@ class Layout:
     def trash(self) -> Iterator[Path]:
         """What a deletion left, half gone."""
         shards = [shard for kind in ("entries", "pieces") for shard in names(self.root / kind)]
-        for folder in (*shards, self.root / "work", self.root / "bundles", self.set_aside, self.films):
+        flat = (self.root / "work", self.root / "bundles", self.set_aside, self.films, self.ledger)
+        for folder in (*shards, *flat):
             yield from (path for path in names(folder) if path.name.startswith(TRASH))
 
     def temps(self) -> Iterator[Path]:
         """What a killed process left half-written, outside the work folders."""
-        places = (*names(self.root), *names(self.root / "bundles"), *names(self.films))
+        folders = (self.root, self.root / "bundles", self.films, self.ledger)
+        places = (path for folder in folders for path in names(folder))
         return (path for path in places if path.name.startswith(TEMP))
 
     def _sharded(self, kind: str, key: str) -> Path:

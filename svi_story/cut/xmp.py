@@ -64,6 +64,11 @@ def xmp_packet(about: About) -> bytes:
     return (_BEGIN + text + _END).encode()
 
 
+def is_own_packet(packet: bytes) -> bool:
+    """Whether an XMP packet is one that svi-story wrote."""
+    return OWN.encode() in packet
+
+
 def _add(parent: ET.Element, name: str, value: str) -> ET.Element:
     element = ET.SubElement(parent, name)
     element.text = _NOT_XML.sub("", value)

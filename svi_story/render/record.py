@@ -9,7 +9,8 @@ from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
 
 from svi_story import __version__
-from svi_story.files import disk, sha256_file, write_atomic
+from svi_story.cache.outputs import Outputs
+from svi_story.files import disk, read_regular, sha256_file
 from svi_story.plan.described import described_cut, described_film, described_finish
 from svi_story.plan.made import MadeClip, MadeFilm, MadeSegment
 
@@ -24,6 +25,9 @@ if TYPE_CHECKING:
 
 RECORD_VERSION = 2
 """Version 1 knew of the cut its fps, crf and fades; it is still read, so that `plan --why` can compare."""
+
+LARGEST = 128 * 2**20
+"""Bytes of a record; one of 1,000 clips has about 3 MB."""
 
 ODD_NAMES = "backslashreplace"
 """A file name that is no UTF-8 becomes an escape that JSON knows."""
@@ -47,17 +51,22 @@ class Record:
     made: MadeFilm
     bundle: str | None = None
     """sha256 of the bundle that brought the film's segments; None where they are of the usual cache."""
+    film: str = ""
+    """The film's name."""
+    board: str = ""
+    """The absolute path of the board, or of the bundle, that it was made from."""
 
 
 def read_record(film: Path) -> Record | None:
     """The record beside a film; None where there is none, or one that cannot be understood."""
     try:
-        found = json.loads(record_path(film).read_text("utf-8"))
+        found = json.loads(read_regular(record_path(film), LARGEST))
         if found["version"] not in (1, RECORD_VERSION):
             return None
         captions = tuple(map(str, found.get("captions_sha256") or ()))
         about = (found["recipe"], found["bytes"], found["sha256"], captions)
-        return Record(*about, _made(found), found.get("bundle"))
+        names = (str(found.get(name, "")) for name in ("film", "board"))
+        return Record(*about, _made(found), found.get("bundle"), *names)
     except (OSError, ValueError, LookupError, TypeError, AttributeError, RecursionError, OverflowError):
         return None
 
@@ -86,7 +95,13 @@ def is_up_to_date(film: Path, recipe: str) -> bool:
         return False
 
 
-def write_record(job: Job, recipe: str, entries: Mapping[str, Entry], captions: tuple[str, ...]) -> None:
+def write_record(
+    job: Job,
+    recipe: str,
+    entries: Mapping[str, Entry],
+    captions: tuple[str, ...],
+    outputs: Outputs | None = None,
+) -> None:
     """Describe the film that was just put in place; `entries` are its segments by key.
 
     `captions` is as in `Record`.
@@ -119,7 +134,7 @@ def write_record(job: Job, recipe: str, entries: Mapping[str, Entry], captions: 
         "versions": versions(),
     }
     with disk(record_path(film), "describing the film"):
-        write_atomic(
+        (outputs or Outputs()).write(
             record_path(film),
             json.dumps(record, indent=1, ensure_ascii=False).encode("utf-8", ODD_NAMES) + b"\n",
         )
