@@ -116,6 +116,23 @@ def write_new(path: Path, data: bytes) -> None:
         os.fsync(file.fileno())
 
 
+def rename_new(source: Path, target: Path) -> None:
+    """Give a file a name that nothing has yet. Raises FileExistsError where something has it.
+
+    Even where it appears meanwhile, unless the file system has no hard links.
+    """
+    try:
+        target.hardlink_to(source)
+    except FileExistsError:
+        raise
+    except OSError:
+        if os.path.lexists(target):
+            raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), str(target)) from None
+        source.rename(target)
+    else:
+        source.unlink()
+
+
 def write_atomic(path: Path, data: bytes) -> None:
     """Replace a file's content at once, durably; its folder must exist."""
     temp = path.with_name(f"{temp_name()}-{path.name[-40:]}")
