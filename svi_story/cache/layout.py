@@ -154,6 +154,8 @@ def check_root(root: Path) -> None:
 def _is_of_a_cache(path: Path) -> bool:
     try:
         found = json.loads(read_regular(path, LARGEST_FILE))
+        if not isinstance(found, dict):
+            return False
         return all(MEMO_KEY.fullmatch(key) for key in found) or {"format", "rows"} == set(found)
     except (OSError, ValueError, TypeError, RecursionError):
         return False
