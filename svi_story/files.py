@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING
 from svi_story.errors import PassingError, Problem, RenderError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
     from io import BufferedReader
 
 TEMP = ".tmp-"
@@ -125,6 +125,23 @@ def write_new(path: Path, data: bytes) -> None:
         file.write(data)
         file.flush()
         os.fsync(file.fileno())
+
+
+def rename_new(source: Path, target: Path) -> None:
+    """Give a file a name that nothing has yet. Raises FileExistsError where something has it.
+
+    Even where it appears meanwhile, unless the file system has no hard links.
+    """
+    try:
+        target.hardlink_to(source)
+    except FileExistsError:
+        raise
+    except OSError:
+        if os.path.lexists(target):
+            raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), str(target)) from None
+        source.rename(target)
+    else:
+        source.unlink()
 
 
 def write_atomic(path: Path, data: bytes) -> None:
@@ -273,11 +290,12 @@ def unwritable(target: Path, reason: str) -> RenderError:
 
 
 @contextmanager
-def atomic_file(target: Path) -> Iterator[Path]:
+def atomic_file(target: Path, before: Callable[[Path], None] | None = None) -> Iterator[Path]:
     """A temporary name beside the target, absolute, with its extension; on leaving it becomes the target.
 
-    The file is synced before and its folder after the rename. Whatever is raised inside, the temporary
-    file is removed and the target stays what it was. Raises RenderError where the disk refuses.
+    The file is synced before and its folder after the rename. `before` is called between, with the temporary
+    file. Whatever is raised inside, or by `before`, the temporary file is removed and the target stays what
+    it was. Raises RenderError where the disk refuses.
     """
     target = target.absolute()
     temporary = target.with_name(f"{temp_name()}-{target.name[-40:]}")
@@ -289,6 +307,8 @@ def atomic_file(target: Path) -> Iterator[Path]:
         yield temporary
         with refusals(target):
             os.fsync(descriptor)
+            if before:
+                before(temporary)
             temporary.replace(target)
             sync(target.parent)
     except BaseException:

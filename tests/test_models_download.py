@@ -131,16 +131,64 @@ def test_files_from_elsewhere_are_hashed_once_and_kept(hub: FakeHub, monkeypatch
 
 
 @pytest.mark.parametrize("change", ["cut", "other"])
-def test_a_file_that_differs_is_replaced_and_that_is_told(hub: FakeHub, svi_story: Run, change: str) -> None:
+@pytest.mark.parametrize("known", [True, False])
+def test_a_file_that_differs_is_kept_and_that_is_told(
+    hub: FakeHub, svi_story: Run, change: str, known: bool
+) -> None:
+    """Whether it was downloaded and changed since, or is the user's own."""
     get()
     victim = ROOT / WAN / SHARD
     whole = victim.read_bytes()
-    victim.write_bytes(whole[:-5] if change == "cut" else b"x" * len(whole))
+    other = whole[:-5] if change == "cut" else b"x" * len(whole)
+    victim.write_bytes(other)
+    (ROOT / TOKENIZER).rename("elsewhere")
+    if not known:
+        (ROOT / digests.RECORDS).unlink()
+    hub.asked.clear()
+    ended = svi_story("models", "download", "--yes")
+    assert ended.code == 2, ended.err
+    assert f"{victim}: has" in ended.err
+    assert "svi-story did not download it so; move it away or delete it" in ended.err
+    assert victim.read_bytes() == other
+    assert hub.reads() == []
+    assert not (ROOT / TOKENIZER).exists(), "nothing is downloaded before all is well"
+    victim.unlink()
     ended = svi_story("models", "download", "--yes")
     assert ended.code == 0, ended.err
-    assert f"{victim}: has" in ended.err
-    assert "it will be replaced" in ended.err
     assert victim.read_bytes() == whole
+
+
+@pytest.mark.parametrize("downloaded", [True, False])
+def test_an_older_download_is_replaced_and_that_is_told(
+    hub: FakeHub, svi_story: Run, downloaded: bool
+) -> None:
+    """What svi-story wrote itself; what the user laid there was the same then, and is no less the user's."""
+    get()
+    if not downloaded:
+        (ROOT / digests.RECORDS).unlink()
+        get()
+    victim = ROOT / WAN / SHARD
+    old = victim.read_bytes()
+    hub.repos[WAN][SHARD] = new = old[:-1] + bytes([old[-1] ^ 1])
+    os.utime(victim)
+    ended = svi_story("models", "download", "--yes")
+    assert (ended.code, "it will be replaced" in ended.err) == ((0, True) if downloaded else (2, False))
+    assert victim.read_bytes() == (new if downloaded else old)
+
+
+def test_a_file_that_appears_while_it_is_downloaded_is_kept(hub: FakeHub) -> None:
+    items = download.prepare(ROOT, parts_for("2.0"), Hub())
+    victim = ROOT / WAN / SHARD
+
+    def meanwhile(_name: str, _done: int, _all: int) -> None:
+        victim.parent.mkdir(parents=True, exist_ok=True)
+        victim.write_bytes(b"mine")
+
+    with pytest.raises(RenderError, match="was put there meanwhile, and is kept"):
+        download.fetch(ROOT, items, Hub(), meanwhile)
+    assert victim.read_bytes() == b"mine"
+    part = next(victim.parent.glob(".*.part"))
+    assert part.stat().st_size == len(hub.repos[WAN][SHARD])
 
 
 def test_a_renamed_repository_is_found(hub: FakeHub) -> None:

@@ -155,9 +155,11 @@ def test_long_films_make_several_sheets_and_shorter_ones_take_them_away(write_bo
         pixels = decoded(path)
         for index in range(sheet.clips):
             assert np.array_equal(part(pixels, sheet.thumb_of(index)), anchor)
-    sheet_path(film, 3).touch()
+    sheet_path(film, 3).write_bytes(paths[1].read_bytes())
+    sheet_path(film, 4).write_bytes(b"no sheet")
     assert write_preview(planned(write_board()), film) == paths[:1]
-    assert sorted(path.name for path in board.parent.glob("*preview*")) == ["board.preview.png"]
+    left = sorted(path.name for path in board.parent.glob("*preview*"))
+    assert left == ["board.preview-4.png", "board.preview.png"]
 
 
 def inside(inner: Box, outer: Box) -> bool:

@@ -206,12 +206,19 @@ def test_a_damaged_entry_is_found_set_aside_and_made_again(
     assert next((board.parent / "renders/.cache/entries").rglob("frames.avi")).stat().st_size > 0
 
 
-def test_a_film_that_was_touched_is_joined_again(write_board: Write, svi_story: Run) -> None:
+def test_a_film_that_was_changed_is_kept_and_joined_again_when_it_is_moved_away(
+    write_board: Write, svi_story: Run
+) -> None:
     board = write_board()
     svi_story("render", board, *ANIMATIC)
     film = board.parent / "renders/board.mp4"
     before = film.read_bytes()
     film.write_bytes(before[:-1] + b"x")
+    ended = svi_story("render", board, *ANIMATIC)
+    assert ended.code == 2
+    assert "this was changed since svi-story wrote it; move it away" in ended.err
+    assert film.read_bytes() == before[:-1] + b"x"
+    film.rename(film.with_name("mine.mp4"))
     ended = svi_story("render", board, *ANIMATIC, "--json")
     assert made(ended) == []
     assert film.read_bytes() == before

@@ -141,13 +141,6 @@ def test_a_failed_attempt_leaves_no_file(target: str, monkeypatch: pytest.Monkey
     monkeypatch.undo()
 
 
-def test_what_an_interrupted_attempt_left_is_no_obstacle() -> None:
-    Path(".film.new").mkdir()
-    Path(".film.new/half").write_bytes(b"")
-    assert load(templates.create("minimal", Path("film"))).ids
-    assert not Path(".film.new").exists()
-
-
 def test_a_place_that_cannot_be_written_is_told() -> None:
     Path("file").write_bytes(b"")
     for target in ("file/film", "file/film.yaml"):

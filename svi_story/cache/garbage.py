@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 from svi_story.cache.films import gone, serves, used
 from svi_story.cache.layout import TRASH, names, own_cache
 from svi_story.cache.locks import Hold, lock_if_free
+from svi_story.cache.outputs import written_and_gone
 from svi_story.files import disk, measure, remove, sync
 
 if TYPE_CHECKING:
@@ -75,6 +76,8 @@ def _unkeyed(layout: Layout) -> Iterator[Garbage]:
         yield _garbage(path, "half written")
     for path in gone(layout):
         yield _garbage(path, "the record of a film that is gone")
+    for path in written_and_gone(layout):
+        yield _garbage(path, "the note about a file that is gone")
 
 
 def _garbage(path: Path, why: str, key: str = "") -> Garbage:

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import json
+import os
 import re
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from svi_story.files import TEMP, disk, make_folder, write_atomic
+from svi_story.errors import InputError, Problem
+from svi_story.files import TEMP, disk, make_folder, read_regular, write_atomic
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -26,6 +30,10 @@ TAG = b"""Signature: 8a477f597d28d172789f06886806bc55
 """
 
 TRASH = ".trash-"
+
+LARGEST_FILE = 2**28
+MEMO_KEY = re.compile(r"[a-z]+ (.* )?(\d+ \d+ \d+ \d+ \d+|unreadable .*)", re.DOTALL)
+"""What a file of hashes has as its keys: what was found, and the state of the file it was found of."""
 
 KEY = re.compile(r"[0-9a-f]{64}")
 LOCK = re.compile(r"[0-9a-f]{64}\.lock")
@@ -71,6 +79,11 @@ class Layout:
         """One small record per film: the entries and pieces it is made of."""
         return self.root / "films"
 
+    @property
+    def ledger(self) -> Path:
+        """One small file for each file that svi-story wrote outside the cache."""
+        return self.root / "ledger"
+
     def bundle(self, digest: str) -> Path:
         """The folder of an unpacked bundle, by the zip's sha256."""
         return self.root / "bundles" / _checked(digest)
@@ -105,12 +118,14 @@ class Layout:
     def trash(self) -> Iterator[Path]:
         """What a deletion left, half gone."""
         shards = [shard for kind in ("entries", "pieces") for shard in names(self.root / kind)]
-        for folder in (*shards, self.root / "work", self.root / "bundles", self.set_aside, self.films):
+        flat = (self.root / "work", self.root / "bundles", self.set_aside, self.films, self.ledger)
+        for folder in (*shards, *flat):
             yield from (path for path in names(folder) if path.name.startswith(TRASH))
 
     def temps(self) -> Iterator[Path]:
         """What a killed process left half-written, outside the work folders."""
-        places = (*names(self.root), *names(self.root / "bundles"), *names(self.films))
+        folders = (self.root, self.root / "bundles", self.films, self.ledger)
+        places = (path for folder in folders for path in names(folder))
         return (path for path in places if path.name.startswith(TEMP))
 
     def _sharded(self, kind: str, key: str) -> Path:
@@ -119,6 +134,31 @@ class Layout:
     def _all(self, kind: str) -> Iterator[Path]:
         for shard in names(self.root / kind):
             yield from (folder for folder in keyed(shard) if folder.name.startswith(shard.name))
+
+
+def check_root(root: Path) -> None:
+    """Raises InputError for a folder in which the cache's own files would replace somebody else's.
+
+    A folder that is tagged as a cache is one, whatever is damaged in it. There may be no tag yet before
+    anything is rendered.
+    """
+    with suppress(OSError):
+        if read_regular(root / TAG_NAME, LARGEST_FILE) == TAG:
+            return
+    for path in (root / "memo.json", root / "calibration.json"):
+        if os.path.lexists(path) and not _is_of_a_cache(path):
+            what = "is none of a cache of svi-story; move it away, or choose another cache with --cache"
+            raise InputError(Problem(what, file=str(path)))
+
+
+def _is_of_a_cache(path: Path) -> bool:
+    try:
+        found = json.loads(read_regular(path, LARGEST_FILE))
+        if not isinstance(found, dict):
+            return False
+        return all(MEMO_KEY.fullmatch(key) for key in found) or {"format", "rows"} == set(found)
+    except (OSError, ValueError, TypeError, RecursionError):
+        return False
 
 
 def own_cache(bundle: Path) -> Layout:

@@ -69,6 +69,7 @@ def doctor(
     svi-story doctor --full --json
     svi-story doctor --smoke --variant 2.0-pro --reference cat.jpg
     """
+    from svi_story.cache.outputs import Outputs
     from svi_story.engines import NAMES
     from svi_story.render.doctor import Places, check_every_byte, examine
     from svi_story.render.smoke import Trial
@@ -80,9 +81,8 @@ def doctor(
     if wanted == "svi" and full:
         findings.append(check_every_byte(places))
     if wanted == "svi" and smoke:
-        trial = Trial(
-            models, variant_named(variant) or "2.0", size, frames, steps, numbers, reference, output
-        )
+        made = variant_named(variant) or "2.0"
+        trial = Trial(models, made, size, frames, steps, numbers, reference, output, Outputs(cache))
         findings += _smoke(trial)
     ready = all(finding.state != "lacking" for finding in findings)
     if as_json:

@@ -26,6 +26,8 @@ from svi_story.cli.options import (
 from svi_story.cli.terminal import answer
 
 if TYPE_CHECKING:
+    from svi_story.cache.outputs import Outputs
+    from svi_story.cut.media import Codec
     from svi_story.plan.fingerprints import Fingerprints
     from svi_story.render.jobs import Choice, Job
 
@@ -68,10 +70,12 @@ def export(
     svi-story export board.yaml --to srt --as subtitles/board.srt
     svi-story export board.yaml --to bundle --entries
     """
-    from svi_story.cli.console import tell, warn
+    from svi_story.cache.outputs import Outputs
+    from svi_story.cli.console import warn
     from svi_story.cut.media import CODECS
     from svi_story.engines import EngineOptions
-    from svi_story.render.export import export_otio, export_srt
+    from svi_story.render.export import export_srt, subtitles
+    from svi_story.render.outputs import check_bundle, check_subtitles
     from svi_story.render.pack import pack
 
     suffix = SUFFIXES[one_of(to, tuple(SUFFIXES), "--to")]
@@ -86,13 +90,26 @@ def export(
     fingerprints = fingerprints_in(cache, warn)
     job = _job(board, output, cache, fingerprints, chosen(engine, EngineOptions(models, dtype, vae=vae)))
     target = file or job.place.film.with_suffix(suffix)
+    outputs = Outputs(cache)
     if to == "otio":
-        export_otio(job, store_of(job), target, CODECS[media] if media else None, tell)
+        _timeline(job, target, CODECS[media] if media else None, outputs)
     elif to == "bundle":
-        pack(job, target, fingerprints, store_of(job) if entries else None, warn)
+        check_bundle(job, target, outputs, warn)
+        pack(job, target, fingerprints, store_of(job) if entries else None, warn, outputs.file)
     else:
-        export_srt(job, target)
+        check_subtitles(job, target, subtitles(job), outputs, warn)
+        export_srt(job, target, outputs)
     answer(str(target))
+
+
+def _timeline(job: Job, target: Path, codec: Codec | None, outputs: Outputs) -> None:
+    """Write a timeline, with the clips' files where there is a codec."""
+    from svi_story.cli.console import tell, warn
+    from svi_story.render.export import export_otio, media_paths
+    from svi_story.render.outputs import check_timeline
+
+    check_timeline(job, target, media_paths(job, target, codec) if codec else (), outputs, warn)
+    export_otio(job, store_of(job), target, codec, tell, outputs)
 
 
 def _job(board: Path, films: Path, cache: Path, fingerprints: Fingerprints, choice: Choice) -> Job:

@@ -156,17 +156,23 @@ def _render(
     makers: Hands,
 ) -> list[Outcome]:
     """Plan, key and render every board; how each ended."""
+    from svi_story.cache.outputs import Outputs
     from svi_story.cache.store import Store
     from svi_story.engines import create
     from svi_story.events import RunDone
     from svi_story.render.batch import OURS, render_orders, segments_of, take_orders
     from svi_story.render.calibration import calibrated
     from svi_story.render.jobs import prepare, told
+    from svi_story.render.outputs import check_films
 
     fingerprints = fingerprints_in(cache, report)
     jobs, rejected = prepare(places, fingerprints, choice)
     for event in (event for job in jobs for event in told(job)):
         report(event)
+    outputs = Outputs(cache)
+    if not wish.only:
+        jobs, refused = check_films(jobs, outputs, report, forced=bool(wish.force))
+        rejected = [*rejected, *refused]
     orders, outcomes = take_orders(jobs, rejected, wish, report)
     if orders:
         fingerprints.save()
@@ -180,7 +186,8 @@ def _render(
                 )
                 for setup in dict.fromkeys(item.setup for item in orders)
             }
-            outcomes = [*render_orders(orders, engines, listener, retry, makers), *outcomes]
+            ended = render_orders(orders, engines, listener, retry, makers, outputs)
+            outcomes = [*ended, *outcomes]
     endings = Counter(outcome.ending for outcome in outcomes)
     report(RunDone(endings["done"], endings["failed"] + endings["bug"], endings["refused"]))
     return outcomes

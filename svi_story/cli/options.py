@@ -150,9 +150,14 @@ def only_place(board: Path, films: Path, cache: Path) -> Place:
 
 
 def fingerprints_in(cache: Path, report: Reporter = lambda _event: None) -> Fingerprints:
-    """Hashes of files, memoised in the cache's folder; finding one the first time is told."""
+    """Hashes of files, memoised in the cache's folder; finding one the first time is told.
+
+    Raises InputError for a folder that holds other files in the cache's places.
+    """
+    from svi_story.cache.layout import check_root
     from svi_story.plan.fingerprints import Fingerprints
 
+    check_root(cache)
     return Fingerprints.load(cache / "memo.json", report)
 
 

@@ -178,7 +178,11 @@ def _beside_the_board(job: Job, record: Record) -> str:
     if is_up_to_date(job.place.film, recipe):
         return "nothing changed since the last film"
     if record.recipe == recipe:
-        return "the film's file is missing or not as it was made; it is cut again, no frame is made"
+        if job.place.film.exists():
+            return (
+                "the film's file is not as it was made; move it away, and it is cut again, no frame is made"
+            )
+        return "the film's file is missing; it is cut again, no frame is made"
     return "no frame changed since the last film; it is cut again"
 
 

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import typer
 
-from svi_story.cli.options import CACHE, FILMS, Engine, Films, Paths, fingerprints_in, one_of
+from svi_story.cli.options import CACHE, FILMS, Cache, Engine, Films, Paths, fingerprints_in, one_of
 from svi_story.cli.terminal import answer, complain
 
 if TYPE_CHECKING:
@@ -20,7 +20,7 @@ def register(app: typer.Typer) -> None:
     app.command()(preview)
 
 
-def preview(paths: Paths, output: Films = FILMS, engine: Engine = "") -> None:
+def preview(paths: Paths, output: Films = FILMS, cache: Cache = CACHE, engine: Engine = "") -> None:
     """Draw a contact sheet of every clip: its reference as the model sees it, prompt and timing.
 
     Needs no engine and no GPU. The pictures are put beside the films: renders/board.preview.png.
@@ -29,18 +29,24 @@ def preview(paths: Paths, output: Films = FILMS, engine: Engine = "") -> None:
     svi-story preview board.yaml
     svi-story preview boards/ -o sheets
     """
+    from svi_story.cache.outputs import Outputs
+    from svi_story.cli.console import warn
     from svi_story.engines import NAMES
     from svi_story.errors import InputError, RenderError
     from svi_story.render.jobs import find_places, resolve
+    from svi_story.render.outputs import check_sheets
     from svi_story.review.preview import write_preview
 
     name = one_of(engine, NAMES, "--engine") if engine else None
-    plans, rejected = resolve(find_places(paths, output, CACHE), fingerprints_in(CACHE), name)
+    places, outputs = find_places(paths, output, cache), Outputs(cache)
+    plans, rejected = resolve(places, fingerprints_in(cache, warn), name)
+    plans, refused = check_sheets(plans, outputs, warn)
+    rejected = [*rejected, *refused]
     failed: list[StoryError] = [refused.error for refused in rejected]
     drawn = 0
     for place, plan in plans:
         try:
-            for path in write_preview(plan, place.film):
+            for path in write_preview(plan, place.film, outputs):
                 answer(str(path))
             drawn += 1
         except (InputError, RenderError) as error:

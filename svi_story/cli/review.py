@@ -30,6 +30,7 @@ from svi_story.cli.terminal import answer, answer_json, complain
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+    from svi_story.cache.outputs import Outputs
     from svi_story.cache.store import Store
     from svi_story.render.jobs import Choice, Job
     from svi_story.review.quality import FilmReview
@@ -62,7 +63,10 @@ def review(
     svi-story review board.yaml
     svi-story review board.yaml --engine animatic --json
     """
+    from svi_story.cache.outputs import Outputs
+    from svi_story.cli.console import warn
     from svi_story.engines import EngineOptions
+    from svi_story.render.outputs import check_page
 
     job = _job(board, output, cache, chosen(engine, EngineOptions(models, dtype, vae=vae)))
     words: dict[str, Path | str] = {
@@ -73,14 +77,17 @@ def review(
         "--dtype": dtype,
         "--vae": vae,
     }
-    store = store_of(job)
+    store, outputs, page = store_of(job), Outputs(cache), job.place.film.with_suffix(".review.html")
+    if not as_json:
+        check_page(job, page, outputs, warn)
     found = _measure(job, store)
     if as_json:
         from svi_story.review.answer import as_json as in_json
 
         answer_json(in_json(found))
     else:
-        answer(str(_page(job, store, found, _again(board, words))))
+        _write(page, found, replace(_shown(job, store), again=_again(board, words)), outputs)
+        answer(str(page))
     if found.findings:
         count = len(found.findings)
         complain(f"{board}: {count} warning{'s' if count > 1 else ''}; the page says what helps")
@@ -129,16 +136,14 @@ def _again(board: Path, words: Mapping[str, Path | str]) -> str:
     return " ".join(["svi-story render", shlex.quote(str(board)), *given])
 
 
-def _page(job: Job, store: Store, found: FilmReview, again: str) -> Path:
+def _write(page: Path, found: FilmReview, shown: Shown, outputs: Outputs) -> None:
     """Write the page beside the film."""
     from svi_story.files import disk, make_folder
     from svi_story.review.report import write_page
 
-    page = job.place.film.with_suffix(".review.html")
     with disk(page.parent, "making room for the review"):
         make_folder(page.parent)
-    write_page(found, replace(_shown(job, store), again=again), page)
-    return page
+    write_page(found, shown, page, outputs.file)
 
 
 def _shown(job: Job, store: Store) -> Shown:

@@ -4,13 +4,21 @@ from __future__ import annotations
 
 import struct
 from dataclasses import dataclass
+from itertools import islice
 from typing import TYPE_CHECKING, BinaryIO
+
+from svi_story.files import open_regular
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+    from pathlib import Path
 
 XMP = bytes.fromhex("BE7ACFCB97A942E89C71999491E3AFAC")
 """The name of the box that holds an XMP packet (XMP specification, part 3, MPEG-4)."""
+
+MOST_BOXES = 1000
+LARGEST_XMP = 32 * 2**20
+"""Bytes; ours hold a storyboard of 2 MB at most, and XML makes some characters longer."""
 
 ENABLED = 1
 """The flag of a track that players show unasked."""
@@ -45,6 +53,21 @@ def add_xmp(file: BinaryIO, packet: bytes) -> None:
     """Put an XMP packet behind everything else, so that nothing before it moves."""
     file.seek(0, 2)
     file.write(struct.pack(">I4s", 8 + len(XMP) + len(packet), b"uuid") + XMP + packet)
+
+
+def read_xmp(path: Path) -> bytes:
+    """The XMP packet of an mp4, nothing decoded; empty for any other file, and for what cannot be read."""
+    try:
+        with open_regular(path) as file:
+            for box in islice(boxes(file, 0, file.seek(0, 2)), MOST_BOXES):
+                size = box.stop - box.start - len(XMP)
+                if box.kind == b"uuid" and 0 <= size <= LARGEST_XMP:
+                    file.seek(box.start)
+                    if file.read(len(XMP)) == XMP:
+                        return file.read(size)
+    except (OSError, ValueError, struct.error):
+        pass
+    return b""
 
 
 def hide_captions(file: BinaryIO) -> None:

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from av.container import OutputContainer
     from av.container.core import Chapter as MadeChapter
 
+    from svi_story.cache.outputs import Publish
     from svi_story.cut.encoding import Encoding
     from svi_story.cut.extras import Chapter, Extras
 
@@ -33,7 +34,13 @@ SLACK = Fraction(1, 40)
 """Seconds that a sound may lack at its end: about a packet of AAC."""
 
 
-def join(pieces: Sequence[Path], encoding: Encoding, target: Path, extras: Extras) -> int:
+def join(
+    pieces: Sequence[Path],
+    encoding: Encoding,
+    target: Path,
+    extras: Extras,
+    publish: Publish = atomic_file,
+) -> int:
     """Join pieces into a film whose index comes first, so that it plays while it loads; returns its frames.
 
     The film is under its name only when it is whole and counted; temporary files that a killed process left
@@ -46,7 +53,7 @@ def join(pieces: Sequence[Path], encoding: Encoding, target: Path, extras: Extra
     if not pieces:
         raise ValueError("a film needs a piece")
     remove_stale_temps(target.absolute().parent)
-    with atomic_file(target) as temporary:
+    with publish(target) as temporary:
         try:
             with av.open(str(temporary), "w", format="mp4", options=_options(encoding)) as film:
                 frames = _copy_all(pieces, encoding, film, extras)

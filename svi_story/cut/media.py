@@ -9,10 +9,10 @@ import json
 from contextlib import suppress
 from dataclasses import dataclass
 from importlib.metadata import version
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 from svi_story.cut.join import count_frames
-from svi_story.files import atomic_file, disk, read_regular, sha256_file, unwritable, write_atomic
+from svi_story.files import atomic_file, disk, read_regular, sha256_file, unwritable
 from svi_story.plan.keys import key_of
 
 if TYPE_CHECKING:
@@ -23,10 +23,13 @@ if TYPE_CHECKING:
     from av import VideoFrame
     from av.container import OutputContainer
 
+    from svi_story.cache.outputs import Publish
     from svi_story.cut.frames import Frame
     from svi_story.cut.timeline import Span
     from svi_story.plan.keys import Json
     from svi_story.plan.model import Size
+
+LARGEST_NOTE = 64 * 2**20
 
 MEDIA_VERSION = 1
 """Raised whenever the same frames make another file than before."""
@@ -99,7 +102,7 @@ def made_from(spans: Sequence[Span], codec: Codec, size: Size, fps: Fraction) ->
 def is_made(target: Path, inputs: dict[str, Json]) -> bool:
     """Whether the file is there, made from this, and still what it was then."""
     try:
-        note = json.loads(read_regular(_note(target), LARGEST_NOTE))
+        note = read_note(target)
         if note["made_from"] != key_of(inputs) or note["bytes"] != target.stat().st_size:
             return False
         return bool(note["sha256"] == sha256_file(target))
@@ -107,7 +110,38 @@ def is_made(target: Path, inputs: dict[str, Json]) -> bool:
         return False
 
 
-def write_media(target: Path, frames: Pictures, codec: Codec, fps: Fraction, inputs: dict[str, Json]) -> None:
+def is_as_noted(target: Path) -> bool:
+    """Whether the file is there, and what its note says that it was when it was written."""
+    try:
+        note = read_note(target)
+        return note["bytes"] == target.stat().st_size and bool(note["sha256"] == sha256_file(target))
+    except (OSError, ValueError, LookupError, TypeError, RecursionError):
+        return False
+
+
+def is_note(path: Path) -> bool:
+    """Whether a file is the note of a clip's file."""
+    try:
+        found = json.loads(read_regular(path, LARGEST_NOTE))
+        return {"made_from", "bytes", "sha256", "inputs"} <= set(found)
+    except (OSError, ValueError, TypeError, RecursionError):
+        return False
+
+
+def read_note(target: Path) -> dict[str, Any]:
+    """What is noted of a clip's file. Raises OSError or ValueError where that cannot be read."""
+    found: dict[str, Any] = json.loads(read_regular(note_path(target), LARGEST_NOTE))
+    return found
+
+
+def write_media(
+    target: Path,
+    frames: Pictures,
+    codec: Codec,
+    fps: Fraction,
+    inputs: dict[str, Json],
+    publish: Publish = atomic_file,
+) -> None:
     """Write all the frames; the file is under its name when it is whole and counted, then comes its note.
 
     Frames are read one by one. Raises RenderError where the disk or the codec refuses.
@@ -115,7 +149,7 @@ def write_media(target: Path, frames: Pictures, codec: Codec, fps: Fraction, inp
     import av
 
     count = len(frames)
-    with atomic_file(target) as temporary:
+    with publish(target) as temporary:
         try:
             _encode(temporary, frames, codec, fps)
         except av.FFmpegError as error:
@@ -130,10 +164,12 @@ def write_media(target: Path, frames: Pictures, codec: Codec, fps: Fraction, inp
             "sha256": sha256_file(target),
             "inputs": inputs,
         }
-        write_atomic(_note(target), json.dumps(note, indent=1).encode() + b"\n")
+        with publish(note_path(target)) as temporary:
+            temporary.write_bytes(json.dumps(note, indent=1).encode() + b"\n")
 
 
-def _note(target: Path) -> Path:
+def note_path(target: Path) -> Path:
+    """Where the note about a clip's file lies: beside it."""
     return target.with_name(f"{target.name}.json")
 
 

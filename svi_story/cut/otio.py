@@ -5,13 +5,15 @@ At the board's rate, with everything that the film is made of beside its picture
 
 from __future__ import annotations
 
+import json
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
 from svi_story import __version__
 from svi_story.cut.edit import Edit, Item, Join, dissolve, trimmed
-from svi_story.cut.otio_parts import at, noted, reference, span, text
+from svi_story.cut.otio_parts import SPACE, at, noted, reference, span, text
 from svi_story.cut.otio_sound import sound_tracks
+from svi_story.files import read_regular
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -19,6 +21,9 @@ if TYPE_CHECKING:
 
     from svi_story.plan.keys import Task
     from svi_story.plan.model import Card, FilmPlan, Shot
+
+LARGEST = 64 * 2**20
+"""Bytes of a timeline; one of 1,000 clips has about 5 MB."""
 
 CARD = "svi_story.card"
 """The generator of a card that has no file: text on black, as its parameters say."""
@@ -244,3 +249,12 @@ def _marker(
 def as_bytes(whole: Any) -> bytes:
     """The timeline as the .otio file holds it."""
     return str(whole.to_json_string(indent=2)).encode() + b"\n"
+
+
+def is_timeline(path: Path) -> bool:
+    """Whether a file is a timeline that svi-story exported."""
+    try:
+        found = json.loads(read_regular(path, LARGEST))
+        return "board_sha256" in found["metadata"][SPACE]
+    except (OSError, ValueError, LookupError, TypeError, RecursionError):
+        return False

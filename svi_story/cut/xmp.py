@@ -69,3 +69,8 @@ def _element(name: str, value: str, attributes: str = "") -> str:
         return f"<{name}{attributes} />"
     escaped = escape(text, {"\r": "&#13;"})  # every reader would take a carriage return for a line feed
     return f"<{name}{attributes}>{escaped}</{name}>"
+
+
+def is_own_packet(packet: bytes) -> bool:
+    """Whether an XMP packet is one that svi-story wrote."""
+    return OWN.encode() in packet

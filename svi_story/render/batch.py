@@ -10,6 +10,7 @@ from dataclasses import dataclass, replace
 from functools import partial
 from typing import TYPE_CHECKING, Literal, Protocol
 
+from svi_story.cache.outputs import Outputs
 from svi_story.cache.store import Store
 from svi_story.engines import phases_without
 from svi_story.errors import InputError, PassingError, Problem, StoryError
@@ -169,8 +170,10 @@ def render_orders(
     report: Reporter,
     retry: Retry = RETRY,
     hands: Hands = OURS,
+    outputs: Outputs | None = None,
 ) -> Iterator[Outcome]:
     """Render boards, grouped by setup, with engines not entered yet; yields how each ended."""
+    outputs = outputs or Outputs()
     report(RunStarted(len(orders), sum(len(item.wanted) for item in orders)))
     groups: defaultdict[Setup, list[Order]] = defaultdict(list)
     for item in sorted(orders, key=lambda item: item.setup.engine):
@@ -180,7 +183,8 @@ def render_orders(
             wanted = tuple(task for item in items for task in item.wanted)
             store = Store(setup.cache, report)
             with hands.stage(setup, engines[setup], wanted, store) as stage:
-                yield from Night(items, Studio(stage, store, encoder, report), retry, hands).run()
+                studio = Studio(stage, store, encoder, report, outputs)
+                yield from Night(items, studio, retry, hands).run()
 
 
 @contextmanager

@@ -3,19 +3,22 @@
 from __future__ import annotations
 
 import hashlib
+import os
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from svi_story.cache.outputs import is_plain
 from svi_story.cut.subtitles import srt
 from svi_story.events import Warned
-from svi_story.files import UnfitError, disk, sha256_file, write_atomic
+from svi_story.files import UnfitError, disk, sha256_file
 from svi_story.render.record import read_record
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
     from pathlib import Path
 
+    from svi_story.cache.outputs import Outputs
     from svi_story.cut.extras import Cue
     from svi_story.events import Reporter
     from svi_story.render.jobs import Job
@@ -39,17 +42,21 @@ class Captions:
     ours: tuple[str, ...]
     """sha256 of what is to lie there, and of what we put there before."""
 
-    def put(self, report: Reporter) -> None:
+    def put(self, outputs: Outputs, report: Reporter) -> None:
         """Make it so. What somebody changed by hand is kept, with a warning. RenderError from the disk."""
+        if outputs.keeps(self.path):
+            return
         there = _hash(self.path)
-        if self.data and there and there not in self.ours:
-            how = "was changed by hand" if len(there) == HASH else there
+        ours = there in self.ours or outputs.is_ours(self.path)
+        if self.data and os.path.lexists(self.path) and not (ours and is_plain(self.path)):
+            how = "was changed by hand" if len(there) in (0, HASH) else there
             what = f"{how} and is kept; remove it to get the board's captions"
             report(Warned(f"{self.path}: {what}"))
         elif self.data and there != self.ours[0]:
             with disk(self.path, "writing the captions"):
-                write_atomic(self.path, self.data)
-        elif not self.data and there in self.ours:
+                outputs.allow(self.path)
+                outputs.write(self.path, self.data)
+        elif not self.data and there in self.ours and is_plain(self.path):
             with suppress(OSError):
                 self.path.unlink()
 

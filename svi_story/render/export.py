@@ -16,7 +16,7 @@ from svi_story.cut.timeline import Piece, Span
 from svi_story.cut.words import card as drawn
 from svi_story.errors import InputError, Problem
 from svi_story.events import MediaDone
-from svi_story.files import atomic_file, disk, make_folder, remove_stale_temps
+from svi_story.files import disk, make_folder, remove_stale_temps
 from svi_story.plan.keys import Task
 from svi_story.render.edit import ranges_of, strips_of
 from svi_story.render.provenance import captions_of
@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 
     from svi_story.cache.entry import Entry
     from svi_story.cache.frames import Frames
+    from svi_story.cache.outputs import Outputs
     from svi_story.cache.store import Store
     from svi_story.cut.media import Codec, Pictures
     from svi_story.events import Reporter
@@ -52,7 +53,9 @@ def finished(job: Job, store: Store) -> dict[str, Entry]:
     return {key: entry for key, entry in found.items() if entry is not None}
 
 
-def export_otio(job: Job, store: Store, target: Path, codec: Codec | None, report: Reporter) -> None:
+def export_otio(
+    job: Job, store: Store, target: Path, codec: Codec | None, report: Reporter, outputs: Outputs
+) -> None:
     """Write the film as an OpenTimelineIO timeline.
 
     With a codec every clip becomes a file in `<target's stem>.media`, else the timeline points to the
@@ -67,16 +70,29 @@ def export_otio(job: Job, store: Store, target: Path, codec: Codec | None, repor
     takes = _segments(job, entries)
     cards: tuple[Take | None, Take | None] = (None, None)
     if codec:
-        made = _Media(job, entries, target.with_name(f"{target.stem}.media"), codec, report)
+        made = _Media(job, entries, media_folder(target), codec, report, outputs)
         takes, cards = made.clips(), made.cards()
     store.remember_film(job.place.film, job.place.board, entries, None)
     rows = rows_of(job.plan, takes, cards)
-    _write(target, as_bytes(timeline(job.plan, rows, target.absolute().parent)))
+    _write(target, as_bytes(timeline(job.plan, rows, target.absolute().parent)), outputs)
 
 
-def _write(target: Path, data: bytes) -> None:
-    with atomic_file(target) as temporary, disk(target, "writing it"):
-        temporary.write_bytes(data)
+def media_folder(target: Path) -> Path:
+    """Where the clips' files of a timeline lie: beside it."""
+    return target.with_name(f"{target.stem}.media")
+
+
+def media_paths(job: Job, target: Path, codec: Codec) -> list[Path]:
+    """The files of a timeline's clips and cards."""
+    cut = job.plan.cut
+    cards = zip(CARDS, (cut.title_card, cut.end_card), strict=True)
+    names = [*(shot.id for shot in job.plan.shots), *(name for name, card in cards if card)]
+    return [media_path(media_folder(target), name, codec) for name in names]
+
+
+def _write(target: Path, data: bytes, outputs: Outputs) -> None:
+    with disk(target, "writing it"):
+        outputs.write(target, data)
 
 
 def _segments(job: Job, entries: Mapping[str, Entry]) -> list[list[Take]]:
@@ -100,9 +116,16 @@ class _Media:
     """Makes the files of one export."""
 
     def __init__(
-        self, job: Job, entries: Mapping[str, Entry], folder: Path, codec: Codec, report: Reporter
+        self,
+        job: Job,
+        entries: Mapping[str, Entry],
+        folder: Path,
+        codec: Codec,
+        report: Reporter,
+        outputs: Outputs,
     ) -> None:
         self._job, self._entries, self._codec, self._report = job, entries, codec, report
+        self._outputs = outputs
         self._folder = folder
         with disk(folder, "making room for the clips' files"):
             make_folder(folder.absolute())
@@ -142,9 +165,9 @@ class _Media:
         plan = self._job.plan
         path = media_path(self._folder, name, self._codec)
         inputs: dict[str, Json] = made_from(by_content, self._codec, plan.size, plan.fps)
-        made = not is_made(path, inputs)
+        made = not is_made(path, inputs) and not self._outputs.keeps(path)
         if made:
-            write_media(path, frames, self._codec, plan.fps, inputs)
+            write_media(path, frames, self._codec, plan.fps, inputs, self._outputs.file)
         self._report(MediaDone(self._job.place.board, path, made))
         return path
 
@@ -152,14 +175,20 @@ class _Media:
         return self._entries[key].frames()
 
 
-def export_srt(job: Job, target: Path) -> None:
-    """Write the clips' captions as subtitles, at the times of the film. InputError where there are none."""
+def subtitles(job: Job) -> bytes:
+    """The clips' captions as an .srt file, at the times of the film. InputError where there are none."""
     cues = captions_of(job.plan, ranges_of(_timed(job)))
     if not cues:
         raise InputError(Problem("no clip has a caption; nothing to write", str(job.place.board)))
+    return srt(cues, job.plan.cut.fps).encode()
+
+
+def export_srt(job: Job, target: Path, outputs: Outputs) -> None:
+    """Write the clips' captions as subtitles. Raises as `subtitles`, and RenderError."""
+    data = subtitles(job)
     with disk(target, "making room for the captions"):
         make_folder(target.absolute().parent)
-    _write(target, srt(cues, job.plan.cut.fps).encode())
+    _write(target, data, outputs)
 
 
 def _timed(job: Job) -> Job:

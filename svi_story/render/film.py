@@ -77,10 +77,10 @@ class Film:
         extras, sound = extras_of(job, ranges_of(job)), self._sound
         pieces = self._reel.join(job.place.film, replace(extras, audio=sound.file if sound else None))
         captions = captions_beside(job, extras.captions)
-        write_record(job, recipe_of(job), entries, captions.ours)
-        captions.put(studio.report)
+        write_record(job, recipe_of(job), entries, captions.ours, studio.outputs)
+        captions.put(studio.outputs, studio.report)
         _keep(job, [*pieces, *([sound.key] if sound else [])], studio)
-        drop_preview(job.place.film)
+        drop_preview(job.place.film, studio.outputs)
         mix = mixed((task.segment.clip, entries[task.key].environment) for task in job.all_tasks)
         if mix:
             studio.report(Warned(f"{job.place.board}: {mix}"))
@@ -114,7 +114,7 @@ def still_good(job: Job, studio: Studio) -> bool:
     if not is_finished(job, studio.store):
         return False
     _keep(job, None, studio)
-    drop_preview(job.place.film)
+    drop_preview(job.place.film, studio.outputs)
     _report_film(job, studio, made=False)
     return True
 

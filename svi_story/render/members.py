@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import os
 import struct
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, BinaryIO
 from zipfile import ZIP_STORED, BadZipFile, LargeZipFile, ZipFile, ZipInfo
 
@@ -21,6 +21,8 @@ if TYPE_CHECKING:
     from svi_story.render.bundle import Sealed
 
 CHUNK = 2**20
+LOCAL = 30
+"""Bytes of what a zip says of a member before its name."""
 LARGEST_READ = 16 * 2**20
 """Bytes: zipfile reads the list of members at once, as long as the zip says it is."""
 
@@ -72,6 +74,17 @@ class _Careful:
         if size > LARGEST_READ:
             raise BadZipFile("it lists too many members")
         return self._file.read(size if size >= 0 else LARGEST_READ)
+
+
+def first_manifest(path: Path) -> Manifest | None:
+    """The manifest that a file begins with, if it is a bundle that svi-story packed; nothing else is read."""
+    with suppress(OSError, InputError, struct.error), open_regular(path) as file:
+        head = file.read(LOCAL)
+        signature, method, size, name_size, extra = struct.unpack("<4s4xH8x4xIHH", head)
+        if (signature, method, extra) == (b"PK\3\4", ZIP_STORED, 0) and size <= LARGEST_MANIFEST:
+            name = file.read(min(name_size, len(MANIFEST) + 1))
+            return read_manifest(file.read(size), path) if name == MANIFEST.encode() else None
+    return None
 
 
 def manifest_of(archive: ZipFile, path: Path) -> Manifest:

@@ -35,6 +35,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
     from pathlib import Path
 
+    from svi_story.cache.outputs import Publish
     from svi_story.cache.store import Store
     from svi_story.events import Reporter
     from svi_story.plan.fingerprints import Fingerprints
@@ -64,10 +65,17 @@ class Contents:
     members: tuple[Member, ...]
 
 
-def pack(job: Job, target: Path, fingerprints: Fingerprints, store: Store | None, report: Reporter) -> Path:
+def pack(
+    job: Job,
+    target: Path,
+    fingerprints: Fingerprints,
+    store: Store | None,
+    report: Reporter,
+    publish: Publish = atomic_file,
+) -> Path:
     """Write a board with all it names into one zip; with the finished segments of `store`, if one is given.
 
-    LoRAs and weights stay outside: only their hashes are noted. An existing file is replaced, at once.
+    LoRAs and weights stay outside: only their hashes are noted. The file is in place at once, by `publish`.
     Returns `target`. Raises InputError for a board that cannot be packed, RenderError when the disk refuses.
     """
     try:
@@ -79,7 +87,7 @@ def pack(job: Job, target: Path, fingerprints: Fingerprints, store: Store | None
     with disk(target, "writing the bundle"):
         make_folder(folder)
         remove_stale_temps(folder)
-        with atomic_file(target) as temporary, ZipFile(temporary, "w", ZIP_STORED) as archive:
+        with publish(target) as temporary, ZipFile(temporary, "w", ZIP_STORED) as archive:
             _write(archive, contents)
     return target
 

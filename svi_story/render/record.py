@@ -9,7 +9,8 @@ from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
 
 from svi_story import __version__
-from svi_story.files import disk, read_regular, sha256_file, write_atomic
+from svi_story.cache.outputs import Outputs
+from svi_story.files import disk, read_regular, sha256_file
 from svi_story.plan.described import described_cut, described_film, described_finish
 from svi_story.plan.made import MadeClip, MadeFilm, MadeSegment
 
@@ -50,6 +51,10 @@ class Record:
     made: MadeFilm
     bundle: str | None = None
     """sha256 of the bundle that brought the film's segments; None where they are of the usual cache."""
+    film: str = ""
+    """The film's name."""
+    board: str = ""
+    """The absolute path of the board, or of the bundle, that it was made from."""
 
 
 def read_record(film: Path) -> Record | None:
@@ -60,7 +65,8 @@ def read_record(film: Path) -> Record | None:
             return None
         captions = tuple(map(str, found.get("captions_sha256") or ()))
         about = (found["recipe"], found["bytes"], found["sha256"], captions)
-        return Record(*about, _made(found), found.get("bundle"))
+        names = (str(found.get(name, "")) for name in ("film", "board"))
+        return Record(*about, _made(found), found.get("bundle"), *names)
     except (OSError, ValueError, LookupError, TypeError, AttributeError, RecursionError, OverflowError):
         return None
 
@@ -89,7 +95,13 @@ def is_up_to_date(film: Path, recipe: str) -> bool:
         return False
 
 
-def write_record(job: Job, recipe: str, entries: Mapping[str, Entry], captions: tuple[str, ...]) -> None:
+def write_record(
+    job: Job,
+    recipe: str,
+    entries: Mapping[str, Entry],
+    captions: tuple[str, ...],
+    outputs: Outputs | None = None,
+) -> None:
     """Describe the film that was just put in place; `entries` are its segments by key.
 
     `captions` is as in `Record`.
@@ -122,7 +134,7 @@ def write_record(job: Job, recipe: str, entries: Mapping[str, Entry], captions: 
         "versions": versions(),
     }
     with disk(record_path(film), "describing the film"):
-        write_atomic(
+        (outputs or Outputs()).write(
             record_path(film),
             json.dumps(record, indent=1, ensure_ascii=False).encode("utf-8", ODD_NAMES) + b"\n",
         )

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from svi_story.cache.entry import Entry
+    from svi_story.cache.outputs import Outputs
     from svi_story.cut.extras import Extras
     from svi_story.cut.frames import FrameSource
     from svi_story.cut.timeline import Piece, Span
@@ -37,10 +38,10 @@ def preview_of(film: Path) -> Path:
     return film.with_suffix(PARTIAL)
 
 
-def drop_preview(film: Path) -> None:
+def drop_preview(film: Path, outputs: Outputs) -> None:
     """Remove what served until the film was complete; whatever else lies there stays."""
     with suppress(OSError):
-        preview_of(film).unlink()
+        outputs.remove(preview_of(film))
 
 
 class Reel:
@@ -82,10 +83,11 @@ class Reel:
 
     def _preview(self) -> None:
         board, preview = self.job.place.board, preview_of(self.job.place.film)
+        publish = self.studio.outputs.file
         places = takewhile(lambda place: place in self._encoded and self._encoded[place].done(), count())
         try:
             files = [self._encoded[place].result()[1] for place in places]
-            frames = join(files, self.encoding, preview, extras_of(self.job, {})) if files else 0
+            frames = join(files, self.encoding, preview, extras_of(self.job, {}), publish) if files else 0
         except StoryError as error:
             self.studio.report(Warned(f"{board}: nothing to watch yet: {error}"))
         else:
@@ -95,7 +97,7 @@ class Reel:
     def join(self, target: Path, extras: Extras) -> tuple[str, ...]:
         """Put the film in place when its last piece is encoded; returns the pieces' content addresses."""
         encoded = [self._encoded[place].result() for place in range(len(self.pieces))]
-        frames = join([file for _, file in encoded], self.encoding, target, extras)
+        frames = join([file for _, file in encoded], self.encoding, target, extras, self.studio.outputs.file)
         assert frames == self.job.plan.frames, "the edit list holds every frame of the plan"
         return tuple(key for key, _ in encoded)
 

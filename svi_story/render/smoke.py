@@ -9,14 +9,17 @@ clip is nearer to the anchor with the anchor than with an empty picture in its p
 from __future__ import annotations
 
 import json
+import os
 import tempfile
 import time
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
+from itertools import count
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 
+from svi_story.cache.outputs import Outputs
 from svi_story.engines.base import Carry
 from svi_story.errors import InputError, Problem
 from svi_story.render.doctor import Finding
@@ -44,7 +47,8 @@ NOT_JUDGED = (
     "not judged: with experts smaller than the 14B ones this shows that everything runs, is finite and in "
     "its place, not that a subject returns"
 )
-PICTURE = "doctor-smoke.png"
+PICTURE = "doctor-smoke{}.png"
+"""With a number where a file has the name that this svi-story did not write."""
 
 
 @dataclass(frozen=True)
@@ -61,6 +65,7 @@ class Trial:
     """The anchor; None: a template's picture."""
     folder: Path
     """Where the pictures go."""
+    outputs: Outputs = field(default_factory=Outputs)
 
 
 @dataclass(frozen=True)
@@ -272,6 +277,8 @@ def save_pictures(trial: Trial, anchor: Frame, clips: tuple[Made, Made, Made]) -
     shown = ((made.frames[at] for at in (0, len(made.frames) // 2, -1)) for made in clips)
     rows += [np.concatenate(list(frames), axis=1) for frames in shown]
     trial.folder.mkdir(parents=True, exist_ok=True)
-    target = trial.folder / PICTURE
-    Image.fromarray(np.concatenate(rows, axis=0)).save(target)
+    names = (trial.folder / PICTURE.format(f"-{number}" if number > 1 else "") for number in count(1))
+    target = next(name for name in names if not os.path.lexists(name) or trial.outputs.is_ours(name))
+    with trial.outputs.file(target) as temporary:
+        Image.fromarray(np.concatenate(rows, axis=0)).save(temporary)
     return target

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Self
 
 from svi_story.cache.aside import FORCED
+from svi_story.cache.outputs import Outputs
 from svi_story.engines import EngineOptions
 from svi_story.errors import InputError, PassingError
 
@@ -97,3 +98,5 @@ class Studio:
     encoder: Executor
     """Encodes pieces, one at a time, beside everything else."""
     report: Reporter
+    outputs: Outputs = field(default_factory=Outputs)
+    """Writes what lies outside the cache."""

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import io
+import os
+import struct
+import zlib
 from functools import lru_cache
 from typing import TYPE_CHECKING
 
-from svi_story.files import disk, make_folder, write_atomic
+from svi_story.files import atomic_file, disk, make_folder, open_regular
 from svi_story.plan.timing import timecode
 from svi_story.review.sheet import CLIPS_PER_SHEET, MARGIN, STRIPE, lay_out, line_height, title_size
 
@@ -17,6 +20,7 @@ if TYPE_CHECKING:
 
     from PIL import Image, ImageFont
 
+    from svi_story.cache.outputs import Outputs
     from svi_story.plan.model import Anchor, Card, FilmPlan, Shot
     from svi_story.review.sheet import Box, Sheet
 
@@ -28,15 +32,24 @@ ACCENT = (255, 204, 92)
 CHAINS = ((94, 158, 255), (255, 138, 101), (111, 207, 151), (206, 147, 240), (240, 201, 90), (92, 205, 214))
 """One colour for each chain, in turn."""
 ELLIPSIS = "…"
+PNG_START = b"\x89PNG\r\n\x1a\n\0\0\0\rIHDR"
+PNG_END = b"\0\0\0\0IEND\xaeB\x60\x82"
+RGB8 = bytes((8, 2, 0, 0, 0))
+"""Depth, colour type, and how a PNG is stored."""
+HEAD = 2**16
+WIDEST = 20_000
+EMPTY_ROWS = 8
+"""At a sheet's top; the first is filtered by the pixel on the left, the others by the row above."""
 COMPRESSION = 2
 """Of 9: a sheet of 240 clips is written in a third of the time, a tenth larger."""
 
 
-def write_preview(plan: FilmPlan, film: Path) -> tuple[Path, ...]:
-    """Draw a film's contact sheets and put them beside its place; sheets of a longer board go away.
+def write_preview(plan: FilmPlan, film: Path, outputs: Outputs | None = None) -> tuple[Path, ...]:
+    """Draw a film's contact sheets and put them beside its place; our sheets of a longer board go away.
 
     Raises InputError for an image that cannot be read any more, RenderError where it cannot be written.
     """
+    publish = outputs.file if outputs else atomic_file
     paths = []
     for number, sheet in enumerate(draw_sheets(plan), 1):
         path = sheet_path(film, number)
@@ -44,14 +57,36 @@ def write_preview(plan: FilmPlan, film: Path) -> tuple[Path, ...]:
         sheet.save(raw, "PNG", compress_level=COMPRESSION)
         with disk(path, "writing the contact sheet"):
             make_folder(path.parent)
-            write_atomic(path, raw.getvalue())
+            with publish(path) as temporary:
+                temporary.write_bytes(raw.getvalue())
         paths.append(path)
     outdated = sheet_path(film, len(paths) + 1)
-    while outdated.is_file():
+    while is_sheet(outdated) and not outdated.is_symlink():
         with disk(outdated, "removing the contact sheet of a longer board"):
             outdated.unlink()
         outdated = sheet_path(film, int(outdated.stem.rpartition("-")[2]) + 1)
     return tuple(paths)
+
+
+def is_sheet(path: Path) -> bool:
+    """Whether a file is a contact sheet as svi-story writes it: its chunks, and the empty rows at its top.
+
+    No more than these rows is decoded. A program that saves the picture again leaves other traces.
+    """
+    try:
+        with open_regular(path) as file:
+            head = file.read(HEAD)
+            file.seek(-len(PNG_END), os.SEEK_END)
+            end = file.read()
+        (width,) = struct.unpack(">I", head[16:20])
+        chunks = (head[:16], head[24:29], head[37:41], end)
+        if chunks != (PNG_START, RGB8, b"IDAT", PNG_END) or width > WIDEST:
+            return False
+        first, other = bytes((1, *PAPER)) + bytes(3 * width - 3), b"\2" + bytes(3 * width)
+        empty = first + other * (EMPTY_ROWS - 1)
+        return zlib.decompressobj().decompress(head[41:], len(empty)) == empty
+    except (OSError, ValueError, struct.error, zlib.error):
+        return False
 
 
 def sheet_path(film: Path, number: int) -> Path:

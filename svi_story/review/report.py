@@ -6,6 +6,7 @@ import base64
 import hashlib
 import json
 import os
+import re
 import shlex
 from dataclasses import dataclass
 from functools import cache
@@ -17,7 +18,7 @@ from jinja2 import Environment, StrictUndefined
 from markupsafe import Markup
 
 from svi_story import __version__
-from svi_story.files import atomic_file
+from svi_story.files import atomic_file, open_regular
 from svi_story.review.limits import TABLE
 from svi_story.review.plots import plots
 from svi_story.review.view import Clock, clip_view, gaps_of, groups_of, machines, seams_of
@@ -25,9 +26,19 @@ from svi_story.review.view import Clock, clip_view, gaps_of, groups_of, machines
 if TYPE_CHECKING:
     from pathlib import Path
 
+    from svi_story.cache.outputs import Publish
     from svi_story.review.pictures import Picture
     from svi_story.review.plots import Plot
     from svi_story.review.quality import FilmReview
+
+
+HEAD = 2**16
+_HEAD = re.compile(
+    rb'<!DOCTYPE html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
+    rb'<meta http-equiv="Content-Security-Policy" content="'
+    rb"default-src 'none'; base-uri 'none'; form-action 'none'; [^\n]*'sha256-[^\n]*'sha256-[^\n]*\n"
+    rb"(<meta [^\n]*\n)*<title>[^<]*\xe2\x80\x93 review</title>\n<style>"
+)
 
 
 @dataclass(frozen=True)
@@ -79,11 +90,20 @@ def page_of(review: FilmReview, shown: Shown, page: Path) -> str:
     return html
 
 
-def write_page(review: FilmReview, shown: Shown, page: Path) -> None:
+def write_page(review: FilmReview, shown: Shown, page: Path, publish: Publish = atomic_file) -> None:
     """Put the page in place at once. RenderError when the disk refuses."""
     html = page_of(review, shown, page)
-    with atomic_file(page) as temporary:
+    with publish(page) as temporary:
         temporary.write_text(html, "utf-8", errors="replace")
+
+
+def is_page(path: Path) -> bool:
+    """Whether a file is a page that svi-story wrote, by how it begins."""
+    try:
+        with open_regular(path) as file:
+            return _HEAD.match(file.read(HEAD)) is not None
+    except OSError:
+        return False
 
 
 def film_frames(review: FilmReview) -> int:

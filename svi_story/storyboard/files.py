@@ -10,7 +10,7 @@ from codecs import BOM_UTF16_BE, BOM_UTF16_LE, BOM_UTF32_BE, BOM_UTF32_LE
 from typing import TYPE_CHECKING
 
 from svi_story.errors import InputError, Problem
-from svi_story.files import CHANGED, UnfitError, read_regular
+from svi_story.files import CHANGED, UnfitError, read_regular, rename_new
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -87,9 +87,11 @@ def write_new(path: Path, raw: bytes) -> None:
                 file.write(raw)
                 file.flush()
                 os.fsync(file.fileno())
-            temporary.rename(path)
+            rename_new(temporary, path)
         finally:
             temporary.unlink(missing_ok=True)
+    except FileExistsError as error:
+        raise InputError(Problem("exists already; choose another name", file=str(path))) from error
     except OSError as error:
         raise unwritable(path, error) from error
 

@@ -84,6 +84,8 @@ class Record:
     commit: str
     written: int
     """When it was last written (ns); another time means that it must be looked at again."""
+    downloaded: bool = True
+    """Whether svi-story wrote it (older records do not say); else it was there, and found to be this."""
 
 
 @dataclass
@@ -117,9 +119,12 @@ class Records:
         stat = file.stat()
         return (stat.st_size, stat.st_mtime_ns) == (expected.bytes, record.written)
 
-    def add(self, file: Path, expected: Expected, repo: str, commit: str) -> None:
-        """Remember that a file is what the hub has. A record that cannot be written is done without."""
-        self.known[self._name(file)] = Record(expected, repo, commit, file.stat().st_mtime_ns)
+    def add(self, file: Path, offered: tuple[Expected, str, str], *, downloaded: bool) -> None:
+        """Remember that a file is what the hub has: its content, repository and commit.
+
+        A record that cannot be written is done without.
+        """
+        self.known[self._name(file)] = Record(*offered, file.stat().st_mtime_ns, downloaded)
         target = self.root / RECORDS
         with (
             contextlib.suppress(OSError),

@@ -10,20 +10,22 @@ from __future__ import annotations
 import os
 import shutil
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from glob import escape
 from stat import S_ISREG
 from typing import TYPE_CHECKING
 
+from svi_story.cache.outputs import is_plain, state_of
 from svi_story.engines.svi.catalog import UNKNOWN
 from svi_story.engines.svi.digests import Records, ignore_progress, name_of
-from svi_story.engines.svi.hub import explained
+from svi_story.engines.svi.hub import AGAIN, explained
 from svi_story.errors import InputError, Problem, RenderError
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
     from pathlib import Path
 
+    from svi_story.cache.outputs import State
     from svi_story.engines.svi.catalog import Part, Source
     from svi_story.engines.svi.digests import Expected, Progress
     from svi_story.engines.svi.hub import Hub, Offer
@@ -45,7 +47,9 @@ class Item:
     there: bool
     """Whether it is there already, and whole."""
     replaces: str = ""
-    """How the file that it replaces differs; empty where there is none."""
+    """How the older download that it replaces differs; empty where there is none."""
+    state: State | None = None
+    """What lay in its place before anything was downloaded."""
 
     @property
     def expected(self) -> Expected:
@@ -77,7 +81,7 @@ def prepare(
     """Every file of these parts, and whether it is there. Asks the hub, downloads nothing.
 
     Files that were not downloaded from here are hashed once. Raises InputError with everything that stands in
-    the way: no connection, no access, files that the hub has not.
+    the way: no connection, no access, files that the hub has not, other files in the places of those it has.
     """
     records = Records.load(root)
     items: list[Item] = []
@@ -87,9 +91,15 @@ def prepare(
         try:
             repo = part.source.repo
             offers[repo] = offer = offers.get(repo) or hub.offer(part.source)
-            items += [_item(root, part, offer, name, records, progress) for name in _names(part, offer)]
+            found = _names(part, offer)
         except InputError as error:
             problems += [problem for problem in error.problems if problem not in problems]
+            continue
+        for name in found:
+            try:
+                items.append(_item(root, part, offer, name, records, progress))
+            except InputError as error:
+                problems += [problem for problem in error.problems if problem not in problems]
     try:
         _check_access(items, hub)
     except InputError as error:
@@ -114,17 +124,29 @@ def _names(part: Part, offer: Offer) -> list[str]:
 def _item(root: Path, part: Part, offer: Offer, name: str, records: Records, progress: Progress) -> Item:
     target = root / part.source.folder / name
     expected = offer.files[name]
-    if not target.exists():
-        return Item(part.source, offer, name, target, there=False)
+    item = Item(part.source, offer, name, target, there=False, state=state_of(target))
+    if item.state is None:
+        return item
     try:
         if records.is_known(target, expected):
-            return Item(part.source, offer, name, target, there=True)
+            return replace(item, there=True)
         differs = expected.differs(target, progress)
+        if differs and not _is_older(target, records):
+            what = f"{differs}, and svi-story did not download it so; move it away or delete it, then {AGAIN}"
+            raise InputError(Problem(what, file=str(target)))
     except OSError as error:
         raise InputError(Problem(f"cannot be read: {error.strerror}", file=str(target))) from error
     if not differs:
-        records.add(target, expected, offer.repo, offer.commit)
-    return Item(part.source, offer, name, target, there=not differs, replaces=differs)
+        records.add(target, (expected, offer.repo, offer.commit), downloaded=False)
+    return replace(item, there=not differs, replaces=differs)
+
+
+def _is_older(target: Path, records: Records) -> bool:
+    """Whether a file is what svi-story downloaded before, from another state of the repository. OSError."""
+    record = records.of(target)
+    if record is None or not record.downloaded or not is_plain(target):
+        return False
+    return records.is_known(target, record.expected) or not record.expected.differs(target)
 
 
 def _check_access(items: Iterable[Item], hub: Hub) -> None:
@@ -166,7 +188,8 @@ def fetch(root: Path, items: Iterable[Item], hub: Hub, progress: Progress = igno
             if not item.there:
                 with explained(item.offer.repo, RenderError, item.name):
                     _fetch(item, hub, progress)
-                    records.add(item.target, item.expected, item.offer.repo, item.offer.commit)
+                    offered = (item.expected, item.offer.repo, item.offer.commit)
+                    records.add(item.target, offered, downloaded=True)
 
 
 @contextmanager
@@ -192,7 +215,8 @@ def _alone(root: Path) -> Iterator[None]:
 def _fetch(item: Item, hub: Hub, progress: Progress) -> None:
     item.target.parent.mkdir(parents=True, exist_ok=True)
     _tidy(item)
-    with item.work.open("ab") as file:
+    flags = os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC | os.O_NOFOLLOW
+    with os.fdopen(os.open(item.work, flags, 0o666), "ab") as file:
         done = file.tell()
 
         def on_bytes(count: int) -> None:
@@ -213,13 +237,17 @@ def _fetch(item: Item, hub: Hub, progress: Progress) -> None:
     differs = item.expected.differs(item.work)
     if differs:
         _refuse(item, differs)
+    if state_of(item.target) != item.state:
+        what = f"was put there meanwhile, and is kept; what was downloaded is {item.work.name}"
+        raise RenderError(Problem(f"{what}; move one of them away, then {AGAIN}", file=str(item.target)))
     item.work.replace(item.target)
     progress(name_of(item.target), item.expected.bytes, item.expected.bytes)
 
 
 def _tidy(item: Item) -> None:
     """Remove what was begun of other versions of a file, and what grew too long to be this one."""
-    for other in sorted(item.target.parent.glob(f".{escape(item.target.name)}.*.part")):
+    hashes = "[0-9a-f]" * len(item.expected.short)
+    for other in sorted(item.target.parent.glob(f".{escape(item.target.name)}.{hashes}.part")):
         status = other.lstat()  # appending to a pipe would wait for ever, and to a link change another file
         if other != item.work or not S_ISREG(status.st_mode) or status.st_size > item.expected.bytes:
             other.unlink()

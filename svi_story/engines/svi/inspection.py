@@ -120,7 +120,7 @@ def _changed(records: Records, hashes: Hashes) -> list[Problem]:
     for file, sha256 in hashes.items():
         record = records.of(file)
         if record is not None and record.expected.sha256 not in ("", sha256):
-            what = f"is not what was downloaded from {record.repo}; download it again"
+            what = f"is not what was downloaded from {record.repo}; delete it, then download it again"
             problems.append(Problem(what, file=str(file)))
     return problems
 
