@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from svi_story.media.audio_decoding import CURE, Decoded, refusals
-from svi_story.media.audio_files import SoundError, open_regular
+from svi_story.media.audio_decoding import Decoded, refusals
+from svi_story.media.audio_files import CURE, SoundError, open_regular
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator

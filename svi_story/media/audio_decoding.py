@@ -6,7 +6,9 @@ from contextlib import contextmanager
 from fractions import Fraction
 from typing import TYPE_CHECKING
 
-from svi_story.media.audio_files import BoundedFile, SoundError
+from svi_story.media.audio_files import CURE, BoundedFile, SoundError
+from svi_story.media.audio_inspection import inspect
+from svi_story.media.audio_source import MAX_TRACKS
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -19,14 +21,11 @@ if TYPE_CHECKING:
 MAX_SECONDS = 4 * 3600
 MAX_VALUES = MAX_SECONDS * 2 * 96_000
 """Samples of all channels: four hours of stereo at 96 kHz. A few kilobytes of FLAC can be days of silence."""
-MAX_STREAMS = 64
 MAX_CHANNELS = 8
 RATES = (4_000, 384_000)
 """Samples a second. One sample at 1 Hz would be a second of sound."""
 
 KINDS = "WAV, MP3, FLAC, Ogg, Opus, M4A, AAC, AIFF, MP4, MOV, MKV, WebM"
-_FORMATS = ("wav", "mp3", "flac", "ogg", "mov", "aac", "aiff", "matroska")
-"""libav's names; none of them is a list of other files."""
 
 _CODECS = (
     *("aac", "alac", "flac", "mp2float", "mp3", "mp3float", "opus", "libopus", "vorbis"),
@@ -35,18 +34,15 @@ _CODECS = (
     *("pcm_s16be", "pcm_s24be", "pcm_s32be", "pcm_f32be", "pcm_f64be"),
 )
 _OPTIONS = {
-    "format_whitelist": ",".join(_FORMATS),
     "codec_whitelist": ",".join(_CODECS),
     "protocol_whitelist": "none",  # there is no such protocol: no other file is opened
-    "max_streams": str(MAX_STREAMS),
+    "max_streams": str(MAX_TRACKS),
 }
 _MAX_SAMPLES = 2**20
 """In one packet."""
 
 _MISSING = Fraction(8, 100)
 """Seconds that may be missing at the end: what encoders add there is not always in the length they write."""
-
-CURE = "save it again as WAV or MP3"
 
 
 class Decoded:
@@ -128,9 +124,10 @@ def refusals(path: Path, what: str) -> Iterator[None]:
 def _opened(path: Path, file: BinaryIO) -> Iterator[InputContainer]:
     import av
 
-    file.seek(0)
+    view = inspect(path, file)
+    options = {**_OPTIONS, "format_whitelist": view.formats}
     with refusals(path, f"is damaged, or none of {KINDS}"):
-        container = av.open(BoundedFile(file), "r", options=_OPTIONS, metadata_errors="replace")
+        container = av.open(BoundedFile(file, view), "r", options=options, metadata_errors="replace")
     with container:
         yield container
 
