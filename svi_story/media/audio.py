@@ -143,11 +143,14 @@ def _blocks(path: Path, file: BinaryIO) -> Iterator[Samples]:
 def _gathered(parts: Iterable[Samples]) -> Iterator[Samples]:
     """The same samples in fewer and longer parts."""
     waiting: list[Samples] = []
+    length = 0
     for part in parts:
         waiting.append(part)
-        if sum(map(len, waiting)) >= _BLOCK:
+        length += len(part)
+        if length >= _BLOCK:
             yield np.concatenate(waiting)
             waiting.clear()
+            length = 0
     if waiting:
         yield np.concatenate(waiting)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from contextlib import contextmanager
 from fractions import Fraction
 from typing import TYPE_CHECKING
@@ -21,6 +22,12 @@ if TYPE_CHECKING:
 MAX_SECONDS = 4 * 3600
 MAX_VALUES = MAX_SECONDS * 2 * 96_000
 """Samples of all channels: four hours of stereo at 96 kHz. A few kilobytes of FLAC can be days of silence."""
+_SPARE_VALUES = 2**26
+_VALUES_PER_BYTE = 1024
+"""Samples of all channels that a file may hold, and how many more for each byte. Silence comes close."""
+_SPARE_PACKETS = 2**18
+_SAMPLES_PER_PACKET = 64
+"""Packets that a file may hold, and samples that it must hold for each of more: each takes some time."""
 MAX_CHANNELS = 8
 RATES = (4_000, 384_000)
 """Samples a second. One sample at 1 Hz would be a second of sound."""
@@ -54,6 +61,8 @@ class Decoded:
     def __init__(self, path: Path, file: BinaryIO) -> None:
         self._path = path
         self._file = file
+        self._bytes = os.fstat(file.fileno()).st_size
+        self._packets = 0
         self.rate = 0
         """Samples a second."""
         self.samples = 0
@@ -65,7 +74,7 @@ class Decoded:
             stream = _stream(self._path, container)
             self._check_long(_declared(container, stream) or Fraction(0), 0)
             kind, last = (0, 0), 0
-            for frame in _decode(container, stream):
+            for frame in self._decode(container, stream):
                 kind = kind if self.samples else self._checked_kind(frame)
                 if kind != _kind(frame):
                     raise SoundError(self._path, f"changes its rate or its channels midway; {CURE}")
@@ -74,6 +83,27 @@ class Decoded:
                 self._check_long(Fraction(self.samples, self.rate), self.samples * kind[1])
                 yield frame
             self._check_end(container, stream, last)
+
+    def _decode(self, container: InputContainer, stream: AudioStream) -> Iterator[AudioFrame]:
+        """All frames. Many an MP3 ends in tags and padding that nobody can decode; that is no damage."""
+        import av
+
+        junk = None
+        for packet in container.demux(stream):
+            self._packets += 1
+            if self._packets > _SPARE_PACKETS + self.samples // _SAMPLES_PER_PACKET:
+                what = f"holds {self.samples} samples in {self._packets} packets, which is too many"
+                raise SoundError(self._path, f"{what}; {CURE}")
+            try:
+                frames = stream.decode(packet)
+            except av.InvalidDataError as error:
+                if "mp3" not in container.format.name:
+                    raise
+                junk = error
+                continue
+            if frames and junk:
+                raise junk
+            yield from frames
 
     def _checked_kind(self, frame: AudioFrame) -> tuple[int, int]:
         self.rate, channels = _kind(frame)
@@ -91,6 +121,9 @@ class Decoded:
             raise SoundError(
                 self._path, "is too long for its rate and channels; save it in stereo, or cut it"
             )
+        if values > _SPARE_VALUES + _VALUES_PER_BYTE * self._bytes:
+            what = f"holds more than {float(seconds):.0f} s of sound in {self._bytes} bytes"
+            raise SoundError(self._path, f"{what}; save it again as WAV")
 
     def _check_end(self, container: InputContainer, stream: AudioStream, last: int) -> None:
         """Whether all is there that the file announced; what pads an MP4's last frame does not count."""
@@ -151,24 +184,6 @@ def _stream(path: Path, container: InputContainer) -> AudioStream:
         raise SoundError(path, f"is encoded as {codec or 'nothing known'}, which is not read; {CURE}")
     chosen.codec_context.options = {"max_samples": str(_MAX_SAMPLES)}
     return chosen
-
-
-def _decode(container: InputContainer, stream: AudioStream) -> Iterator[AudioFrame]:
-    """All frames. Many an MP3 ends in tags and padding that nobody can decode; that is no damage."""
-    import av
-
-    junk = None
-    for packet in container.demux(stream):
-        try:
-            frames = stream.decode(packet)
-        except av.InvalidDataError as error:
-            if "mp3" not in container.format.name:
-                raise
-            junk = error
-            continue
-        if frames and junk:
-            raise junk
-        yield from frames
 
 
 def _declared(container: InputContainer, stream: AudioStream) -> Fraction | None:

@@ -43,8 +43,8 @@ _BOXES: dict[bytes, tuple[bytes, ...]] = {
     b"meta": (b"hdlr", b"ilst"),
     b"ilst": (b"----", b"\xa9too"),
 }
-"""The boxes that libav needs to decode the sound. `----` may say how much silence an encoder
-put before it, and so may the name of the encoder."""
+"""The boxes that libav needs to decode the sound. Of all tags, one says how much
+silence an encoder put before it, and the name of the encoder may tell how to read it."""
 _REPEATED = (b"mdat", b"wide", b"moof", b"sidx", b"trak", b"trex", b"traf", b"trun", b"----")
 _SAME = {b"stz2": b"stsz", b"co64": b"stco"}
 _TABLES = {
@@ -108,7 +108,8 @@ class Movie:
         """The boxes from one place to another: kind, where the box, its content and the next box start."""
         while at + 8 <= stop:
             self._source.count_part()
-            size, kind, body = self._source.number(at, 4), self._source.read(at + 4, 4), at + 8
+            head = self._source.read(at, 8)
+            size, kind, body = int.from_bytes(head[:4], "big"), head[4:], at + 8
             if size == 1 and at + 16 <= stop:
                 size, body = self._source.number(body, 8), at + 16
             elif size == 0:
@@ -143,7 +144,8 @@ class Movie:
         elif kind in _TABLES or kind == b"stz2":
             track.boxes[kind] = body, end
         elif kind in (b"----", b"\xa9too"):
-            return end - body <= _LARGEST_TAG
+            tag = self._source.read(body, min(end - body, _LARGEST_TAG))
+            return end - body <= _LARGEST_TAG and (b"iTunSMPB" in tag or b"HandBrake" in tag)
         elif kind == b"trun":
             self._inspect_run(body, end)
         elif kind not in (b"mdat", b"wide"):

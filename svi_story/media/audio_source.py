@@ -81,6 +81,8 @@ class Source:
 
     def find(self, words: bytes, at: int) -> int:
         """Where some bytes come next, from `at` on; -1 for nowhere."""
+        if self.read(at, len(words)) == words:
+            return at
         while block := self.read(at, 2**20):
             if (found := block.find(words)) >= 0:
                 return at + found
