@@ -162,7 +162,7 @@ def _resampled(decoded: Decoded) -> Iterator[Samples]:
     resampler, last = None, None
     for last in decoded.frames():
         if resampler is None:
-            layout = "mono" if len(last.layout.channels) == 1 else "stereo"
+            layout = "mono" if last.layout.nb_channels == 1 else "stereo"
             resampler = av.AudioResampler(format="flt", layout=layout, rate=RATE)
         yield from map(_stereo, resampler.resample(last))
     if resampler is not None and last is not None:
@@ -171,8 +171,9 @@ def _resampled(decoded: Decoded) -> Iterator[Samples]:
 
 
 def _stereo(frame: AudioFrame) -> Samples:
-    channels = frame.to_ndarray().reshape(-1, len(frame.layout.channels))
-    return np.repeat(channels, 2, axis=1) if channels.shape[1] == 1 else np.array(channels)
+    count = frame.layout.nb_channels
+    channels = np.frombuffer(bytes(frame.planes[0]), np.float32, frame.samples * count).reshape(-1, count)
+    return np.repeat(channels, 2, axis=1) if count == 1 else np.array(channels)
 
 
 def _silence_after(last: AudioFrame) -> AudioFrame:

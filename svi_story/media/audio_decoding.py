@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from contextlib import contextmanager
 from fractions import Fraction
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NoReturn
 
 from svi_story.media.audio_files import CURE, BoundedFile, SoundError
 from svi_story.media.audio_inspection import inspect
@@ -25,7 +25,7 @@ MAX_VALUES = MAX_SECONDS * 2 * 96_000
 _SPARE_VALUES = 2**26
 _VALUES_PER_BYTE = 1024
 """Samples of all channels that a file may hold, and how many more for each byte. Silence comes close."""
-_SPARE_PACKETS = 2**18
+_SPARE_PACKETS = 2**15
 _SAMPLES_PER_PACKET = 64
 """Packets that a file may hold, and samples that it must hold for each of more: each takes some time."""
 MAX_CHANNELS = 8
@@ -72,15 +72,19 @@ class Decoded:
         """All frames, once. The last one may hold more than belongs to the sound: `samples` counts."""
         with _opened(self._path, self._file) as container:
             stream = _stream(self._path, container)
-            self._check_long(_declared(container, stream) or Fraction(0), 0)
-            kind, last = (0, 0), 0
+            if (_declared(container, stream) or 0) > MAX_SECONDS:
+                self._refuse_long()
+            kind, last, most = (0, 0), 0, 0
             for frame in self._decode(container, stream):
-                kind = kind if self.samples else self._checked_kind(frame)
-                if kind != _kind(frame):
+                if self.samples == 0:
+                    kind = self._checked_kind(frame)
+                    most = min(MAX_SECONDS * self.rate, self._most_values() // kind[1])
+                elif kind != _kind(frame):
                     raise SoundError(self._path, f"changes its rate or its channels midway; {CURE}")
                 last = frame.samples
                 self.samples += last
-                self._check_long(Fraction(self.samples, self.rate), self.samples * kind[1])
+                if self.samples > most:
+                    self._refuse_long()
                 yield frame
             self._check_end(container, stream, last)
 
@@ -114,16 +118,19 @@ class Decoded:
             raise SoundError(self._path, f"has {self.rate} samples a second; save it with 48000 of them")
         return self.rate, channels
 
-    def _check_long(self, seconds: Fraction, values: int) -> None:
-        if seconds > MAX_SECONDS:
-            raise SoundError(self._path, f"is longer than {MAX_SECONDS // 3600} hours; cut it")
-        if values > MAX_VALUES:
-            raise SoundError(
-                self._path, "is too long for its rate and channels; save it in stereo, or cut it"
-            )
-        if values > _SPARE_VALUES + _VALUES_PER_BYTE * self._bytes:
-            what = f"holds more than {float(seconds):.0f} s of sound in {self._bytes} bytes"
+    def _most_values(self) -> int:
+        """Samples of all channels that it may hold."""
+        return min(MAX_VALUES, _SPARE_VALUES + _VALUES_PER_BYTE * self._bytes)
+
+    def _refuse_long(self) -> NoReturn:
+        short = 0 < self.samples <= MAX_SECONDS * self.rate
+        if short and self._most_values() < MAX_VALUES:
+            what = f"holds more than {self.samples // self.rate} s of sound in {self._bytes} bytes"
             raise SoundError(self._path, f"{what}; save it again as WAV")
+        if short:
+            what = "is too long for its rate and channels; save it in stereo, or cut it"
+            raise SoundError(self._path, what)
+        raise SoundError(self._path, f"is longer than {MAX_SECONDS // 3600} hours; cut it")
 
     def _check_end(self, container: InputContainer, stream: AudioStream, last: int) -> None:
         """Whether all is there that the file announced; what pads an MP4's last frame does not count."""
@@ -166,7 +173,7 @@ def _opened(path: Path, file: BinaryIO) -> Iterator[InputContainer]:
 
 
 def _kind(frame: AudioFrame) -> tuple[int, int]:
-    return frame.sample_rate, len(frame.layout.channels)
+    return frame.sample_rate, frame.layout.nb_channels
 
 
 def _stream(path: Path, container: InputContainer) -> AudioStream:
