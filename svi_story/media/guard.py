@@ -1,10 +1,10 @@
 """Files from strangers, decoded in a process of its own: bounded memory, bounded time, one thread.
 
-A decoder may be made to take any amount of memory or time by a file that looks harmless, and no inspection finds
-every such file. So one child process decodes for this one. It is started when the first file comes, gets each
-file as an open descriptor and answers with a number or with pixels of the size that was asked for; it is replaced
-when it dies, or when a file took its memory. Where the system has no such limits (macOS has none on memory), the
-deadline alone ends it. `guard_child` is the other side.
+A decoder may be made to take any amount of memory or time by a file that looks harmless, and no inspection
+finds every such file. So one child process decodes for this one. It is started when the first file comes,
+gets each file as an open descriptor and answers with a number, or with pixels of the size that was asked for.
+It is replaced when it dies, or when a file left less memory than it found. Where the system has no limits
+(macOS has none on memory), the deadline alone ends it. `guard_child` is the other side.
 """
 
 from __future__ import annotations
@@ -61,6 +61,8 @@ _FROM_OUTSIDE = (-signal.SIGKILL, -signal.SIGTERM, -signal.SIGHUP)
 _KEPT = ("PATH", "HOME", "LANG", "LC_ALL", "LC_CTYPE", "LD_LIBRARY_PATH", "DYLD_LIBRARY_PATH")
 """Variables that a Python may need to start; none of them steers an allocator, preloads or traces."""
 _THREADS = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
+_ALLOCATOR = {"MALLOC_ARENA_MAX": "1", "MALLOC_TRIM_THRESHOLD_": str(2**20)}
+"""glibc's: what was freed goes back to the system, where the limit counts it."""
 _BOOT = (
     "import json, signal, sys; signal.signal(signal.SIGINT, signal.SIG_IGN); "
     "sys.path[:] = json.loads(sys.argv[1]); from svi_story.media.guard_child import serve; serve()"
@@ -168,7 +170,7 @@ class _Child:
             with theirs:
                 self._process = subprocess.Popen(  # noqa: S603 - this Python, and code of ours
                     command,
-                    stdin=theirs,
+                    stdin=theirs.fileno(),
                     stdout=subprocess.DEVNULL,
                     stderr=subprocess.DEVNULL,
                     env=_environment(),
@@ -222,12 +224,7 @@ def _search_path() -> list[str]:
 
 def _environment() -> dict[str, str]:
     kept = {name: os.environ[name] for name in _KEPT if name in os.environ}
-    return {
-        **kept,
-        **dict.fromkeys(_THREADS, "1"),
-        "MALLOC_ARENA_MAX": "1",
-        "MALLOC_TRIM_THRESHOLD_": "1048576",
-    }
+    return {**kept, **dict.fromkeys(_THREADS, "1"), **_ALLOCATOR}
 
 
 _CHILD = _Child()

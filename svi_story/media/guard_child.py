@@ -1,7 +1,7 @@
 """The process behind `guard`: one file at a time, within limits, until the socket at standard input closes.
 
-Limits are set anew for each file. Memory: above what the process had when its libraries were loaded. Processor
-time: what this file's size and pixels justify; the system ends the process when it is used up.
+Limits are set anew for each file. Memory: so much above what the process had when its libraries were loaded.
+Processor time: what this file's size and pixels justify; the system ends the process when it is used up.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ SOUND_MEMORY, SOUND_MEMORY_PER_BYTE = 128 * 2**20, 2
 """Bytes for any sound, and for each byte of it; MEMORY at most."""
 
 WORN = 64 * 2**20
-"""A process that kept so many bytes more than it began with is replaced: the next file is to have all its memory."""
+"""A process that keeps so many bytes more than it began with is replaced: they would lack for the next file."""
 
 _UNUSED_NAME = Path("image")
 

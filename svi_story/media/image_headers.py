@@ -1,7 +1,7 @@
 """What an image file says of itself, read before any decoder sees it: its kind, its size, and its excesses.
 
-Decoders trust these numbers: they allocate what a header promises, decode as many scans as there are, and keep
-every value of a directory. Here nothing is decompressed, and no more is read than the file holds.
+Decoders trust these numbers: they allocate what a header promises, decode as many scans as there are, and
+keep every value of a directory. Here nothing is decompressed, and no more is read than the file holds.
 """
 
 from __future__ import annotations
@@ -14,11 +14,12 @@ from typing import TYPE_CHECKING, BinaryIO
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
+    from typing import Any
 
 MAX_PIXELS = 100_000_000
 MAX_SIDE = 32_768
 MAX_SCANS = 64
-"""Of a progressive JPEG; encoders write 18 at most. Every scan costs time for every pixel, however short it is."""
+"""Of a progressive JPEG; encoders write 18 at most. A scan costs time for every pixel, however short."""
 MAX_PARTS = 10_000
 """Chunks, segments or frames of any file, and so many more as it has LEAST_PART bytes."""
 LEAST_PART = 512
@@ -85,7 +86,7 @@ class _Data:
         self._file.seek(place)
         return self._file.read(count)
 
-    def unpack(self, layout: str, place: int) -> tuple[int, ...]:
+    def unpack(self, layout: str, place: int) -> tuple[Any, ...]:
         """Numbers at a place. Raises HeaderError past the end."""
         wanted = struct.calcsize(layout)
         raw = self.at(place, wanted)
@@ -273,23 +274,12 @@ def _tiff(data: _Data) -> Header:
 
 
 _TIFF_BYTES = {
-    1: 1,
-    2: 1,
-    6: 1,
-    7: 1,
-    3: 2,
-    4: 4,
-    5: 8,
-    8: 2,
-    9: 4,
-    10: 8,
-    11: 4,
-    12: 8,
-    13: 4,
-    16: 8,
-    17: 8,
-    18: 8,
+    **dict.fromkeys((1, 2, 6, 7), 1),
+    **dict.fromkeys((3, 8), 2),
+    **dict.fromkeys((4, 9, 11, 13), 4),
+    **dict.fromkeys((5, 10, 12, 16, 17, 18), 8),
 }
+"""Of a value, by its kind."""
 _TIFF_LAYOUT = {1: "B", 3: "H", 4: "I", 16: "Q"}
 _WIDTH, _HEIGHT, _PER_PIXEL, _TILE_WIDTH, _TILE_HEIGHT = _USED = 256, 257, 277, 322, 323
 

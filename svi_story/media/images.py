@@ -77,7 +77,7 @@ def read_picture(
             return _as_rgb(path, _decoded(path, file, allow))
         except MemoryError:
             raise PictureError(
-                path, f"needs more memory than a picture may; {_CURE}, or make it smaller"
+                path, f"needs too much memory to be read; make it smaller, or {_CURE}"
             ) from None
 
 

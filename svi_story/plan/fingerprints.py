@@ -26,8 +26,8 @@ READING = 1
 """Raised whenever a recording is read otherwise than before."""
 
 RULES = 1
-"""Raised whenever the guard refuses files that it read before: what was found under older rules, or before there
-were any, is not trusted."""
+"""Raised whenever the guard refuses files that it read before: what was found under older rules, or before
+there were any, is not trusted."""
 
 CHUNK = 64 * 2**20
 """Bytes hashed at a time."""
