@@ -37,7 +37,7 @@ SOUND_MEMORY, SOUND_MEMORY_PER_BYTE = 128 * 2**20, 2
 """Bytes for any sound, and for each byte of it; MEMORY at most."""
 
 WORN = 64 * 2**20
-"""A process that keeps so many bytes more than it began with is replaced: they would lack for the next file."""
+"""A process that keeps so many bytes more than it began with is replaced: the next file would lack them."""
 
 _UNUSED_NAME = Path("image")
 
