@@ -13,7 +13,7 @@ import socket
 import stat
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, BinaryIO
 
 from svi_story.errors import PassingError, Problem, RenderError
 
@@ -196,14 +196,19 @@ def read_chunks(path: Path, most: int | None = None, chunk: int = CHUNK) -> Iter
     Raises UnfitError as `open_regular`, and for a file that grows or shrinks meanwhile.
     """
     with open_regular(path, most) as file:
-        left = os.fstat(file.fileno()).st_size
-        while data := file.read(min(chunk, left + 1)):
-            left -= len(data)
-            if left < 0:
-                break
-            yield data
-        if left:
-            raise UnfitError(path, CHANGED)
+        yield from chunks_of(path, file, chunk)
+
+
+def chunks_of(path: Path, file: BinaryIO, chunk: int = CHUNK) -> Iterator[bytes]:
+    """The same of a file that is open already, from its beginning."""
+    left = os.fstat(file.fileno()).st_size
+    while data := file.read(min(chunk, left + 1)):
+        left -= len(data)
+        if left < 0:
+            break
+        yield data
+    if left:
+        raise UnfitError(path, CHANGED)
 
 
 def read_regular(path: Path, most: int) -> bytes:

@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from PIL import Image, ImageCms
 
 from svi_story.errors import InputError
-from svi_story.media import images
+from svi_story.media import image_headers
 from svi_story.media.images import PictureError, fit_picture, open_picture, pixels_digest
 
 GRADIENT = np.stack(np.broadcast_arrays(*np.ogrid[0:180:3, 0:240:3], 99), axis=-1).astype(np.uint8)
@@ -314,8 +314,8 @@ def test_the_digest_is_of_the_rgb_bytes_row_by_row() -> None:
 
 
 def test_the_limits_are_what_the_messages_say() -> None:
-    assert images.MAX_PIXELS == 100_000_000
-    assert images.MAX_SIDE == 32_768
+    assert image_headers.MAX_PIXELS == 100_000_000
+    assert image_headers.MAX_SIDE == 32_768
 
 
 def test_a_palette_picture_without_a_palette(tmp_path: Path) -> None:

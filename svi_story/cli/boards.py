@@ -101,11 +101,11 @@ def import_prompts(
     svi-story import prompt.txt --reference frame.jpg --clips 10 -o boards/sea.yaml
     """
     from svi_story.cli.console import warn
-    from svi_story.media.images import open_picture
+    from svi_story.media.guard import check_picture
     from svi_story.storyboard.importers import board_from_prompts, read_prompts, title_for, write_board
 
     texts = read_prompts(prompts, warn)
-    open_picture(reference)
+    check_picture(reference)
     board = output or Path(f"{prompts.stem}.yaml")
     relative = os.path.relpath(reference.absolute(), board.absolute().parent)
     write_board(board, board_from_prompts(texts[:clips], Path(relative).as_posix(), title_for(prompts)))

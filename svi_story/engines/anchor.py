@@ -16,10 +16,11 @@ def open_anchor(anchor: Anchor) -> Frame:
 
     Raises RenderError when the file is gone, or no longer holds the planned pixels.
     """
-    from svi_story.media.images import fit_picture, open_picture, pixels_digest
+    from svi_story.media.guard import fitted_picture
+    from svi_story.media.images import pixels_digest
 
     try:
-        pixels = fit_picture(open_picture(anchor.path), anchor.size.width, anchor.size.height, anchor.fit)
+        pixels = fitted_picture(anchor.path, anchor.size.width, anchor.size.height, anchor.fit)
     except InputError as error:
         raise RenderError(*error.problems) from error
     if pixels_digest(pixels) != anchor.pixels:

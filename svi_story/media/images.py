@@ -14,15 +14,15 @@ from PIL import Image, ImageCms, UnidentifiedImageError
 
 from svi_story.errors import InputError, Problem
 from svi_story.files import UnfitError, open_regular
+from svi_story.media.image_headers import MAX_PIXELS, MAX_SIDE, Header, read_header
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from pathlib import Path
 
     from numpy.typing import NDArray
 
 FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "TIFF", "GIF")
-MAX_PIXELS = 100_000_000
-MAX_SIDE = 32_768
 MAX_BYTES = 300 * 2**20
 """A larger file holds no picture of ours, and only looking for one in it could take for ever."""
 BACKGROUND = (0, 0, 0)
@@ -31,6 +31,8 @@ BACKGROUND = (0, 0, 0)
 _PILLOWS_WARNINGS = ("ignore", None, Warning, re.compile(r"PIL\."), 0)
 _CURE = "save it again as an 8-bit PNG or JPEG"
 _ORIENTATION = 0x0112
+_STRIP = 2**20
+"""Pixels that are converted at a time."""
 _UPRIGHT = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
     3: Image.Transpose.ROTATE_180,
@@ -53,17 +55,31 @@ class PictureError(InputError):
 def open_picture(path: Path) -> Image.Image:
     """Read an image file as upright 8-bit sRGB (mode RGB); of an animation, the first frame.
 
-    The size is checked before anything is decoded. Transparency is laid over `BACKGROUND`, an embedded colour
-    profile is converted to sRGB, 16-bit grey is scaled.
+    Transparency is laid over `BACKGROUND`, an embedded colour profile is converted to sRGB, 16-bit grey is
+    scaled. What the file's header claims is checked before anything is decoded. For files from strangers use
+    `svi_story.media.guard`, which calls this in a process with limits.
 
     Errors: PictureError for whatever is no readable image of `FORMATS`.
+    """
+    with open_image(path) as file:
+        return read_picture(path, file)
+
+
+def read_picture(
+    path: Path, file: BinaryIO, allow: Callable[[Header], None] = lambda _header: None
+) -> Image.Image:
+    """`open_picture` of a file that is open already; `path` names it in errors.
+
+    `allow` is told what the header claims before anything is decoded.
     """
     # Pillow warns about sizes that our own limit judges, and about metadata that no pixel depends on.
     # Not with `catch_warnings`: it puts the filters of all threads back to what they were for one of them.
     if _PILLOWS_WARNINGS not in warnings.filters:
         warnings.filterwarnings("ignore", module=_PILLOWS_WARNINGS[3].pattern)
-    with _open_regular(path) as file:
-        return _as_rgb(path, _decoded(path, file))
+    try:
+        return _as_rgb(path, _decoded(path, file, allow))
+    except MemoryError:
+        raise PictureError(path, f"needs too much memory to be read; make it smaller, or {_CURE}") from None
 
 
 def fit_picture(
@@ -88,7 +104,8 @@ def pixels_digest(frame: NDArray[np.uint8]) -> str:
     return hashlib.sha256(np.ascontiguousarray(frame).tobytes()).hexdigest()
 
 
-def _open_regular(path: Path) -> BinaryIO:
+def open_image(path: Path) -> BinaryIO:
+    """Open a regular file of at most MAX_BYTES. Raises PictureError for anything else, and never waits."""
     try:
         file = open_regular(path)
     except FileNotFoundError:
@@ -107,12 +124,19 @@ def _open_regular(path: Path) -> BinaryIO:
     raise PictureError(path, f"is larger than {MAX_BYTES // 2**20} MiB; {_CURE}")
 
 
-def _decoded(path: Path, file: BinaryIO) -> Image.Image:
+def _decoded(path: Path, file: BinaryIO, allow: Callable[[Header], None]) -> Image.Image:
     try:
-        image = Image.open(file, formats=FORMATS)
-        _check_size(path, image.size)
+        header = read_header(file)
+        if header is None:
+            raise UnidentifiedImageError
+        for size in header.sizes:
+            _check_size(path, size, header)
+        allow(header)
+        file.seek(0)
+        image = Image.open(file, formats=[header.format])
+        _check_size(path, image.size, header)
         image.load()
-    except PictureError:
+    except (PictureError, MemoryError):
         raise
     except UnidentifiedImageError:
         known = ", ".join(FORMATS)
@@ -125,27 +149,30 @@ def _decoded(path: Path, file: BinaryIO) -> Image.Image:
     return image
 
 
-def _check_size(path: Path, size: tuple[int, int]) -> None:
+def _check_size(path: Path, size: tuple[int, int], header: Header) -> None:
     width, height = size
-    if width * height > MAX_PIXELS or max(size) > MAX_SIDE:
-        raise PictureError(path, _too_large(f"{width}x{height}"))
+    if width * height > header.most_pixels or max(size) > MAX_SIDE:
+        kind = f" of a {header.kind}" if header.most_pixels < MAX_PIXELS else ""
+        raise PictureError(path, _too_large(f"{width}x{height}", header.most_pixels, kind))
 
 
-def _too_large(got: str) -> str:
-    limit = f"at most {MAX_PIXELS // 1_000_000} megapixels and {MAX_SIDE} pixels a side are read"
+def _too_large(got: str, most: int = MAX_PIXELS, kind: str = "") -> str:
+    limit = f"at most {most // 1_000_000} megapixels{kind} and {MAX_SIDE} pixels a side are read"
     return f"is too large: {limit}, and it has {got}; make it smaller"
 
 
 def _as_rgb(path: Path, image: Image.Image) -> Image.Image:
+    """Never more than two pictures of this size are in memory at a time."""
     transpose = _UPRIGHT.get(_orientation(image))
     profile = image.info.get("icc_profile")
     try:
-        image = _to_srgb(_in_known_mode(path, image), profile)
-    except PictureError:
+        image = _in_known_mode(path, image)
+        image = _to_srgb(image, profile)
+    except (PictureError, MemoryError):
         raise
     except Exception:  # noqa: BLE001 - a palette that is not there trips an assertion of Pillow's
         raise PictureError(path, f"has pixels of an unusual kind ({image.mode}); {_CURE}") from None
-    image = _over_background(image) if image.mode == "RGBA" else image.convert("RGB")
+    image = _over_background(image) if image.mode == "RGBA" else _converted(image, "RGB")
     return image if transpose is None else image.transpose(transpose)
 
 
@@ -155,22 +182,33 @@ def _in_known_mode(path: Path, image: Image.Image) -> Image.Image:
         return image
     if image.mode == "F" or image.mode.startswith("I"):
         image = _from_16_bit(path, image)
-    return image.convert("RGBA" if image.has_transparency_data else "RGB")
+    return _converted(image, "RGBA" if image.has_transparency_data else "RGB")
+
+
+def _converted(image: Image.Image, mode: str) -> Image.Image:
+    """In a mode; Pillow would copy what is in that mode already."""
+    return image if image.mode == mode else image.convert(mode)
 
 
 def _orientation(image: Image.Image) -> int:
     try:
         return int(image.getexif().get(_ORIENTATION, 1))
+    except MemoryError:
+        raise
     except Exception:  # noqa: BLE001 - damaged metadata raises whatever it likes, and no pixel depends on it
         return 1
 
 
 def _from_16_bit(path: Path, image: Image.Image) -> Image.Image:
     """Grey of 16 bits as 8 bits; Pillow's own conversion would clip it."""
-    grey = np.asarray(image)
-    if image.mode == "F" or grey.min() < 0 or grey.max() > 65_535:
-        raise PictureError(path, f"has pixels of more than 16 bits; {_CURE}")
-    return Image.fromarray(((grey.astype(np.uint32) + 128) // 257).astype(np.uint8))
+    scaled = Image.new("L", image.size)
+    rows = max(_STRIP // image.width, 1)
+    for top in range(0, image.height, rows):
+        grey = np.asarray(image.crop((0, top, image.width, min(top + rows, image.height))))
+        if image.mode == "F" or grey.min() < 0 or grey.max() > 65_535:
+            raise PictureError(path, f"has pixels of more than 16 bits; {_CURE}")
+        scaled.paste(Image.fromarray(((grey.astype(np.uint32) + 128) // 257).astype(np.uint8)), (0, top))
+    return scaled
 
 
 def _over_background(image: Image.Image) -> Image.Image:
@@ -180,19 +218,20 @@ def _over_background(image: Image.Image) -> Image.Image:
 
 
 def _to_srgb(image: Image.Image, profile: bytes | None) -> Image.Image:
-    """Convert RGB, RGBA or CMYK by its embedded profile, if it has one that is not sRGB already."""
+    """Convert RGB, RGBA (both in place) or CMYK by its embedded profile, if it is not sRGB already."""
     if not profile:
         return image
-    mode = "RGBA" if image.mode == "RGBA" else "RGB"
+    in_place = image.mode != "CMYK"
     try:
         source = ImageCms.getOpenProfile(io.BytesIO(profile))
         if "sRGB" in ImageCms.getProfileDescription(source):
             return image
-        converted = ImageCms.profileToProfile(image, source, ImageCms.createProfile("sRGB"), outputMode=mode)
+        srgb = ImageCms.createProfile("sRGB")
+        mode = None if in_place else "RGB"
+        converted = ImageCms.profileToProfile(image, source, srgb, outputMode=mode, inPlace=in_place)
     except (ImageCms.PyCMSError, OSError, ValueError):
         return image  # a damaged profile, or one for other channels: the pixels alone still make a picture
-    assert converted is not None
-    return converted
+    return image if converted is None else converted
 
 
 def _cover(image: Image.Image, width: int, height: int) -> tuple[float, float, float, float]:

@@ -14,10 +14,12 @@ from typing import TYPE_CHECKING
 
 from svi_story.errors import InputError, Problem
 from svi_story.events import Hashing
-from svi_story.files import UnfitError, read_chunks, read_regular
+from svi_story.files import UnfitError, chunks_of, open_regular, read_regular
 from svi_story.plan.model import Anchor, Recording
 
 if TYPE_CHECKING:
+    from typing import BinaryIO
+
     from svi_story.events import Reporter
     from svi_story.plan.model import Fit, Size
 
@@ -26,6 +28,10 @@ READING = 1
 
 LARGEST = 64 * 2**20
 """Bytes of a memo: 400,000 hashes."""
+
+RULES = 1
+"""Raised whenever the guard refuses files that it read before: what was found under older rules, or before
+there were any, is not trusted."""
 
 CHUNK = 64 * 2**20
 """Bytes hashed at a time."""
@@ -63,44 +69,71 @@ class Fingerprints:
         memo_key = f"sha256 {_file_state(path)}"
         digest = self.known.get(memo_key)
         if digest is None:
-            digest = self.known[memo_key] = self.fresh[memo_key] = self._hash(path)
+            try:
+                with open_regular(path) as file:
+                    digest = self._hash(path, file)
+            except UnfitError as error:
+                raise InputError(Problem(f"{error.strerror}; check the path", file=str(path))) from error
+            except (OSError, ValueError) as error:
+                raise InputError(Problem(f"cannot be read: {error}", file=str(path))) from error
+            self._learn(memo_key, digest)
         return digest
 
-    def _hash(self, path: Path) -> str:
-        digest, done = hashlib.sha256(), 0
-        try:
-            total = path.stat().st_size
-            for chunk in read_chunks(path, chunk=CHUNK):
-                digest.update(chunk)
-                done += len(chunk)
-                self.report(Hashing(path, done, total))
-        except UnfitError as error:
-            raise InputError(Problem(f"{error.strerror}; check the path", file=str(path))) from error
-        except (OSError, ValueError) as error:
-            raise InputError(Problem(f"cannot be read: {error}", file=str(path))) from error
+    def _learn(self, memo_key: str, value: str) -> None:
+        self.known[memo_key] = self.fresh[memo_key] = value
+
+    def _hash(self, path: Path, file: BinaryIO) -> str:
+        digest, done, total = hashlib.sha256(), 0, os.fstat(file.fileno()).st_size
+        for chunk in chunks_of(path, file, CHUNK):
+            digest.update(chunk)
+            done += len(chunk)
+            self.report(Hashing(path, done, total))
         return digest.hexdigest()
 
     def anchor(self, path: Path, size: Size, fit: Fit) -> Anchor:
         """A reference image with the hash of its pixels after fit. Raises InputError for a bad picture."""
-        memo_key = f"pixels {size} {fit} pillow-{version('pillow')} {_file_state(path)}"
+        state = _file_state(path)
+        memo_key = f"pixels {size} {fit} rules-{RULES} pillow-{version('pillow')} {state}"
         pixels = self.known.get(memo_key)
         if pixels is None:
-            pixels = self.known[memo_key] = self.fresh[memo_key] = _hash_pixels(path, size, fit)
+            pixels = _hash_pixels(path, size, fit)
+            if _file_state(path) == state:
+                self._learn(memo_key, pixels)
         return Anchor(path, size, fit, pixels)
 
     def recording(self, path: Path) -> Recording:
-        """An audio file, read to its end once for each state of it. Raises InputError where it cannot be."""
-        memo_key = f"samples {READING} av-{version('av')} {_file_state(path)}"
-        samples = self.known.get(memo_key)
-        if samples is None:
-            samples = self.known[memo_key] = self.fresh[memo_key] = _count_samples(path)
-        return Recording(path, self.file(path), int(samples))
+        """An audio file, read to its end once for each state of it. Raises InputError where it cannot be.
+
+        What is hashed and what is read are the same bytes: later readers trust a file of that hash.
+        """
+        state = _file_state(path)
+        samples = self.known.get(_samples_key(state))
+        if samples is None or f"sha256 {state}" not in self.known:
+            state, samples = self._read(path)
+        return Recording(path, self.known[f"sha256 {state}"], int(samples))
+
+    def _read(self, path: Path) -> tuple[str, str]:
+        """The state of a recording that did not change while it was hashed and read, and its samples."""
+        from svi_story.media.audio_files import SoundError, open_sound
+        from svi_story.media.guard import count_samples
+
+        with open_sound(path) as file:
+            state = _state(os.fstat(file.fileno()))
+            samples = self.known.get(_samples_key(state)) or str(count_samples(path, file))
+            file.seek(0)
+            try:
+                digest = self._hash(path, file)
+            except OSError as error:
+                raise InputError(Problem(f"cannot be read: {error}", file=str(path))) from error
+            if _state(os.fstat(file.fileno())) != state:
+                raise SoundError(path, "changed while it was read; run the same command again")
+        self._learn(f"sha256 {state}", digest)
+        self._learn(_samples_key(state), samples)
+        return state, samples
 
 
-def _count_samples(path: Path) -> str:
-    from svi_story.media.audio import count_samples
-
-    return str(count_samples(path))
+def _samples_key(state: str) -> str:
+    return f"samples {READING} rules-{RULES} av-{version('av')} {state}"
 
 
 def _file_state(path: Path) -> str:
@@ -109,10 +142,15 @@ def _file_state(path: Path) -> str:
         stat = os.stat(path)  # noqa: PTH116 - Path.stat raises ValueError for a NUL in some versions, as this does
     except (OSError, ValueError):
         return f"unreadable {path}"
+    return _state(stat)
+
+
+def _state(stat: os.stat_result) -> str:
     return f"{stat.st_dev} {stat.st_ino} {stat.st_size} {stat.st_mtime_ns} {stat.st_ctime_ns}"
 
 
 def _hash_pixels(path: Path, size: Size, fit: Fit) -> str:
-    from svi_story.media.images import fit_picture, open_picture, pixels_digest
+    from svi_story.media.guard import fitted_picture
+    from svi_story.media.images import pixels_digest
 
-    return pixels_digest(fit_picture(open_picture(path), size.width, size.height, fit))
+    return pixels_digest(fitted_picture(path, size.width, size.height, fit))

@@ -138,9 +138,9 @@ def _thumb(anchor: Anchor, box: Box) -> Image.Image:
     """An anchor as the model sees it, no larger than its box."""
     from PIL import Image
 
-    from svi_story.media.images import fit_picture, open_picture
+    from svi_story.media.guard import fitted_picture
 
-    seen = fit_picture(open_picture(anchor.path), anchor.size.width, anchor.size.height, anchor.fit)
+    seen = fitted_picture(anchor.path, anchor.size.width, anchor.size.height, anchor.fit)
     picture = Image.fromarray(seen)
     size = (box.width, box.height)
     return picture if picture.size == size else picture.resize(size, Image.Resampling.LANCZOS)
