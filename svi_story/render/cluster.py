@@ -180,7 +180,7 @@ class Session:
             self._keeper.stdin.close()
         with suppress(subprocess.TimeoutExpired):
             if self._keeper.wait(END_SECONDS) < 0:  # it was killed itself
-                end_all(self._folder)
+                end_all(self._folder, self._keeper.pid)
         self._connection.close()
         self._log.close()
 

@@ -49,8 +49,8 @@ def main() -> None:
         end_all(folder, os.getpid())
 
 
-def end_all(folder: Path, keeper: int = 0) -> None:
-    """Kill every process that belongs to a folder, or descends from its keeper, and remove the folder."""
+def end_all(folder: Path, keeper: int) -> None:
+    """Kill every process that came of a keeper, which may be dead itself, and remove its folder."""
     import psutil
 
     until = time.monotonic() + LONGEST
@@ -63,12 +63,16 @@ def end_all(folder: Path, keeper: int = 0) -> None:
 
 
 def _members(folder: Path, keeper: int) -> list[psutil.Process]:
+    """The keeper's descendants, and who has its mark or is of its process group: each is lost in some case."""
     import psutil
 
-    found = {*psutil.Process(keeper).children(recursive=True)} if keeper else set()
+    found: set[psutil.Process] = set()
+    with suppress(psutil.Error):
+        found.update(psutil.Process(keeper).children(recursive=True))
     for process in psutil.process_iter():
         with suppress(psutil.Error, OSError):
-            if process.pid != os.getpid() and process.environ().get(MARK) == str(folder):
+            marked = os.getpgid(process.pid) == keeper or process.environ().get(MARK) == str(folder)
+            if marked and process.pid not in (keeper, os.getpid()):
                 found.add(process)
     return list(found)
 
