@@ -17,7 +17,7 @@ import sys
 import time
 from contextlib import suppress
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NoReturn
 
 if TYPE_CHECKING:
     import psutil
@@ -36,7 +36,7 @@ def main() -> None:
     folder, fd, command = Path(sys.argv[1]), int(sys.argv[2]), sys.argv[3:]
     for number in (signal.SIGINT, signal.SIGHUP):
         signal.signal(number, signal.SIG_IGN)  # meant for the owner, who closes the pipe
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))
+    signal.signal(signal.SIGTERM, _end)
     try:
         _adopt_orphans()
         folder.mkdir(mode=0o700)
@@ -47,6 +47,10 @@ def main() -> None:
     finally:
         signal.signal(signal.SIGTERM, signal.SIG_IGN)
         end_all(folder, os.getpid())
+
+
+def _end(*_: object) -> NoReturn:
+    raise SystemExit(1)
 
 
 def end_all(folder: Path, keeper: int) -> None:
@@ -63,7 +67,7 @@ def end_all(folder: Path, keeper: int) -> None:
 
 
 def _members(folder: Path, keeper: int) -> list[psutil.Process]:
-    """The keeper's descendants, and who has its mark or is of its process group: each is lost in some case."""
+    """The keeper's descendants, and what has its mark or is of its group: no sign alone is always there."""
     import psutil
 
     found: set[psutil.Process] = set()
