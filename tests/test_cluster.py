@@ -6,12 +6,14 @@ import json
 import os
 import pickle
 import signal
+import socketserver
 import subprocess
 import sys
 import tempfile
 import threading
 import time
 from collections.abc import Generator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from fractions import Fraction
 from pathlib import Path
@@ -29,7 +31,8 @@ from svi_story.plan.keys import Task
 from svi_story.plan.model import Anchor, Lora, Size
 from svi_story.render import cluster
 from svi_story.render.chains import chains_of, ready, share
-from svi_story.render.pool import ahead, reason_of
+from svi_story.render.cluster import ahead
+from svi_story.render.pool import reason_of
 from svi_story.render.worker import WorkerBugError, absolute, portable
 
 if TYPE_CHECKING:
@@ -102,6 +105,7 @@ def test_shares_shrink_and_give_everything_out(workers: int) -> None:
         ("--ray auto boards", "--ray auto boards"),
         ("boards --ray head:6379", "boards --ray head:6379"),
         ("boards --ray [::1]:6379", "boards --ray [::1]:6379"),
+        ("boards --ray :6379", "boards --ray :6379"),
         ("--ray films/a:1 b", "--ray local films/a:1 b"),
         ("boards --ray=head:6379", "boards --ray=head:6379"),
         ("-- boards --ray", "-- boards --ray"),
@@ -152,7 +156,11 @@ def test_without_ray_it_is_told_how_to_get_it(
     [
         (("--ray", "ray://head:10001"), "HOST:6379"),
         (("--ray", "127.0.0.1:1"), "nothing answers there"),
-        (("--ray", "127.0.0.1:99999999"), "nothing answers there"),
+        (("--ray", "nohost.invalid:6379"), "nothing answers there"),
+        (("--ray", "127.0.0.1:99999"), "a port of 1 to 65535"),
+        (("--ray", "127.0.0.1:0"), "a port of 1 to 65535"),
+        (("--ray", ":6379"), "HOST:PORT"),
+        (("--ray=head",), "HOST:PORT"),
         (("--workers", "2"), "--ray"),
     ],
 )
@@ -166,6 +174,63 @@ def test_a_cluster_that_cannot_be_used_is_told_before_anything_starts(
     assert word in done.stderr
     assert "Traceback" not in done.stderr
     assert not Path("renders").exists()
+
+
+def test_auto_looks_where_ray_s_own_variable_says(
+    svi_story: Run, write_board: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("RAY_ADDRESS", "ray://head:10001")
+    ended = svi_story("render", write_board(), *ANIMATIC, "--ray", "auto")
+    assert ended.code == 2
+    assert "HOST:6379" in ended.err
+
+
+class Impostor(socketserver.BaseRequestHandler):
+    """Something that is not Ray: it answers with `words`, and then hangs up or waits."""
+
+    words = b""
+    hangs_up = False
+    asked = threading.Event()
+
+    def handle(self) -> None:
+        self.asked.set()
+        self.request.sendall(self.words)
+        while not self.hangs_up and self.request.recv(4096):
+            pass
+
+
+@contextmanager
+def impostor(**manners: object) -> Iterator[tuple[str, threading.Event]]:
+    """An address that accepts connections and is not Ray's, and whether it was asked."""
+    asked = threading.Event()
+    kind = type("Impostor", (Impostor,), {**manners, "asked": asked})
+    with socketserver.ThreadingTCPServer(("127.0.0.1", 0), kind) as server:
+        server.daemon_threads = True
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        yield f"127.0.0.1:{server.server_address[1]}", asked
+        server.shutdown()
+
+
+@pytest.mark.parametrize(
+    "manners", [{}, {"words": b"HTTP/1.1 400 Bad Request\r\n\r\n"}, {"hangs_up": True}], ids=repr
+)
+def test_an_address_that_is_not_ray_is_told_in_time_and_nothing_is_started(
+    manners: dict[str, object],
+    svi_story: Run,
+    write_board: Callable[..., Path],
+    monkeypatch: pytest.MonkeyPatch,
+    scratch: Path,
+) -> None:
+    assert cluster.JOIN_SECONDS < 25
+    monkeypatch.setattr(cluster, "JOIN_SECONDS", 5.0)
+    monkeypatch.setattr(tempfile, "tempdir", str(scratch))
+    with impostor(**manners) as (address, _):
+        ended = svi_story("render", write_board(), *ANIMATIC, "--ray", address)
+    assert ended.code == 2, ended.err
+    assert f"--ray {address}: " in ended.err
+    assert "check the address" in ended.err
+    assert not Path("renders").exists()
+    assert not list(scratch.iterdir())
 
 
 @dataclass
@@ -255,12 +320,17 @@ def svi_board(name: str, clips: list[dict[str, Any]], **changes: Any) -> None:
     Path("boards", name).write_text(yaml.safe_dump(board, sort_keys=False), "utf-8")
 
 
+def comes(look: Callable[[], object]) -> bool:
+    """Whether something is so within half a minute."""
+    until = time.monotonic() + 30
+    while not (found := look()) and time.monotonic() < until:
+        time.sleep(0.1)
+    return bool(found)
+
+
 def gone(process: int) -> bool:
-    """Whether a process is over after some seconds."""
-    until = time.monotonic() + 20
-    while Path("/proc", str(process)).exists() and time.monotonic() < until:
-        time.sleep(0.2)
-    return not Path("/proc", str(process)).exists()
+    """Whether a process is over within half a minute."""
+    return comes(lambda: not Path("/proc", str(process)).exists())
 
 
 def films(folder: str) -> Mapping[str, bytes]:
@@ -275,23 +345,39 @@ def svi_folder() -> None:
 
 
 def left_of(session: int) -> list[str]:
-    """What still runs of a session after some seconds; Ray's processes are in their starter's."""
-    until = time.monotonic() + 20
-    while (found := processes_of(session)) and time.monotonic() < until:
-        time.sleep(0.2)
-    return found
+    """What still runs of a session after half a minute; Ray's processes are in their starter's."""
+    comes(lambda: not processes_of(session))
+    return list(processes_of(session).values())
 
 
-def processes_of(session: int) -> list[str]:
-    """What runs of a session."""
-    found = []
+def processes_of(session: int) -> dict[int, str]:
+    """What runs of a session: commands by process."""
+    found = {}
     for folder in Path("/proc").glob("[1-9]*"):
-        try:
+        with suppress(OSError):
             if os.getsid(int(folder.name)) == session:
-                found.append((folder / "cmdline").read_text().replace("\0", " "))
-        except OSError:
-            continue
+                found[int(folder.name)] = command_of(int(folder.name))
     return found
+
+
+def command_of(process: int) -> str:
+    return Path("/proc", str(process), "cmdline").read_text().replace("\0", " ")
+
+
+def process_of(session: int, word: str, other: str = "\0") -> int:
+    """The process of a session whose command has a word, and not the other one."""
+    (found,) = [
+        process
+        for process, command in processes_of(session).items()
+        if word in command and other not in command
+    ]
+    return found
+
+
+def children_of(process: int) -> list[int]:
+    with suppress(OSError):
+        return [*map(int, Path(f"/proc/{process}/task/{process}/children").read_text().split())]
+    return []
 
 
 @pytest.fixture
@@ -388,6 +474,87 @@ def test_an_interrupt_ends_everything_that_was_started(number: signal.Signals, h
     assert left_of(run.process.pid) == []
     assert gone(worker)
     assert not films("renders")
+
+
+def test_an_interrupt_is_heard_while_an_address_does_not_answer(scratch: Path) -> None:
+    animatic_board("one.yaml", "64x64", "fog")
+    with impostor() as (address, asked):
+        run = start("boards", *ANIMATIC, "--ray", address, TMPDIR=str(scratch))
+        assert asked.wait(60)
+        run.process.send_signal(signal.SIGINT)
+        assert "what was done is kept" in run.end(130)
+    assert not any(path.name.startswith("svi-ray-") for path in scratch.iterdir())
+    assert left_of(run.process.pid) == []
+
+
+def test_an_interrupt_while_ray_starts_leaves_nothing(scratch: Path) -> None:
+    animatic_board("one.yaml", "64x64", "fog")
+    run = start("boards", *ANIMATIC, "--ray", TMPDIR=str(scratch))
+    assert comes(lambda: list(scratch.glob("svi-ray-*/ray")))
+    os.killpg(run.process.pid, signal.SIGINT)
+    run.end(130)
+    assert left_of(run.process.pid) == []
+    assert not list(scratch.glob("svi-ray-*"))
+
+
+def test_nothing_is_left_when_ray_s_own_server_and_this_program_are_killed(scratch: Path) -> None:
+    animatic_board("long.yaml", "1280x720", *(f"fog {n}" for n in range(9)))
+    run = start("boards", *ANIMATIC, "--ray", "--workers", "1", TMPDIR=str(scratch))
+    run.until("segment_started")
+    os.kill(process_of(run.process.pid, "gcs_server"), signal.SIGKILL)
+    os.kill(run.process.pid, signal.SIGKILL)
+    run.process.communicate()
+    assert left_of(run.process.pid) == []
+    assert not list(scratch.glob("svi-ray-*"))
+
+
+def test_when_ray_is_lost_the_work_goes_on_with_a_new_one(scratch: Path) -> None:
+    animatic_board("one.yaml", "640x352", "fog", "sun")
+    run = start("boards", *ANIMATIC, "--ray", "--workers", "1", TMPDIR=str(scratch))
+    run.until("segment_started")
+    os.kill(process_of(run.process.pid, "driver import main", "keeper"), signal.SIGKILL)
+    run.end(0)
+    (delayed,) = run.of("board_delayed")
+    assert "Ray ended or was lost" in delayed["message"]
+    assert films("renders").keys() == {"one.mp4"}
+    assert left_of(run.process.pid) == []
+
+
+WORK = """
+import os, subprocess, sys, time
+orphan = "import subprocess, sys; subprocess.Popen(['sleep', '1000'], start_new_session=True, env={})"
+subprocess.run([sys.executable, "-c", orphan], env={}, check=True)
+open(os.path.join(os.environ["SVI_STORY_KEEPER"], "file"), "w").close()
+"""
+OWNER = """
+import os, subprocess, sys
+folder, work = sys.argv[1:]
+fd, _ = os.pipe()
+keeper = [sys.executable, "-c", "from svi_story.render.keeper import main; main()", folder, str(fd)]
+kept = subprocess.Popen([*keeper, sys.executable, "-c", work], stdin=subprocess.PIPE, pass_fds=[fd],
+                        env={**os.environ, "SVI_STORY_KEEPER": folder})
+print(kept.pid, flush=True)
+sys.stdin.read()
+"""
+
+
+@pytest.mark.parametrize("how", ["the owner is killed", "the keeper is told to", "the command ends"])
+def test_a_keeper_ends_everything_that_its_command_started(how: str, scratch: Path) -> None:
+    folder = scratch / "kept"
+    work = WORK if how == "the command ends" else WORK + "time.sleep(1000)"
+    pipe = subprocess.PIPE
+    with subprocess.Popen(
+        [sys.executable, "-c", OWNER, str(folder), work], stdin=pipe, stdout=pipe, text=True
+    ) as owner:
+        assert owner.stdout is not None
+        keeper = int(owner.stdout.readline())
+        if how != "the command ends":
+            assert comes((folder / "file").exists)
+            (orphan,) = [int(each) for each in children_of(keeper) if "sleep" in command_of(each)]
+            os.kill(owner.pid if how == "the owner is killed" else keeper, signal.SIGTERM)
+            assert gone(orphan)
+        assert comes(lambda: not folder.exists() and not children_of(keeper))
+        owner.kill()
 
 
 def test_a_worker_that_cannot_work_says_why(head: str) -> None:

@@ -14,7 +14,7 @@ import svi_support as support
 from ray.exceptions import RayActorError
 
 from svi_story.engines import EngineOptions
-from svi_story.errors import InputError, RenderError
+from svi_story.errors import InputError, PassingError, RenderError
 from svi_story.events import ChainGiven, SegmentStarted, WorkerLost
 from svi_story.plan.keys import Task
 from svi_story.render import worker
@@ -43,6 +43,8 @@ class Stage:
     fault: Callable[[str, int], Exception | None]
     one_at_a_time: bool = False
     refusal: Exception | None = None
+    early_deaths: int = 0
+    """How many workers die before they are ready."""
     tried: Counter[str] = field(default_factory=Counter)
     made: dict[str, object] = field(default_factory=dict)
     told: list[Event] = field(default_factory=list)
@@ -54,6 +56,8 @@ class Stage:
         return SimpleNamespace(make=SimpleNamespace(options=lambda **_: options)), self._enter()
 
     def _enter(self) -> Iterator[Message]:
+        if self.started <= self.early_deaths:
+            raise RayActorError
         yield Here("host", self.started, {})
         yield Failed("", self.refusal) if self.refusal else Ready(self.one_at_a_time)
 
@@ -76,11 +80,9 @@ class Stage:
 
     def run(self, workers: int = 2) -> tuple[set[str], dict[str, Exception]]:
         """What is made, and what is lost and why."""
-        store = SimpleNamespace(entry=self.made.get, folder=Path)
-        studio: Any = SimpleNamespace(store=store, report=self.told.append)
-        pool = Pool(
-            studio, {key: wanted(key, parent) for key, parent in FOREST}, lambda: Staff(workers, self.start)
-        )
+        store: Any = SimpleNamespace(entry=self.made.get, folder=Path)
+        forest = {key: wanted(key, parent) for key, parent in FOREST}
+        pool = Pool(forest, {}, store, self.told.append, Staff(workers, self.start, lambda: "Killed"))
         ended = list(pool.make())
         return (
             {each.task.key for each in ended if isinstance(each, Made)},
@@ -140,6 +142,24 @@ def test_an_error_with_a_cure_is_told_at_once() -> None:
     assert (made, set(lost)) == (set("pq"), set("abcx"))
     assert stage.tried["a"] == 1
     assert stage.count(WorkerLost) == 0
+
+
+def test_workers_that_die_before_they_are_ready_are_replaced_and_then_it_is_worth_trying_later() -> None:
+    assert Stage(lambda key, time: None, early_deaths=2).run() == (set("abcxpq"), {})
+    made, lost = Stage(lambda key, time: None, early_deaths=9).run()
+    assert (made, set(lost)) == (set(), set("abcxpq"))
+    (error,) = set(lost.values())
+    assert isinstance(error, PassingError)
+    assert "died before they could work" in str(error)
+    assert "(Killed)" in str(error)
+    assert "--workers" in str(error)
+
+
+def test_a_worker_that_says_what_is_wrong_is_believed() -> None:
+    for refusal in (PassingError("disk full"), WorkerBugError("trace\nOops: bad")):
+        stage = Stage(lambda key, time: None, refusal=refusal)
+        made, lost = stage.run(workers=1)
+        assert (made, set(lost.values()), stage.started) == (set(), {refusal}, 3)
 
 
 def test_places_that_will_not_do_are_asked_once_each() -> None:

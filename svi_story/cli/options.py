@@ -84,7 +84,7 @@ VAES = ("whole", "tiles")
 RUNGS = ("auto", "resident", "offload", "stream")
 
 
-ADDRESS = re.compile(r"local|auto|ray://.*|[^/]+:\d+")
+ADDRESS = re.compile(r"local|auto|ray://.*|[^/]*:\d+")
 
 
 class WithAddress(TyperCommand):

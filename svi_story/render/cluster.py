@@ -1,61 +1,69 @@
-"""Many hands: a Ray cluster, joined or started here, whose workers make the segments."""
+"""A Ray cluster, joined or started here, whose workers make the segments."""
 
 from __future__ import annotations
 
-import logging
 import os
 import secrets
-import signal
-import socket
+import subprocess
+import sys
 import tempfile
-from contextlib import ExitStack, contextmanager
-from dataclasses import replace
+from contextlib import ExitStack, contextmanager, suppress
 from importlib.util import find_spec
-from typing import TYPE_CHECKING, Any, Self
+from multiprocessing import Pipe
+from pathlib import Path
+from queue import SimpleQueue
+from threading import Thread
+from typing import TYPE_CHECKING, Self, TypeVar
 
-from svi_story.errors import InputError
+from svi_story.errors import InputError, PassingError, StoryError
+from svi_story.events import Event
 from svi_story.files import disk, make_folder, temp_name
-from svi_story.render.pool import Pool, Staff
-from svi_story.render.segments import by_key
+from svi_story.render.driver import CHECK, LOCAL, Assignment, Join
+from svi_story.render.keeper import MARK, end_all
+from svi_story.render.segments import Line, Lost, by_key
 from svi_story.render.stage import Elsewhere
-from svi_story.render.worker import Post, Worker, absolute
+from svi_story.render.worker import WorkerBugError
 
 if TYPE_CHECKING:
-    from collections.abc import Generator, Iterator, Sequence
-    from pathlib import Path
+    from collections.abc import Callable, Generator, Iterator, Sequence
     from types import TracebackType
 
     from svi_story.cache.store import Store
     from svi_story.engines.base import Engine
     from svi_story.plan.keys import Task
     from svi_story.render.batch import Setup
-    from svi_story.render.segments import Lost, Made, Wanted
+    from svi_story.render.segments import Made, Wanted
     from svi_story.render.stage import Stage, Studio
 
-LOCAL = "local"
-"""The address of a cluster that is started here, for as long as it is needed."""
-CONNECT_SECONDS = 10.0
-CHECK = "check the address, the versions of Python and Ray, and the token if there is one (RAY_AUTH_TOKEN)"
-OBJECTS = 80 * 2**20
-"""Bytes for what travels between processes, which is little: frames and latents go through the cache."""
+T = TypeVar("T")
+
+AUTO = "auto"
+"""The address of a cluster that runs on this machine already."""
+JOIN_SECONDS = 22.0
+"""After which an address that accepts connections is not Ray's."""
+START_SECONDS = 120.0
+"""After which a Ray that is started here will not come."""
+END_SECONDS = 30.0
+"""Seconds to wait for the end of all that was started."""
 SOCKETS = 40
 """Characters of a folder that leave room for the names of Ray's sockets in it."""
-WITHOUT_DEVICE = ("animatic",)
-"""Engines that need no GPU."""
+LAST_WORDS = 4096
+"""Bytes of a log to look for its last line."""
+PROGRAM = "import sys; sys.path[:] = {path!r}; from svi_story.render.{module} import main; main()"
+"""What a child process runs, with our own path: it finds the same svi-story, however this one was found."""
 
 
 class Cluster:
-    """Workers, each with an engine of its own. Joined, or started, when there is first something to make.
+    """Workers, each with an engine of its own. Joined, or started, when there is something to make.
 
     `workers` 0 means one for each GPU; where there is none, one for each two cores.
     """
 
     def __init__(self, address: str, workers: int) -> None:
-        check_ray(address)
-        self._address = address
+        self._address = checked(address)
         self._workers = workers
-        self._stack = ExitStack()
         self._under_way = ExitStack()
+        self._session: Session | None = None
         self._joined = False
 
     def __enter__(self) -> Self:
@@ -64,139 +72,188 @@ class Cluster:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        with self._stack:
-            self._under_way.close()
+        with self._under_way:
+            self._end()
 
     def stage(self, setup: Setup, engine: Engine, wanted: Sequence[Task], store: Store) -> Stage:
-        """The engine works on the workers."""
+        """The engine works on the workers.
+
+        Raises InputError when they are needed and the cluster cannot be joined.
+        """
+        if any(store.state(task.key) != "cached" for task in wanted):
+            self._join()
         return Elsewhere(engine, wanted, store, options=setup.options)
 
     def make(self, wanted: Sequence[Wanted], studio: Studio) -> Iterator[Made | Lost]:
-        """Give chains to workers. Raises InputError when the cluster cannot be joined."""
+        """Have segments made. Raises InputError when the cluster cannot be joined for the first time."""
         making = self._make(wanted, studio)
         self._under_way.callback(making.close)  # whoever reads it may be interrupted
         return making
 
     def _make(self, wanted: Sequence[Wanted], studio: Studio) -> Generator[Made | Lost, None, None]:
-        with ExitStack() as stack:
-            pool = Pool(studio, by_key(wanted), lambda: self._staff(studio, stack))
-            stack.callback(pool.dismiss_all)
-            yield from pool.make()
+        yield from Remote(by_key(wanted), studio=studio, join=self._join, end=self._end).make()
 
-    def _staff(self, studio: Studio, stack: ExitStack) -> Staff:
-        if not self._joined:
-            self._stack.enter_context(joined(self._address, self._workers))
-            self._joined = True
-        import ray
+    def _join(self) -> Session:
+        """The session; a new one where the last one has ended. PassingError where there was one before."""
+        if self._session is None:
+            session = Session(self._address)
+            try:
+                session.join(self._workers)
+            except InputError as error:
+                session.end()
+                if self._joined:
+                    raise PassingError(*error.problems) from error
+                raise
+            except BaseException:
+                session.end()
+                raise
+            self._session, self._joined = session, True
+        return self._session
 
-        engine = studio.stage.engine.identity.name
-        there = ray.cluster_resources()
-        gpus = 0 if engine in WITHOUT_DEVICE else int(there.get("GPU", 0))
-        count = self._workers or gpus or max(1, int(there.get("CPU", 1)) // 2)
-        threads = 0 if gpus or engine in WITHOUT_DEVICE else _threads()
-        assert isinstance(studio.stage, Elsewhere), "the stage is ours"
-        options = absolute(replace(studio.stage.options, threads=threads))
-        root = studio.store.layout.root
-        probe = stack.enter_context(_probe(root))
-        actor = ray.remote(num_cpus=1, num_gpus=min(gpus, 1))(Worker)
-        post = Post(engine, options, root, probe)
-
-        def start(missing: Sequence[Task]) -> tuple[Any, Any]:
-            worker = actor.remote(post)
-            told = worker.enter.options(num_returns="streaming").remote([absolute(task) for task in missing])
-            return worker, told
-
-        return Staff(count, start)
+    def _end(self) -> None:
+        session, self._session = self._session, None
+        if session is not None:
+            session.end()
 
 
-def check_ray(address: str) -> None:
-    """Raises InputError where Ray is not installed, or cannot be used in this way."""
-    if find_spec("ray") is None:
+class Session:
+    """Ray's driver in a process of its own, and a keeper that ends everything which came of it.
+
+    All of it ends with this process too, however that ends.
+    """
+
+    def __init__(self, address: str) -> None:
+        self._address = address
+        place = tempfile.gettempdir()
+        place = place if len(place) < SOCKETS else "/tmp"  # noqa: S108 - sockets have short names only
+        self._folder = Path(place, f"svi-ray-{secrets.token_hex(4)}")
+        self._log = tempfile.TemporaryFile()  # noqa: SIM115 - as long as the session
+        self._connection, theirs = Pipe()
+        with theirs:
+            fd = theirs.fileno()
+            self._keeper = subprocess.Popen(  # noqa: S603 - ourselves
+                [*_program("keeper"), str(self._folder), str(fd), *_program("driver"), str(fd)],
+                stdin=subprocess.PIPE,
+                stdout=self._log,
+                stderr=self._log,
+                pass_fds=[fd],
+                process_group=0,  # ^C is for this process alone
+                env=self._environment(),
+            )
+
+    def _environment(self) -> dict[str, str]:
+        local = {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": secrets.token_hex(32)}
+        ours = {"RAY_USAGE_STATS_ENABLED": "0", **(local if self._address == LOCAL else {})}
+        folders = {"RAY_TMPDIR": str(self._folder)} if self._address == LOCAL else {}
+        return {**ours, **os.environ, **folders, MARK: str(self._folder)}
+
+    def join(self, workers: int) -> None:
+        """Join the cluster, or start it. Raises InputError."""
+        seconds = START_SECONDS if self._address == LOCAL else JOIN_SECONDS
+        try:
+            self._connection.send(Join(self._address, workers, self._folder))
+            if not self._connection.poll(seconds):
+                raise InputError(f"--ray {self._address}: no Ray answers within {seconds:g} s; {CHECK}")
+            error = self._connection.recv()
+        except (EOFError, OSError) as lost:
+            what = f"--ray {self._address}: Ray ended before it could be used"
+            raise InputError(f"{what} ({self._last_words()}); {CHECK}") from lost
+        if error is not None:
+            raise error
+
+    def carry_out(self, assignment: Assignment) -> Iterator[Event | Made | Lost]:
+        """What the driver tells. Raises PassingError when it is gone."""
+        try:
+            self._connection.send(assignment)
+            while (told := self._connection.recv()) is not None:
+                if isinstance(told, Exception):
+                    raise told
+                yield told
+        except (EOFError, OSError) as lost:
+            again = "the same command goes on from what is made"
+            raise PassingError(f"Ray ended or was lost ({self._last_words()}); {again}") from lost
+
+    def end(self) -> None:
+        """End the driver and everything that came of it."""
+        assert self._keeper.stdin is not None
+        with suppress(OSError):
+            self._keeper.stdin.close()
+        with suppress(subprocess.TimeoutExpired):
+            if self._keeper.wait(END_SECONDS) < 0:  # it was killed itself
+                end_all(self._folder, self._keeper.pid)
+        self._connection.close()
+        self._log.close()
+
+    def _last_words(self) -> str:
+        """The last line that the driver has written."""
+        with suppress(ValueError):  # closed meanwhile
+            self._log.seek(max(0, self._log.seek(0, os.SEEK_END) - LAST_WORDS))
+            lines = self._log.read().decode("utf-8", errors="replace").split("\n")
+            return next((line.strip() for line in reversed(lines) if line.strip()), "without a word")[:200]
+        return "it was told to"
+
+
+class Remote(Line):
+    """Segments on their way through a cluster: what is missing is made by its workers."""
+
+    def __init__(
+        self, wanted: dict[str, Wanted], studio: Studio, join: Callable[[], Session], end: Callable[[], None]
+    ) -> None:
+        super().__init__(wanted, studio=studio)
+        self._join = join
+        self._end = end
+
+    def run(self, order: Sequence[str]) -> Iterator[Made | Lost]:
+        """Have made what is missing; what is told meanwhile is passed on while films are cut."""
+        if not any(map(self.is_missing, order)):
+            return
+        try:
+            session = self._join()
+            with _probe(self.studio.store.layout.root) as probe:
+                yield from ahead(self._made(session, probe), self._end)
+        except InputError:
+            raise
+        except (StoryError, WorkerBugError) as error:
+            self._end()
+            yield from self.lose([key for key in order if self.is_missing(key)], error)
+
+    def _made(self, session: Session, probe: Path) -> Iterator[Made | Lost]:
+        stage = self.studio.stage
+        assert isinstance(stage, Elsewhere), "the stage is a cluster's"
+        root = self.studio.store.layout.root
+        engine = stage.engine.identity.name
+        work = Assignment(engine, stage.options, root, probe, self.wanted, self.entries)
+        for told in session.carry_out(work):
+            if isinstance(told, Event):
+                self.studio.report(told)
+                continue
+            key = told.task.key
+            if isinstance(told, Lost):
+                self.lost.add(key)
+            else:
+                self.entries[key] = told.entry
+            yield told
+
+
+def checked(address: str) -> str:
+    """Where to look for Ray. Raises InputError where it is not installed, or the address cannot be one."""
+    if any(find_spec(name) is None for name in ("ray", "psutil")):
         raise InputError("--ray needs Ray: pip install 'svi-story[ray]'")
+    if address == AUTO:
+        address = os.environ.get("RAY_ADDRESS") or AUTO
     if address.startswith("ray://"):
         what = f"--ray {address}: Ray's client cannot hand over work as it is made"
         raise InputError(f"{what}; run this on a machine of the cluster, with --ray auto or HOST:6379")
-    if ":" in address:
-        host, _, port = address.rpartition(":")
-        try:
-            socket.create_connection((host.strip("[]"), int(port)), CONNECT_SECONDS).close()
-        except (OSError, ValueError, OverflowError) as error:
-            what = f"--ray {address}: nothing answers there ({error})"
-            raise InputError(f"{what}; give the address that `ray start --head` printed") from error
+    host, _, port = address.rpartition(":")
+    if address not in (LOCAL, AUTO) and not (host and port.isdecimal() and 0 < int(port) < 2**16):
+        what = f"--ray {address}: not an address; give auto, or HOST:PORT with a port of 1 to 65535"
+        raise InputError(f"{what}, as `ray start --head` printed it")
+    return address
 
 
-@contextmanager
-def joined(address: str, workers: int) -> Iterator[None]:
-    """A connection to a cluster; one that is started here ends with it, and leaves nothing behind."""
-    with ExitStack() as stack:
-        stack.enter_context(_environment({"RAY_USAGE_STATS_ENABLED": "0"}))
-        options: dict[str, Any] = {"address": address}
-        if address == LOCAL:
-            stack.enter_context(
-                _environment({"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": secrets.token_hex(32)})
-            )
-            folder = tempfile.gettempdir()
-            place = folder if len(folder) < SOCKETS else "/tmp"  # noqa: S108 - sockets have short names only
-            options |= {
-                "num_cpus": max(os.cpu_count() or 1, workers),
-                "object_store_memory": OBJECTS,
-                "include_dashboard": False,
-                "_temp_dir": stack.enter_context(_folder(place)),
-            }
-        with _signals_kept(held=address == LOCAL):
-            import ray  # after the environment is set: it reads that only once
-
-            stack.callback(ray.shutdown)
-            _quiet()
-            try:
-                ray.init(**options, log_to_driver=False, logging_level=logging.ERROR)
-            except (ConnectionError, RuntimeError, ValueError) as error:
-                raise InputError(f"--ray {address}: {str(error).strip().splitlines()[0]}; {CHECK}") from error
-        yield
-
-
-def _folder(place: str) -> tempfile.TemporaryDirectory[str]:
-    """For Ray's sockets and logs; what it still writes while it is removed may stay."""
-    return tempfile.TemporaryDirectory(prefix="svi-ray-", dir=place, ignore_cleanup_errors=True)
-
-
-def _quiet() -> None:
-    """What Ray says goes to its logs: standard output is for data, and what happens is told as events."""
-    import ray._private.worker
-
-    ray._private.worker.print_to_stdstream = lambda *_args, **_options: None
-
-
-@contextmanager
-def _environment(values: dict[str, str]) -> Iterator[None]:
-    """Environment variables that nobody has set, for a while."""
-    ours = {name: value for name, value in values.items() if name not in os.environ}
-    os.environ.update(ours)
-    try:
-        yield
-    finally:
-        for name in ours:
-            os.environ.pop(name, None)
-
-
-@contextmanager
-def _signals_kept(*, held: bool) -> Iterator[None]:
-    """Ray installs handlers of its own; ours come back. Held: what comes meanwhile is handled then.
-
-    A start that is cut short would leave processes behind.
-    """
-    kept = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)}
-    came: list[int] = []
-    if held:
-        for number in kept:
-            signal.signal(number, lambda number, _frame: came.append(number))
-    try:
-        yield
-    finally:
-        for number, handler in kept.items():
-            signal.signal(number, handler)
-    if came:
-        signal.raise_signal(came[0])
+def _program(module: str) -> list[str]:
+    """The command that runs a module of this package."""
+    return [sys.executable, "-c", PROGRAM.format(path=sys.path, module=module)]
 
 
 @contextmanager
@@ -212,8 +269,30 @@ def _probe(root: Path) -> Iterator[Path]:
         path.unlink(missing_ok=True)
 
 
-def _threads() -> int:
-    """As many as torch takes here: with another number, the last bits of what a CPU computes differ."""
-    import torch
+def ahead(work: Iterator[T], stop: Callable[[], object]) -> Iterator[T]:
+    """What an iterator gives; it goes on in a thread of its own, until it ends or nobody wants more."""
+    given: SimpleQueue[T | None] = SimpleQueue()
+    failures: list[BaseException] = []
 
-    return torch.get_num_threads()
+    def run() -> None:
+        try:
+            for each in work:
+                given.put(each)
+        except BaseException as error:  # noqa: BLE001 - raised where the iterator is read
+            failures.append(error)
+        finally:
+            given.put(None)
+
+    thread = Thread(target=run, name="workers")
+    thread.start()
+    ended = False
+    try:
+        while (each := given.get()) is not None:
+            yield each
+        ended = True
+    finally:
+        if not ended:
+            stop()
+        thread.join()
+    if failures:
+        raise failures[0]

@@ -7,16 +7,13 @@ import time
 from collections import Counter
 from dataclasses import dataclass, field, replace
 from math import inf
-from queue import SimpleQueue
-from threading import Event as Flag
-from threading import Thread
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any
 
 from svi_story.errors import PassingError, RenderError, StoryError
 from svi_story.events import ChainGiven, Event, SegmentEvent, Warned, WorkerLost, WorkerStarted
 from svi_story.render.chains import chains_of, ready, share
 from svi_story.render.record import versions
-from svi_story.render.segments import Line, Made
+from svi_story.render.segments import Made, Progress
 from svi_story.render.worker import (
     Batch,
     Failed,
@@ -31,13 +28,13 @@ from svi_story.render.worker import (
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
 
+    from svi_story.cache.entry import Entry
+    from svi_story.cache.store import Store
+    from svi_story.events import Reporter
     from svi_story.plan.keys import Task
     from svi_story.render.chains import Chain
     from svi_story.render.segments import Lost, Wanted
-    from svi_story.render.stage import Studio
     from svi_story.render.worker import Message
-
-T = TypeVar("T")
 
 DEATHS = 2
 """How many workers may die over a segment before it is given up with the third."""
@@ -45,6 +42,7 @@ LOOK_AROUND = 1.0
 """Seconds to wait for news before looking around."""
 SLOW_START = 60.0
 """Seconds after which it is told that no worker comes."""
+CURE = "if RAM runs out there, ask for fewer with --workers; Ray's log of the workers may say more"
 
 
 @dataclass
@@ -83,16 +81,25 @@ class Staff:
     count: int
     start: Callable[[Sequence[Task]], tuple[Any, Any]]
     """From all that is missing to Ray's handle and what the worker tells while it enters its engine."""
+    last_words: Callable[[], str] = str
+    """The last line that a worker process wrote to its log; empty where that is not to be seen."""
 
 
-class Pool(Line):
+class Pool(Progress):
     """Segments on their way through workers."""
 
-    def __init__(self, studio: Studio, wanted: dict[str, Wanted], staff: Callable[[], Staff]) -> None:
-        super().__init__(studio, wanted)
-        self._find_staff = staff
-        self._staff = Staff(0, lambda _: (None, None))
-        self._over = Flag()
+    def __init__(
+        self,
+        wanted: dict[str, Wanted],
+        entries: dict[str, Entry],
+        store: Store,
+        report: Reporter,
+        staff: Staff,
+    ) -> None:
+        super().__init__(wanted, entries)
+        self._store = store
+        self._report = report
+        self._staff = staff
         self._hands: list[Hand] = []
         self._started = 0
         self._deaths: Counter[str] = Counter()
@@ -105,20 +112,12 @@ class Pool(Line):
             (each.board, each.task.segment.clip, each.task.segment.index): key for key, each in wanted.items()
         }
 
-    def run(self, order: Sequence[str]) -> Iterator[Made | Lost]:
-        """Make what is missing, with as many workers as there is work for.
-
-        Workers are looked after in a thread of their own: they get new work while films are cut.
-        """
-        if any(map(self._is_missing, order)):
-            self._staff = self._find_staff()
-            yield from ahead(self._look_after(order), self._over.set)
-
-    def _look_after(self, order: Sequence[str]) -> Iterator[Made | Lost]:
-        while not self._over.is_set() and (missing := [key for key in order if self._is_missing(key)]):
+    def make(self) -> Iterator[Made | Lost]:
+        """Make what is missing, with as many workers as there is work for."""
+        while missing := [key for key in self.wanted if self.is_missing(key)]:
             self._hire(missing)
             if not self._hands:
-                yield from self._lose(missing, self._failure)
+                yield from self.lose(missing, self._failure)
                 return
             self._give_out(missing)
             yield from self._news()
@@ -127,9 +126,6 @@ class Pool(Line):
         """Stop every worker at once; what is under way is in its checkpoints."""
         for hand in tuple(self._hands):
             self._dismiss(hand)
-
-    def _is_missing(self, key: str) -> bool:
-        return key not in self.entries and key not in self.lost
 
     def _waiting(self, missing: Sequence[str]) -> list[Chain]:
         """The chains that can start now."""
@@ -168,7 +164,7 @@ class Pool(Line):
         for chain in chains:
             board, segment = self.wanted[chain.keys[0]].board, chain.tasks[0].segment
             count = len(chain.tasks)
-            self.studio.report(ChainGiven(board, segment.clip, segment.index, hand.number, count))
+            self._report(ChainGiven(board, segment.clip, segment.index, hand.number, count))
         hand.stream = hand.actor.make.options(num_returns="streaming").remote(batch)
 
     def _outfit(self, key: str) -> Wanted:
@@ -180,7 +176,8 @@ class Pool(Line):
         """Wait for what changes what can be done; what happens meanwhile is passed on."""
         from ray.exceptions import RayError
 
-        while hand := self._next_to_tell():
+        while True:
+            hand = self._next_to_tell()
             try:
                 message = hand.hear()
             except RayError as error:
@@ -192,17 +189,16 @@ class Pool(Line):
                 yield from self._take_in(hand, message)
                 return
 
-    def _next_to_tell(self) -> Hand | None:
-        """Somebody who has something to tell, or is done; None when nobody listens any more."""
+    def _next_to_tell(self) -> Hand:
+        """Somebody who has something to tell, or is done."""
         import ray
 
         busy = [hand for hand in self._hands if hand.stream is not None]
-        while not self._over.is_set():
+        while True:
             told, _ = ray.wait([hand.stream for hand in busy], timeout=LOOK_AROUND)
             if told:
                 return next(hand for hand in busy if hand.stream is told[0])
             self._wonder()
-        return None
 
     def _wonder(self) -> None:
         """Say, once, that no worker comes."""
@@ -212,12 +208,12 @@ class Pool(Line):
             free = ray.available_resources()
             told = ", ".join(f"{free.get(name, 0):g} {name}s" for name in ("GPU", "CPU"))
             what = f"no worker has started yet: the cluster has {told} free; waiting (^C loses nothing)"
-            self.studio.report(Warned(what))
+            self._report(Warned(what))
             self._since = inf
 
     def _take_in(self, hand: Hand, message: Here | Ready | Finished | Failed | None) -> Iterator[Made | Lost]:
         match message:
-            case None if any(map(self._is_missing, hand.left)):
+            case None if any(map(self.is_missing, hand.left)):
                 yield from self._bury(hand, "it ended before its work")
             case None:
                 hand.stream, hand.left = None, []
@@ -230,7 +226,7 @@ class Pool(Line):
                 yield from self._take(hand, key, fresh=fresh)
             case Failed("", error):
                 self._refuse(hand, error)
-                yield from self._bury(hand, last_line(error))
+                yield from self._bury(hand, last_line(error), error)
             case Failed(key, error):
                 yield from self._fail(hand, key, error)
 
@@ -244,26 +240,26 @@ class Pool(Line):
     def _welcome(self, hand: Hand, here: Here) -> None:
         hand.host = here.host
         self._since = inf
-        self.studio.report(WorkerStarted(hand.number, here.host, here.process))
+        self._report(WorkerStarted(hand.number, here.host, here.process))
         ours = versions()
         others = [
             f"{name} {it}, not {ours.get(name)}" for name, it in here.versions.items() if it != ours.get(name)
         ]
         if others:
             what = f"worker {hand.number} on {here.host} has {', '.join(others)}: its frames may differ"
-            self.studio.report(Warned(what))
+            self._report(Warned(what))
 
     def _pass_on(self, hand: Hand, event: Event) -> None:
         if isinstance(event, SegmentEvent):
             hand.last = self._names.get((event.board, event.clip, event.segment), "")
-        self.studio.report(event)
+        self._report(event)
 
     def _take(self, hand: Hand, key: str, *, fresh: bool) -> Iterator[Made | Lost]:
         hand.left.remove(key)
         try:
-            self.entries[key] = see(self.studio.store, key)
+            self.entries[key] = see(self._store, key)
         except PassingError as error:
-            yield from self._lose([key, *self._followers(key)], error)
+            yield from self.lose([key, *self.followers(key)], error)
         else:
             yield Made(self.wanted[key].task, self.entries[key], fresh)
 
@@ -276,56 +272,39 @@ class Pool(Line):
         hand.left.remove(key)
         if key in self.lost:
             return
-        yield from self._lose([key, *self._followers(key)], error)
+        yield from self.lose([key, *self.followers(key)], error)
 
-    def _bury(self, hand: Hand, reason: str) -> Iterator[Lost]:
-        """A worker is gone: what it had not finished is free again; blame lies with what it was making."""
+    def _bury(self, hand: Hand, reason: str, error: Exception | None = None) -> Iterator[Lost]:
+        """A worker is gone: what it had not finished is free again; blame lies with what it was making.
+
+        `error` is its own account, where it could give one.
+        """
         self._dismiss(hand)
-        self.studio.report(WorkerLost(hand.number, hand.host, reason))
-        left = [key for key in hand.left if self._is_missing(key)]
+        self._report(WorkerLost(hand.number, hand.host, reason))
+        left = [key for key in hand.left if self.is_missing(key)]
         if hand.ready is None:
             self._bad_starts += 1
             if self._bad_starts > DEATHS:
-                self._failure = RenderError(f"no worker can work: {reason}")
+                self._failure = error or self._died_early(reason)
                 self._staff = replace(self._staff, count=0)
         elif left:
             blamed = hand.last if hand.last in left else left[0]
             self._deaths[blamed] += 1
             if self._deaths[blamed] > DEATHS:
                 what = f"{self._deaths[blamed]} workers died while they made it, the last one so: {reason}"
-                yield from self._lose([blamed, *self._followers(blamed)], RenderError(what))
+                yield from self.lose([blamed, *self.followers(blamed)], RenderError(what))
+
+    def _died_early(self, reason: str) -> PassingError:
+        """Why there is no worker, where none lives long enough to say so itself."""
+        said = self._staff.last_words()
+        what = f"{self._bad_starts} workers died before they could work, the last one so: {reason}"
+        return PassingError(f"{what}{f' ({said})' if said else ''}; {CURE}")
 
     def _dismiss(self, hand: Hand) -> None:
         import ray
 
         self._hands.remove(hand)
         ray.kill(hand.actor)
-
-
-def ahead(work: Iterator[T], stop: Callable[[], object]) -> Iterator[T]:
-    """What an iterator gives; it goes on in a thread of its own, until it ends or nobody wants more."""
-    given: SimpleQueue[T | None] = SimpleQueue()
-    failures: list[BaseException] = []
-
-    def run() -> None:
-        try:
-            for each in work:
-                given.put(each)
-        except BaseException as error:  # noqa: BLE001 - raised where the iterator is read
-            failures.append(error)
-        finally:
-            given.put(None)
-
-    thread = Thread(target=run, name="workers")
-    thread.start()
-    try:
-        while (each := given.get()) is not None:
-            yield each
-    finally:
-        stop()
-        thread.join()
-    if failures:
-        raise failures[0]
 
 
 def reason_of(error: Exception) -> str:

@@ -55,7 +55,7 @@ def make(wanted: Sequence[Wanted], studio: Studio) -> Iterator[Made | Lost]:
 
     `wanted` lists parents before those that continue from them.
     """
-    yield from Line(studio, by_key(wanted)).make()
+    yield from Line(by_key(wanted), studio=studio).make()
 
 
 def by_key(wanted: Sequence[Wanted]) -> dict[str, Wanted]:
@@ -67,13 +67,38 @@ def by_key(wanted: Sequence[Wanted]) -> dict[str, Wanted]:
 
 
 @dataclass
-class Line:
-    """Segments on their way through the engine."""
+class Progress:
+    """Which of the wanted segments are there, and which cannot be had."""
 
-    studio: Studio
     wanted: dict[str, Wanted]
+    """By key, parents first."""
     entries: dict[str, Entry] = field(default_factory=dict)
     lost: set[str] = field(default_factory=set)
+
+    def is_missing(self, key: str) -> bool:
+        """Whether a segment is neither there nor given up."""
+        return key not in self.entries and key not in self.lost
+
+    def followers(self, key: str) -> Iterator[str]:
+        """All that continue from a segment, near and far."""
+        above = {key}
+        for other, each in self.wanted.items():
+            if each.task.parent in above:
+                above.add(other)
+                yield other
+
+    def lose(self, keys: Iterable[str], error: Exception) -> Iterator[Lost]:
+        """Give up segments."""
+        for key in keys:
+            self.lost.add(key)
+            yield Lost(self.wanted[key].task, error)
+
+
+@dataclass
+class Line(Progress):
+    """Segments on their way through the engine."""
+
+    studio: Studio = field(kw_only=True)
     done: defaultdict[str, int] = field(default_factory=lambda: defaultdict(int))
     """Phases that are done, by key."""
     seconds: defaultdict[str, float] = field(default_factory=lambda: defaultdict(float))
@@ -95,16 +120,16 @@ class Line:
 
     def run(self, order: Sequence[str]) -> Iterator[Made | Lost]:
         """Make what is missing. Where memory changes the engine's ways, the rest is scheduled anew."""
-        while missing := [key for key in order if key not in self.entries and key not in self.lost]:
+        while missing := [key for key in order if self.is_missing(key)]:
             try:
                 engine = self.studio.stage.entered()
             except Exception as error:  # noqa: BLE001 - told for every board that wants one of these
-                yield from self._lose(missing, error)
+                yield from self.lose(missing, error)
                 return
             in_turns = engine.one_at_a_time
             tasks = [self.wanted[key].task for key in order]
             for work in segment_works(tasks, {*missing}, self._phases, one_at_a_time=in_turns):
-                if work.key not in self.lost and work.key not in self.entries:
+                if self.is_missing(work.key):
                     yield from self._try(work, engine)
                 if engine.one_at_a_time != in_turns:
                     break
@@ -116,23 +141,9 @@ class Line:
         try:
             made = self._do(work, engine)
         except Exception as error:  # noqa: BLE001 - a bug in one segment must not cost the others
-            yield from self._lose([work.key, *self._followers(work.key)], error)
+            yield from self.lose([work.key, *self.followers(work.key)], error)
         else:
             yield from [made] if made else []
-
-    def _followers(self, key: str) -> Iterator[str]:
-        """All that continue from a segment, near and far."""
-        above = {key}
-        for other, each in self.wanted.items():
-            if each.task.parent in above:
-                above.add(other)
-                yield other
-
-    def _lose(self, keys: Iterable[str], error: Exception) -> Iterator[Lost]:
-        """Give up segments."""
-        for key in keys:
-            self.lost.add(key)
-            yield Lost(self.wanted[key].task, error)
 
     def _do(self, work: Work, engine: Engine) -> Made | None:
         """One work of a segment; the finished segment, if that is what came of it."""

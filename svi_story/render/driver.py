@@ -1,0 +1,165 @@
+"""Ray's driver, in a process of its own.
+
+Ray's calls may block where no signal is heard, and end their process when the cluster is lost. Whoever wants
+segments made talks to this process over a connection, and may kill it at any moment.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import socket
+import sys
+from contextlib import suppress
+from dataclasses import dataclass, replace
+from multiprocessing.connection import Connection
+from typing import TYPE_CHECKING, Any
+
+from svi_story.cache.store import Store
+from svi_story.errors import InputError, PassingError
+from svi_story.render.pool import Pool, Staff, last_line
+from svi_story.render.segments import Lost
+from svi_story.render.worker import Post, Worker, absolute, portable
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from pathlib import Path
+
+    from svi_story.cache.entry import Entry
+    from svi_story.engines import EngineOptions
+    from svi_story.plan.keys import Task
+    from svi_story.render.segments import Wanted
+
+LOCAL = "local"
+"""The address of a cluster that is started here, for as long as it is needed."""
+CONNECT_SECONDS = 10.0
+CHECK = "check the address, the versions of Python and Ray, and the token if there is one (RAY_AUTH_TOKEN)"
+OBJECTS = 80 * 2**20
+"""Bytes for what travels between processes, which is little: frames and latents go through the cache."""
+WITHOUT_DEVICE = ("animatic",)
+"""Engines that need no GPU."""
+
+
+@dataclass(frozen=True)
+class Join:
+    """The first that the driver is told. It answers None, or with an InputError."""
+
+    address: str
+    workers: int
+    """How many there are to be; 0: one for each GPU; where there is none, one for each two cores."""
+    folder: Path
+    """Ray's own, of a cluster that is started here."""
+
+
+@dataclass(frozen=True)
+class Assignment:
+    """Segments to make. What the driver answers are events, Made and Lost, and in the end None.
+
+    An exception instead means that it cannot go on.
+    """
+
+    engine: str
+    options: EngineOptions
+    cache: Path
+    probe: Path
+    """A file in the cache that workers must see."""
+    wanted: dict[str, Wanted]
+    entries: dict[str, Entry]
+    """Those that are there."""
+
+
+def main() -> None:
+    """Join a cluster and carry out assignments, until nobody wants more."""
+    connection = Connection(int(sys.argv[1]))
+    with suppress(EOFError, ConnectionError):  # nobody listens any more
+        join: Join = connection.recv()
+        try:
+            _join(join)
+        except InputError as error:
+            connection.send(error)
+            return
+        connection.send(None)
+        while True:
+            _carry_out(connection.recv(), join, connection)
+
+
+def _join(join: Join) -> None:
+    """Raises InputError when the cluster cannot be joined."""
+    options: dict[str, Any] = {"address": join.address}
+    if join.address == LOCAL:
+        options |= {
+            "num_cpus": max(os.cpu_count() or 1, join.workers),
+            "object_store_memory": OBJECTS,
+            "include_dashboard": False,
+        }
+    elif ":" in join.address:
+        host, _, port = join.address.rpartition(":")
+        try:
+            socket.create_connection((host.strip("[]"), int(port)), CONNECT_SECONDS).close()
+        except (OSError, ValueError) as error:
+            what = f"--ray {join.address}: nothing answers there ({error})"
+            raise InputError(f"{what}; give the address that `ray start --head` printed") from error
+    import ray
+
+    try:
+        ray.init(**options, log_to_driver=False, logging_level=logging.ERROR)
+    except Exception as error:
+        text = str(error).strip() or type(error).__name__
+        raise InputError(f"--ray {join.address}: {text.splitlines()[0]}; {CHECK}") from error
+
+
+def _carry_out(assignment: Assignment, join: Join, connection: Connection) -> None:
+    from ray.exceptions import RayError
+
+    try:
+        report = connection.send
+        store = Store(assignment.cache, report)
+        pool = Pool(assignment.wanted, assignment.entries, store, report, _staff(assignment, join))
+        try:
+            for told in pool.make():
+                connection.send(replace(told, error=portable(told.error)) if isinstance(told, Lost) else told)
+            connection.send(None)
+        finally:
+            pool.dismiss_all()
+    except (EOFError, ConnectionError):
+        raise
+    except RayError as error:
+        connection.send(PassingError(f"Ray ended or was lost: {last_line(error)}"))
+    except Exception as error:  # noqa: BLE001 - it must reach the one who can report it
+        connection.send(portable(error))
+
+
+def _staff(assignment: Assignment, join: Join) -> Staff:
+    import ray
+
+    there = ray.cluster_resources()
+    bare = assignment.engine in WITHOUT_DEVICE
+    gpus = 0 if bare else int(there.get("GPU", 0))
+    count = join.workers or gpus or max(1, int(there.get("CPU", 1)) // 2)
+    options = absolute(replace(assignment.options, threads=0 if gpus or bare else _threads()))
+    actor = ray.remote(num_cpus=1, num_gpus=min(gpus, 1))(Worker)
+    post = Post(assignment.engine, options, assignment.cache, assignment.probe)
+
+    def start(missing: Sequence[Task]) -> tuple[Any, Any]:
+        worker = actor.remote(post)
+        told = worker.enter.options(num_returns="streaming").remote([absolute(task) for task in missing])
+        return worker, told
+
+    return Staff(count, start, lambda: last_words(join.folder))
+
+
+def last_words(folder: Path) -> str:
+    """The last line that a worker process of a Ray that was started here wrote to its log; empty for none."""
+    logs = sorted(folder.glob("ray/session_latest/logs/worker-*.err"), key=lambda path: path.stat().st_mtime)
+    for log in reversed(logs):
+        lines = log.read_text("utf-8", errors="replace").split("\n")
+        if written := [line.strip() for line in lines if line.strip()]:
+            return written[-1][:200]
+    return ""
+
+
+def _threads() -> int:
+    """As many as torch takes here: with another number, the last bits of what a CPU computes differ."""
+    import torch
+
+    return torch.get_num_threads()
