@@ -38,7 +38,7 @@ SIZE = "32x16"
 def cost(*chains: str, done: int = 0, calibration: Calibration | None = None) -> Cost:
     """Of films of one chain each; `done` segments of each are there."""
     films = [film([chain]) for chain in chains]
-    missing = frozenset(task.key for each in films for task in each[done:])
+    missing = frozenset(segment.key for each in films for segment in each[done:])
     batch = Batch("fake", films, missing, lambda _: PHASES, Sizes(expert=100, blocks=90))
     known = calibration or Calibration()
     return cost_of(batch, RUNGS, known, known.newest("fake", "bfloat16", "auto"))
@@ -123,7 +123,7 @@ def test_a_disturbed_time_moves_nothing(times: list[float]) -> None:
 
 BOARD = Path("a.yaml")
 TASKS = film(["a1"])
-SEGMENTS = {(BOARD, task.segment.clip, 0): Timed("fake", task.segment, lambda: PHASES) for task in TASKS}
+SEGMENTS = {(BOARD, segment.clip, 0): Timed("fake", segment, lambda: PHASES) for segment in TASKS}
 
 
 def listen(*told: Event) -> Calibration:

@@ -20,8 +20,7 @@ if TYPE_CHECKING:
     from svi_story.cache.store import Store
     from svi_story.engines import EngineOptions
     from svi_story.engines.base import Phase
-    from svi_story.plan.keys import Task
-    from svi_story.plan.model import Lora, Sampler
+    from svi_story.plan.model import Lora, Sampler, Segment
     from svi_story.render.cost import Cost
     from svi_story.render.jobs import Job
 
@@ -31,15 +30,15 @@ def costs_of(jobs: Sequence[Job], cache: Path) -> list[Cost]:
     calibration = Calibration.load(cache)
     setups: defaultdict[Setup, list[Job]] = defaultdict(list)
     for job in jobs:
-        if job.tasks:
+        if not job.missing:
             setups[Setup(job.plan.engine, job.options, job.place.cache)].append(job)
     return [_cost(setup, of, calibration) for setup, of in sorted(setups.items(), key=lambda x: x[0].engine)]
 
 
 def _cost(setup: Setup, jobs: Sequence[Job], calibration: Calibration) -> Cost:
     engine, options, store = setup.engine, setup.options, store_of(jobs[0])
-    films = [job.all_tasks for job in jobs]
-    keys = {task.key for film in films for task in film}
+    films = [job.segments for job in jobs]
+    keys = {segment.key for film in films for segment in film}
     missing = frozenset(key for key in keys if store.state(key) != "cached")
     batch = Batch(engine, films, missing, _Left(engine, store, options), Sizes(*bytes_of(engine, options)))
     rungs = RUNGS if options.memory == "auto" else (options.memory,)
@@ -55,16 +54,16 @@ class _Left:
         """They differ by these alone."""
         self._left: dict[str, Sequence[Phase]] = {}
 
-    def __call__(self, task: Task) -> Sequence[Phase]:
+    def __call__(self, segment: Segment) -> Sequence[Phase]:
         """A segment's phases."""
-        if task.key not in self._left:
-            self._left[task.key] = () if self._store.sampled(task.key) else self._phases(task)
-        return self._left[task.key]
+        if segment.key not in self._left:
+            self._left[segment.key] = () if self._store.sampled(segment.key) else self._phases(segment)
+        return self._left[segment.key]
 
-    def _phases(self, task: Task) -> Sequence[Phase]:
-        like = task.segment.sampler, task.segment.loras
+    def _phases(self, segment: Segment) -> Sequence[Phase]:
+        like = segment.sampler, segment.loras
         if like not in self._known:
-            self._known[like] = phases_without(self._options, self._engine, task.segment)
+            self._known[like] = phases_without(self._options, self._engine, segment)
         return self._known[like]
 
 

@@ -98,8 +98,7 @@ def _job(board: Path, films: Path, cache: Path, choice: Choice) -> Job:
     for each in rejected:
         raise each.error
     fingerprints.save()
-    if jobs[0].lacks is not None:
-        raise jobs[0].lacks
+    jobs[0].require_keys()
     return jobs[0]
 
 
@@ -108,7 +107,7 @@ def _measure(job: Job, store: Store) -> FilmReview:
     from svi_story.cli.console import reporter
     from svi_story.errors import InputError, Problem
 
-    if all(store.state(task.key) != "cached" for task in job.all_tasks):
+    if all(store.state(segment.key) != "cached" for segment in job.segments):
         what = (
             f"nothing of it was rendered yet with engine {job.plan.engine}; run `svi-story render` with the "
             "same options first"
@@ -117,7 +116,7 @@ def _measure(job: Job, store: Store) -> FilmReview:
     from svi_story.review.quality import review_film
 
     with reporter(as_json=False, quiet=False, verbose=False) as report:
-        return review_film(job.plan, job.tasks, store.entry, report)
+        return review_film(job.plan, store.entry, report)
 
 
 def _again(board: Path, words: Mapping[str, Path | str]) -> str:

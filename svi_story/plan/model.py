@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from fractions import Fraction
+from functools import cached_property
 from math import ceil
 from typing import TYPE_CHECKING, Literal
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
     from pathlib import Path
 
     from svi_story.errors import Problem
+    from svi_story.plan.keys import Json
 
 Variant = Literal["2.0", "2.0-pro"]
 Fit = Literal["crop", "pad", "stretch"]
@@ -109,6 +112,12 @@ class Segment:
     sampler: Sampler
     loras: tuple[Lora, ...] = ()
     """The board's, then the clip's."""
+    key: str = ""
+    """Its content address, 64 hex digits; empty while the engine is missing what the key depends on."""
+    parent: str | None = None
+    """The key of the segment it continues from; None where a chain starts."""
+    inputs: Mapping[str, Json] = field(default_factory=dict, compare=False, repr=False)
+    """Everything that went into the key."""
 
     @property
     def contributes(self) -> int:
@@ -230,6 +239,11 @@ class FilmPlan:
     shots: tuple[Shot, ...]
     cut: Cut
     lints: tuple[Lint, ...] = ()
+
+    @cached_property
+    def segments(self) -> tuple[Segment, ...]:
+        """Every segment, in film order."""
+        return tuple(segment for shot in self.shots for segment in shot.segments)
 
     @property
     def frames(self) -> int:

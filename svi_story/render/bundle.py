@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
     from pathlib import Path
 
-    from svi_story.plan.keys import Task
+    from svi_story.plan.model import Segment
 
 SUFFIX = ".zip"
 VERSION = 1
@@ -142,9 +142,9 @@ def file_member(digest: str, name: str) -> str:
     return f"{FILES}{digest[:16]}-{plain}"
 
 
-def made_of(tasks: Iterable[Task]) -> dict[str, str]:
+def made_of(segments: Iterable[Segment]) -> dict[str, str]:
     """A hash of every input of the first segment."""
-    first = next(iter(tasks), None)
+    first = next(iter(segments), None)
     inputs = first.inputs["inputs"] if first else None
     if first is None or not isinstance(inputs, dict):
         return {}

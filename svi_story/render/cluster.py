@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
     from svi_story.cache.store import Store
     from svi_story.engines.base import Engine
-    from svi_story.plan.keys import Task
+    from svi_story.plan.model import Segment
     from svi_story.render.batch import Setup
     from svi_story.render.segments import Lost, Made, Wanted
     from svi_story.render.stage import Stage, Studio
@@ -67,7 +67,7 @@ class Cluster:
         with self._stack:
             self._under_way.close()
 
-    def stage(self, setup: Setup, engine: Engine, wanted: Sequence[Task], store: Store) -> Stage:
+    def stage(self, setup: Setup, engine: Engine, wanted: Sequence[Segment], store: Store) -> Stage:
         """The engine works on the workers."""
         return Elsewhere(engine, wanted, store, options=setup.options)
 
@@ -101,9 +101,11 @@ class Cluster:
         actor = ray.remote(num_cpus=1, num_gpus=min(gpus, 1))(Worker)
         post = Post(engine, options, root, probe)
 
-        def start(missing: Sequence[Task]) -> tuple[Any, Any]:
+        def start(missing: Sequence[Segment]) -> tuple[Any, Any]:
             worker = actor.remote(post)
-            told = worker.enter.options(num_returns="streaming").remote([absolute(task) for task in missing])
+            told = worker.enter.options(num_returns="streaming").remote(
+                [absolute(segment) for segment in missing]
+            )
             return worker, told
 
         return Staff(count, start)

@@ -12,7 +12,7 @@ from svi_story.render.schedule import loads, schedule, waves
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
 
-    from svi_story.plan.keys import Task
+    from svi_story.plan.model import Segment
     from svi_story.render.calibration import Calibration, Setting
     from svi_story.render.schedule import Phases, Work
 
@@ -65,15 +65,17 @@ class Batch:
     """The films of one engine, and how far they are."""
 
     engine: str
-    films: Sequence[Sequence[Task]]
+    films: Sequence[Sequence[Segment]]
     missing: frozenset[str]
     phases: Phases
     sizes: Sizes
 
     @property
-    def tasks(self) -> dict[str, Task]:
+    def segments(self) -> dict[str, Segment]:
         """The missing segments, each once, parents first."""
-        return {task.key: task for film in self.films for task in film if task.key in self.missing}
+        return {
+            segment.key: segment for film in self.films for segment in film if segment.key in self.missing
+        }
 
     def works(self, rung: str) -> tuple[Work, ...]:
         """All the work, in the order that a rung asks for."""
@@ -82,19 +84,19 @@ class Batch:
 
 def cost_of(batch: Batch, rungs: Iterable[str], calibration: Calibration, setting: Setting | None) -> Cost:
     """What a batch costs, on each of these rungs; its time in the setting where it was measured last."""
-    tasks = batch.tasks
+    segments = batch.segments
     works = batch.works(setting.rung if setting else "resident")
     forwards = _forwards(works)
     passes = sum(forwards.values())
     moves = {rung: _moves(batch, rung, passes) for rung in rungs} if batch.sizes.expert else {}
-    due = _due(works, tasks, setting)
+    due = _due(works, segments, setting)
     times = {kind: _seconds(calibration, setting, kind) for kind in due}
     unknown = tuple(dict.fromkeys(_words(kind) for kind, seconds in times.items() if seconds is None))
     known = sum(count * (times[kind] or 0.0) for kind, count in due.items())
     return Cost(
         engine=batch.engine,
-        segments=len(tasks),
-        waves=len(waves(tasks.values())),
+        segments=len(segments),
+        waves=len(waves(segments.values())),
         forwards=forwards,
         moves=moves,
         setting=setting,
@@ -121,14 +123,14 @@ def _moves(batch: Batch, rung: str, passes: int) -> Moves:
     return Moves(len(used), len(used) * still + streamed)
 
 
-def _due(works: Sequence[Work], tasks: Mapping[str, Task], setting: Setting | None) -> Counter[Kind]:
+def _due(works: Sequence[Work], segments: Mapping[str, Segment], setting: Setting | None) -> Counter[Kind]:
     """How often everything is done that takes time."""
     due = Counter[Kind]()
     for work in works:
         if work.phase:
-            due[_kind(work.phase.model, tasks[work.key])] += max(work.phase.passes, 1)
+            due[_kind(work.phase.model, segments[work.key])] += max(work.phase.passes, 1)
         elif work.kind == "decode":
-            due[_kind("decode", tasks[work.key])] += 1
+            due[_kind("decode", segments[work.key])] += 1
     if setting and setting.rung:
         for model in sorted({work.model for work in works} & set(EXPERTS)):
             again = loads(works, (model,)) - 1 if setting.rung == "offload" else 0
@@ -137,8 +139,8 @@ def _due(works: Sequence[Work], tasks: Mapping[str, Task], setting: Setting | No
     return +due
 
 
-def _kind(work: str, task: Task) -> Kind:
-    return Kind(work, str(task.segment.size), task.segment.frames)
+def _kind(work: str, segment: Segment) -> Kind:
+    return Kind(work, str(segment.size), segment.frames)
 
 
 def _seconds(calibration: Calibration, setting: Setting | None, kind: Kind) -> float | None:

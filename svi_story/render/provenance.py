@@ -103,7 +103,7 @@ def _system(job: Job) -> str:
 
 def _facts(job: Job) -> dict[str, str]:
     """What made the film, as far as it is known before anything is rendered; the record has the rest."""
-    revisions = sorted({str(task.inputs.get("revision")) for task in job.all_tasks})
+    revisions = sorted({str(segment.inputs.get("revision")) for segment in job.segments})
     facts = {
         "storyboard": job.plan.source,
         "storyboardName": job.plan.board.name,
@@ -118,8 +118,8 @@ def _facts(job: Job) -> dict[str, str]:
 def _model_files(job: Job) -> str:
     """The hashes of all weights and LoRAs as JSON, each set once; empty where the engine has none."""
     sets: dict[bytes, Json] = {}
-    for task in job.all_tasks:
-        inputs = task.inputs.get("inputs")
+    for segment in job.segments:
+        inputs = segment.inputs.get("inputs")
         used = {name: inputs[name] for name in FILES if name in inputs} if isinstance(inputs, dict) else {}
         if used:
             sets.setdefault(canonical(used), used)

@@ -27,7 +27,6 @@ if TYPE_CHECKING:
     from svi_story.cache.entry import Entry
     from svi_story.cache.frames import Frames
     from svi_story.events import Reporter
-    from svi_story.plan.keys import Task
     from svi_story.plan.model import FilmPlan, Segment, Shot
     from svi_story.review.joins import Seam
     from svi_story.review.measure import Frame, Look, Measure
@@ -137,16 +136,14 @@ class _Reading:
     """Clip, segment, and how many of its latents are not finite."""
 
 
-def review_film(
-    plan: FilmPlan, tasks: Sequence[Sequence[Task]], find: FindEntry, report: Reporter
-) -> FilmReview:
+def review_film(plan: FilmPlan, find: FindEntry, report: Reporter) -> FilmReview:
     """Measure all finished frames of a film. Each entry is opened once; memory holds no frames.
 
-    `tasks` are the film's segments clip by clip. RenderError when a verified entry cannot be read.
+    The plan's segments have keys. RenderError when a verified entry cannot be read.
     """
-    entries = [[find(task.key) for task in clip] for clip in tasks]
-    sheets = min(max(round(SHEET / len(tasks)), 1), 6)
-    reading = _Reading(plan, 320 if len(tasks) <= FEW_CLIPS else 224, sheets, slate_rows(plan), report)
+    entries = [[find(segment.key) for segment in shot.segments] for shot in plan.shots]
+    sheets = min(max(round(SHEET / len(plan.shots)), 1), 6)
+    reading = _Reading(plan, 320 if len(plan.shots) <= FEW_CLIPS else 224, sheets, slate_rows(plan), report)
     starts = clip_starts(plan)
     for parts in _runs(plan, entries):
         _read_run(parts, entries, reading)
