@@ -12,8 +12,9 @@ from typing import TYPE_CHECKING, Self
 import numpy as np
 
 from svi_story.engines.base import Phase
+from svi_story.enginespec.sampling import Guidance, Sampler
 from svi_story.plan.keys import key_of
-from svi_story.plan.model import Anchor, Guidance, Sampler, Segment, Size
+from svi_story.plan.model import Anchor, Segment, Size
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -143,7 +144,8 @@ def segment(prompt: str) -> Segment:
         overlap=0,
         first_frame=0,
         anchor=anchor,
-        sampler=sampler,
+        engine="svi",
+        options=sampler,
     )
 
 

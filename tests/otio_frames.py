@@ -10,9 +10,10 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import opentimelineio as otio
 
 from svi_story.cut.otio import Take, rows_of, timeline
-from svi_story.engines import EngineOptions
+from svi_story.enginespec import EngineOptions
+from svi_story.enginespec.sampling import Guidance, Sampler
 from svi_story.plan.keys import key_of
-from svi_story.plan.model import Anchor, Card, Cut, FilmPlan, Guidance, Sampler, Segment, Shot, Size
+from svi_story.plan.model import Anchor, Card, Cut, FilmPlan, Segment, Shot, Size
 from svi_story.render.edit import card_key, pieces_of
 from svi_story.render.jobs import Job, Place
 
@@ -46,7 +47,7 @@ def segments(clip: str, wanted: Wanted, fps: Fraction) -> tuple[Segment, ...]:
     for index, run in enumerate(wanted.runs):
         overlap = wanted.overlap
         place = (clip, index, wanted.prompt, "", 7 + index, SIZE, fps, run + overlap, overlap)
-        made.append(Segment(*place, first - overlap, ANCHOR, SAMPLER))
+        made.append(Segment(*place, first - overlap, ANCHOR, "animatic", SAMPLER))
         first += run
     return tuple(made)
 

@@ -11,8 +11,8 @@ import numpy as np
 from PIL import Image
 
 from svi_story.cache.store import Store
-from svi_story.engines import EngineOptions
 from svi_story.engines.animatic import AnimaticIdentity
+from svi_story.enginespec import EngineOptions
 from svi_story.plan.fingerprints import Fingerprints
 from svi_story.plan.keys import with_keys
 from svi_story.render.jobs import Job, find_places, resolve

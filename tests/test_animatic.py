@@ -23,9 +23,10 @@ from svi_story.engines.animatic import Animatic, AnimaticIdentity
 from svi_story.engines.animatic.camera import MAX_TRAVEL, PEAK_SPEED, Pose, first_pose, next_pose, path, view
 from svi_story.engines.animatic.slate import MAX_BAND, MAX_ID_BAND, lay_out, timecode
 from svi_story.engines.base import Carry
+from svi_story.enginespec.sampling import Guidance, Sampler
 from svi_story.errors import RenderError
 from svi_story.media.images import fit_picture, open_picture, pixels_digest
-from svi_story.plan.model import Anchor, Guidance, Sampler, Segment, Size
+from svi_story.plan.model import Anchor, Segment, Size
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -60,7 +61,8 @@ def segment(of: Anchor, **changes: Any) -> Segment:
         overlap=0,
         first_frame=0,
         anchor=of,
-        sampler=Sampler("2.0", 50, Guidance(5.0, 5.0), 5.0, 0.875, 1),
+        engine="animatic",
+        options=Sampler("2.0", 50, Guidance(5.0, 5.0), 5.0, 0.875, 1),
     )
     return replace(made, **changes)
 

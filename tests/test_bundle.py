@@ -27,7 +27,7 @@ from PIL import Image
 from test_svi_cli import reference_board
 
 from svi_story.cache.store import Store
-from svi_story.engines import EngineOptions
+from svi_story.enginespec import EngineOptions
 from svi_story.errors import InputError, RenderError
 from svi_story.plan.fingerprints import Fingerprints
 from svi_story.render.bundle import Manifest, unfit_name

@@ -30,7 +30,7 @@ from cache_scenario import Heard
 from test_bundle_hostile import forge
 
 from svi_story.cache.store import Store
-from svi_story.engines import EngineOptions
+from svi_story.enginespec import EngineOptions
 from svi_story.errors import InputError
 from svi_story.files import temp_name
 from svi_story.plan.fingerprints import Fingerprints

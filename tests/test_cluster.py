@@ -24,8 +24,9 @@ from PIL import Image
 from safetensors.torch import load_file, save_file
 
 from svi_story.cli.options import with_address
+from svi_story.enginespec.sampling import Lora
 from svi_story.errors import InputError, PassingError, Problem
-from svi_story.plan.model import Anchor, Lora, Segment, Size
+from svi_story.plan.model import Anchor, Segment, Size
 from svi_story.render import cluster
 from svi_story.render.chains import chains_of, ready, share
 from svi_story.render.pool import ahead, reason_of

@@ -349,7 +349,7 @@ def test_a_conditioning_that_is_arranged_wrongly_is_found(
         assert state() == "lacking"
     other: Any = support.sampler("2.0-pro" if variant == "2.0" else "2.0")
     monkeypatch.setattr(
-        conditioning, "condition", lambda segment, *rest: real(replace(segment, sampler=other), *rest)
+        conditioning, "condition", lambda segment, *rest: real(replace(segment, options=other), *rest)
     )
     assert state() == "lacking"
 

@@ -13,9 +13,10 @@ import svi_support as support
 from svi_story.engines.animatic import Animatic
 from svi_story.engines.base import Carry
 from svi_story.engines.svi.engine import Options, Svi
+from svi_story.enginespec.sampling import Guidance, Sampler
 from svi_story.plan.fingerprints import Fingerprints
 from svi_story.plan.keys import canonical
-from svi_story.plan.model import Guidance, Sampler, Segment, Size
+from svi_story.plan.model import Segment, Size
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -65,7 +66,8 @@ def segment(picture: Path, tmp_path: Path) -> Segment:
         overlap=0,
         first_frame=0,
         anchor=Fingerprints(tmp_path / "memo.json").anchor(picture, size, "crop"),
-        sampler=Sampler("2.0", 4, Guidance(5.0, 5.0), 5.0, 0.875, 1),
+        engine="svi",
+        options=Sampler("2.0", 4, Guidance(5.0, 5.0), 5.0, 0.875, 1),
     )
 
 

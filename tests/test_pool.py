@@ -13,7 +13,7 @@ import ray
 import svi_support as support
 from ray.exceptions import RayActorError
 
-from svi_story.engines import EngineOptions
+from svi_story.enginespec import EngineOptions
 from svi_story.errors import InputError, RenderError
 from svi_story.events import ChainGiven, SegmentStarted, WorkerLost
 from svi_story.render import worker

@@ -19,7 +19,7 @@ from test_xmp import properties
 from svi_story.cache.entry import Entry
 from svi_story.cut.extras import Chapter, Cue
 from svi_story.cut.xmp import IPTC, OWN, TRAINED, XMP
-from svi_story.engines import EngineOptions
+from svi_story.enginespec import EngineOptions
 from svi_story.plan.fingerprints import Fingerprints
 from svi_story.plan.keys import with_keys
 from svi_story.plan.shots import plan_film
@@ -33,8 +33,9 @@ if TYPE_CHECKING:
 
     from conftest import Ended
 
+    from svi_story.enginespec.sampling import Lora
     from svi_story.plan.keys import Json
-    from svi_story.plan.model import Lora, Segment
+    from svi_story.plan.model import Segment
 
     Write = Callable[..., Path]
     Run = Callable[..., Ended]

@@ -23,10 +23,11 @@ from svi_story.engines.svi.embeddings import Embeddings
 from svi_story.engines.svi.engine import Options, Svi
 from svi_story.engines.svi.identity import SviIdentity, distill_loras
 from svi_story.engines.svi.layout import find_layout
+from svi_story.enginespec.sampling import Distill, Guidance, Lora
 from svi_story.errors import InputError, RenderError
 from svi_story.plan.fingerprints import Fingerprints
 from svi_story.plan.keys import key_of
-from svi_story.plan.model import Distill, Guidance, Lora, Segment, Size
+from svi_story.plan.model import Segment, Size
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

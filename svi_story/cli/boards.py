@@ -156,7 +156,7 @@ def plan(
     svi-story plan boards/ --json
     """
     from svi_story.cli import costs, plans
-    from svi_story.engines import EngineOptions
+    from svi_story.enginespec import EngineOptions
 
     choice = chosen(engine, EngineOptions(models, dtype, memory=memory, vae=vae))
     jobs, rejected = _prepare(paths, output, cache, choice)
@@ -191,7 +191,7 @@ def status(
     svi-story status boards/
     """
     from svi_story.cli import plans
-    from svi_story.engines import EngineOptions
+    from svi_story.enginespec import EngineOptions
 
     jobs, rejected = _prepare(paths, output, cache, chosen(engine, EngineOptions(models, dtype, vae=vae)))
     _complain_about_missing(jobs)

@@ -7,20 +7,22 @@ from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
 from svi_story.cli.options import store_of
-from svi_story.engines import bytes_of, phases_without
-from svi_story.engines.svi.memory import gib
+from svi_story.engines import implementation_of
+from svi_story.enginespec import spec_of
 from svi_story.render.batch import Setup
 from svi_story.render.calibration import Calibration
-from svi_story.render.cost import RUNGS, Batch, Sizes, cost_of
+from svi_story.render.cost import Batch, cost_of
+from svi_story.units import gib
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
     from pathlib import Path
 
     from svi_story.cache.store import Store
-    from svi_story.engines import EngineOptions
     from svi_story.engines.base import Phase
-    from svi_story.plan.model import Lora, Sampler, Segment
+    from svi_story.enginespec import EngineOptions
+    from svi_story.enginespec.sampling import Lora
+    from svi_story.plan.model import Segment
     from svi_story.render.cost import Cost
     from svi_story.render.jobs import Job
 
@@ -40,9 +42,11 @@ def _cost(setup: Setup, jobs: Sequence[Job], calibration: Calibration) -> Cost:
     films = [job.segments for job in jobs]
     keys = {segment.key for film in films for segment in film}
     missing = frozenset(key for key in keys if store.state(key) != "cached")
-    batch = Batch(engine, films, missing, _Left(engine, store, options), Sizes(*bytes_of(engine, options)))
-    rungs = RUNGS if options.memory == "auto" else (options.memory,)
-    return cost_of(batch, rungs, calibration, calibration.newest(engine, options.dtype, options.memory))
+    batch = Batch(
+        engine, films, missing, _Left(engine, store, options), implementation_of(engine).model_sizes(options)
+    )
+    modes = spec_of(engine).memory_modes if options.memory == "auto" else (options.memory,)
+    return cost_of(batch, modes, calibration, calibration.newest(engine, options.dtype, options.memory))
 
 
 class _Left:
@@ -50,7 +54,7 @@ class _Left:
 
     def __init__(self, engine: str, store: Store, options: EngineOptions) -> None:
         self._engine, self._store, self._options = engine, store, options
-        self._known: dict[tuple[Sampler, tuple[Lora, ...]], Sequence[Phase]] = {}
+        self._known: dict[tuple[object, tuple[Lora, ...]], Sequence[Phase]] = {}
         """They differ by these alone."""
         self._left: dict[str, Sequence[Phase]] = {}
 
@@ -61,9 +65,9 @@ class _Left:
         return self._left[segment.key]
 
     def _phases(self, segment: Segment) -> Sequence[Phase]:
-        like = segment.sampler, segment.loras
+        like = segment.options, segment.loras
         if like not in self._known:
-            self._known[like] = phases_without(self._options, self._engine, segment)
+            self._known[like] = implementation_of(self._engine).phases_of(self._options, segment)
         return self._known[like]
 
 

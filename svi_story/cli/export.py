@@ -70,7 +70,7 @@ def export(
     """
     from svi_story.cli.console import tell, warn
     from svi_story.cut.media import CODECS
-    from svi_story.engines import EngineOptions
+    from svi_story.enginespec import EngineOptions
     from svi_story.render.export import export_otio, export_srt
     from svi_story.render.pack import pack
 

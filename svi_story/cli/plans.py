@@ -3,20 +3,22 @@
 from __future__ import annotations
 
 from collections import Counter
+from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 from svi_story.cli.terminal import shorten, table
-from svi_story.engines import memory_of
-from svi_story.engines.svi.memory import as_numbers, gib
+from svi_story.engines import implementation_of
+from svi_story.enginespec import spec_of
 from svi_story.plan.why import what_changed
 from svi_story.render.recipe import is_finished, recipe_of
 from svi_story.render.record import is_up_to_date, planned_film, read_record
+from svi_story.units import gib
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from svi_story.cache.store import Store
-    from svi_story.engines.svi.memory import Need
+    from svi_story.engines import MemoryNeed
     from svi_story.plan.model import Lint, Segment, Shot
     from svi_story.render.jobs import Job
     from svi_story.render.record import Record
@@ -35,7 +37,7 @@ def as_json(job: Job, store: Store, *, why: bool) -> dict[str, Any]:
         "fps": str(plan.cut.fps),
         "width": plan.size.width,
         "height": plan.size.height,
-        "memory": {rung: dict(as_numbers(need)) for rung, need in _needs(job).items()},
+        "memory": {rung: asdict(need) for rung, need in _needs(job).items()},
         "warnings": [_warning(lint) for lint in plan.lints],
         "clips": [_clip(shot, store) for shot in plan.shots],
     }
@@ -82,35 +84,29 @@ def as_text(job: Job, store: Store, *, why: bool) -> str:
     return "\n".join([head, *memory, "", table(TITLES, rows), *told, ""])
 
 
-def _needs(job: Job) -> Mapping[str, Need]:
+def _needs(job: Job) -> Mapping[str, MemoryNeed]:
     """What each memory rung needs for the largest segment; empty where there are no weights to count."""
-    return memory_of(job.plan.engine, job.options, job.segments)
+    return implementation_of(job.plan.engine).memory_needs(job.options, job.segments)
 
 
-def _memory(rung: str, need: Need) -> str:
+def _memory(rung: str, need: MemoryNeed) -> str:
     """A rung's needs in a line; computed, as no GPU was asked."""
     return (
-        f"--memory {rung}: about {gib(need.gpu)} on the GPU (sampling {gib(need.sampling.total)}, decoding "
-        f"{gib(need.decoding.total)}), {_ram(need)} of RAM"
+        f"--memory {rung}: about {gib(need.gpu_bytes)} on the GPU (sampling {gib(need.gpu_sampling_bytes)}, "
+        f"decoding {gib(need.gpu_decoding_bytes)}), {_ram(need)} of RAM"
     )
 
 
-def _ram(need: Need) -> str:
-    least, kept = gib(need.ram), gib(need.ram_kept)
+def _ram(need: MemoryNeed) -> str:
+    least, kept = gib(need.ram_bytes), gib(need.ram_kept_bytes)
     return least if least == kept else f"{least} (better {kept})"
 
 
 def _settings(job: Job) -> str:
-    sampler = job.plan.shots[0].segments[0].sampler
-    guidance = f"{sampler.guidance.high:g}"
-    if sampler.guidance.high != sampler.guidance.low:
-        guidance = f"{sampler.guidance.high:g}/{sampler.guidance.low:g}"
-    if job.plan.engine != "svi":
-        return f"engine {job.plan.engine}"
-    return (
-        f"engine svi {sampler.variant}: {sampler.steps} steps, guidance {guidance}, shift {sampler.shift:g}, "
-        f"boundary {sampler.boundary:g}"
-    )
+    """The engine and what steers it."""
+    shown = spec_of(job.plan.engine).describe(job.segments[0].options)
+    told = ", ".join(f"{name} {value}" for name, value in shown.items())
+    return f"engine {job.plan.engine}: {told}" if told else f"engine {job.plan.engine}"
 
 
 def _row(number: int, shot: Shot, job: Job, store: Store) -> tuple[str, ...]:

@@ -29,12 +29,12 @@ def preview(paths: Paths, output: Films = FILMS, engine: Engine = "") -> None:
     svi-story preview board.yaml
     svi-story preview boards/ -o sheets
     """
-    from svi_story.engines import NAMES
+    from svi_story.enginespec import engine_names
     from svi_story.errors import InputError, RenderError
     from svi_story.render.jobs import find_places, resolve
     from svi_story.review.preview import write_preview
 
-    name = one_of(engine, NAMES, "--engine") if engine else None
+    name = one_of(engine, engine_names(), "--engine") if engine else None
     plans, rejected = resolve(find_places(paths, output, CACHE), fingerprints_in(CACHE), name)
     failed: list[StoryError] = [refused.error for refused in rejected]
     drawn = 0

@@ -61,7 +61,7 @@ def review(
     svi-story review board.yaml
     svi-story review board.yaml --engine animatic --json
     """
-    from svi_story.engines import EngineOptions
+    from svi_story.enginespec import EngineOptions
 
     job = _job(board, output, cache, chosen(engine, EngineOptions(models, dtype, vae=vae)))
     words: dict[str, Path | str] = {

@@ -11,7 +11,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Literal, Protocol
 
 from svi_story.cache.store import Store
-from svi_story.engines import phases_without
+from svi_story.engines import implementation_of
 from svi_story.errors import InputError, PassingError, Problem, StoryError
 from svi_story.events import BoardDelayed, BoardFailed, BoardRefused, RunStarted, SegmentReused, Warned
 from svi_story.render.calibration import Timed
@@ -26,8 +26,8 @@ if TYPE_CHECKING:
     from concurrent.futures import Executor
     from pathlib import Path
 
-    from svi_story.engines import EngineOptions
     from svi_story.engines.base import Engine
+    from svi_story.enginespec import EngineOptions
     from svi_story.events import Reporter
     from svi_story.plan.model import Segment
     from svi_story.render.calibration import Name
@@ -99,7 +99,7 @@ def segments_of(orders: Sequence[Order]) -> dict[Name, Timed]:
         (item.job.place.board, segment.clip, segment.index): Timed(
             item.setup.engine,
             segment,
-            partial(phases_without, item.setup.options, item.setup.engine, segment),
+            partial(implementation_of(item.setup.engine).phases_of, item.setup.options, segment),
         )
         for item in orders
         for segment in item.wanted

@@ -6,12 +6,12 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from svi_story.errors import InputError, Problem
+from svi_story.fields import shown
 from svi_story.plan.shots import plan_film
 from svi_story.render.bundle import made_of
 from svi_story.render.weights import find_weights
 from svi_story.storyboard.names import named_files
 from svi_story.storyboard.source import load
-from svi_story.storyboard.text import shown
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence

@@ -13,6 +13,7 @@ from dataclasses import replace
 from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any, Self
 
+from svi_story.enginespec import spec_of
 from svi_story.errors import InputError
 from svi_story.files import disk, make_folder, temp_name
 from svi_story.render.pool import Pool, Staff
@@ -40,8 +41,6 @@ OBJECTS = 80 * 2**20
 """Bytes for what travels between processes, which is little: frames and latents go through the cache."""
 SOCKETS = 40
 """Characters of a folder that leave room for the names of Ray's sockets in it."""
-WITHOUT_DEVICE = ("animatic",)
-"""Engines that need no GPU."""
 
 
 class Cluster:
@@ -91,9 +90,9 @@ class Cluster:
 
         engine = studio.stage.engine.identity.name
         there = ray.cluster_resources()
-        gpus = 0 if engine in WITHOUT_DEVICE else int(there.get("GPU", 0))
+        gpus = 0 if not spec_of(engine).needs_gpu else int(there.get("GPU", 0))
         count = self._workers or gpus or max(1, int(there.get("CPU", 1)) // 2)
-        threads = 0 if gpus or engine in WITHOUT_DEVICE else _threads()
+        threads = 0 if gpus or not spec_of(engine).needs_gpu else _threads()
         assert isinstance(studio.stage, Elsewhere), "the stage is ours"
         options = absolute(replace(studio.stage.options, threads=threads))
         root = studio.store.layout.root

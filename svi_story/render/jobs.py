@@ -10,7 +10,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from svi_story.cache.layout import TAG_NAME
-from svi_story.engines import EngineOptions, identity_of
+from svi_story.engines import implementation_of
+from svi_story.enginespec import EngineOptions, spec_of
 from svi_story.errors import InputError, Problem, RenderError
 from svi_story.events import BundleOpened, Warned
 from svi_story.plan.described import spelled_from
@@ -219,7 +220,9 @@ def _resolved(
     bundle = unpack(place.board, place.cache, fingerprints)
     place = replace(place, cache=bundle.cache or place.cache, bundle=bundle)
     engine = engine or place.engine
-    plan, found = bundled_film(bundle, engine, models if engine == "svi" else None, fingerprints)
+    plan, found = bundled_film(
+        bundle, engine, models if engine and spec_of(engine).uses_weights else None, fingerprints
+    )
     return replace(place, names={path: name for name, path in found.items()}), plan
 
 
@@ -233,7 +236,7 @@ def prepare(
 ) -> tuple[list[Job], list[Rejected]]:
     """Load, plan and key every board."""
     plans, rejected = resolve(places, fingerprints, choice.name, choice.options.models)
-    identity = cache(lambda name, options: identity_of(name, options, fingerprints.file))
+    identity = cache(lambda name, options: implementation_of(name).identity_of(options, fingerprints.file))
     jobs = []
     for place, plan in plans:
         options = choice.options_for(place)

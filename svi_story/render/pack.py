@@ -8,8 +8,10 @@ from typing import TYPE_CHECKING
 from zipfile import ZIP_STORED, ZipFile, ZipInfo
 
 from svi_story import __version__
+from svi_story.enginespec import spec_of
 from svi_story.errors import InputError, Problem, RenderError
 from svi_story.events import Warned
+from svi_story.fields import shown
 from svi_story.files import atomic_file, disk, make_folder, remove_stale_temps
 from svi_story.render.bundle import (
     BOARD,
@@ -29,7 +31,6 @@ from svi_story.render.jobs import settings_of
 from svi_story.storyboard.files import absent
 from svi_story.storyboard.names import named_files
 from svi_story.storyboard.source import load
-from svi_story.storyboard.text import shown
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -148,7 +149,7 @@ def _bad_weights(job: Job, board: BoardFile, named: Sequence[Named]) -> Iterator
 
     An animatic uses none; those of a bundle are known by it.
     """
-    if job.plan.engine != "svi":
+    if not spec_of(job.plan.engine).uses_weights:
         return
     known = job.place.bundle.manifest.weights if job.place.bundle else {}
     wrong = {problem.file: problem for problem in (job.missing.problems if job.missing else ())}

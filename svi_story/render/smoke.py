@@ -28,7 +28,8 @@ if TYPE_CHECKING:
 
     from svi_story.engines.base import Frame, Latents
     from svi_story.engines.svi.engine import Svi
-    from svi_story.plan.model import Segment, Variant
+    from svi_story.enginespec.sampling import Variant
+    from svi_story.plan.model import Segment
 
     Frames = NDArray[np.uint8]
     """[frames, height, width, 3], RGB."""

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Self
 
 from svi_story.cache.aside import FORCED
-from svi_story.engines import EngineOptions
+from svi_story.enginespec import EngineOptions
 from svi_story.errors import InputError, PassingError
 
 if TYPE_CHECKING:

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, TypeAlias, TypeVar, cast
 
 from svi_story import __version__
 from svi_story.cache.store import Store
-from svi_story.engines import create
+from svi_story.engines import implementation_of
 from svi_story.errors import InputError, PassingError, Problem, StoryError
 from svi_story.events import Event
 from svi_story.plan.fingerprints import Fingerprints
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
 
     from svi_story.cache.entry import Entry
-    from svi_story.engines import EngineOptions
+    from svi_story.enginespec import EngineOptions
     from svi_story.plan.model import Segment
     from svi_story.render.segments import Made
 
@@ -147,7 +147,9 @@ class Worker:
         _check(post)
         fingerprints = Fingerprints.load(post.cache / "memo.json", self._report)
         store = Store(post.cache, self._report)
-        engine = create(post.engine, post.options, fingerprints.file, store.embedding, self._report)
+        engine = implementation_of(post.engine).create_engine(
+            post.options, fingerprints.file, store.embedding, self._report
+        )
         stage = self._stack.enter_context(Stage(engine, wanted, store))
         entered = stage.entered()
         encoder = self._stack.enter_context(ThreadPoolExecutor(max_workers=1))  # it never has anything to do
