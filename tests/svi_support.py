@@ -142,7 +142,7 @@ class Made:
 
     def carry(self) -> Carry:
         """What the next clip gets."""
-        return Carry({"latents": self.latents}, self.frames[-1])
+        return Carry("svi", {"latents": self.latents}, list(self.frames[-1:]))
 
 
 def render(svi: Svi, segments: Iterable[Segment]) -> list[Made]:

@@ -330,7 +330,7 @@ def test_a_conditioning_that_is_arranged_wrongly_is_found(
     anchor = support.anchor_picture()
     trial: Any = SimpleNamespace(models=support.MODELS, variant=variant)
     latents = np.random.default_rng(0).normal(size=(1, 16, 4, 8, 10)).astype(np.float32)
-    carry = Carry({"latents": latents}, np.ascontiguousarray(anchor[::-1]))
+    carry = Carry("svi", {"latents": latents}, [np.ascontiguousarray(anchor[::-1])])
     one = support.segment(variant=variant)
 
     def state() -> str:

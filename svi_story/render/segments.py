@@ -238,7 +238,7 @@ class Maker:
         return self.engine.sample(self.segment, self._carry(), self.bench.checkpoint, steps)
 
     def _carry(self) -> Carry | None:
-        return None if self.parent is None else carry_of(self.parent)
+        return None if self.parent is None else carry_of(self.parent, max(self.segment.overlap, 1))
 
     def _told(self, frames: Iterator[Frame]) -> Iterator[Frame]:
         """The same frames, telling of every tenth of them."""
@@ -262,7 +262,8 @@ class Steps:
         self._maker.studio.report(StepDone(*self._maker.name, step, steps))
 
 
-def carry_of(entry: Entry) -> Carry:
-    """What a finished segment hands over."""
+def carry_of(entry: Entry, count: int) -> Carry:
+    """What a finished segment hands over: its latents and its last `count` frames."""
     with entry.frames() as frames:
-        return Carry(entry.latents(), frames[len(frames) - 1])
+        last = range(max(len(frames) - count, 0), len(frames))
+        return Carry(entry.engine, entry.latents(), [frames[number] for number in last])

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from svi_story.engines.base import Carry
+from svi_story.enginespec import DEFAULT
 from svi_story.errors import InputError, Problem
 from svi_story.render.doctor import Finding
 
@@ -73,7 +74,7 @@ class Made:
 
     def carry(self) -> Carry:
         """What the next clip gets."""
-        return Carry(self.latents, self.frames[-1])
+        return Carry(DEFAULT, self.latents, list(self.frames[-1:]))
 
 
 class Nowhere:
