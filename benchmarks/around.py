@@ -91,7 +91,7 @@ def one_round(folder: Path, frames: list[Frame], number: int) -> dict[str, Took]
     store = Store(folder / f"cache-{number}", lambda _event: None)
     entry = _keep(watch, store, frames, {"segment": number})
     watch.step("verify an entry", lambda: store.entry(entry.key))
-    watch.step("read the carry", lambda: carry_of(entry))
+    watch.step("read the carry", lambda: carry_of(entry, 1))
     watch.step("read every frame", lambda: _read(entry))
     _cut(watch, store, entry, folder)
     return watch.took

@@ -17,7 +17,8 @@ from svi_story.engines.svi.layout import find_layout
 from svi_story.engines.svi.loading import Place, load_transformer, load_vae, read_transformer
 from svi_story.engines.svi.sampler import Inputs, denoise, guided
 from svi_story.engines.svi.schedule import TIMESTEPS, latent_shape, make_noise, make_steps
-from svi_story.plan.model import Guidance, Sampler, Size
+from svi_story.enginespec.sampling import Guidance, Sampler
+from svi_story.plan.model import Size
 
 if TYPE_CHECKING:
     import argparse

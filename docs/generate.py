@@ -9,10 +9,11 @@ from pathlib import Path
 from typer.testing import CliRunner
 
 from svi_story.cli.app import app
-from svi_story.engines.svi.memory import RUNGS, gib, needs_of
+from svi_story.engines.svi.memory import RUNGS, needs_of
 from svi_story.engines.svi.parts import a14b
 from svi_story.plan.model import Size
 from svi_story.storyboard.schema import json_schema
+from svi_story.units import gib
 
 COMMANDS = (
     (), ("new",), ("import",), ("validate",), ("plan",), ("preview",), ("render",), ("status",),

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from zipfile import ZIP_STORED, ZipFile, ZipInfo
 
 from svi_story.cache.store import Store
-from svi_story.engines import EngineOptions
+from svi_story.enginespec import EngineOptions
 from svi_story.plan.fingerprints import Fingerprints
 from svi_story.render.jobs import Choice, Job, find_places, prepare
 from svi_story.render.pack import pack

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections import Counter
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from fractions import Fraction
 from pathlib import Path
 from typing import TYPE_CHECKING, Self
@@ -12,8 +12,9 @@ from typing import TYPE_CHECKING, Self
 import numpy as np
 
 from svi_story.engines.base import Phase
-from svi_story.plan.keys import Task, key_of
-from svi_story.plan.model import Anchor, Guidance, Sampler, Segment, Size
+from svi_story.enginespec.sampling import Guidance, Sampler
+from svi_story.plan.keys import key_of
+from svi_story.plan.model import Anchor, Segment, Size
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -143,18 +144,18 @@ def segment(prompt: str) -> Segment:
         overlap=0,
         first_frame=0,
         anchor=anchor,
-        sampler=sampler,
+        engine="svi",
+        options=sampler,
     )
 
 
-def film(words: Iterable[str]) -> tuple[Task, ...]:
+def film(words: Iterable[str]) -> tuple[Segment, ...]:
     """Chains as words: a segment for each letter, the same one wherever a chain begins alike."""
-    tasks: list[Task] = []
+    segments: list[Segment] = []
     for word in words:
         parent = None
         for end in range(1, len(word) + 1):
             inputs: dict[str, Json] = {"prompt": word[:end], "parent": parent}
-            task = Task(segment(word[:end]), key_of(inputs), parent, inputs)
-            tasks.append(task)
-            parent = task.key
-    return tuple(tasks)
+            segments.append(replace(segment(word[:end]), key=key_of(inputs), parent=parent, inputs=inputs))
+            parent = segments[-1].key
+    return tuple(segments)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from fractions import Fraction
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -9,9 +10,10 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import opentimelineio as otio
 
 from svi_story.cut.otio import Take, rows_of, timeline
-from svi_story.engines import EngineOptions
-from svi_story.plan.keys import Task, key_of
-from svi_story.plan.model import Anchor, Card, Cut, FilmPlan, Guidance, Sampler, Segment, Shot, Size
+from svi_story.enginespec import EngineOptions
+from svi_story.enginespec.sampling import Guidance, Sampler
+from svi_story.plan.keys import key_of
+from svi_story.plan.model import Anchor, Card, Cut, FilmPlan, Segment, Shot, Size
 from svi_story.render.edit import card_key, pieces_of
 from svi_story.render.jobs import Job, Place
 
@@ -45,14 +47,14 @@ def segments(clip: str, wanted: Wanted, fps: Fraction) -> tuple[Segment, ...]:
     for index, run in enumerate(wanted.runs):
         overlap = wanted.overlap
         place = (clip, index, wanted.prompt, "", 7 + index, SIZE, fps, run + overlap, overlap)
-        made.append(Segment(*place, first - overlap, ANCHOR, SAMPLER))
+        made.append(Segment(*place, first - overlap, ANCHOR, "animatic", SAMPLER))
         first += run
     return tuple(made)
 
 
 def shot_of(number: int, wanted: Wanted, fps: Fraction) -> Shot:
     clip = f"clip-{number}"
-    parts = segments(clip, wanted, fps)
+    parts = tuple(map(keyed, segments(clip, wanted, fps)))
     return Shot(
         clip, wanted.prompt, 7, sum(wanted.runs), parts, starts_chain=True, fade=wanted.fade, dip=wanted.dip,
         caption=wanted.caption, voices=wanted.voices,
@@ -73,31 +75,27 @@ def job_of(
         board=Path("board.yaml"), title=title, size=SIZE, fps=fps, engine="animatic", digest="0" * 64,
         source="", shots=shots, cut=cut,
     )  # fmt: skip
-    tasks = tuple(tuple(task_of(segment) for segment in shot.segments) for shot in shots)
-    return Job(Place(plan.board, Path("film.mp4"), Path("cache")), plan, tasks, EngineOptions())
+    return Job(Place(plan.board, Path("film.mp4"), Path("cache")), plan, EngineOptions())
 
 
-def task_of(segment: Segment) -> Task:
+def keyed(segment: Segment) -> Segment:
     inputs: dict[str, Json] = {"clip": segment.clip, "index": segment.index, "prompt": segment.prompt}
-    return Task(segment, key_of({"clip": segment.clip, "index": segment.index}), None, inputs)
+    return replace(segment, key=key_of({"clip": segment.clip, "index": segment.index}), inputs=inputs)
 
 
 def by_segment(job: Job) -> Any:
     """The timeline whose references are one file for every segment, as the cache has them."""
     takes = [
-        [Take(FOLDER / task.key, part.overlap, part.contributes, part.frames, (task,))
-         for task, part in zip(tasks, shot.segments, strict=True)]
-        for shot, tasks in zip(job.plan.shots, job.tasks, strict=True)
+        [Take(FOLDER / segment.key, segment.overlap, segment.contributes, segment.frames, (segment,))
+         for segment in shot.segments]
+        for shot in job.plan.shots
     ]  # fmt: skip
     return timeline(job.plan, rows_of(job.plan, takes, (None, None)), FOLDER)
 
 
 def by_clip(job: Job) -> Any:
     """The timeline whose references are one file for every clip."""
-    takes = [
-        [Take(FOLDER / shot.id, 0, shot.frames, shot.frames, tasks)]
-        for shot, tasks in zip(job.plan.shots, job.tasks, strict=True)
-    ]
+    takes = [[Take(FOLDER / shot.id, 0, shot.frames, shot.frames, shot.segments)] for shot in job.plan.shots]
     return timeline(job.plan, rows_of(job.plan, takes, (None, None)), FOLDER)
 
 
@@ -112,11 +110,11 @@ class Seen(NamedTuple):
 def film_of(job: Job, *, whole_clips: bool = False) -> list[Seen]:
     """What our film shows, in the names that the timelines above give their files."""
     names: dict[str, tuple[str, int]] = {}
-    for shot, tasks in zip(job.plan.shots, job.tasks, strict=True):
+    for shot in job.plan.shots:
         first = 0
-        for task in tasks:
-            names[task.key] = (shot.id, first - task.segment.overlap) if whole_clips else (task.key, 0)
-            first += task.segment.contributes
+        for segment in shot.segments:
+            names[segment.key] = (shot.id, first - segment.overlap) if whole_clips else (segment.key, 0)
+            first += segment.contributes
     for name, card in (("title card", job.plan.cut.title_card), ("end card", job.plan.cut.end_card)):
         if card:
             names[card_key(card)] = (name, 0)

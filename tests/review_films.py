@@ -11,10 +11,10 @@ import numpy as np
 from PIL import Image
 
 from svi_story.cache.store import Store
-from svi_story.engines import EngineOptions
 from svi_story.engines.animatic import AnimaticIdentity
+from svi_story.enginespec import EngineOptions
 from svi_story.plan.fingerprints import Fingerprints
-from svi_story.plan.keys import tasks_of
+from svi_story.plan.keys import with_keys
 from svi_story.render.jobs import Job, find_places, resolve
 from svi_story.review.quality import review_film
 
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from svi_story.plan.keys import Task
+    from svi_story.plan.model import Segment
     from svi_story.review.quality import FilmReview
 
     Frame = NDArray[np.uint8]
@@ -86,7 +86,7 @@ def job_of(board: Path, engine: str = "svi") -> Job:
     plans, rejected = resolve(find_places([board], FILMS, CACHE), fingerprints, engine)
     assert not rejected, rejected[0].error
     place, plan = plans[0]
-    return Job(place, plan, tasks_of(plan, AnimaticIdentity()), EngineOptions())
+    return Job(place, with_keys(plan, AnimaticIdentity()), EngineOptions())
 
 
 def scene_in(folder: Path, size: tuple[int, int] = (64, 64)) -> str:
@@ -95,24 +95,26 @@ def scene_in(folder: Path, size: tuple[int, int] = (64, 64)) -> str:
     return "scene.png"
 
 
-def put(task: Task, frames: Sequence[Frame], latents: NDArray[np.float32] | None = None) -> None:
+def put(segment: Segment, frames: Sequence[Frame], latents: NDArray[np.float32] | None = None) -> None:
     """Publish an entry with these frames; those that repeat the parent's are made up."""
-    overlap = task.segment.overlap
+    overlap = segment.overlap
     made = [frames[0]] * overlap + list(frames)
     store = Store(CACHE, print)
-    store.set_aside(task.key, "another film takes its place")
-    with store.work(task.key) as work:
+    store.set_aside(segment.key, "another film takes its place")
+    with store.work(segment.key) as work:
         work.save_latents({"pose": np.zeros(3, np.float32) if latents is None else latents})
-        work.write_frames(iter(made), task.segment.fps, len(made))
-        work.publish(task.inputs, {"sampling_seconds": 12.5, "decoding_seconds": 1.5, "versions": {"a": "1"}})
+        work.write_frames(iter(made), segment.fps, len(made))
+        work.publish(
+            segment.inputs, {"sampling_seconds": 12.5, "decoding_seconds": 1.5, "versions": {"a": "1"}}
+        )
 
 
 def plant(board: Path, film: Sequence[Frame], engine: str = "svi") -> Job:
     """Put a whole film into the cache, clip after clip; fades count for both of their clips."""
     job, place = job_of(board, engine), 0
-    for task in job.all_tasks:
-        put(task, film[place : place + task.segment.contributes])
-        place += task.segment.contributes
+    for segment in job.segments:
+        put(segment, film[place : place + segment.contributes])
+        place += segment.contributes
     return job
 
 
@@ -123,7 +125,7 @@ def reviewed(board: Path, film: Sequence[Frame]) -> FilmReview:
 
 def review(job: Job) -> FilmReview:
     """The review of what is in the cache."""
-    return review_film(job.plan, job.tasks, Store(CACHE, print).entry, lambda _event: None)
+    return review_film(job.plan, Store(CACHE, print).entry, lambda _event: None)
 
 
 def faults(found: FilmReview) -> list[tuple[str, int, int]]:

@@ -5,15 +5,28 @@ from __future__ import annotations
 import re
 from typing import TYPE_CHECKING, Any
 
+from svi_story.enginespec.sampling import WrittenScale
 from svi_story.storyboard.cutting import Card, CutSettings, Music, Sound
 from svi_story.storyboard.lints import LintSettings
-from svi_story.storyboard.schema import Clip, EngineSettings, Guidance, Storyboard, json_schema
+from svi_story.storyboard.schema import Clip, EngineSettings, Storyboard, json_schema
 from svi_story.storyboard.transitions import Dip, Fade
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-PARTS = (Storyboard, EngineSettings, Clip, Guidance, Fade, Dip, CutSettings, Card, Music, Sound, LintSettings)
+PARTS = (
+    Storyboard,
+    EngineSettings,
+    Clip,
+    WrittenScale,
+    Fade,
+    Dip,
+    CutSettings,
+    Card,
+    Music,
+    Sound,
+    LintSettings,
+)
 SCHEMA = json_schema()
 SILENT = {"$defs", "$schema", "default", "description", "examples", "title"}
 TYPES: dict[str, tuple[type, ...]] = {

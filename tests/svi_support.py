@@ -21,7 +21,8 @@ from safetensors.torch import load_file, save_file
 
 from svi_story.engines.base import Carry
 from svi_story.engines.svi.engine import Options, Svi
-from svi_story.plan.model import Anchor, Guidance, Sampler, Segment, Size
+from svi_story.enginespec.sampling import Guidance, Sampler
+from svi_story.plan.model import Anchor, Segment, Size
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping
@@ -93,7 +94,8 @@ def segment(
         overlap=0,
         first_frame=0,
         anchor=Anchor(DATA / "anchor.png", size, "crop", "anchor"),
-        sampler=settings or sampler(variant),
+        engine="svi",
+        options=settings or sampler(variant),
     )
     return replace(base, **changes)  # type: ignore[arg-type]  # the tests' own keywords
 
@@ -140,7 +142,7 @@ class Made:
 
     def carry(self) -> Carry:
         """What the next clip gets."""
-        return Carry({"latents": self.latents}, self.frames[-1])
+        return Carry("svi", {"latents": self.latents}, list(self.frames[-1:]))
 
 
 def render(svi: Svi, segments: Iterable[Segment]) -> list[Made]:

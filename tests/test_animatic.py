@@ -23,9 +23,10 @@ from svi_story.engines.animatic import Animatic, AnimaticIdentity
 from svi_story.engines.animatic.camera import MAX_TRAVEL, PEAK_SPEED, Pose, first_pose, next_pose, path, view
 from svi_story.engines.animatic.slate import MAX_BAND, MAX_ID_BAND, lay_out, timecode
 from svi_story.engines.base import Carry
+from svi_story.enginespec.sampling import Guidance, Sampler
 from svi_story.errors import RenderError
 from svi_story.media.images import fit_picture, open_picture, pixels_digest
-from svi_story.plan.model import Anchor, Guidance, Sampler, Segment, Size
+from svi_story.plan.model import Anchor, Segment, Size
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -60,7 +61,8 @@ def segment(of: Anchor, **changes: Any) -> Segment:
         overlap=0,
         first_frame=0,
         anchor=of,
-        sampler=Sampler("2.0", 50, Guidance(5.0, 5.0), 5.0, 0.875, 1),
+        engine="animatic",
+        options=Sampler("2.0", 50, Guidance(5.0, 5.0), 5.0, 0.875, 1),
     )
     return replace(made, **changes)
 
@@ -163,7 +165,7 @@ def test_a_chain_continues_where_its_parent_stopped(picture: Path) -> None:
     frames = frames_of(parent)
     assert {name: array.dtype for name, array in latents.items()} == {"start": np.float64, "pose": np.float64}
     child = segment(of, seed=1, overlap=5, first_frame=-5)
-    carry = Carry(latents, frames[-1])
+    carry = Carry("animatic", latents, list(frames[-1:]))
     np.testing.assert_array_equal(sampled(child, carry)["start"], latents["pose"])
     later = frames_of(child, carry)
     below = slice(60, None)  # the slate tells the frames apart
@@ -390,7 +392,7 @@ def test_frames_change_only_with_the_revision(tmp_path: Path) -> None:
     first = segment(of, clip="fox", prompt="Лиса 狐 ثعلب 🦊 walks.", seed=3, frames=9)
     frames = frames_of(first)
     second = segment(of, clip="den", seed=4, frames=9, overlap=1, first_frame=-1)
-    later = frames_of(second, Carry(sampled(first), frames[-1]))
+    later = frames_of(second, Carry("animatic", sampled(first), list(frames[-1:])))
     strip = np.concatenate([frames[0], frames[4], frames[8], later[4], later[8]])
     golden = DATA / f"animatic-revision-{AnimaticIdentity().revision}.png"
     if os.environ.get("WRITE_GOLDEN"):

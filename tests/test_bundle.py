@@ -27,7 +27,7 @@ from PIL import Image
 from test_svi_cli import reference_board
 
 from svi_story.cache.store import Store
-from svi_story.engines import EngineOptions
+from svi_story.enginespec import EngineOptions
 from svi_story.errors import InputError, RenderError
 from svi_story.plan.fingerprints import Fingerprints
 from svi_story.render.bundle import Manifest, unfit_name
@@ -210,10 +210,10 @@ def test_a_damaged_entry_is_left_out_of_the_pack(write_board: Write, svi_story: 
     board = write_board()
     assert svi_story("render", board, *ANIMATIC).code == 0
     job = job_of(board)
-    (Store(CACHE, ignore).folder(job.all_tasks[1].key) / "frames.avi").write_bytes(b"x")
+    (Store(CACHE, ignore).folder(job.segments[1].key) / "frames.avi").write_bytes(b"x")
     bundle = bundle_of(board, Path("b.zip"), entries=True)
     inside = {name.split("/")[1] for name in members_of(bundle) if name.startswith("entries/")}
-    assert inside == {job.all_tasks[0].key, job.all_tasks[2].key}
+    assert inside == {job.segments[0].key, job.segments[2].key}
 
 
 def test_packing_again_gives_the_same_bytes_and_so_does_packing_a_bundle(write_board: Write) -> None:

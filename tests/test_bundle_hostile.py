@@ -443,8 +443,8 @@ def test_a_forged_entry_spoils_no_other_film(
     film = Path("renders/board.mp4").read_bytes()
     shutil.rmtree("renders")
     forged: dict[str, bytes] = {}
-    for task in job_of(board).all_tasks:
-        forged |= forge(Path("forged"), task.key, dict(task.inputs))
+    for segment in job_of(board).segments:
+        forged |= forge(Path("forged"), segment.key, dict(segment.inputs))
     honest(BUNDLE, with_manifest({**members, **forged}))
     assert svi_story("render", BUNDLE).code == 0
     assert Path("renders/b.mp4").read_bytes() != film
@@ -454,23 +454,23 @@ def test_a_forged_entry_spoils_no_other_film(
 
 @pytest.mark.parametrize("wrong", ["width", "count", "sealed", "key", "codec", "playlist", "latents", "json"])
 def test_entries_that_do_not_fit_are_left_out(members: dict[str, bytes], svi_story: Run, wrong: str) -> None:
-    task = job_of(Path("board.yaml")).all_tasks[0]
-    inputs, folder = dict(task.inputs), f"entries/{task.key}"
+    segment = job_of(Path("board.yaml")).segments[0]
+    inputs, folder = dict(segment.inputs), f"entries/{segment.key}"
     about: dict[str, Any] = {"width": {"side": 128}, "count": {"frames": 5}}.get(wrong, {})
-    forged = forge(Path("forged"), task.key, inputs, **about)
+    forged = forge(Path("forged"), segment.key, inputs, **about)
     if wrong == "sealed":
         forged[f"{folder}/frames.avi"] += b"x"
     elif wrong == "key":
-        other = job_of(Path("board.yaml")).all_tasks[1].key
-        forged = {name.replace(task.key, other): raw for name, raw in forged.items()}
+        other = job_of(Path("board.yaml")).segments[1].key
+        forged = {name.replace(segment.key, other): raw for name, raw in forged.items()}
     elif wrong == "codec":
-        forged = reseal(task.key, inputs, lambda path: write_mpeg(path / "frames.avi"))
+        forged = reseal(segment.key, inputs, lambda path: write_mpeg(path / "frames.avi"))
     elif wrong == "playlist":
         text = b"#EXTM3U\n#EXTINF:1,\nfile:///etc/passwd\n"
-        forged = reseal(task.key, inputs, lambda path: (path / "frames.avi").write_bytes(text))
+        forged = reseal(segment.key, inputs, lambda path: (path / "frames.avi").write_bytes(text))
     elif wrong == "latents":
         pickled = b"\x80\x04cos\nsystem\n(S'touch owned'\ntR."
-        forged = reseal(task.key, inputs, lambda path: (path / "latents.safetensors").write_bytes(pickled))
+        forged = reseal(segment.key, inputs, lambda path: (path / "latents.safetensors").write_bytes(pickled))
     elif wrong == "json":
         forged[f"{folder}/entry.json"] = b"[" * 100_000
     honest(BUNDLE, with_manifest({**members, **forged}))
@@ -508,8 +508,8 @@ def write_mpeg(path: Path) -> None:
     [np.full(3, np.nan), np.full(3, np.inf), np.zeros(3), np.zeros((2, 2)), np.full(3, 1e300), np.array(1)],
 )
 def test_forged_latents_fail_in_words(members: dict[str, bytes], svi_story: Run, pose: Any) -> None:
-    task = job_of(Path("board.yaml")).all_tasks[0]
-    forged = forge(Path("forged"), task.key, dict(task.inputs), pose=pose)
+    segment = job_of(Path("board.yaml")).segments[0]
+    forged = forge(Path("forged"), segment.key, dict(segment.inputs), pose=pose)
     honest(BUNDLE, with_manifest({**members, **forged}))
     ended = svi_story("render", BUNDLE)
     assert ended.code == 1, ended.err
@@ -518,8 +518,8 @@ def test_forged_latents_fail_in_words(members: dict[str, bytes], svi_story: Run,
 
 
 def test_a_forged_frame_of_another_size_fails_in_words(members: dict[str, bytes], svi_story: Run) -> None:
-    task = job_of(Path("board.yaml")).all_tasks[0]
-    inputs = dict(task.inputs)
+    segment = job_of(Path("board.yaml")).segments[0]
+    inputs = dict(segment.inputs)
 
     def change(work: Path) -> None:
         """The first frame's own header says 16384 x 16384."""
@@ -529,7 +529,7 @@ def test_a_forged_frame_of_another_size_fails_in_words(members: dict[str, bytes]
         raw[at : at + 8] = (16384).to_bytes(4, "little") * 2
         (work / "frames.avi").write_bytes(raw)
 
-    honest(BUNDLE, with_manifest({**members, **reseal(task.key, inputs, change)}))
+    honest(BUNDLE, with_manifest({**members, **reseal(segment.key, inputs, change)}))
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     ended = svi_story("render", BUNDLE)
     assert ended.code == 1, ended.err
@@ -545,17 +545,17 @@ def second_frame(raw: bytes | bytearray) -> slice:
 
 
 def test_a_frame_smaller_than_the_others_fails_in_words(members: dict[str, bytes], svi_story: Run) -> None:
-    task = job_of(Path("board.yaml")).all_tasks[0]
-    forge(Path("small"), task.key, dict(task.inputs), side=32)
+    segment = job_of(Path("board.yaml")).segments[0]
+    forge(Path("small"), segment.key, dict(segment.inputs), side=32)
 
     def change(work: Path) -> None:
         raw = bytearray((work / "frames.avi").read_bytes())
-        small = (Path("small") / task.key / "frames.avi").read_bytes()
+        small = (Path("small") / segment.key / "frames.avi").read_bytes()
         place, other = second_frame(raw), small[second_frame(small)]
         raw[place] = other.ljust(place.stop - place.start, b"\0")
         (work / "frames.avi").write_bytes(raw)
 
-    honest(BUNDLE, with_manifest({**members, **reseal(task.key, dict(task.inputs), change)}))
+    honest(BUNDLE, with_manifest({**members, **reseal(segment.key, dict(segment.inputs), change)}))
     ended = svi_story("render", BUNDLE)
     assert ended.code == 1, ended.err
     assert any(said in ended.err for said in ("frame 1 has another size", "damaged or forged"))

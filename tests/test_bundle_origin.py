@@ -30,7 +30,7 @@ from cache_scenario import Heard
 from test_bundle_hostile import forge
 
 from svi_story.cache.store import Store
-from svi_story.engines import EngineOptions
+from svi_story.enginespec import EngineOptions
 from svi_story.errors import InputError
 from svi_story.files import temp_name
 from svi_story.plan.fingerprints import Fingerprints
@@ -60,8 +60,8 @@ def test_a_forged_film_never_passes_as_another_ones(write_board: Write, svi_stor
     film = FILM.read_bytes()
     good = bundle_of(board, Path("good/board.zip"), entries=True)
     forged: dict[str, bytes] = {}
-    for task in job_of(board).all_tasks:
-        forged |= forge(Path("forged"), task.key, dict(task.inputs))
+    for segment in job_of(board).segments:
+        forged |= forge(Path("forged"), segment.key, dict(segment.inputs))
     Path("bad").mkdir()
     bad = honest(Path("bad/board.zip"), with_manifest({**members_of(good), **forged}))
     for honest_one in (board, good):
@@ -87,8 +87,8 @@ def test_boards_and_a_forged_bundle_in_one_run(write_board: Write, svi_story: Ru
     film = FILM.read_bytes()
     good = bundle_of(board, Path("good.zip"), entries=True)
     forged: dict[str, bytes] = {}
-    for task in job_of(board).all_tasks:
-        forged |= forge(Path("forged"), task.key, dict(task.inputs))
+    for segment in job_of(board).segments:
+        forged |= forge(Path("forged"), segment.key, dict(segment.inputs))
     bad = honest(Path("bad.zip"), with_manifest({**members_of(good), **forged}))
     for order in ((bad, good, board), (board, bad, good)):
         shutil.rmtree("renders")

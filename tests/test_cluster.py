@@ -26,9 +26,9 @@ from PIL import Image
 from safetensors.torch import load_file, save_file
 
 from svi_story.cli.options import with_address
+from svi_story.enginespec.sampling import Lora
 from svi_story.errors import InputError, PassingError, Problem
-from svi_story.plan.keys import Task
-from svi_story.plan.model import Anchor, Lora, Size
+from svi_story.plan.model import Anchor, Segment, Size
 from svi_story.render import cluster
 from svi_story.render.chains import chains_of, ready, share
 from svi_story.render.cluster import ahead
@@ -56,8 +56,8 @@ sys.stdin.read()
 """
 
 
-def segment_of(key: str, parent: str | None) -> Task:
-    return Task(support.segment(), key, parent, {})
+def segment_of(key: str, parent: str | None) -> Segment:
+    return support.segment(key=key, parent=parent)
 
 
 def names(chains: Any) -> list[str]:
@@ -118,14 +118,12 @@ def test_an_address_is_optional(typed: str, meant: str) -> None:
 
 def test_paths_travel_absolute(tmp_path: Path) -> None:
     anchor = Anchor(Path("a.png"), Size(16, 16), "crop", "hash")
-    task = Task(
-        support.segment(anchor=anchor, loras=(Lora(Path("x/l.safetensors"), 1.0, 0.5),)), "k", None, {}
-    )
-    moved = absolute(task).segment
+    segment = support.segment(anchor=anchor, loras=(Lora(Path("x/l.safetensors"), 1.0, 0.5),), key="k")
+    moved = absolute(segment)
     assert moved.anchor.path == tmp_path / "a.png"
     assert moved.loras[0].path == tmp_path / "x/l.safetensors"
-    assert (moved.fps, moved.size, moved.loras[0].low) == (Fraction(15), task.segment.size, 0.5)
-    assert absolute(absolute(task)) == absolute(task)
+    assert (moved.fps, moved.size, moved.loras[0].low) == (Fraction(15), segment.size, 0.5)
+    assert absolute(absolute(segment)) == absolute(segment)
 
 
 def test_errors_travel_whole() -> None:
@@ -569,7 +567,7 @@ def test_a_worker_that_cannot_work_says_why(head: str) -> None:
 def test_why_a_worker_is_gone_is_told_on_a_line() -> None:
     died = "The actor died.\n\tpid: 1\nThe actor is dead because its worker process has died. Exit detail: 2."
     unborn = (
-        "The actor died because of an error raised in its creation task, \x1b[36mray::Worker.__init__()\n"
+        "The actor died because of an error raised in its creation segment, \x1b[36mray::Worker.__init__()\n"
         "  File x\nModuleNotFoundError: No module named 'svi_story'"
     )
     assert reason_of(RuntimeError(died)) == "its worker process has died"

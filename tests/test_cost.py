@@ -13,11 +13,12 @@ from fake_engine import PHASES, film
 from hypothesis import given
 from hypothesis import strategies as st
 
-from svi_story.engines import EngineOptions, phases_without
+from svi_story.engines import ModelSizes, implementation_of
+from svi_story.enginespec import EngineOptions
+from svi_story.enginespec.sampling import Guidance
 from svi_story.events import EngineSettled, ModelLoaded, ModelMoved, PhaseDone, SegmentDone
-from svi_story.plan.model import Guidance
 from svi_story.render.calibration import FILE, KEPT, Calibration, Kind, Setting, Timed, calibrated
-from svi_story.render.cost import Batch, Cost, Sizes, cost_of
+from svi_story.render.cost import Batch, Cost, cost_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -38,8 +39,10 @@ SIZE = "32x16"
 def cost(*chains: str, done: int = 0, calibration: Calibration | None = None) -> Cost:
     """Of films of one chain each; `done` segments of each are there."""
     films = [film([chain]) for chain in chains]
-    missing = frozenset(task.key for each in films for task in each[done:])
-    batch = Batch("fake", films, missing, lambda _: PHASES, Sizes(expert=100, blocks=90))
+    missing = frozenset(segment.key for each in films for segment in each[done:])
+    batch = Batch(
+        "fake", films, missing, lambda _: PHASES, ModelSizes(("high", "low"), expert=100, blocks=90)
+    )
     known = calibration or Calibration()
     return cost_of(batch, RUNGS, known, known.newest("fake", "bfloat16", "auto"))
 
@@ -123,7 +126,7 @@ def test_a_disturbed_time_moves_nothing(times: list[float]) -> None:
 
 BOARD = Path("a.yaml")
 TASKS = film(["a1"])
-SEGMENTS = {(BOARD, task.segment.clip, 0): Timed("fake", task.segment, lambda: PHASES) for task in TASKS}
+SEGMENTS = {(BOARD, segment.clip, 0): Timed("fake", segment, lambda: PHASES) for segment in TASKS}
 
 
 def listen(*told: Event) -> Calibration:
@@ -192,7 +195,9 @@ def test_phases_are_reckoned_as_the_engine_has_them(steps: int, guidance: float)
     settings = support.sampler(steps=steps, guidance=Guidance(guidance, guidance))
     segment = support.segment(settings=settings)
     options = EngineOptions(support.MODELS, "float32")
-    assert tuple(phases_without(options, "svi", segment)) == tuple(support.engine().phases(segment))
+    assert tuple(implementation_of("svi").phases_of(options, segment)) == tuple(
+        support.engine().phases(segment)
+    )
 
 
 def shown(svi_story: Run, *words: object) -> tuple[dict[str, Any], str]:

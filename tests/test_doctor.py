@@ -330,7 +330,7 @@ def test_a_conditioning_that_is_arranged_wrongly_is_found(
     anchor = support.anchor_picture()
     trial: Any = SimpleNamespace(models=support.MODELS, variant=variant)
     latents = np.random.default_rng(0).normal(size=(1, 16, 4, 8, 10)).astype(np.float32)
-    carry = Carry({"latents": latents}, np.ascontiguousarray(anchor[::-1]))
+    carry = Carry("svi", {"latents": latents}, [np.ascontiguousarray(anchor[::-1])])
     one = support.segment(variant=variant)
 
     def state() -> str:
@@ -349,7 +349,7 @@ def test_a_conditioning_that_is_arranged_wrongly_is_found(
         assert state() == "lacking"
     other: Any = support.sampler("2.0-pro" if variant == "2.0" else "2.0")
     monkeypatch.setattr(
-        conditioning, "condition", lambda segment, *rest: real(replace(segment, sampler=other), *rest)
+        conditioning, "condition", lambda segment, *rest: real(replace(segment, options=other), *rest)
     )
     assert state() == "lacking"
 

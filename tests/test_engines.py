@@ -13,9 +13,10 @@ import svi_support as support
 from svi_story.engines.animatic import Animatic
 from svi_story.engines.base import Carry
 from svi_story.engines.svi.engine import Options, Svi
+from svi_story.enginespec.sampling import Guidance, Sampler
 from svi_story.plan.fingerprints import Fingerprints
 from svi_story.plan.keys import canonical
-from svi_story.plan.model import Guidance, Sampler, Segment, Size
+from svi_story.plan.model import Segment, Size
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -51,7 +52,7 @@ def engine(request: pytest.FixtureRequest) -> Iterator[Engine]:
 
 
 @pytest.fixture
-def segment(picture: Path, tmp_path: Path) -> Segment:
+def segment(picture: Path, tmp_path: Path, engine: Engine) -> Segment:
     size = Size(64, 80)
     return Segment(
         clip="window",
@@ -65,7 +66,8 @@ def segment(picture: Path, tmp_path: Path) -> Segment:
         overlap=0,
         first_frame=0,
         anchor=Fingerprints(tmp_path / "memo.json").anchor(picture, size, "crop"),
-        sampler=Sampler("2.0", 4, Guidance(5.0, 5.0), 5.0, 0.875, 1),
+        engine=engine.identity.name,
+        options=Sampler("2.0", 4, Guidance(5.0, 5.0), 5.0, 0.875, 1),
     )
 
 
@@ -97,7 +99,7 @@ def test_frames_have_the_promised_count_shape_and_type(engine: Engine, segment: 
 
 def test_same_segment_same_frames(engine: Engine, segment: Segment) -> None:
     latents, frames = made(engine, segment)
-    carry = Carry(latents, frames[-1])
+    carry = Carry(engine.identity.name, latents, list(frames[-1:]))
     later = made(engine, following(segment), carry)
     made(engine, replace(segment, seed=99, prompt="Something else."))
     again = made(engine, segment)
@@ -141,7 +143,7 @@ def test_phases_lead_from_the_first_step_to_the_last(engine: Engine, segment: Se
 
 def test_phase_by_phase_makes_the_same_latents_as_at_once(engine: Engine, segment: Segment) -> None:
     first, frames = made(engine, segment)
-    later, carry = following(segment), Carry(first, frames[-1])
+    later, carry = following(segment), Carry(engine.identity.name, first, list(frames[-1:]))
     whole = engine.sample(later, carry, Memory(), ignore)
     others = [replace(segment, seed=seed, prompt=f"Prompt {seed}.") for seed in (1, 2)]
     jobs = [(each, None, Memory()) for each in others]
@@ -173,10 +175,18 @@ def test_a_phase_that_is_done_is_not_done_again(engine: Engine, segment: Segment
 def test_the_carry_counts(engine: Engine, segment: Segment) -> None:
     latents, frames = made(engine, segment)
     later = following(segment)
-    with_carry = made(engine, later, Carry(latents, frames[-1]))[1]
+    with_carry = made(engine, later, Carry(engine.identity.name, latents, list(frames[-1:])))[1]
     other_latents, other_frames = made(engine, replace(segment, seed=1234))
-    with_other = made(engine, later, Carry(other_latents, other_frames[-1]))[1]
+    with_other = made(engine, later, Carry(engine.identity.name, other_latents, list(other_frames[-1:])))[1]
     assert not np.array_equal(with_carry, with_other)
+
+
+def test_any_engine_continues_from_another_one(engine: Engine, segment: Segment) -> None:
+    _, frames = made(engine, segment)
+    later = following(segment)
+    opaque = {"ticks": np.arange(7)}
+    continued = made(engine, later, Carry("another", opaque, list(frames[-later.overlap :])))[1]
+    assert len(continued) == later.frames
 
 
 @pytest.mark.parametrize("field", ["prompt", "seed", "frames"])

@@ -14,7 +14,7 @@ import svi_story
 
 HOUSE = Path(svi_story.__file__).parent
 ROOMS = [
-    *("errors", "events", "files", "media", "storyboard", "plan", "cache"),
+    *("errors", "units", "events", "files", "fields", "media", "enginespec", "storyboard", "plan", "cache"),
     *("engines", "cut", "review", "render", "cli"),
 ]
 HEAVY = ("torch", "diffusers", "transformers", "moviepy", "av", "ray")

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from svi_story.engines.animatic import AnimaticIdentity
 from svi_story.plan.fingerprints import Fingerprints
-from svi_story.plan.keys import canonical, key_of, tasks_of
+from svi_story.plan.keys import canonical, key_of, with_keys
 from svi_story.plan.model import Anchor
 from svi_story.plan.shots import plan_film
 from svi_story.storyboard.source import load
@@ -34,7 +34,7 @@ class Constant(Fingerprints):
 def keys(board: Path, fingerprints: Fingerprints | None = None) -> list[list[str]]:
     """Every clip's keys under the animatic."""
     plan = plan_film(load(board), fingerprints or Fingerprints(board.parent / "memo.json"), "animatic")
-    return [[task.key for task in clip] for clip in tasks_of(plan, AnimaticIdentity())]
+    return [[segment.key for segment in shot.segments] for shot in with_keys(plan, AnimaticIdentity()).shots]
 
 
 def different(before: list[list[str]], after: list[list[str]]) -> set[int]:

@@ -11,9 +11,10 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from svi_story.enginespec.sampling import Guidance
 from svi_story.errors import InputError
 from svi_story.plan.fingerprints import Fingerprints
-from svi_story.plan.model import Card, Cut, Guidance, Music, Recording, Size, Sound
+from svi_story.plan.model import Card, Cut, Music, Recording, Size, Sound
 from svi_story.plan.shots import plan_film
 from svi_story.storyboard.source import load
 

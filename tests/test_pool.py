@@ -13,10 +13,9 @@ import ray
 import svi_support as support
 from ray.exceptions import RayActorError
 
-from svi_story.engines import EngineOptions
+from svi_story.enginespec import EngineOptions
 from svi_story.errors import InputError, PassingError, RenderError
 from svi_story.events import ChainGiven, SegmentStarted, WorkerLost
-from svi_story.plan.keys import Task
 from svi_story.render import worker
 from svi_story.render.pool import Pool, Staff
 from svi_story.render.segments import Lost, Made, Wanted
@@ -26,6 +25,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
 
     from svi_story.events import Event
+    from svi_story.plan.model import Segment
     from svi_story.render.worker import Batch, Message
 
 FOREST = (("a", None), ("b", "a"), ("c", "b"), ("x", "a"), ("p", None), ("q", "p"))
@@ -33,7 +33,7 @@ BOARD = Path("board.yaml")
 
 
 def wanted(key: str, parent: str | None) -> Wanted:
-    return Wanted(Task(replace(support.segment(), clip=key), key, parent, {}), BOARD)
+    return Wanted(replace(support.segment(), clip=key, key=key, parent=parent), BOARD)
 
 
 @dataclass
@@ -50,7 +50,7 @@ class Stage:
     told: list[Event] = field(default_factory=list)
     started: int = 0
 
-    def start(self, _missing: Sequence[Task]) -> tuple[Any, Iterator[Message]]:
+    def start(self, _missing: Sequence[Segment]) -> tuple[Any, Iterator[Message]]:
         self.started += 1
         options = SimpleNamespace(remote=self._make)
         return SimpleNamespace(make=SimpleNamespace(options=lambda **_: options)), self._enter()
@@ -63,8 +63,8 @@ class Stage:
 
     def _make(self, batch: Batch) -> Iterator[Message]:
         for each in (each for chain in batch.chains for each in chain):
-            key = each.task.key
-            assert each.task.parent is None or each.task.parent in self.made, "parents come first"
+            key = each.segment.key
+            assert each.segment.parent is None or each.segment.parent in self.made, "parents come first"
             assert key not in self.made, "nothing is made twice"
             self.tried[key] += 1
             yield SegmentStarted(BOARD, key, 0, key, 5)
@@ -85,8 +85,8 @@ class Stage:
         pool = Pool(forest, {}, store, self.told.append, Staff(workers, self.start, lambda: "Killed"))
         ended = list(pool.make())
         return (
-            {each.task.key for each in ended if isinstance(each, Made)},
-            {each.task.key: each.error for each in ended if isinstance(each, Lost)},
+            {each.segment.key for each in ended if isinstance(each, Made)},
+            {each.segment.key: each.error for each in ended if isinstance(each, Lost)},
         )
 
     def count(self, kind: type[Event]) -> int:

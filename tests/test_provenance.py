@@ -19,9 +19,9 @@ from test_xmp import properties
 from svi_story.cache.entry import Entry
 from svi_story.cut.extras import Chapter, Cue
 from svi_story.cut.xmp import IPTC, OWN, TRAINED, XMP
-from svi_story.engines import EngineOptions
+from svi_story.enginespec import EngineOptions
 from svi_story.plan.fingerprints import Fingerprints
-from svi_story.plan.keys import tasks_of
+from svi_story.plan.keys import with_keys
 from svi_story.plan.shots import plan_film
 from svi_story.render.jobs import Job, Place
 from svi_story.render.provenance import extras_of
@@ -33,8 +33,9 @@ if TYPE_CHECKING:
 
     from conftest import Ended
 
+    from svi_story.enginespec.sampling import Lora
     from svi_story.plan.keys import Json
-    from svi_story.plan.model import Lora, Segment
+    from svi_story.plan.model import Segment
 
     Write = Callable[..., Path]
     Run = Callable[..., Ended]
@@ -62,7 +63,7 @@ def hashed(lora: Lora) -> Json:
 def job_of(board: Path, engine: str = "svi") -> Job:
     plan = plan_film(load(board), Fingerprints(board.with_name("memo")), engine)
     place = Place(board, board.with_suffix(".mp4"), board.parent)
-    return Job(place, plan, tasks_of(plan, Hashed()), EngineOptions())
+    return Job(place, with_keys(plan, Hashed()), EngineOptions())
 
 
 def facts(packet: bytes) -> dict[str, str]:
@@ -224,14 +225,14 @@ def test_the_record_tells_who_made_what(write_board: Write, tmp_path: Path) -> N
     job.place.film.write_bytes(b"film")
     machines = [{"torch": "2.9", "device": "H200"}, {"torch": "2.8"}, {"torch": "2.9", "device": "H200"}]
     entries = {}
-    for task, machine in zip(job.all_tasks, machines, strict=True):
+    for segment, machine in zip(job.segments, machines, strict=True):
         notes: dict[str, Json] = {
             "versions": {"svi-story": "1"},
             "environment": {**machine},
             "sampling_seconds": 2.5,
             "decoding_seconds": 1,
         }
-        entries[task.key] = Entry(task.key, tmp_path, {"notes": notes})
+        entries[segment.key] = Entry(segment.key, tmp_path, {"notes": notes})
     write_record(job, "recipe", entries, captions=())
     record = json.loads(job.place.film.with_suffix(".json").read_text("utf-8"))
     assert [maker["environment"] for maker in record["makers"]] == machines[:2]

@@ -70,7 +70,7 @@ def test_folders_and_bad_boards_are_refused(write_board: Write, svi_story: Run, 
 
 def test_half_of_a_film_is_reviewed(write_board: Write, svi_story: Run) -> None:
     board = write_board()
-    put(job_of(board, "animatic").all_tasks[0], pan(13, (64, 64), 0.001))
+    put(job_of(board, "animatic").segments[0], pan(13, (64, 64), 0.001))
     ended = svi_story("review", board, *ANIMATIC)
     assert ended.code == 0, ended.err
     html = PAGE.read_text("utf-8")
@@ -88,7 +88,7 @@ def test_an_outdated_film_is_named_so(write_board: Write, svi_story: Run) -> Non
 def test_a_damaged_entry_is_missing_and_told(write_board: Write, svi_story: Run) -> None:
     board = write_board()
     job = plant(board, pan(60, (64, 64), 0.001), "animatic")
-    frames = next(Path("renders/.cache/entries").rglob(f"{job.all_tasks[2].key}/frames.avi"))
+    frames = next(Path("renders/.cache/entries").rglob(f"{job.segments[2].key}/frames.avi"))
     data = bytearray(frames.read_bytes())
     data[len(data) // 2] ^= 255
     frames.chmod(0o644)

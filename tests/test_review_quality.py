@@ -284,10 +284,10 @@ def test_a_repeated_frame_is_the_only_thing_that_is_found(board: Callable[..., P
 
 def test_numbers_that_are_none_are_found_in_the_latents(board: Callable[..., Path]) -> None:
     film, job = pan(FILM), job_of(board())
-    for number, task in enumerate(job.all_tasks):
+    for number, segment in enumerate(job.segments):
         start = number and CLIP + (number - 1) * (CLIP - 1)
         spoilt = np.array([1, np.nan, np.inf], np.float32) if number == 1 else None
-        put(task, film[start : start + task.segment.contributes], spoilt)
+        put(segment, film[start : start + segment.contributes], spoilt)
     found = review(job)
     assert faults(found) == [("nan", 1, 0)]
     assert found.findings[0].value == 2
@@ -327,7 +327,7 @@ def test_a_long_clip_has_joins_inside(board: Callable[..., Path]) -> None:
 
 def test_a_half_rendered_film_is_reviewed_as_far_as_it_goes(board: Callable[..., Path]) -> None:
     film, job = pan(FILM), job_of(board())
-    put(job.all_tasks[0], at(3, level(0))(film)[:CLIP])
+    put(job.segments[0], at(3, level(0))(film)[:CLIP])
     found = review(job)
     assert faults(found) == [("black", 0, 3)]
     assert [clip.missing for clip in found.clips] == [0, 1, 1]
@@ -336,8 +336,8 @@ def test_a_half_rendered_film_is_reviewed_as_far_as_it_goes(board: Callable[...,
 
 def test_a_gap_in_a_chain_is_no_join(board: Callable[..., Path]) -> None:
     film, job = pan(FILM), job_of(board())
-    put(job.all_tasks[0], film[:CLIP])
-    put(job.all_tasks[2], film[SECOND:])
+    put(job.segments[0], film[:CLIP])
+    put(job.segments[2], film[SECOND:])
     found = review(job)
     assert faults(found) == []
     assert [join.seam for join in found.joins] == [None, None]
@@ -363,8 +363,8 @@ def test_a_grey_anchor_does_not_excuse_black_frames(board: Callable[..., Path], 
 
 def test_a_chain_after_a_gap_is_not_held_against_its_anchor(board: Callable[..., Path]) -> None:
     film, job = [hue(each, 0, 0.4) for each in pan(FILM)], job_of(board())
-    put(job.all_tasks[1], film[FIRST:SECOND])
-    put(job.all_tasks[2], film[SECOND:])
+    put(job.segments[1], film[FIRST:SECOND])
+    put(job.segments[2], film[SECOND:])
     assert "anchor" not in {kind for kind, _, _ in faults(review(job))}
 
 
@@ -375,12 +375,12 @@ def test_a_repeated_frame_is_found_in_an_animatic_too(
     assert svi_story("render", path, "--engine", "animatic").code == 0
     job, store = job_of(path, "animatic"), Store(CACHE, print)
     assert faults(review(job)) == []
-    entries = [store.entry(task.key) for task in job.all_tasks]
+    entries = [store.entry(segment.key) for segment in job.segments]
     film: Film = []
-    for task, entry in zip(job.all_tasks, entries, strict=True):
+    for segment, entry in zip(job.segments, entries, strict=True):
         assert entry is not None
         with entry.frames() as frames:
-            film += list(frames)[task.segment.overlap :]
+            film += list(frames)[segment.overlap :]
     planted = [*film[:FIRST], *film[FIRST - 1 : -1]]
     assert ("duplicate", 1, 0) in faults(review(plant(path, planted, "animatic")))
 

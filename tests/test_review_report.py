@@ -158,7 +158,7 @@ def test_warnings_come_with_place_limit_and_cure(board_of: Write) -> None:
 
 def test_a_half_made_film_says_what_is_missing(board_of: Write) -> None:
     job = job_of(board_of())
-    put(job.all_tasks[0], pan(13, (64, 64), 0.001))
+    put(job.segments[0], pan(13, (64, 64), 0.001))
     page = Page(page_of(review(job), Shown(None, ""), Path("renders/board.review.html")))
     assert "Not made yet: 2 of 3 clips" in page.text
     assert page.text.count("Not made yet.") == 2
@@ -246,9 +246,9 @@ def test_times_are_rounded_not_cut_off() -> None:
 def test_joins_that_were_not_measured_are_hollow_and_gaps_are_shaded(board_of: Write) -> None:
     job = job_of(board_of(clips=[{"prompt": f"It is moving, {n}.", "frames": 13} for n in range(4)]))
     film = pan(60, (64, 64), 0.01)
-    put(job.all_tasks[0], film[:13])
-    put(job.all_tasks[1], film[13:25])
-    put(job.all_tasks[3], film[37:49])
+    put(job.segments[0], film[:13])
+    put(job.segments[1], film[13:25])
+    put(job.segments[3], film[37:49])
     page = Page(page_of(review(job), Shown(None, ""), Path("renders/board.review.html")))
     marks = [each.get("class") for each in page.all("circle")]
     assert marks == [None, "hollow unknown", "hollow unknown"]

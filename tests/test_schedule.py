@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import groupby, pairwise
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING
 
+from fake_engine import segment
 from hypothesis import given
 from hypothesis import strategies as st
 
 from svi_story.engines.base import Phase
-from svi_story.plan.keys import Task
 from svi_story.render.schedule import FIRST, Work, loads, schedule, segment_works, waves
 
 if TYPE_CHECKING:
@@ -18,16 +18,15 @@ if TYPE_CHECKING:
 
     from svi_story.plan.model import Segment
 
+
 EXPERTS = ("high", "low")
-NONE = cast("Segment", None)
-"""The schedule looks at keys and parents; only `phases` sees a segment."""
 
 
 @dataclass(frozen=True)
 class Case:
     """Films to be made, and how far they are."""
 
-    films: tuple[tuple[Task, ...], ...]
+    films: tuple[tuple[Segment, ...], ...]
     missing: frozenset[str]
     begun: dict[str, int]
     """Phases that are done, by key."""
@@ -37,26 +36,28 @@ class Case:
     in_turns: bool
 
     @property
-    def wanted(self) -> list[Task]:
-        return [task for film in self.films for task in film]
+    def wanted(self) -> list[Segment]:
+        return [segment for film in self.films for segment in film]
 
-    def phases(self, task: Task) -> Sequence[Phase]:
-        outfit = self.outfits[task.key]
+    def phases(self, segment: Segment) -> Sequence[Phase]:
+        outfit = self.outfits[segment.key]
         every = (
             Phase("vae", 0, 0, 0),
             Phase("high", 1, 4, 8, f"high {outfit}"),
             Phase("low", 2, 10, 12, f"low {outfit}"),
         )
-        return every[3 - self.count :][self.begun.get(task.key, 0) :]
+        return every[3 - self.count :][self.begun.get(segment.key, 0) :]
 
     def works(self) -> tuple[Work, ...]:
         return schedule(self.films, self.missing, self.phases, one_at_a_time=self.in_turns)
 
 
-def film(*chains: str) -> tuple[Task, ...]:
+def film(*chains: str) -> tuple[Segment, ...]:
     """Chains as words: a segment for each letter, the same one wherever a chain begins alike."""
     return tuple(
-        Task(NONE, word[: end + 1], word[:end] or None, {}) for word in chains for end in range(len(word))
+        replace(segment(""), key=word[: end + 1], parent=word[:end] or None)
+        for word in chains
+        for end in range(len(word))
     )
 
 
@@ -67,7 +68,7 @@ films = st.lists(st.lists(chains, min_size=1, max_size=4).map(lambda words: film
 @st.composite
 def cases(draw: st.DrawFn) -> Case:
     made = tuple(draw(films))
-    keys = sorted({task.key for each in made for task in each})
+    keys = sorted({segment.key for each in made for segment in each})
     count = draw(st.integers(1, 3))
     missing = draw(st.sets(st.sampled_from(keys))) if keys else set()
     begun = {key: draw(st.integers(0, count)) for key in sorted(missing)}
@@ -83,15 +84,15 @@ def test_every_missing_segment_is_made_once_and_nothing_else(case: Case) -> None
     assert set(decoded) == case.missing
     sampled = [(work.key, work.phase) for work in works if work.kind == "sample"]
     assert len(sampled) == len(set(sampled))
-    tasks = {task.key: task for task in case.wanted}
-    due = {(key, phase) for key in case.missing for phase in case.phases(tasks[key])}
+    segments = {segment.key: segment for segment in case.wanted}
+    due = {(key, phase) for key in case.missing for phase in case.phases(segments[key])}
     assert set(sampled) == due
 
 
 @given(cases())
 def test_phases_come_in_order_and_parents_before_children(case: Case) -> None:
     works = case.works()
-    parents = {task.key: task.parent for task in case.wanted}
+    parents = {segment.key: segment.parent for segment in case.wanted}
     finished: set[str] = set(parents) - case.missing
     places: dict[str, int] = {}
     over: set[str] = set()
@@ -114,7 +115,7 @@ def test_texts_come_first_and_films_as_soon_as_they_can(case: Case) -> None:
     works = case.works()
     assert [place for place, work in enumerate(works) if work.kind == "text"] in ([], [0])
     assert (works[:1] == (Work("text"),)) == any(work.kind == "sample" for work in works)
-    done = {task.key for task in case.wanted} - case.missing
+    done = {segment.key for segment in case.wanted} - case.missing
     encoded: dict[int, set[str]] = {number: set() for number in range(len(case.films))}
     since_decode = 0
     for work in works:
@@ -126,10 +127,10 @@ def test_texts_come_first_and_films_as_soon_as_they_can(case: Case) -> None:
             assert work.key not in encoded[work.film]
             encoded[work.film].add(work.key)
         if work.kind == "cut":
-            assert encoded[work.film] == {task.key for task in case.films[work.film]}
+            assert encoded[work.film] == {segment.key for segment in case.films[work.film]}
     assert sorted(work.film for work in works if work.kind == "cut") == list(range(len(case.films)))
     for number, each in enumerate(case.films):
-        keys = {task.key for task in each}
+        keys = {segment.key for segment in each}
         cut = next(place for place, work in enumerate(works) if work.kind == "cut" and work.film == number)
         last = max(
             (place for place, work in enumerate(works) if work.kind == "decode" and work.key in keys),
@@ -141,9 +142,10 @@ def test_texts_come_first_and_films_as_soon_as_they_can(case: Case) -> None:
 @given(cases())
 def test_models_change_by_the_longest_chain_and_not_by_the_number_of_chains(case: Case) -> None:
     works = segment_works(case.wanted, case.missing, case.phases, one_at_a_time=True)
-    groups = waves({task.key: task for task in case.wanted if task.key in case.missing}.values())
+    groups = waves({segment.key: segment for segment in case.wanted if segment.key in case.missing}.values())
     needed = [
-        {phase.model for task in group for phase in case.phases(task)} & set(EXPERTS) for group in groups
+        {phase.model for segment in group for phase in case.phases(segment)} & set(EXPERTS)
+        for group in groups
     ]
     assert loads(works, EXPERTS) == sum(map(len, needed))
     assert loads(works, EXPERTS) <= 2 * len(groups)
@@ -161,7 +163,7 @@ def test_a_wave_wears_each_outfit_once(case: Case) -> None:
 def fresh(*words: str, in_turns: bool = True, outfits: str = "x") -> Case:
     """Films of one chain each, none of which is begun."""
     made = tuple(film(word) for word in words)
-    keys = [task.key for each in made for task in each]
+    keys = [segment.key for each in made for segment in each]
     worn = {key: outfits[ord(key[0]) % len(outfits)] for key in keys}
     return Case(made, frozenset(keys), {}, 3, worn, in_turns)
 

@@ -24,7 +24,6 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
     from svi_story.events import Event
-    from svi_story.plan.keys import Task
     from svi_story.plan.model import Segment
 
 BOARD = Path("board.yaml")
@@ -40,36 +39,36 @@ def room() -> Iterator[Path]:
 
 
 def run(
-    tasks: Sequence[Task], engine: Fake, root: Path, told: list[Event] | None = None
+    segments: Sequence[Segment], engine: Fake, root: Path, told: list[Event] | None = None
 ) -> list[Made | Lost]:
     """Make segments in a store."""
     report = (told if told is not None else []).append
     store = Store(root, report)
-    with ThreadPoolExecutor(1) as encoder, Stage(engine, tasks, store) as stage:
+    with ThreadPoolExecutor(1) as encoder, Stage(engine, segments, store) as stage:
         studio = Studio(stage, store, encoder, report)
-        return list(make([Wanted(task, BOARD) for task in tasks], studio))
+        return list(make([Wanted(segment, BOARD) for segment in segments], studio))
 
 
 def frames(made: Sequence[Made | Lost]) -> dict[str, str]:
     """What is in the frames, by key."""
-    return {each.task.key: each.entry.frames_sha256 for each in made if isinstance(each, Made)}
+    return {each.segment.key: each.entry.frames_sha256 for each in made if isinstance(each, Made)}
 
 
 @given(words)
 @example(["aab", "ab", "b"])
 @few
 def test_the_order_changes_no_frame_and_everything_is_made_once(chains: list[str]) -> None:
-    tasks = film(chains)
+    segments = film(chains)
     with room() as folder:
         one_by_one, in_turns = Fake(), Fake(in_turns=True)
-        calm = frames(run(tasks, one_by_one, folder / "a"))
-        assert frames(run(tasks, in_turns, folder / "b")) == calm
-        assert calm.keys() == {task.key for task in tasks}
+        calm = frames(run(segments, one_by_one, folder / "a"))
+        assert frames(run(segments, in_turns, folder / "b")) == calm
+        assert calm.keys() == {segment.key for segment in segments}
         for engine in (one_by_one, in_turns):
             for call in ("vae", "high", "sample", "decode"):
                 assert set(engine.times(call).values()) == {1}
         again = Fake()
-        made = run(tasks, again, folder / "b")
+        made = run(segments, again, folder / "b")
         assert again.calls == []
         assert not any(each.fresh for each in made if isinstance(each, Made))
 
@@ -78,20 +77,20 @@ def test_the_order_changes_no_frame_and_everything_is_made_once(chains: list[str
 @few
 def test_what_was_begun_is_gone_on_with(chains: list[str], stride: int) -> None:
     """Interrupted again and again, a little later each time: no latents and no frames are made twice."""
-    tasks = film(chains)
+    segments = film(chains)
 
     def stop(_call: str, _segment: Segment) -> None:
         if len(engine.calls) == limit:
             raise KeyboardInterrupt
 
     with room() as folder:
-        calm = frames(run(tasks, Fake(), folder / "calm"))
+        calm = frames(run(segments, Fake(), folder / "calm"))
         engine = Fake(in_turns=True, fault=stop)
         made: list[Made | Lost] = []
         for attempt in range(1, 40):
             limit = len(engine.calls) + stride * attempt
             with suppress(KeyboardInterrupt):
-                made = run(tasks, engine, folder / "stopped")
+                made = run(segments, engine, folder / "stopped")
                 break
         assert frames(made) == calm
         assert set(engine.times("decode").values()) == {1}
@@ -119,9 +118,9 @@ def test_what_fails_takes_only_what_continues_from_it(call: str, error: Exceptio
 
     engine = Fake(in_turns, fault)
     ended = run(film(["abc", "abd", "ac", "b"]), engine, Path("store"))
-    lost = {each.task.segment.prompt: each.error for each in ended if isinstance(each, Lost)}
+    lost = {each.segment.prompt: each.error for each in ended if isinstance(each, Lost)}
     assert lost == dict.fromkeys(("ab", "abc", "abd"), error)
-    assert {each.task.segment.prompt for each in ended if isinstance(each, Made)} == {"a", "ac", "b"}
+    assert {each.segment.prompt for each in ended if isinstance(each, Made)} == {"a", "ac", "b"}
     healed = Fake(in_turns)
     made = run(film(["abc", "abd", "ac", "b"]), healed, Path("store"))
     assert frames(made) == frames(run(film(["abc", "abd", "ac", "b"]), Fake(), Path("calm")))
@@ -136,8 +135,8 @@ def test_an_engine_that_cannot_be_entered_loses_what_is_missing_only() -> None:
             raise RenderError("no memory")
 
     ended = run(film(["abc", "b"]), Broken(), Path("store"))
-    assert [each.task.segment.prompt for each in ended if isinstance(each, Made)] == ["a", "ab"]
-    assert [each.task.segment.prompt for each in ended if isinstance(each, Lost)] == ["abc", "b"]
+    assert [each.segment.prompt for each in ended if isinstance(each, Made)] == ["a", "ab"]
+    assert [each.segment.prompt for each in ended if isinstance(each, Lost)] == ["abc", "b"]
 
 
 def test_when_memory_changes_the_engine_s_ways_the_rest_is_scheduled_anew() -> None:

@@ -8,9 +8,10 @@ from pathlib import Path
 
 import pytest
 
+from svi_story.enginespec.sampling import WrittenScale
 from svi_story.errors import InputError
 from svi_story.storyboard.cutting import Card, CutSettings, Music, Sound
-from svi_story.storyboard.schema import NOT_YET, Guidance, Resolution
+from svi_story.storyboard.schema import NOT_YET, Resolution
 from svi_story.storyboard.source import load
 from svi_story.storyboard.transitions import Dip, Fade
 
@@ -78,13 +79,13 @@ def test_every_field_reaches_the_model() -> None:
     assert story.lint.ignore == ("short-prompt", "long-pass")
     engine = story.engine
     assert (engine.name, engine.variant, engine.preset, engine.steps) == ("animatic", "2.0", "draft", 6)
-    assert (engine.guidance, engine.shift, engine.boundary) == (Guidance(high=4.0, low=3.5), 8.0, 0.9)
+    assert (engine.guidance, engine.shift, engine.boundary) == (WrittenScale(high=4.0, low=3.5), 8.0, 0.9)
     assert (engine.motion_latents, engine.max_frames) == (2, 121)
     assert type(engine.shift) is float  # so that 8 and 8.0 make one key
     window, jump, street, home, end = story.clips
     assert (window.id, window.seed, window.duration) == ("window", 0, Fraction(5))
     assert window.prompt == "A tabby cat sits by the window, its tail flicking."
-    assert window.guidance == Guidance(high=6.0, low=6.0)
+    assert window.guidance == WrittenScale(high=6.0, low=6.0)
     assert (jump.frames, jump.transition) == (121, "continue")
     assert window.caption == "It has been raining since Tuesday."
     assert window.voice == Sound(path="sounds/voice.wav")

@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 from storyboard_schema import PARTS, SCHEMA, accepts
 
 from svi_story.errors import InputError
+from svi_story.fields import joined_surrogates
 from svi_story.storyboard.source import BoardFile, load
-from svi_story.storyboard.text import joined_surrogates
 
 GOOD = [path.read_bytes() for path in sorted((Path(__file__).parent / "boards").glob("good-*.yaml"))]
 NAMES = sorted({name for part in PARTS for name in part.model_fields})

@@ -12,10 +12,10 @@ from hypothesis import strategies as st
 
 from svi_story.errors import InputError
 from svi_story.events import Event, Warned
+from svi_story.fields import blank, unfit
 from svi_story.storyboard.importers import board_from_prompts, read_prompts, title_for, write_board
 from svi_story.storyboard.schema import MODELINE
 from svi_story.storyboard.source import load
-from svi_story.storyboard.text import blank, unfit
 
 
 def prompt_file(text: str | bytes) -> Path:

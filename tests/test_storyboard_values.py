@@ -11,9 +11,19 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 from pydantic_core import PydanticCustomError
 
-from svi_story.storyboard.schema import Clip, EngineSettings, Guidance, Resolution, Storyboard
-from svi_story.storyboard.text import blank, joined_surrogates, nearest, shown, spelled, unfit
-from svi_story.storyboard.values import duration, frame_rate, on_grid
+from svi_story.enginespec import spec_of
+from svi_story.enginespec.sampling import WrittenScale
+from svi_story.fields import (
+    blank,
+    duration,
+    frame_rate,
+    joined_surrogates,
+    nearest,
+    shown,
+    spelled,
+    unfit,
+)
+from svi_story.storyboard.schema import Clip, EngineSettings, Resolution, Storyboard
 from svi_story.storyboard.yaml12 import NOTHING, Refused, scalar
 
 
@@ -128,12 +138,11 @@ def test_what_is_no_duration_is_refused(written: str) -> None:
 @settings(deadline=None)
 @given(st.integers(5, 10**6))
 def test_frames_are_4k_plus_1_or_the_nearest_are_named(frames: int) -> None:
-    if frames % 4 == 1:
-        assert on_grid(frames) == frames
+    engine = spec_of("svi")
+    assert engine.makes(frames) == (frames % 4 == 1)
+    if engine.makes(frames):
         return
-    with pytest.raises(PydanticCustomError) as caught:
-        on_grid(frames)
-    first, second = map(int, re.findall(r"\d+", str(caught.value))[-2:])
+    first, second = engine.nearest(frames)
     assert {first % 4, second % 4} == {1}
     assert abs(first - second) == 4
     assert abs(first - frames) <= abs(second - frames)
@@ -173,8 +182,8 @@ def test_sizes_are_written_one_way(written: str) -> None:
 
 
 def test_a_bare_number_of_guidance_means_both_experts() -> None:
-    assert clip(guidance=6).guidance == Guidance(high=6.0, low=6.0)
-    assert clip(guidance={"high": 4, "low": 3.5}).guidance == Guidance(high=4.0, low=3.5)
+    assert clip(guidance=6).guidance == WrittenScale(high=6.0, low=6.0)
+    assert clip(guidance={"high": 4, "low": 3.5}).guidance == WrittenScale(high=4.0, low=3.5)
 
 
 @pytest.mark.parametrize(("written", "variant"), [(2.0, "2.0"), ("2.0", "2.0"), ("2.0-pro", "2.0-pro")])

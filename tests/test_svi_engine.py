@@ -23,10 +23,11 @@ from svi_story.engines.svi.embeddings import Embeddings
 from svi_story.engines.svi.engine import Options, Svi
 from svi_story.engines.svi.identity import SviIdentity, distill_loras
 from svi_story.engines.svi.layout import find_layout
+from svi_story.enginespec.sampling import Distill, Guidance, Lora
 from svi_story.errors import InputError, RenderError
 from svi_story.plan.fingerprints import Fingerprints
 from svi_story.plan.keys import key_of
-from svi_story.plan.model import Distill, Guidance, Lora, Segment, Size
+from svi_story.plan.model import Segment, Size
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -129,7 +130,7 @@ def test_pro_carries_latents_and_two_carries_the_frame(svi: Svi) -> None:
     for variant in VARIANTS:
         one = support.segment(1, variant, frames=5)
         base = svi.sample(one, parent.carry(), Memory(), support.ignore_step)["latents"]
-        other = replace(parent.carry(), last_frame=255 - parent.frames[-1])
+        other = replace(parent.carry(), last_frames=[255 - parent.frames[-1]])
         changed = svi.sample(one, other, Memory(), support.ignore_step)["latents"]
         assert np.array_equal(base, changed) == (variant == "2.0-pro")
 
@@ -417,17 +418,17 @@ CHANGES: dict[str, dict[str, Any]] = {
     "size": {"size": Size(96, 64)},
     "frames": {"frames": 9},
     "anchor": {"anchor": replace(support.segment().anchor, pixels="other")},
-    "variant": {"sampler": support.sampler("2.0-pro")},
-    "steps": {"sampler": support.sampler(steps=5)},
-    "guidance": {"sampler": support.sampler(guidance=Guidance(5.0, 4.0))},
-    "shift": {"sampler": support.sampler(shift=8.0)},
-    "boundary": {"sampler": support.sampler(boundary=0.9)},
+    "variant": {"options": support.sampler("2.0-pro")},
+    "steps": {"options": support.sampler(steps=5)},
+    "guidance": {"options": support.sampler(guidance=Guidance(5.0, 4.0))},
+    "shift": {"options": support.sampler(shift=8.0)},
+    "boundary": {"options": support.sampler(boundary=0.9)},
 }
 NO_CHANGES: dict[str, dict[str, Any]] = {
     "clip": {"clip": "other"},
     "fps": {"fps": 24},
     "place": {"first_frame": 5, "index": 3, "overlap": 1},
-    "motion latents of 2.0": {"sampler": support.sampler(motion_latents=2)},
+    "motion latents of 2.0": {"options": support.sampler(motion_latents=2)},
     "anchor's file name": {"anchor": replace(support.segment().anchor, path=Path("x.png"))},
 }
 

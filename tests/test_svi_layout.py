@@ -15,7 +15,7 @@ from svi_story.engines.svi import layout
 from svi_story.errors import InputError
 
 if TYPE_CHECKING:
-    from svi_story.plan.model import Variant
+    from svi_story.enginespec.sampling import Variant
 
 MODELS = Path(__file__).parent / "data" / "svi" / "models"
 HIGH = "Wan-AI/Wan2.2-I2V-A14B/high_noise_model"

@@ -22,7 +22,6 @@ from svi_story.engines.svi.experts import Experts
 from svi_story.engines.svi.layout import find_layout
 from svi_story.engines.svi.loading import Place, load_text_encoder, load_vae
 from svi_story.engines.svi.memory import (
-    GIB,
     RUNGS,
     Choice,
     Room,
@@ -33,9 +32,11 @@ from svi_story.engines.svi.memory import (
     needs_of,
     sampling_work,
 )
+from svi_story.enginespec.sampling import Lora
 from svi_story.errors import InputError, RenderError
 from svi_story.events import Warned
-from svi_story.plan.model import Lora, Size
+from svi_story.plan.model import Size
+from svi_story.units import GIB
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -12,7 +12,7 @@ from svi_story.engines.svi.layout import Pair
 from svi_story.errors import InputError
 
 if TYPE_CHECKING:
-    from svi_story.plan.model import Variant
+    from svi_story.enginespec.sampling import Variant
 
 PRO_HIGH, PRO_LOW = (f"{start}{'0' * 52}{end}" for start, end in pairs.OFFICIAL)
 PAIR = Pair(Path("a.safetensors"), Path("b.safetensors"))

@@ -13,7 +13,8 @@ import svi_support as support
 import torch
 from svi_support import VARIANTS
 
-from svi_story.plan.model import Guidance, Segment, Size
+from svi_story.enginespec.sampling import Guidance
+from svi_story.plan.model import Segment, Size
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

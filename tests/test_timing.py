@@ -8,11 +8,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from svi_story.enginespec.sampling import SamplingSettings
+from svi_story.enginespec.svi import overlap as overlap_frames
 from svi_story.plan.timing import (
     frames_of,
     nearest_contribution,
-    on_grid,
-    overlap_frames,
     smallest_inside,
     split,
     timecode,
@@ -31,7 +31,8 @@ RATES = [Fraction(n) for n in (1, 15, 16, 24, 25, 30, 60, 240)] + [
 def test_overlap_is_one_frame_or_the_motion_latents_and_one_more(
     variant: str, motion_latents: int, overlap: int
 ) -> None:
-    assert overlap_frames(variant, motion_latents) == overlap  # type: ignore[arg-type]  # parametrised literals
+    settings = SamplingSettings.model_validate({"variant": variant, "motion_latents": motion_latents})
+    assert overlap_frames(settings) == overlap
 
 
 @pytest.mark.parametrize(
@@ -60,37 +61,45 @@ def test_frames_are_the_nearest_to_the_seconds(milliseconds: int, fps: Fraction)
 def test_contribution_is_the_nearest_the_model_can_make_ties_to_the_longer(
     frames: int, starts_chain: bool, contribution: int
 ) -> None:
-    assert nearest_contribution(frames, starts_chain=starts_chain) == contribution
+    assert nearest_contribution(frames, starts_chain=starts_chain, grid=4) == contribution
 
 
-@given(st.integers(0, 10**6), st.booleans())
-def test_no_other_contribution_is_nearer(frames: int, starts_chain: bool) -> None:
-    made = nearest_contribution(frames, starts_chain=starts_chain)
+GRIDS = st.sampled_from([4, 8])
+
+
+@given(st.integers(0, 10**6), st.booleans(), GRIDS)
+def test_no_other_contribution_is_nearer(frames: int, starts_chain: bool, grid: int) -> None:
+    made = nearest_contribution(frames, starts_chain=starts_chain, grid=grid)
     first = 1 if starts_chain else 0
-    assert made % 4 == first
-    assert made >= 4
-    assert made == 4 + first or made - 2 <= frames < made + 2
+    assert made % grid == first
+    assert made >= grid
+    assert made == grid + first or made - grid / 2 <= frames < made + grid / 2
 
 
 @st.composite
-def long_clips(draw: st.DrawFn) -> tuple[int, bool, int, int]:
-    overlap = overlap_frames("2.0-pro", draw(st.integers(0, 4)))
-    max_frames = 4 * draw(st.integers(overlap // 4 + 1, 60)) + 1
+def long_clips(draw: st.DrawFn) -> tuple[int, bool, int, int, int]:
+    grid = draw(GRIDS)
+    overlap = grid * draw(st.integers(0, 4)) + 1
+    max_frames = grid * draw(st.integers(overlap // grid + 1, 60)) + 1
     starts_chain = draw(st.booleans())
-    contribution = nearest_contribution(draw(st.integers(1, 5000)), starts_chain=starts_chain)
-    return contribution, starts_chain, max_frames, overlap
+    frames = draw(st.integers(1, 5000))
+    contribution = nearest_contribution(frames, starts_chain=starts_chain, grid=grid)
+    return contribution, starts_chain, max_frames, overlap, grid
 
 
 @given(long_clips())
-def test_passes_make_exactly_the_contribution_and_are_few_and_equal(clip: tuple[int, bool, int, int]) -> None:
-    contribution, starts_chain, max_frames, overlap = clip
-    passes = split(contribution, starts_chain=starts_chain, max_frames=max_frames, overlap=overlap)
+def test_passes_make_exactly_the_contribution_and_are_few_and_equal(
+    clip: tuple[int, bool, int, int, int],
+) -> None:
+    contribution, starts_chain, max_frames, overlap, grid = clip
+    passes = split(contribution, starts_chain=starts_chain, max_frames=max_frames, overlap=overlap, grid=grid)
     joins = len(passes) - 1 if starts_chain else len(passes)
     assert sum(passes) - joins * overlap == contribution
-    assert all(on_grid(frames) and frames <= max_frames for frames in passes)
-    assert all(frames >= smallest_inside(overlap) for frames in passes[1 if starts_chain else 0 :])
+    assert all(frames > grid and frames % grid == 1 and frames <= max_frames for frames in passes)
+    inside = passes[1 if starts_chain else 0 :]
+    assert all(frames >= smallest_inside(overlap, grid) for frames in inside)
     assert list(passes) == sorted(passes, reverse=True)
-    assert max(passes) - min(passes) <= 4
+    assert max(passes) - min(passes) <= grid
     fewer = len(passes) - 1
     held = fewer * max_frames - (fewer - 1 if starts_chain else fewer) * overlap
     assert fewer == 0 or held < contribution
@@ -109,7 +118,8 @@ def test_passes_make_exactly_the_contribution_and_are_few_and_equal(clip: tuple[
 def test_a_long_clip_is_split_evenly(
     contribution: int, starts_chain: bool, overlap: int, passes: tuple[int, ...]
 ) -> None:
-    assert split(contribution, starts_chain=starts_chain, max_frames=81, overlap=overlap) == passes
+    found = split(contribution, starts_chain=starts_chain, max_frames=81, overlap=overlap, grid=4)
+    assert found == passes
 
 
 def test_timecode_counts_in_milliseconds() -> None:

@@ -46,6 +46,13 @@ class Entry:
         return str(described["sha256"])
 
     @property
+    def engine(self) -> str:
+        """The name of the engine that made it, by its key's inputs."""
+        inputs = self.manifest["inputs"]
+        assert isinstance(inputs, dict)
+        return str(inputs.get("engine"))
+
+    @property
     def notes(self) -> dict[str, Json]:
         """What was noted when it was made; empty where nothing was."""
         notes = self.manifest.get("notes")

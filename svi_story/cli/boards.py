@@ -156,11 +156,11 @@ def plan(
     svi-story plan boards/ --json
     """
     from svi_story.cli import costs, plans
-    from svi_story.engines import EngineOptions
+    from svi_story.enginespec import EngineOptions
 
     choice = chosen(engine, EngineOptions(models, dtype, memory=memory, vae=vae))
     jobs, rejected = _prepare(paths, output, cache, choice)
-    _complain_about_lacks(jobs)
+    _complain_about_missing(jobs)
     for job in jobs:
         _warn_of(job.plan.lints)
     found = costs.costs_of(jobs, cache)
@@ -191,10 +191,10 @@ def status(
     svi-story status boards/
     """
     from svi_story.cli import plans
-    from svi_story.engines import EngineOptions
+    from svi_story.enginespec import EngineOptions
 
     jobs, rejected = _prepare(paths, output, cache, chosen(engine, EngineOptions(models, dtype, vae=vae)))
-    _complain_about_lacks(jobs)
+    _complain_about_missing(jobs)
     states: list[dict[str, Any]] = [plans.status_of(job, store_of(job)) for job in jobs]
     if as_json:
         answer_json({"boards": states})
@@ -254,10 +254,10 @@ def _warn_of(lints: Sequence[Lint]) -> None:
             complain(f"warning: and {count - MOST_OF_A_KIND} more like these [{name}]")
 
 
-def _complain_about_lacks(jobs: Sequence[Job]) -> None:
+def _complain_about_missing(jobs: Sequence[Job]) -> None:
     for job in jobs:
-        for problem in job.lacks.problems if job.lacks else ():
-            complain(f"{job.place.board}: cannot be keyed: {problem}")
+        for problem in job.missing.problems if job.missing else ():
+            complain(f"{job.place.board}: cannot compute the cache keys: {problem}")
 
 
 def _exit_for(jobs: Sequence[object], rejected: Sequence[object]) -> None:

@@ -7,21 +7,22 @@ from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
 from svi_story.cli.options import store_of
-from svi_story.engines import bytes_of, phases_without
-from svi_story.engines.svi.memory import gib
+from svi_story.engines import implementation_of
+from svi_story.enginespec import spec_of
 from svi_story.render.batch import Setup
 from svi_story.render.calibration import Calibration
-from svi_story.render.cost import RUNGS, Batch, Sizes, cost_of
+from svi_story.render.cost import Batch, cost_of
+from svi_story.units import gib
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
     from pathlib import Path
 
     from svi_story.cache.store import Store
-    from svi_story.engines import EngineOptions
     from svi_story.engines.base import Phase
-    from svi_story.plan.keys import Task
-    from svi_story.plan.model import Lora, Sampler
+    from svi_story.enginespec import EngineOptions
+    from svi_story.enginespec.sampling import Lora
+    from svi_story.plan.model import Segment
     from svi_story.render.cost import Cost
     from svi_story.render.jobs import Job
 
@@ -31,19 +32,21 @@ def costs_of(jobs: Sequence[Job], cache: Path) -> list[Cost]:
     calibration = Calibration.load(cache)
     setups: defaultdict[Setup, list[Job]] = defaultdict(list)
     for job in jobs:
-        if job.tasks:
+        if not job.missing:
             setups[Setup(job.plan.engine, job.options, job.place.cache)].append(job)
     return [_cost(setup, of, calibration) for setup, of in sorted(setups.items(), key=lambda x: x[0].engine)]
 
 
 def _cost(setup: Setup, jobs: Sequence[Job], calibration: Calibration) -> Cost:
     engine, options, store = setup.engine, setup.options, store_of(jobs[0])
-    films = [job.all_tasks for job in jobs]
-    keys = {task.key for film in films for task in film}
+    films = [job.segments for job in jobs]
+    keys = {segment.key for film in films for segment in film}
     missing = frozenset(key for key in keys if store.state(key) != "cached")
-    batch = Batch(engine, films, missing, _Left(engine, store, options), Sizes(*bytes_of(engine, options)))
-    rungs = RUNGS if options.memory == "auto" else (options.memory,)
-    return cost_of(batch, rungs, calibration, calibration.newest(engine, options.dtype, options.memory))
+    batch = Batch(
+        engine, films, missing, _Left(engine, store, options), implementation_of(engine).model_sizes(options)
+    )
+    modes = spec_of(engine).memory_modes if options.memory == "auto" else (options.memory,)
+    return cost_of(batch, modes, calibration, calibration.newest(engine, options.dtype, options.memory))
 
 
 class _Left:
@@ -51,20 +54,20 @@ class _Left:
 
     def __init__(self, engine: str, store: Store, options: EngineOptions) -> None:
         self._engine, self._store, self._options = engine, store, options
-        self._known: dict[tuple[Sampler, tuple[Lora, ...]], Sequence[Phase]] = {}
+        self._known: dict[tuple[object, tuple[Lora, ...]], Sequence[Phase]] = {}
         """They differ by these alone."""
         self._left: dict[str, Sequence[Phase]] = {}
 
-    def __call__(self, task: Task) -> Sequence[Phase]:
+    def __call__(self, segment: Segment) -> Sequence[Phase]:
         """A segment's phases."""
-        if task.key not in self._left:
-            self._left[task.key] = () if self._store.sampled(task.key) else self._phases(task)
-        return self._left[task.key]
+        if segment.key not in self._left:
+            self._left[segment.key] = () if self._store.sampled(segment.key) else self._phases(segment)
+        return self._left[segment.key]
 
-    def _phases(self, task: Task) -> Sequence[Phase]:
-        like = task.segment.sampler, task.segment.loras
+    def _phases(self, segment: Segment) -> Sequence[Phase]:
+        like = segment.options, segment.loras
         if like not in self._known:
-            self._known[like] = phases_without(self._options, self._engine, task.segment)
+            self._known[like] = implementation_of(self._engine).phases_of(self._options, segment)
         return self._known[like]
 
 

@@ -70,17 +70,17 @@ def doctor(
     svi-story doctor --smoke --variant 2.0-pro --reference cat.jpg
     """
     from svi_story.cache.outputs import Outputs
-    from svi_story.engines import NAMES
+    from svi_story.enginespec import DEFAULT, engine_names, spec_of
     from svi_story.render.doctor import Places, check_every_byte, examine
     from svi_story.render.smoke import Trial
 
-    wanted = one_of(engine or "svi", NAMES, "--engine")
+    wanted = one_of(engine or DEFAULT, engine_names(), "--engine")
     numbers = one_of(dtype, DTYPES, "--dtype")
     places = Places(models, output, cache)
     findings = list(examine(wanted, places))
-    if wanted == "svi" and full:
+    if spec_of(wanted).uses_weights and full:
         findings.append(check_every_byte(places))
-    if wanted == "svi" and smoke:
+    if spec_of(wanted).uses_weights and smoke:
         made = variant_named(variant) or "2.0"
         trial = Trial(models, made, size, frames, steps, numbers, reference, output, Outputs(cache))
         findings += _smoke(trial)

@@ -73,7 +73,7 @@ def export(
     from svi_story.cache.outputs import Outputs
     from svi_story.cli.console import warn
     from svi_story.cut.media import CODECS
-    from svi_story.engines import EngineOptions
+    from svi_story.enginespec import EngineOptions
     from svi_story.render.export import export_srt, subtitles
     from svi_story.render.outputs import check_bundle, check_subtitles
     from svi_story.render.pack import pack

@@ -99,7 +99,7 @@ def render(
     svi-story render board.yaml --only window --force window
     """
     from svi_story.cli.console import reporter
-    from svi_story.engines import EngineOptions
+    from svi_story.enginespec import EngineOptions
     from svi_story.render.batch import Wish
     from svi_story.render.jobs import Place, find_places
     from svi_story.render.retry import Retry
@@ -158,7 +158,7 @@ def _render(
     """Plan, key and render every board; how each ended."""
     from svi_story.cache.outputs import Outputs
     from svi_story.cache.store import Store
-    from svi_story.engines import create
+    from svi_story.engines import implementation_of
     from svi_story.events import RunDone
     from svi_story.render.batch import OURS, render_orders, segments_of, take_orders
     from svi_story.render.calibration import calibrated
@@ -180,9 +180,8 @@ def _render(
         alone = makers is OURS
         with calibrated(cache, segments_of(orders), report) if alone else nullcontext(report) as listener:
             engines = {
-                setup: create(
-                    *(setup.engine, setup.options, fingerprints.file),
-                    *(Store(setup.cache, report).embedding, listener),
+                setup: implementation_of(setup.engine).create_engine(
+                    setup.options, fingerprints.file, Store(setup.cache, report).embedding, listener
                 )
                 for setup in dict.fromkeys(item.setup for item in orders)
             }

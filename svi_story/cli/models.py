@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from svi_story.engines.svi.digests import Progress
     from svi_story.engines.svi.download import Item
     from svi_story.engines.svi.stock import Holding
-    from svi_story.plan.model import Variant
+    from svi_story.enginespec.sampling import Variant
 
 models_app = typer.Typer(
     no_args_is_help=True, help="Look after the weights.", rich_markup_mode=None, add_completion=False

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from svi_story.cache.store import Store
-    from svi_story.engines import EngineOptions
+    from svi_story.enginespec import EngineOptions
     from svi_story.events import Reporter
     from svi_story.plan.fingerprints import Fingerprints
     from svi_story.render.jobs import Choice, Job, Place
@@ -119,7 +119,7 @@ def chosen(engine: str, options: EngineOptions) -> Choice:
 
     Raises a usage error.
     """
-    from svi_story.engines import KERNELS, NAMES
+    from svi_story.enginespec import KERNELS, engine_names
     from svi_story.render.jobs import Choice
 
     given = frozenset(name for name in ("dtype", "vae") if getattr(options, name))
@@ -128,7 +128,7 @@ def chosen(engine: str, options: EngineOptions) -> Choice:
     one_of(options.memory, RUNGS, "--memory")
     one_of(options.vae, VAES, "--vae")
     one_of(options.attention, KERNELS, "--attention")
-    return Choice(one_of(engine, NAMES, "--engine") if engine else None, options, given)
+    return Choice(one_of(engine, engine_names(), "--engine") if engine else None, options, given)
 
 
 def only_place(board: Path, films: Path, cache: Path) -> Place:

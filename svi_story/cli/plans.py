@@ -4,22 +4,23 @@ from __future__ import annotations
 
 import os
 from collections import Counter
+from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 from svi_story.cli.terminal import shorten, table
-from svi_story.engines import memory_of
-from svi_story.engines.svi.memory import as_numbers, gib
+from svi_story.engines import implementation_of
+from svi_story.enginespec import spec_of
 from svi_story.plan.why import what_changed
 from svi_story.render.recipe import is_finished, recipe_of
 from svi_story.render.record import is_up_to_date, planned_film, read_record
+from svi_story.units import gib
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
     from pathlib import Path
 
     from svi_story.cache.store import Store
-    from svi_story.engines.svi.memory import Need
-    from svi_story.plan.keys import Task
+    from svi_story.engines import MemoryNeed
     from svi_story.plan.model import Lint, Segment, Shot
     from svi_story.render.jobs import Job
     from svi_story.render.record import Record
@@ -38,9 +39,9 @@ def as_json(job: Job, store: Store, *, why: bool) -> dict[str, Any]:
         "fps": str(plan.cut.fps),
         "width": plan.size.width,
         "height": plan.size.height,
-        "memory": {rung: dict(as_numbers(need)) for rung, need in _needs(job).items()},
+        "memory": {rung: asdict(need) for rung, need in _needs(job).items()},
         "warnings": [_warning(lint) for lint in plan.lints],
-        "clips": [_clip(shot, tasks, store) for shot, tasks in _with_tasks(job)],
+        "clips": [_clip(shot, store) for shot in plan.shots],
     }
     return {**board, "why": list(reasons(job))} if why else board
 
@@ -50,35 +51,26 @@ def _warning(lint: Lint) -> dict[str, Any]:
     return {"name": lint.name, "message": problem.what, "line": problem.line, "path": problem.path}
 
 
-def _clip(shot: Shot, tasks: tuple[Task, ...], store: Store) -> dict[str, Any]:
-    if tasks:
-        segments = [
-            {
-                "key": task.key,
-                **_counts(task.segment),
-                "state": store.state(task.key),
-                "path": str(store.folder(task.key)),
-            }
-            for task in tasks
-        ]
-    else:
-        segments = [{"key": None, **_counts(part), "state": None, "path": None} for part in shot.segments]
+def _clip(shot: Shot, store: Store) -> dict[str, Any]:
     return {
         "id": shot.id,
         "prompt": shot.prompt,
         "seed": shot.seed,
         "asked_frames": shot.asked_frames,
         "fade": shot.fade,
-        "segments": segments,
+        "segments": [_segment(segment, store) for segment in shot.segments],
     }
 
 
-def _counts(segment: Segment) -> dict[str, int]:
-    return {"frames": segment.frames, "contributes": segment.contributes, "seed": segment.seed}
-
-
-def _with_tasks(job: Job) -> list[tuple[Shot, tuple[Task, ...]]]:
-    return list(zip(job.plan.shots, job.tasks or ((),) * len(job.plan.shots), strict=True))
+def _segment(segment: Segment, store: Store) -> dict[str, Any]:
+    return {
+        "key": segment.key or None,
+        "frames": segment.frames,
+        "contributes": segment.contributes,
+        "seed": segment.seed,
+        "state": store.state(segment.key) if segment.key else None,
+        "path": str(store.folder(segment.key)) if segment.key else None,
+    }
 
 
 def as_lines(job: Job, store: Store, *, why: bool) -> list[str]:
@@ -88,47 +80,40 @@ def as_lines(job: Job, store: Store, *, why: bool) -> list[str]:
         f"{job.place.board} -> {job.place.film}",
         f"{plan.frames} frames, {plan.seconds:.2f} s at {plan.cut.fps} fps, {plan.size}, {_settings(job)}",
     )
-    rows = (_row(number, *pair, job, store) for number, pair in enumerate(_with_tasks(job), 1))
+    rows = (_row(number, shot, job, store) for number, shot in enumerate(plan.shots, 1))
     told = ["", *reasons(job)] if why else []
     memory = [_memory(rung, need) for rung, need in _needs(job).items()]
     return [*head, *memory, "", *table(TITLES, rows), *told, ""]
 
 
-def _needs(job: Job) -> Mapping[str, Need]:
+def _needs(job: Job) -> Mapping[str, MemoryNeed]:
     """What each memory rung needs for the largest segment; empty where there are no weights to count."""
-    segments = [segment for shot in job.plan.shots for segment in shot.segments]
-    return memory_of(job.plan.engine, job.options, segments)
+    return implementation_of(job.plan.engine).memory_needs(job.options, job.segments)
 
 
-def _memory(rung: str, need: Need) -> str:
+def _memory(rung: str, need: MemoryNeed) -> str:
     """A rung's needs in a line; computed, as no GPU was asked."""
     return (
-        f"--memory {rung}: about {gib(need.gpu)} on the GPU (sampling {gib(need.sampling.total)}, decoding "
-        f"{gib(need.decoding.total)}), {_ram(need)} of RAM"
+        f"--memory {rung}: about {gib(need.gpu_bytes)} on the GPU (sampling {gib(need.gpu_sampling_bytes)}, "
+        f"decoding {gib(need.gpu_decoding_bytes)}), {_ram(need)} of RAM"
     )
 
 
-def _ram(need: Need) -> str:
-    least, kept = gib(need.ram), gib(need.ram_kept)
+def _ram(need: MemoryNeed) -> str:
+    least, kept = gib(need.ram_bytes), gib(need.ram_kept_bytes)
     return least if least == kept else f"{least} (better {kept})"
 
 
 def _settings(job: Job) -> str:
-    sampler = job.plan.shots[0].segments[0].sampler
-    guidance = f"{sampler.guidance.high:g}"
-    if sampler.guidance.high != sampler.guidance.low:
-        guidance = f"{sampler.guidance.high:g}/{sampler.guidance.low:g}"
-    if job.plan.engine != "svi":
-        return f"engine {job.plan.engine}"
-    return (
-        f"engine svi {sampler.variant}: {sampler.steps} steps, guidance {guidance}, shift {sampler.shift:g}, "
-        f"boundary {sampler.boundary:g}"
-    )
+    """The engine and what steers it."""
+    shown = spec_of(job.plan.engine).describe(job.segments[0].options)
+    told = ", ".join(f"{name} {value}" for name, value in shown.items())
+    return f"engine {job.plan.engine}: {told}" if told else f"engine {job.plan.engine}"
 
 
-def _row(number: int, shot: Shot, tasks: tuple[Task, ...], job: Job, store: Store) -> tuple[str, ...]:
-    states = Counter(store.state(task.key) for task in tasks)
-    state = next(iter(states), "") if len(states) < 2 else f"{states['cached']}/{len(tasks)} cached"
+def _row(number: int, shot: Shot, job: Job, store: Store) -> tuple[str, ...]:
+    states = Counter(store.state(segment.key) for segment in shot.segments if segment.key)
+    state = next(iter(states), "") if len(states) < 2 else f"{states['cached']}/{len(shot.segments)} cached"
     return (
         str(number),
         f"{shot.id} {_mark(number, shot)}".rstrip(),
@@ -153,8 +138,8 @@ def _mark(number: int, shot: Shot) -> str:
 
 def reasons(job: Job) -> tuple[str, ...]:
     """What changed since the last film, in words."""
-    if job.lacks:
-        return (f"cannot tell: {job.lacks}",)
+    if job.missing:
+        return (f"cannot tell: {job.missing}",)
     record = read_record(job.place.film)
     if record is None and _is_there(job.place.film):
         return ("there is a film, but what made it is not recorded: everything is compared as new",)
@@ -192,8 +177,8 @@ def _is_there(film: Path) -> bool:
 
 def status_of(job: Job, store: Store) -> dict[str, Any]:
     """How far a board's film is: `up to date`, `outdated` or `missing`, and its segments by state."""
-    states = Counter(store.state(task.key) for tasks in job.tasks for task in tasks)
-    if job.tasks and is_finished(job, store):
+    states = None if job.missing else Counter(store.state(segment.key) for segment in job.segments)
+    if states and is_finished(job, store):
         film = "up to date"
     else:
         film = "outdated" if _is_there(job.place.film) else "missing"
@@ -201,7 +186,7 @@ def status_of(job: Job, store: Store) -> dict[str, Any]:
         "board": str(job.place.board),
         "film": str(job.place.film),
         "state": film,
-        "cached": states["cached"] if job.tasks else None,
-        "partial": states["partial"] if job.tasks else None,
-        "to_render": states["to-render"] if job.tasks else None,
+        "cached": states["cached"] if states else None,
+        "partial": states["partial"] if states else None,
+        "to_render": states["to-render"] if states else None,
     }

@@ -31,13 +31,13 @@ def preview(paths: Paths, output: Films = FILMS, cache: Cache = CACHE, engine: E
     """
     from svi_story.cache.outputs import Outputs
     from svi_story.cli.console import warn
-    from svi_story.engines import NAMES
+    from svi_story.enginespec import engine_names
     from svi_story.errors import InputError, RenderError
     from svi_story.render.jobs import find_places, resolve
     from svi_story.render.outputs import check_sheets
     from svi_story.review.preview import write_preview
 
-    name = one_of(engine, NAMES, "--engine") if engine else None
+    name = one_of(engine, engine_names(), "--engine") if engine else None
     places, outputs = find_places(paths, output, cache), Outputs(cache)
     plans, rejected = resolve(places, fingerprints_in(cache, warn), name)
     plans, refused = check_sheets(plans, outputs, warn)

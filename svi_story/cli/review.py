@@ -65,7 +65,7 @@ def review(
     """
     from svi_story.cache.outputs import Outputs
     from svi_story.cli.console import warn
-    from svi_story.engines import EngineOptions
+    from svi_story.enginespec import EngineOptions
     from svi_story.render.outputs import check_page
 
     job = _job(board, output, cache, chosen(engine, EngineOptions(models, dtype, vae=vae)))
@@ -103,8 +103,7 @@ def _job(board: Path, films: Path, cache: Path, choice: Choice) -> Job:
     for each in rejected:
         raise each.error
     fingerprints.save()
-    if jobs[0].lacks is not None:
-        raise jobs[0].lacks
+    jobs[0].require_keys()
     return jobs[0]
 
 
@@ -113,7 +112,7 @@ def _measure(job: Job, store: Store) -> FilmReview:
     from svi_story.cli.console import reporter
     from svi_story.errors import InputError, Problem
 
-    if all(store.state(task.key) != "cached" for task in job.all_tasks):
+    if all(store.state(segment.key) != "cached" for segment in job.segments):
         what = (
             f"nothing of it was rendered yet with engine {job.plan.engine}; run `svi-story render` with the "
             "same options first"
@@ -122,7 +121,7 @@ def _measure(job: Job, store: Store) -> FilmReview:
     from svi_story.review.quality import review_film
 
     with reporter(as_json=False, quiet=False, verbose=False) as report:
-        return review_film(job.plan, job.tasks, store.entry, report)
+        return review_film(job.plan, store.entry, report)
 
 
 def _again(board: Path, words: Mapping[str, Path | str]) -> str:

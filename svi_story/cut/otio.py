@@ -19,8 +19,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
     from pathlib import Path
 
-    from svi_story.plan.keys import Task
-    from svi_story.plan.model import Card, FilmPlan, Shot
+    from svi_story.plan.model import Card, FilmPlan, Segment, Shot
 
 LARGEST = 64 * 2**20
 """Bytes of a timeline; one of 1,000 clips has about 5 MB."""
@@ -39,7 +38,7 @@ class Take:
     frames: int
     available: int
     """All frames of the file."""
-    tasks: tuple[Task, ...] = ()
+    segments: tuple[Segment, ...] = ()
     """The segments that it holds."""
 
 
@@ -63,15 +62,15 @@ class Row:
         if self.shot is None:
             return {"card": asdict(self.card)} if self.card else {}
         shot = self.shot
-        tasks = [task for take in self.takes for task in take.tasks]
+        segments = [segment for take in self.takes for segment in take.segments]
         return {
             "clip": shot.id,
             "prompt": shot.prompt,
             "seed": shot.seed,
-            "seeds": [task.segment.seed for task in tasks],
+            "seeds": [segment.seed for segment in segments],
             "caption": shot.caption,
             "frames": shot.frames,
-            "keys": [task.key for task in tasks],
+            "keys": [segment.key for segment in segments],
         }
 
 
@@ -112,7 +111,7 @@ def timeline(plan: FilmPlan, rows: Sequence[Row], folder: Path) -> Any:
 
 def _about(plan: FilmPlan, rows: Sequence[Row]) -> dict[str, object]:
     cut = asdict(plan.cut)
-    tasks = [task for row in rows for take in row.takes for task in take.tasks]
+    segments = [segment for row in rows for take in row.takes for segment in take.segments]
     return {
         "version": __version__,
         "board": plan.board.name,
@@ -121,7 +120,9 @@ def _about(plan: FilmPlan, rows: Sequence[Row]) -> dict[str, object]:
         "fps": plan.fps,
         "resolution": str(plan.size),
         "cut": {name: cut[name] for name in ("codec", "crf", "preset", "fps", "fade_in", "fade_out")},
-        "segments": [{"clip": task.segment.clip, "key": task.key, "inputs": task.inputs} for task in tasks],
+        "segments": [
+            {"clip": segment.clip, "key": segment.key, "inputs": segment.inputs} for segment in segments
+        ],
     }
 
 
@@ -204,7 +205,7 @@ def _children(row: Row, ranges: Sequence[tuple[int, int]], plan: FilmPlan, folde
     for take, (start, stop) in zip(row.takes, ranges, strict=True):
         available = span(0, take.available, plan.fps)
         segments = [
-            {"index": task.segment.index, "seed": task.segment.seed, "key": task.key} for task in take.tasks
+            {"index": segment.index, "seed": segment.seed, "key": segment.key} for segment in take.segments
         ]
         clips.append(
             otio.schema.Clip(

@@ -1,117 +1,87 @@
-"""Who makes it: one contract, several engines. Nothing heavy is imported before an engine is entered."""
+"""Engines behind one contract. Nothing heavy is imported before an engine is entered."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from pathlib import Path
-from typing import TYPE_CHECKING
+from importlib import import_module
+from typing import TYPE_CHECKING, Protocol, cast
+
+from svi_story.enginespec import spec_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
+    from fractions import Fraction
+    from pathlib import Path
 
     from svi_story.engines.base import Checkpoint, Engine, Phase
-    from svi_story.engines.svi.memory import Need
+    from svi_story.enginespec import EngineOptions
     from svi_story.events import Reporter
     from svi_story.plan.keys import Identity
-    from svi_story.plan.model import Segment
+    from svi_story.plan.model import Segment, Size
 
     Digest = Callable[[Path], str]
     """A file's sha256 in hex. Raises InputError when it cannot be read."""
     Keep = Callable[[str], Checkpoint]
     """A durable place for a content address."""
 
-NAMES = ("svi", "animatic")
-KERNELS = (
-    *("auto", "flash-attn-3", "flash-attn-2"),
-    *("torch-flash", "torch-cudnn", "torch-efficient", "torch-math"),
-)
-"""Attention kernels by name; `auto` takes the first that is there and fits."""
+
+@dataclass(frozen=True)
+class MemoryNeed:
+    """What a memory mode needs, in bytes; the fields are those of `plan --json`."""
+
+    gpu_bytes: int
+    """The most of any phase."""
+    gpu_sampling_bytes: int
+    gpu_decoding_bytes: int
+    gpu_text_bytes: int
+    ram_bytes: int
+    """At the least: what is not in use is read from its files again."""
+    ram_kept_bytes: int
+    """With everything kept in memory."""
 
 
 @dataclass(frozen=True)
-class EngineOptions:
-    """What the user decides about engines, besides the board."""
+class ModelSizes:
+    """Of an engine's experts: the large models that may have to take turns on the device. In bytes."""
 
-    models: Path = Path("models")
-    """The folder with the weights."""
-    dtype: str = "bfloat16"
-    """What the experts compute in: bfloat16 or float32."""
-    attention: str = "auto"
-    """The attention kernel by name."""
-    memory: str = "auto"
-    """The memory rung to start on: auto, resident, offload or stream."""
-    vae: str = "whole"
-    """How the VAE works: on whole pictures, or in tiles, which changes numbers a little."""
-    threads: int = 0
-    """With how many threads the CPU computes; 0: as many as it takes by itself."""
+    names: tuple[str, ...]
+    """Of the experts, as phases name them."""
+    expert: int
+    blocks: int
+    """What of an expert is streamed through the device in every pass."""
 
 
-def identity_of(name: str, options: EngineOptions, digest: Digest) -> Identity:
-    """What an engine's frames depend on, found without loading it."""
-    if name == "animatic":
-        from svi_story.engines.animatic import AnimaticIdentity
+class Implementation(Protocol):
+    """What the module offers that `EngineSpec.implementation` names. Importing it loads nothing heavy."""
 
-        return AnimaticIdentity()
-    from svi_story.engines.svi.identity import SviIdentity
+    def identity_of(self, options: EngineOptions, digest: Digest) -> Identity:
+        """What the engine's frames depend on, found without loading it."""
+        ...
 
-    return SviIdentity(options.models, options.dtype, digest, options.vae)
+    def create_engine(self, options: EngineOptions, digest: Digest, keep: Keep, report: Reporter) -> Engine:
+        """The engine, not entered yet. `keep` stores what serves several segments.
 
+        Raises InputError when this machine cannot have it.
+        """
+        ...
 
-def create(name: str, options: EngineOptions, digest: Digest, keep: Keep, report: Reporter) -> Engine:
-    """The engine of that name, not entered yet; `report` hears what it has to say while it works.
+    def phases_of(self, options: EngineOptions, segment: Segment) -> Sequence[Phase]:
+        """`Engine.phases` without the engine. Raises InputError for missing files."""
+        ...
 
-    Raises InputError when this machine cannot have it.
-    """
-    if name == "animatic":
-        from svi_story.engines.animatic import Animatic
+    def memory_needs(self, options: EngineOptions, segments: Sequence[Segment]) -> Mapping[str, MemoryNeed]:
+        """What each memory mode needs for these segments; empty where nothing can tell."""
+        ...
 
-        return Animatic()
-    from svi_story.engines.svi import open_engine
+    def model_sizes(self, options: EngineOptions) -> ModelSizes | None:
+        """How large its experts are; None where there are none, or nothing can tell."""
+        ...
 
-    return open_engine(options, digest, keep, report)
-
-
-def memory_of(name: str, options: EngineOptions, segments: Sequence[Segment]) -> Mapping[str, Need]:
-    """What each memory rung needs for these segments, without loading anything; empty where none can tell."""
-    if name != "svi" or not segments:
-        return {}
-    from svi_story.engines.svi.layout import find_layout
-    from svi_story.engines.svi.memory import ITEM, most, needs_of
-    from svi_story.engines.svi.parts import read_parts
-    from svi_story.errors import InputError
-
-    try:
-        parts = read_parts(find_layout(options.models))
-    except InputError:  # told elsewhere: the board has no keys either
-        return {}
-    needs = needs_of(parts, ITEM[options.dtype], *most(segments))
-    return {rung: need for rung, need in needs.items() if options.memory in ("auto", rung)}
+    def overlay_rows(self, size: Size, fps: Fraction) -> int:
+        """Rows at a frame's top that are text drawn by the engine, and no picture."""
+        ...
 
 
-def phases_without(options: EngineOptions, name: str, segment: Segment) -> Sequence[Phase]:
-    """`Engine.phases` without the engine. Raises InputError for missing LoRAs."""
-    if name == "animatic":
-        from svi_story.engines.animatic import Animatic
-
-        return Animatic().phases(segment)
-    from svi_story.engines.svi.identity import outfits_of
-    from svi_story.engines.svi.schedule import phases_of, reckon_high
-
-    outfits = outfits_of(segment, options.models)
-    return phases_of(segment.sampler, reckon_high(segment.sampler), outfits)
-
-
-def bytes_of(name: str, options: EngineOptions) -> tuple[int, int]:
-    """Bytes of an expert, and of its blocks, which are all that is streamed; zeros where nothing can tell."""
-    if name != "svi":
-        return 0, 0
-    from svi_story.engines.svi.layout import find_layout
-    from svi_story.engines.svi.memory import ITEM
-    from svi_story.engines.svi.parts import read_parts
-    from svi_story.errors import InputError
-
-    try:
-        parts = read_parts(find_layout(options.models))
-    except InputError:  # told elsewhere, as in `memory_of`
-        return 0, 0
-    return parts.expert * ITEM[options.dtype], parts.blocks * ITEM[options.dtype]
+def implementation_of(name: str) -> Implementation:
+    """The engine of that name, not created yet."""
+    return cast("Implementation", import_module(spec_of(name).implementation))

@@ -25,10 +25,21 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Carry:
-    """What the parent segment hands over. It always comes from the store, even right after rendering."""
+    """What the parent segment hands over, whichever engine made it.
 
+    It always comes from the store, even right after rendering.
+    """
+
+    engine: str
+    """The name of the engine that made the parent: another one's latents mean nothing to this one."""
     latents: Latents
-    last_frame: Frame
+    last_frames: Sequence[Frame]
+    """The parent's last frames, the newest last: as many as the segment's overlap, if it has as many."""
+
+    @property
+    def last_frame(self) -> Frame:
+        """The parent's last frame."""
+        return self.last_frames[-1]
 
 
 @dataclass(frozen=True)
@@ -109,7 +120,10 @@ class Engine(Protocol):
     def sample(
         self, segment: Segment, carry: Carry | None, checkpoint: Checkpoint, on_step: OnStep
     ) -> Latents:
-        """Make a segment's final latents. `carry` is None where a chain starts."""
+        """Make a segment's final latents.
+
+        `carry` is None where a chain starts. Where another engine made it, its frames are all that counts.
+        """
         ...
 
     def decode(self, segment: Segment, latents: Latents) -> Iterator[Frame]:

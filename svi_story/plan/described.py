@@ -7,28 +7,28 @@ from typing import TYPE_CHECKING
 from svi_story.plan.made import MadeClip, MadeFilm, MadeSegment
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
+    from collections.abc import Callable
     from pathlib import Path
 
-    from svi_story.plan.keys import Json, Task
+    from svi_story.plan.keys import Json
     from svi_story.plan.model import Card, Cut, FilmPlan, Shot, Sound
 
     Spelled = Callable[[Path], str]
     """A file's path as the board names it."""
 
 
-def described_film(plan: FilmPlan, tasks: Iterable[tuple[Task, ...]], spelled: Spelled) -> MadeFilm:
-    """A plan as it would be made; `tasks` are every clip's segments, in film order."""
+def described_film(plan: FilmPlan, spelled: Spelled) -> MadeFilm:
+    """A plan with keys as it would be rendered."""
     clips = tuple(
         MadeClip(
             shot.id,
             shot.prompt,
-            tuple(MadeSegment(task.key, task.inputs) for task in parts),
+            tuple(MadeSegment(segment.key, segment.inputs) for segment in shot.segments),
             shot.fade,
             shot.dip,
             described_finish(shot, spelled),
         )
-        for shot, parts in zip(plan.shots, tasks, strict=True)
+        for shot in plan.shots
     )
     return MadeFilm(plan.title, plan.digest, described_cut(plan, spelled), clips)
 

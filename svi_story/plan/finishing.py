@@ -14,12 +14,12 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from svi_story.errors import Problem
+    from svi_story.fields import Loc
     from svi_story.plan.fingerprints import Fingerprints
     from svi_story.plan.model import Shot
     from svi_story.storyboard.cutting import Card as WrittenCard
     from svi_story.storyboard.cutting import Sound as WrittenSound
     from svi_story.storyboard.source import BoardFile
-    from svi_story.storyboard.text import Loc
 
 CRF = {"h264": 18, "av1": 30}
 PRESET = {"h264": "medium", "av1": "8"}
@@ -58,13 +58,13 @@ def cut_of(board: BoardFile, recordings: Recordings) -> Cut:
         codec=cut.codec,
         crf=CRF[cut.codec] if cut.crf is None else cut.crf,
         preset=PRESET[cut.codec] if cut.preset is None else str(cut.preset),
-        fps=cut.fps or story.fps,
+        fps=cut.fps or story.rate,
         burnt=cut.captions in ("burn", "both"),
         soft=cut.captions in ("srt", "both"),
-        fade_in=frames_of(cut.fade_in or Fraction(0), story.fps),
-        fade_out=frames_of(cut.fade_out or Fraction(0), story.fps),
-        title_card=_card(cut.title_card, story.fps),
-        end_card=_card(cut.end_card, story.fps),
+        fade_in=frames_of(cut.fade_in or Fraction(0), story.rate),
+        fade_out=frames_of(cut.fade_out or Fraction(0), story.rate),
+        title_card=_card(cut.title_card, story.rate),
+        end_card=_card(cut.end_card, story.rate),
         music=music,
     )
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from dataclasses import dataclass
+from dataclasses import replace
 from typing import TYPE_CHECKING, Protocol
 
 if TYPE_CHECKING:
@@ -35,19 +35,6 @@ class Identity(Protocol):
         ...
 
 
-@dataclass(frozen=True)
-class Task:
-    """A segment with its content address."""
-
-    segment: Segment
-    key: str
-    """64 hex digits."""
-    parent: str | None
-    """The key of the segment it continues from; None where a chain starts."""
-    inputs: Mapping[str, Json]
-    """All that went into the key."""
-
-
 def canonical(value: object) -> bytes:
     """The one spelling of a JSON value: sorted keys, no white space, UTF-8, no NaN."""
     text = json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
@@ -59,27 +46,26 @@ def key_of(inputs: Mapping[str, Json]) -> str:
     return hashlib.sha256(canonical(inputs)).hexdigest()
 
 
-def tasks_of(plan: FilmPlan, identity: Identity) -> tuple[tuple[Task, ...], ...]:
-    """Every segment of a film with its key, clip by clip; a segment's key holds its parent's."""
-    clips = []
-    last: Task | None = None
+def with_keys(plan: FilmPlan, identity: Identity) -> FilmPlan:
+    """The plan with every segment's key; a segment's key includes its parent's.
+
+    Raises InputError when the engine is missing something that its frames depend on.
+    """
+    shots = []
+    parent: str | None = None
     for shot in plan.shots:
         if shot.starts_chain:
-            last = None
-        tasks = []
+            parent = None
+        segments = []
         for segment in shot.segments:
-            last = _task(segment, last.key if last else None, identity)
-            tasks.append(last)
-        clips.append(tuple(tasks))
-    return tuple(clips)
-
-
-def _task(segment: Segment, parent: str | None, identity: Identity) -> Task:
-    inputs: dict[str, Json] = {
-        "key_version": KEY_VERSION,
-        "engine": identity.name,
-        "revision": identity.revision,
-        "inputs": dict(identity.inputs(segment)),
-        "parent": parent,
-    }
-    return Task(segment, key_of(inputs), parent, inputs)
+            inputs: dict[str, Json] = {
+                "key_version": KEY_VERSION,
+                "engine": identity.name,
+                "revision": identity.revision,
+                "inputs": dict(identity.inputs(segment)),
+                "parent": parent,
+            }
+            segments.append(replace(segment, key=key_of(inputs), parent=parent, inputs=inputs))
+            parent = segments[-1].key
+        shots.append(replace(shot, segments=tuple(segments)))
+    return replace(plan, shots=tuple(shots))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from svi_story.enginespec import spec_of
 from svi_story.plan import lint_film, lint_model
 from svi_story.plan.model import Lint
 
@@ -15,9 +16,10 @@ if TYPE_CHECKING:
 def lints(board: BoardFile, plan: FilmPlan) -> tuple[Lint, ...]:
     """Everything to warn of that the board does not ignore, in the order of its lines.
 
-    What only concerns the model is left out when neither the board nor the user asks for it.
+    What only concerns a model is left out when neither the board nor the user asks for it.
     """
-    model = lint_model.CHECKS if "svi" in (board.story.engine.name, plan.engine) else {}
+    wanted = spec_of(board.story.engine.name).lints | spec_of(plan.engine).lints
+    model = {name: check for name, check in lint_model.CHECKS.items() if name in wanted}
     found = [
         Lint(name, board.problem(*each))
         for name, check in (lint_film.CHECKS | model).items()

@@ -6,13 +6,15 @@ import unicodedata
 from fractions import Fraction
 from typing import TYPE_CHECKING
 
+from svi_story.enginespec import spec_of
+
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
+    from svi_story.fields import Loc
     from svi_story.plan.model import Card, FilmPlan, Sound
     from svi_story.storyboard.lints import LintName
     from svi_story.storyboard.source import BoardFile
-    from svi_story.storyboard.text import Loc
 
     Found = tuple[Loc, str]
     """Where, and what."""
@@ -27,13 +29,14 @@ SAMPLES = 48_000
 
 
 def _other_length(board: BoardFile, plan: FilmPlan) -> Iterator[Found]:
-    fps = plan.fps
+    fps, spec = plan.fps, spec_of(plan.engine)
+    grid = spec_of(board.story.engine.name).grid if spec.follows_board else spec.grid
     for index, shot in enumerate(plan.shots):
         written = board.story.clips[index].duration is not None
         if written and abs(shot.frames - shot.asked_frames) > shot.asked_frames * LENGTH_TOLERANCE:
             what = (
                 f"{_seconds(shot.asked_frames / fps)} are asked for, {_seconds(shot.frames / fps)} will be "
-                f"made ({shot.frames} frames: the model's lengths go by fours); ask for a length that it has"
+                f"made ({shot.frames} frames: lengths come in steps of {grid}); ask for a length that it has"
             )
             yield ("clips", index, "duration"), what
 

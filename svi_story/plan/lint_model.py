@@ -6,27 +6,23 @@ import re
 from fractions import Fraction
 from typing import TYPE_CHECKING
 
-from svi_story.plan.presets import STANDARD
+from svi_story.enginespec import spec_of
+from svi_story.plan.model import Size
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+    from svi_story.enginespec import Training
+    from svi_story.enginespec.sampling import WrittenLora
+    from svi_story.fields import Loc
     from svi_story.plan.lint_film import Check, Found
     from svi_story.plan.model import FilmPlan, Shot
     from svi_story.storyboard.lints import LintName
-    from svi_story.storyboard.schema import Lora
     from svi_story.storyboard.source import BoardFile
-    from svi_story.storyboard.text import Loc
 
 
-TRAINED_FRAMES = 81
-SHAPES = (Fraction(7, 5), Fraction(11, 5))
-"""Width over height that is near enough to 832x480."""
 LARGE = 1.5
-"""Times the pixels of 832x480."""
-FRAME_RATES = (12, 20)
-"""The model's motion is timed for 15 or 16 frames a second."""
-FEWEST_STEPS = 20
+"""Times the pixels that the model was trained at."""
 FEWEST_WORDS, MOST_WORDS = 10, 350
 HIGHEST_LIGHTX2V = 0.6
 
@@ -44,46 +40,54 @@ _UNSPACED = re.compile("[\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u3040-\u30ff\u3
 """Scripts that leave no space between words."""
 
 
+def _training(board: BoardFile, plan: FilmPlan) -> Training:
+    """What the model was trained on that the user or the board asks for."""
+    found = spec_of(plan.engine).training or spec_of(board.story.engine.name).training
+    assert found is not None, "only an engine with a model has these lints"
+    return found
+
+
 def _long_pass(board: BoardFile, plan: FilmPlan) -> Iterator[Found]:
-    why = f"the model was trained at {TRAINED_FRAMES}, and colours shift in longer passes"
-    cure = f"ask for {TRAINED_FRAMES} or fewer; with `duration` a longer clip becomes several passes"
+    most = _training(board, plan).frames
+    why = f"the model was trained at {most}, and colours shift in longer passes"
+    cure = f"ask for {most} or fewer; with `duration` a longer clip becomes several passes"
     told: set[Loc] = set()
     for index, shot in enumerate(plan.shots):
         own = board.story.clips[index].frames is not None
         at: Loc = ("clips", index, "frames") if own else ("engine", "max_frames")
         frames = max(segment.frames for segment in shot.segments)
-        if frames > TRAINED_FRAMES and at not in told:
+        if frames > most and at not in told:
             told.add(at)
             yield at, f"{frames} frames in one pass: {why}; {cure}"
 
 
-def _aspect(_board: BoardFile, plan: FilmPlan) -> Iterator[Found]:
-    size = plan.size
-    shape = Fraction(size.width, size.height)
-    if not SHAPES[0] <= shape <= SHAPES[1]:
+def _aspect(board: BoardFile, plan: FilmPlan) -> Iterator[Found]:
+    size, training = plan.size, _training(board, plan)
+    shape, standard = Fraction(size.width, size.height), Size(*training.size)
+    if not training.shapes[0] <= shape <= training.shapes[1]:
         kind = "portrait" if shape < 1 else "square" if shape == 1 else "this shape"
         what = (
-            f"{size} is far from the {STANDARD} the model was trained at: {kind} weakens motion and how well "
-            f"prompts are followed; use {STANDARD}, or say more in the prompts"
+            f"{size} is far from the {standard} the model was trained at: {kind} weakens motion and how well "
+            f"prompts are followed; use {standard}, or say more in the prompts"
         )
         yield ("resolution",), what
 
 
-def _large_picture(_board: BoardFile, plan: FilmPlan) -> Iterator[Found]:
-    size = plan.size
-    times = size.width * size.height / (STANDARD.width * STANDARD.height)
+def _large_picture(board: BoardFile, plan: FilmPlan) -> Iterator[Found]:
+    size, standard = plan.size, Size(*_training(board, plan).size)
+    times = size.width * size.height / (standard.width * standard.height)
     if times > LARGE:
         what = (
             f"{size} has {times:.1f} times the pixels the model was trained at: less consistent, and much "
-            f"slower still; use {STANDARD} and enlarge the film"
+            f"slower still; use {standard} and enlarge the film"
         )
         yield ("resolution",), what
 
 
-def _frame_rate(_board: BoardFile, plan: FilmPlan) -> Iterator[Found]:
-    fps = plan.fps
-    if not FRAME_RATES[0] <= fps <= FRAME_RATES[1]:
-        fast = fps > FRAME_RATES[1]
+def _frame_rate(board: BoardFile, plan: FilmPlan) -> Iterator[Found]:
+    fps, (slowest, fastest) = plan.fps, _training(board, plan).rates
+    if not slowest <= fps <= fastest:
+        fast = fps > fastest
         what = (
             f"the model makes motion for 15 or 16 frames a second, and at {fps} everything moves too "
             f"{'fast' if fast else 'slow'}; use 15"
@@ -95,7 +99,7 @@ def _frame_rate(_board: BoardFile, plan: FilmPlan) -> Iterator[Found]:
 
 def _few_steps(board: BoardFile, plan: FilmPlan) -> Iterator[Found]:
     steps = board.story.engine.steps
-    if steps is not None and steps < FEWEST_STEPS and not all(map(_is_distilled, plan.shots)):
+    if steps is not None and steps < _training(board, plan).steps and not all(map(_is_distilled, plan.shots)):
         count = "1 step" if steps == 1 else f"{steps} steps"
         what = f"{count} without a distilled LoRA leave noise and blur; use 50, or `preset: fast`"
         yield ("engine", "steps"), what
@@ -148,7 +152,7 @@ def _lightx2v_high(board: BoardFile, plan: FilmPlan) -> Iterator[Found]:
 def _last_distilled(board: BoardFile, index: int) -> Loc:
     """Where the distilled LoRA is written that comes to a clip last; empty where there is none."""
     story = board.story
-    lists: list[tuple[Loc, tuple[Lora, ...]]] = [
+    lists: list[tuple[Loc, tuple[WrittenLora, ...]]] = [
         (("clips", index, "loras"), story.clips[index].loras),
         (("engine", "loras"), story.engine.loras),
     ]

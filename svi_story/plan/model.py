@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from fractions import Fraction
+from functools import cached_property
 from math import ceil
 from typing import TYPE_CHECKING, Literal
 
+from svi_story.enginespec.sampling import Sampler
+
 if TYPE_CHECKING:
+    from collections.abc import Mapping
     from pathlib import Path
 
+    from svi_story.enginespec.sampling import Lora
     from svi_story.errors import Problem
+    from svi_story.plan.keys import Json
 
-Variant = Literal["2.0", "2.0-pro"]
 Fit = Literal["crop", "pad", "stretch"]
 
 
@@ -39,53 +44,6 @@ class Anchor:
 
 
 @dataclass(frozen=True)
-class Guidance:
-    """Classifier-free guidance scale of each expert."""
-
-    high: float
-    low: float
-
-
-@dataclass(frozen=True)
-class Lora:
-    """A LoRA besides the variant's own pair, with its strength on each expert; 0 leaves the expert alone."""
-
-    path: Path
-    high: float
-    low: float
-
-    def strength(self, expert: Literal["high", "low"]) -> float:
-        """Its strength on one expert."""
-        return self.high if expert == "high" else self.low
-
-
-@dataclass(frozen=True)
-class Distill:
-    """The distillation pair of a fast preset: how strongly, and which files."""
-
-    high: float
-    """Strength on the high-noise expert."""
-    low: float
-    """Strength on the low-noise expert."""
-    files: tuple[Path, Path] | None
-    """High and low, where the board names them; None for the models folder's own."""
-
-
-@dataclass(frozen=True)
-class Sampler:
-    """Everything that steers the sampling of one segment, besides its texts, seed and pictures."""
-
-    variant: Variant
-    steps: int
-    guidance: Guidance
-    shift: float
-    boundary: float
-    motion_latents: int
-    distill: Distill | None = None
-    """None: the preset samples without distillation."""
-
-
-@dataclass(frozen=True)
 class Segment:
     """One pass of the model."""
 
@@ -100,15 +58,30 @@ class Segment:
     size: Size
     fps: Fraction
     frames: int
-    """What the model makes: 4k+1."""
+    """What the engine makes in one pass."""
     overlap: int
     """Leading frames that repeat the parent's last ones and never reach the film; 0 where a chain starts."""
     first_frame: int
     """Frame 0's place within the clip; negative where the overlap reaches back into the clip before."""
     anchor: Anchor
-    sampler: Sampler
+    engine: str
+    """The name of the engine that makes it."""
+    options: object
+    """The engine's own settings, from `EngineSpec.options`."""
     loras: tuple[Lora, ...] = ()
     """The board's, then the clip's."""
+    key: str = ""
+    """Its content address, 64 hex digits; empty while the engine is missing what the key depends on."""
+    parent: str | None = None
+    """The key of the segment it continues from; None where a chain starts."""
+    inputs: Mapping[str, Json] = field(default_factory=dict, compare=False, repr=False)
+    """Everything that went into the key."""
+
+    @property
+    def sampler(self) -> Sampler:
+        """The options of an engine that samples."""
+        assert isinstance(self.options, Sampler), f"{self.engine} does not sample"
+        return self.options
 
     @property
     def contributes(self) -> int:
@@ -230,6 +203,11 @@ class FilmPlan:
     shots: tuple[Shot, ...]
     cut: Cut
     lints: tuple[Lint, ...] = ()
+
+    @cached_property
+    def segments(self) -> tuple[Segment, ...]:
+        """Every segment, in film order."""
+        return tuple(segment for shot in self.shots for segment in shot.segments)
 
     @property
     def frames(self) -> int:

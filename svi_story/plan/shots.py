@@ -5,15 +5,15 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
+from svi_story.enginespec import spec_of
+from svi_story.enginespec.sampling import Lora
 from svi_story.errors import InputError, Problem
 from svi_story.plan.finishing import Recordings, black_problems, cut_of, sounds_of
 from svi_story.plan.lint import lints
-from svi_story.plan.model import Anchor, FilmPlan, Guidance, Lora, Sampler, Segment, Shot, Size
-from svi_story.plan.presets import PRESETS
+from svi_story.plan.model import Anchor, FilmPlan, Segment, Shot, Size
 from svi_story.plan.timing import (
     frames_of,
     nearest_contribution,
-    overlap_frames,
     smallest_inside,
     split,
 )
@@ -22,10 +22,9 @@ from svi_story.storyboard.transitions import Dip, Fade
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+    from svi_story.enginespec import EngineSpec
     from svi_story.plan.fingerprints import Fingerprints
-    from svi_story.plan.model import Distill
     from svi_story.storyboard.schema import Clip
-    from svi_story.storyboard.schema import Guidance as WrittenGuidance
     from svi_story.storyboard.source import BoardFile
 
 SEED_STRIDE = 42
@@ -58,11 +57,36 @@ class Link:
         return ("clips", self.index, *path)
 
 
+@dataclass(frozen=True)
+class Maker:
+    """The engine that makes a film's frames, and the one whose timing the film has."""
+
+    spec: EngineSpec
+    timing: EngineSpec
+    overlap: int
+    """Leading frames of a continuing segment that repeat its parent's last ones."""
+
+    @classmethod
+    def of(cls, board: BoardFile, engine: str | None) -> Maker:
+        """For a board, optionally for another engine than it names."""
+        own = spec_of(board.story.engine.name)
+        spec = spec_of(engine) if engine else own
+        timing = own if spec.follows_board else spec
+        return cls(spec, timing, timing.overlap(board.story.engine))
+
+    def size(self, board: BoardFile) -> tuple[int, int]:
+        """The film's width and height."""
+        written = board.story.resolution
+        if written:
+            return written.width, written.height
+        return self.timing.preset_size(board.story.engine) or self.timing.size
+
+
 def plan_film(board: BoardFile, fingerprints: Fingerprints, engine: str | None = None) -> FilmPlan:
     """Resolve a board, optionally for another engine than it names. Raises InputError with every problem."""
     story = board.story
-    preset = PRESETS[story.engine.preset]
-    size = Size(story.resolution.width, story.resolution.height) if story.resolution else preset.size
+    maker = Maker.of(board, engine)
+    size = Size(*maker.size(board))
     links = tuple(chain_links(board))
     anchors, problems = _anchors(board, links, fingerprints, size)
     recordings = Recordings(board, fingerprints)
@@ -70,18 +94,18 @@ def plan_film(board: BoardFile, fingerprints: Fingerprints, engine: str | None =
     shots: list[Shot] = []
     segments = 0
     for link in links:
-        found = list(_length_problems(board, link))
+        found = list(_length_problems(board, link, maker))
         problems += found
         if not found:
-            shots.append(_shot(board, link, anchors[link.reference], recordings))
+            shots.append(_shot(board, link, anchors[link.reference], recordings, maker))
             segments += len(shots[-1].segments)
         if segments > MOST_SEGMENTS:
             what = f"up to here the film has {segments} segments, more than {MOST_SEGMENTS}; split the board"
             problems.append(board.problem(("clips", link.index), what))
             break
     if len(shots) == len(links):
-        for check in (_seed_problems, _fade_problems, _latent_problems):
-            problems += check(board, shots)
+        problems += [*_seed_problems(board, shots), *_fade_problems(board, shots)]
+        problems += _carry_problems(board, shots, maker)
         problems += black_problems(board, shots, cut)
     problems += recordings.problems
     if problems:
@@ -90,8 +114,8 @@ def plan_film(board: BoardFile, fingerprints: Fingerprints, engine: str | None =
         board=board.path,
         title=story.title or board.path.stem,
         size=size,
-        fps=story.fps,
-        engine=engine or story.engine.name,
+        fps=story.rate,
+        engine=maker.spec.name,
         digest=board.digest,
         source=board.text,
         shots=tuple(shots),
@@ -111,30 +135,6 @@ def chain_links(board: BoardFile) -> Iterator[Link]:
             where = ("clips", index, "reference") if clip.reference else ("reference",)
         yield Link(clip, index, place, reference, where)
         place += 1
-
-
-def sampler_of(board: BoardFile, guidance: WrittenGuidance | None) -> Sampler:
-    """The sampler of a clip: its own guidance, else the board's settings, else the preset's."""
-    engine = board.story.engine
-    preset = PRESETS[engine.preset]
-    scale = guidance or engine.guidance or preset.guidance
-    return Sampler(
-        variant=engine.variant,
-        steps=preset.steps if engine.steps is None else engine.steps,
-        guidance=Guidance(scale.high, scale.low),
-        shift=preset.shift if engine.shift is None else engine.shift,
-        boundary=preset.boundary if engine.boundary is None else engine.boundary,
-        motion_latents=engine.motion_latents,
-        distill=_distill(board, preset.distill),
-    )
-
-
-def _distill(board: BoardFile, preset: Distill | None) -> Distill | None:
-    """The preset's distillation pair, from the files the board names if it does."""
-    own = board.story.engine.distill
-    if preset is None or own is None:
-        return preset
-    return replace(preset, files=(board.file(own.high), board.file(own.low)))
 
 
 def _loras(board: BoardFile, clip: Clip) -> tuple[Lora, ...]:
@@ -161,13 +161,14 @@ def _anchors(
     return anchors, problems
 
 
-def _shot(board: BoardFile, link: Link, anchor: Anchor, recordings: Recordings) -> Shot:
+def _shot(board: BoardFile, link: Link, anchor: Anchor, recordings: Recordings, maker: Maker) -> Shot:
     story, clip = board.story, link.clip
-    overlap = overlap_frames(story.engine.variant, story.engine.motion_latents)
-    asked, passes = _passes(board, link)
+    overlap = maker.overlap
+    asked, passes = _passes(board, link, maker)
     clip_id = board.ids[link.index]
     prompt = " ".join(text for text in (clip.prompt.strip(), story.style.strip()) if text)
     seed = story.seed + SEED_STRIDE * link.place if clip.seed is None else clip.seed
+    options = maker.spec.options(story.engine, clip.guidance, board.file)
     segments = []
     first_frame = 0 if link.starts_chain else -overlap
     for index, frames in enumerate(passes):
@@ -178,18 +179,19 @@ def _shot(board: BoardFile, link: Link, anchor: Anchor, recordings: Recordings) 
             negative_prompt=story.negative_prompt,
             seed=seed + index,
             size=anchor.size,
-            fps=story.fps,
+            fps=story.rate,
             frames=frames,
             overlap=0 if link.starts_chain and index == 0 else overlap,
             first_frame=first_frame,
             anchor=anchor,
-            sampler=sampler_of(board, clip.guidance),
+            engine=maker.spec.name,
+            options=options,
             loras=_loras(board, clip),
         )
         segments.append(segment)
         first_frame += frames - overlap
-    fade = frames_of(clip.transition.fade, story.fps) if isinstance(clip.transition, Fade) else 0
-    dip = frames_of(clip.transition.dip, story.fps) if isinstance(clip.transition, Dip) else 0
+    fade = frames_of(clip.transition.fade, story.rate) if isinstance(clip.transition, Fade) else 0
+    dip = frames_of(clip.transition.dip, story.rate) if isinstance(clip.transition, Dip) else 0
     voices, sounds = sounds_of(link.index, board, recordings)
     return Shot(
         id=clip_id,
@@ -206,54 +208,70 @@ def _shot(board: BoardFile, link: Link, anchor: Anchor, recordings: Recordings) 
     )
 
 
-def _passes(board: BoardFile, link: Link) -> tuple[int, tuple[int, ...]]:
-    """The frames the author asked for, and what the model makes in each pass."""
-    engine, clip = board.story.engine, link.clip
+def _passes(board: BoardFile, link: Link, maker: Maker) -> tuple[int, tuple[int, ...]]:
+    """The frames the author asked for, and what the engine makes in each pass."""
+    engine, clip, grid = board.story.engine, link.clip, maker.timing.grid
     if clip.duration is None:
         frames = clip.frames or engine.max_frames
         return frames, (frames,)
-    asked = frames_of(clip.duration, board.story.fps)
+    asked = frames_of(clip.duration, board.story.rate)
     passes = split(
-        nearest_contribution(asked, starts_chain=link.starts_chain),
+        nearest_contribution(asked, starts_chain=link.starts_chain, grid=grid),
         starts_chain=link.starts_chain,
         max_frames=engine.max_frames,
-        overlap=overlap_frames(engine.variant, engine.motion_latents),
+        overlap=maker.overlap,
+        grid=grid,
     )
     return asked, passes
 
 
-def _length_problems(board: BoardFile, link: Link) -> Iterator[Problem]:
-    """Passes too short to continue from, or to be continued."""
-    engine, clip = board.story.engine, link.clip
-    least = smallest_inside(overlap_frames(engine.variant, engine.motion_latents))
-    why = f"a clip inside a chain needs {least} ({engine.variant}, {engine.motion_latents} motion latents)"
+def _length_problems(board: BoardFile, link: Link, maker: Maker) -> Iterator[Problem]:
+    """Passes that the engine cannot make, or that are too short to continue from, or to be continued."""
+    engine, clip, spec = board.story.engine, link.clip, maker.timing
+    frames, written = (clip.frames or engine.max_frames), clip.frames is not None
+    at = link.at("frames") if written else ("engine", "max_frames")
+    if not spec.makes(frames) or not spec.makes(
+        engine.max_frames
+    ):  # asked for another engine than the board's
+        odd = frames if not spec.makes(frames) else engine.max_frames
+        first, second = spec.nearest(odd)
+        what = f"{odd} is not {spec.grid}k+1, as {spec.name} needs; use {first} (or {second})"
+        yield board.problem(at if odd == frames else ("engine", "max_frames"), what)
+        return
+    least = smallest_inside(maker.overlap, spec.grid)
+    why = f"a clip inside a chain needs {least} ({_of_overlap(board, maker)})"
     continues = clip.duration is not None or not link.starts_chain
     if continues and engine.max_frames < least:
         what = f"{engine.max_frames} is too few: {why}; use {least} or more"
         yield board.problem(("engine", "max_frames"), what)
     elif not link.starts_chain and clip.frames is not None and clip.frames < least:
         yield board.problem(link.at("frames"), f"{clip.frames} is too few: {why}; use {least} or more")
-    if isinstance(clip.transition, Fade) and frames_of(clip.transition.fade, board.story.fps) < 1:
+    if isinstance(clip.transition, Fade) and frames_of(clip.transition.fade, board.story.rate) < 1:
         what = "shorter than half a frame; use a longer fade, or `transition: cut`"
         yield board.problem(link.at("transition", "fade"), what)
-    if isinstance(clip.transition, Dip) and frames_of(clip.transition.dip, board.story.fps) < 2:
+    if isinstance(clip.transition, Dip) and frames_of(clip.transition.dip, board.story.rate) < 2:
         what = "shorter than two frames; use a longer dip, or `transition: cut`"
         yield board.problem(link.at("transition", "dip"), what)
 
 
-def _latent_problems(board: BoardFile, shots: list[Shot]) -> Iterator[Problem]:
-    """Pro: a segment that is continued must hold the motion latents and one more."""
+def _of_overlap(board: BoardFile, maker: Maker) -> str:
+    """Why an overlap is as long as it is."""
     engine = board.story.engine
-    if engine.variant != "2.0-pro":
-        return
-    least = 4 * engine.motion_latents + 1
+    if "motion_latents" in maker.timing.settings.model_fields:
+        return f"{engine.variant}, {engine.motion_latents} motion latents"
+    return f"{maker.timing.name} repeats {maker.overlap} frames"
+
+
+def _carry_problems(board: BoardFile, shots: list[Shot], maker: Maker) -> Iterator[Problem]:
+    """Segments that are continued and too short for what they hand over."""
+    least = maker.timing.continued(board.story.engine)
     for index, shot in enumerate(shots):
         last = shot.segments[-1]
         continued = index + 1 < len(shots) and not shots[index + 1].starts_chain
         if continued and last.frames < least:
             what = (
-                f"makes {last.frames} frames, too few to carry {engine.motion_latents} motion latents "
-                f"into the next clip; make it {least} frames or longer"
+                f"makes {last.frames} frames, too few to carry {board.story.engine.motion_latents} motion "
+                f"latents into the next clip; make it {least} frames or longer"
             )
             yield board.problem(("clips", index), what)
 

@@ -1,25 +1,14 @@
 """Frame arithmetic, in integers and fractions only.
 
-The model makes 4k+1 frames in one pass. Inside a chain the first `overlap` of them repeat the parent's last
-ones and are dropped, so the first clip of a chain contributes 4k+1 frames and every later one 4k.
+An engine makes `grid` * k + 1 frames in one pass. Inside a chain the first `overlap` of them, `grid` * n + 1
+frames, repeat the parent's last ones and are dropped. So the first clip of a chain contributes `grid` * k + 1
+frames and every later one `grid` * k.
 """
 
 from __future__ import annotations
 
 from fractions import Fraction
 from math import ceil, floor
-from typing import TYPE_CHECKING
-
-if TYPE_CHECKING:
-    from svi_story.plan.model import Variant
-
-GRID = 4
-"""Frames per latent: the VAE's temporal stride."""
-
-
-def overlap_frames(variant: Variant, motion_latents: int) -> int:
-    """Frames to drop at a join: the carried last one (2.0), or the motion latents' and one more (2.0-pro)."""
-    return 1 if variant == "2.0" else 1 + GRID * motion_latents
 
 
 def frames_of(seconds: Fraction, fps: Fraction) -> int:
@@ -27,35 +16,32 @@ def frames_of(seconds: Fraction, fps: Fraction) -> int:
     return floor(seconds * fps + Fraction(1, 2))
 
 
-def on_grid(frames: int) -> bool:
-    """Whether the model can make that many frames in one pass: 4k+1, at least 5."""
-    return frames > GRID and frames % GRID == 1
+def smallest_inside(overlap: int, grid: int) -> int:
+    """The fewest frames of a pass that continues from another: the overlap and one grid step of its own."""
+    return overlap + grid
 
 
-def smallest_inside(overlap: int) -> int:
-    """The fewest frames of a pass that continues from another: the overlap and one latent of its own."""
-    return overlap + GRID
-
-
-def nearest_contribution(frames: int, *, starts_chain: bool) -> int:
-    """The nearest number of frames a clip can contribute, ties to the longer: 4k+1 or 4k, k >= 1."""
+def nearest_contribution(frames: int, *, starts_chain: bool, grid: int) -> int:
+    """The nearest number of frames a clip can contribute, ties to the longer: grid * k + 1 or grid * k."""
     first = 1 if starts_chain else 0
-    steps = floor(Fraction(frames - first, GRID) + Fraction(1, 2))
-    return GRID * max(steps, 1) + first
+    steps = floor(Fraction(frames - first, grid) + Fraction(1, 2))
+    return grid * max(steps, 1) + first
 
 
-def split(contribution: int, *, starts_chain: bool, max_frames: int, overlap: int) -> tuple[int, ...]:
+def split(
+    contribution: int, *, starts_chain: bool, max_frames: int, overlap: int, grid: int
+) -> tuple[int, ...]:
     """The passes that make a clip: the fewest that hold it, as equal as the grid allows, longer first.
 
-    `contribution` is on the grid of `nearest_contribution`; returns what the model makes in each pass (4k+1).
+    `contribution` is on the grid of `nearest_contribution`; returns the frames of each pass.
     """
-    repeated = overlap // GRID  # whole latents that every continuing pass makes again
-    largest = max_frames // GRID
-    own = contribution // GRID
+    repeated = overlap // grid  # whole grid steps that every continuing pass makes again
+    largest = max_frames // grid
+    own = contribution // grid
     spared = repeated if starts_chain else 0  # a chain's first pass repeats nothing
     passes = max(1, ceil(Fraction(own - spared, largest - repeated)))
     share, longer = divmod(own - spared + passes * repeated, passes)
-    return tuple(GRID * (share + (index < longer)) + 1 for index in range(passes))
+    return tuple(grid * (share + (index < longer)) + 1 for index in range(passes))
 
 
 def timecode(frame: int, fps: Fraction) -> str:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Literal, Protocol
 
 from svi_story.cache.outputs import Outputs
 from svi_story.cache.store import Store
-from svi_story.engines import phases_without
+from svi_story.engines import implementation_of
 from svi_story.errors import InputError, PassingError, Problem, StoryError
 from svi_story.events import BoardDelayed, BoardFailed, BoardRefused, RunStarted, SegmentReused, Warned
 from svi_story.render.calibration import Timed
@@ -27,10 +27,10 @@ if TYPE_CHECKING:
     from concurrent.futures import Executor
     from pathlib import Path
 
-    from svi_story.engines import EngineOptions
     from svi_story.engines.base import Engine
+    from svi_story.enginespec import EngineOptions
     from svi_story.events import Reporter
-    from svi_story.plan.keys import Task
+    from svi_story.plan.model import Segment
     from svi_story.render.calibration import Name
     from svi_story.render.jobs import Job
     from svi_story.render.segments import Made
@@ -72,14 +72,14 @@ class Order:
     """One board's share of a wish."""
 
     job: Job
-    tasks: tuple[Task, ...]
+    segments: tuple[Segment, ...]
     """What to make when only clips are wanted; empty for the whole film."""
-    forced: tuple[Task, ...]
+    forced: tuple[Segment, ...]
 
     @property
-    def wanted(self) -> tuple[Task, ...]:
+    def wanted(self) -> tuple[Segment, ...]:
         """Every segment that must be there in the end."""
-        return self.tasks or self.job.all_tasks
+        return self.segments or self.job.segments
 
     @property
     def setup(self) -> Setup:
@@ -89,8 +89,7 @@ class Order:
 
 def order(job: Job, wish: Wish) -> Order:
     """A wish for one board. Raises InputError when its engine or a clip is missing."""
-    if job.lacks is not None:
-        raise job.lacks
+    job.require_keys()
     item = Order(job, select(job, wish.only), ())
     return replace(item, forced=_forced(item, wish.force))
 
@@ -98,13 +97,13 @@ def order(job: Job, wish: Wish) -> Order:
 def segments_of(orders: Sequence[Order]) -> dict[Name, Timed]:
     """Every segment that is wanted."""
     return {
-        (item.job.place.board, task.segment.clip, task.segment.index): Timed(
+        (item.job.place.board, segment.clip, segment.index): Timed(
             item.setup.engine,
-            task.segment,
-            partial(phases_without, item.setup.options, item.setup.engine, task.segment),
+            segment,
+            partial(implementation_of(item.setup.engine).phases_of, item.setup.options, segment),
         )
         for item in orders
-        for task in item.wanted
+        for segment in item.wanted
     }
 
 
@@ -124,21 +123,21 @@ def take_orders(
     return orders, [Outcome(each.board, "refused", str(each.error)) for each in refused]
 
 
-def _forced(item: Order, force: tuple[str, ...]) -> tuple[Task, ...]:
+def _forced(item: Order, force: tuple[str, ...]) -> tuple[Segment, ...]:
     """The segments to make again, which must be among those that are made."""
-    clips = {task.segment.clip for task in item.wanted} if "all" in force else set(force)
+    clips = {segment.clip for segment in item.wanted} if "all" in force else set(force)
     select(item.job, tuple(sorted(clips)))
-    outside = clips - {task.segment.clip for task in item.wanted}
+    outside = clips - {segment.clip for segment in item.wanted}
     if outside:
         what = f"--force {', '.join(sorted(outside))}: not among the clips that --only makes"
         raise InputError(Problem(what, file=str(item.job.place.board)))
-    return tuple(task for task in item.wanted if task.segment.clip in clips)
+    return tuple(segment for segment in item.wanted if segment.clip in clips)
 
 
 class Hands(Protocol):
     """Who makes the segments."""
 
-    def stage(self, setup: Setup, engine: Engine, wanted: Sequence[Task], store: Store) -> Stage:
+    def stage(self, setup: Setup, engine: Engine, wanted: Sequence[Segment], store: Store) -> Stage:
         """The engine on its stage, not entered yet."""
         ...
 
@@ -150,7 +149,7 @@ class Hands(Protocol):
 class Ours:
     """This process makes them."""
 
-    def stage(self, setup: Setup, engine: Engine, wanted: Sequence[Task], store: Store) -> Stage:
+    def stage(self, setup: Setup, engine: Engine, wanted: Sequence[Segment], store: Store) -> Stage:
         """The engine works here."""
         assert setup.engine == engine.identity.name
         return Stage(engine, wanted, store)
@@ -180,7 +179,7 @@ def render_orders(
         groups[item.setup].append(item)
     with _encoder() as encoder:
         for setup, items in groups.items():
-            wanted = tuple(task for item in items for task in item.wanted)
+            wanted = tuple(segment for item in items for segment in item.wanted)
             store = Store(setup.cache, report)
             with hands.stage(setup, engines[setup], wanted, store) as stage:
                 studio = Studio(stage, store, encoder, report, outputs)
@@ -238,28 +237,28 @@ class Night:
         for order in orders:
             yield from self._begin(order)
         for told in self._hands.make(self._wanted(), self._studio):
-            for board in self._takers[told.task.key]:
+            for board in self._takers[told.segment.key]:
                 if board in self._open:
                     yield from self._hand_over(board, told)
 
     def _wanted(self) -> list[Wanted]:
-        return [Wanted(task, board) for board in self._open for task in self._orders[board].wanted]
+        return [Wanted(segment, board) for board in self._open for segment in self._orders[board].wanted]
 
     def _begin(self, order: Order) -> Iterator[Outcome]:
         """Open a board; how it ended, if it has already."""
         job, studio = order.job, self._studio
         board = job.place.board
         try:
-            if not order.tasks and not order.forced and still_good(job, studio):
+            if not order.segments and not order.forced and still_good(job, studio):
                 yield Outcome(board, "done")
                 return
-            work = Clips(job, order.tasks, studio) if order.tasks else Film(job, studio)
+            work = Clips(job, order.segments, studio) if order.segments else Film(job, studio)
             work.start(order.forced)
         except Exception as error:  # noqa: BLE001 - one board must not cost the night's other boards
             yield from self._drop(board, error)
             return
         self._open[board] = work
-        for key in dict.fromkeys(task.key for task in order.wanted):
+        for key in dict.fromkeys(segment.key for segment in order.wanted):
             self._takers[key].append(board)
 
     def _hand_over(self, board: Path, told: Made | Lost) -> Iterator[Outcome]:
@@ -267,9 +266,9 @@ class Night:
         if isinstance(told, Lost):
             yield from self._drop(board, told.error)
             return
-        if not told.fresh or board != self._takers[told.task.key][0]:
-            segment = told.task.segment
-            self._studio.report(SegmentReused(board, segment.clip, segment.index, told.task.key))
+        if not told.fresh or board != self._takers[told.segment.key][0]:
+            segment = told.segment
+            self._studio.report(SegmentReused(board, segment.clip, segment.index, told.segment.key))
         try:
             complete = self._open[board].take(told)
         except Exception as error:  # noqa: BLE001 - as above

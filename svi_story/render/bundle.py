@@ -15,16 +15,17 @@ from typing import TYPE_CHECKING, Annotated, Literal, Self
 from pydantic import AfterValidator, Field, ValidationError, model_validator
 
 from svi_story.cache.sealed import ENTRY
+from svi_story.enginespec import engine_names, spec_of
 from svi_story.errors import InputError, Problem
+from svi_story.fields import Part
 from svi_story.plan.keys import canonical
 from svi_story.plan.shots import MOST_SEGMENTS
-from svi_story.storyboard.part import Part
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
     from pathlib import Path
 
-    from svi_story.plan.keys import Task
+    from svi_story.plan.model import Segment
 
 SUFFIX = ".zip"
 VERSION = 1
@@ -77,15 +78,22 @@ class Sealed(Part):
     sha256: Sha256
 
 
+def _known_engine(name: str) -> str:
+    if name not in engine_names():
+        raise ValueError(f"no engine is named {name!r} here")
+    return name
+
+
 class Settings(Part):
     """What the command line decided about the frames, besides the board."""
 
-    engine: Literal["svi", "animatic"]
+    engine: Annotated[str, AfterValidator(_known_engine)]
     dtype: Literal["bfloat16", "float32"]
     vae: Literal["whole", "tiles"]
 
     def __str__(self) -> str:
-        return self.engine if self.engine != "svi" else f"svi, {self.dtype}, vae {self.vae}"
+        shown = {"dtype": self.dtype, "vae": f"vae {self.vae}"}
+        return ", ".join([self.engine, *(shown[name] for name in spec_of(self.engine).frame_options)])
 
 
 class Manifest(Part):
@@ -142,9 +150,9 @@ def file_member(digest: str, name: str) -> str:
     return f"{FILES}{digest[:16]}-{plain}"
 
 
-def made_of(tasks: Iterable[Task]) -> dict[str, str]:
+def made_of(segments: Iterable[Segment]) -> dict[str, str]:
     """A hash of every input of the first segment."""
-    first = next(iter(tasks), None)
+    first = next(iter(segments), None)
     inputs = first.inputs["inputs"] if first else None
     if first is None or not isinstance(inputs, dict):
         return {}

@@ -6,20 +6,19 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from svi_story.errors import InputError, Problem
+from svi_story.fields import shown
 from svi_story.plan.shots import plan_film
 from svi_story.render.bundle import made_of
 from svi_story.render.weights import find_weights
 from svi_story.storyboard.names import named_files
 from svi_story.storyboard.source import load
-from svi_story.storyboard.text import shown
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
     from pathlib import Path
 
     from svi_story.plan.fingerprints import Fingerprints
-    from svi_story.plan.keys import Task
-    from svi_story.plan.model import FilmPlan
+    from svi_story.plan.model import FilmPlan, Segment
     from svi_story.render.bundle import Sealed
     from svi_story.render.unpack import Unpacked
     from svi_story.storyboard.source import BoardFile
@@ -105,12 +104,12 @@ def _lacking(bundle: Unpacked, sealed: Sealed | None) -> Path:
     return bundle.folder / "lacking" / (sealed.sha256 if sealed else "unknown")
 
 
-def differs(bundle: Unpacked, tasks: Sequence[Task]) -> str:
+def differs(bundle: Unpacked, segments: Sequence[Segment]) -> str:
     """What makes these frames others than those the bundle was packed with; empty when nothing does."""
     packed = bundle.manifest.keys
-    if not packed or not tasks or packed == tuple(task.key for task in tasks):
+    if not packed or not segments or packed == tuple(segment.key for segment in segments):
         return ""
-    here, there = made_of(tasks), bundle.manifest.made_of
+    here, there = made_of(segments), bundle.manifest.made_of
     odd = sorted(name for name in here.keys() | there.keys() if here.get(name) != there.get(name))
     why = f"{', '.join(odd[:MOST_NAMED])} differ" if odd else "later segments differ"
     return f"{bundle.zip}: these are not the frames it was packed with: {why}"

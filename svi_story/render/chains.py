@@ -10,50 +10,50 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterable, Sequence
 
-    from svi_story.plan.keys import Task
+    from svi_story.plan.model import Segment
 
 
 @dataclass(frozen=True)
 class Chain:
     """Missing segments, each of which continues from the one before."""
 
-    tasks: tuple[Task, ...]
+    segments: tuple[Segment, ...]
     length: int
     """Of the longest way from its first segment to an end, other chains that hang on it included."""
 
     @property
     def after(self) -> str | None:
         """The segment it continues from: there, or of another chain; None where a picture is the start."""
-        return self.tasks[0].parent
+        return self.segments[0].parent
 
     @property
     def keys(self) -> tuple[str, ...]:
         """Its segments' keys, in order."""
-        return tuple(task.key for task in self.tasks)
+        return tuple(segment.key for segment in self.segments)
 
 
-def chains_of(wanted: Sequence[Task], missing: Collection[str]) -> tuple[Chain, ...]:
+def chains_of(wanted: Sequence[Segment], missing: Collection[str]) -> tuple[Chain, ...]:
     """The missing segments as chains, the longest first.
 
     `wanted` lists parents first. Where two segments continue from one, the longer way goes on in its chain,
     and the other one starts a chain of its own.
     """
-    tasks = {task.key: task for task in wanted if task.key in missing}
+    segments = {segment.key: segment for segment in wanted if segment.key in missing}
     children: defaultdict[str | None, list[str]] = defaultdict(list)
     length: dict[str, int] = {}
-    for key, task in reversed(tasks.items()):
+    for key, segment in reversed(segments.items()):
         length[key] = 1 + max((length[child] for child in children[key]), default=0)
-        children[task.parent].insert(0, key)
-    heirs = {key: max(children[key], key=length.__getitem__) for key in tasks if children[key]}
-    starts = [key for key, task in tasks.items() if heirs.get(task.parent or "") != key]
-    chains = [Chain(tuple(_from(start, tasks, heirs)), length[start]) for start in starts]
+        children[segment.parent].insert(0, key)
+    heirs = {key: max(children[key], key=length.__getitem__) for key in segments if children[key]}
+    starts = [key for key, segment in segments.items() if heirs.get(segment.parent or "") != key]
+    chains = [Chain(tuple(_from(start, segments, heirs)), length[start]) for start in starts]
     return tuple(sorted(chains, key=lambda chain: -chain.length))
 
 
-def _from(start: str, tasks: dict[str, Task], heirs: dict[str, str]) -> Iterable[Task]:
+def _from(start: str, segments: dict[str, Segment], heirs: dict[str, str]) -> Iterable[Segment]:
     key: str | None = start
     while key is not None:
-        yield tasks[key]
+        yield segments[key]
         key = heirs.get(key)
 
 

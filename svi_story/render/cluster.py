@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
     from svi_story.cache.store import Store
     from svi_story.engines.base import Engine
-    from svi_story.plan.keys import Task
+    from svi_story.plan.model import Segment
     from svi_story.render.batch import Setup
     from svi_story.render.segments import Made, Wanted
     from svi_story.render.stage import Stage, Studio
@@ -75,12 +75,12 @@ class Cluster:
         with self._under_way:
             self._end()
 
-    def stage(self, setup: Setup, engine: Engine, wanted: Sequence[Task], store: Store) -> Stage:
+    def stage(self, setup: Setup, engine: Engine, wanted: Sequence[Segment], store: Store) -> Stage:
         """The engine works on the workers.
 
         Raises InputError when they are needed and the cluster cannot be joined.
         """
-        if any(store.state(task.key) != "cached" for task in wanted):
+        if any(store.state(segment.key) != "cached" for segment in wanted):
             self._join()
         return Elsewhere(engine, wanted, store, options=setup.options)
 
@@ -227,7 +227,7 @@ class Remote(Line):
             if isinstance(told, Event):
                 self.studio.report(told)
                 continue
-            key = told.task.key
+            key = told.segment.key
             if isinstance(told, Lost):
                 self.lost.add(key)
             else:

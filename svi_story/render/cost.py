@@ -12,22 +12,13 @@ from svi_story.render.schedule import loads, schedule, waves
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
 
-    from svi_story.plan.keys import Task
+    from svi_story.engines import ModelSizes
+    from svi_story.plan.model import Segment
     from svi_story.render.calibration import Calibration, Setting
     from svi_story.render.schedule import Phases, Work
 
-EXPERTS = ("high", "low")
-IN_TURNS = ("offload", "stream")
-RUNGS = ("resident", *IN_TURNS)
-
-
-@dataclass(frozen=True)
-class Sizes:
-    """Of an engine's models, in bytes."""
-
-    expert: int
-    blocks: int
-    """What of an expert is streamed through the device in every pass."""
+SHARED = ("offload", "stream")
+"""Memory modes in which the experts take turns on the device."""
 
 
 @dataclass(frozen=True)
@@ -65,36 +56,44 @@ class Batch:
     """The films of one engine, and how far they are."""
 
     engine: str
-    films: Sequence[Sequence[Task]]
+    films: Sequence[Sequence[Segment]]
     missing: frozenset[str]
     phases: Phases
-    sizes: Sizes
+    sizes: ModelSizes | None
+    """None for an engine without experts."""
 
     @property
-    def tasks(self) -> dict[str, Task]:
+    def experts(self) -> tuple[str, ...]:
+        """The names of its experts."""
+        return self.sizes.names if self.sizes else ()
+
+    @property
+    def segments(self) -> dict[str, Segment]:
         """The missing segments, each once, parents first."""
-        return {task.key: task for film in self.films for task in film if task.key in self.missing}
+        return {
+            segment.key: segment for film in self.films for segment in film if segment.key in self.missing
+        }
 
     def works(self, rung: str) -> tuple[Work, ...]:
         """All the work, in the order that a rung asks for."""
-        return schedule(self.films, self.missing, self.phases, one_at_a_time=rung in IN_TURNS)
+        return schedule(self.films, self.missing, self.phases, one_at_a_time=rung in SHARED)
 
 
 def cost_of(batch: Batch, rungs: Iterable[str], calibration: Calibration, setting: Setting | None) -> Cost:
     """What a batch costs, on each of these rungs; its time in the setting where it was measured last."""
-    tasks = batch.tasks
+    segments = batch.segments
     works = batch.works(setting.rung if setting else "resident")
-    forwards = _forwards(works)
+    forwards = _forwards(works, batch.experts)
     passes = sum(forwards.values())
-    moves = {rung: _moves(batch, rung, passes) for rung in rungs} if batch.sizes.expert else {}
-    due = _due(works, tasks, setting)
+    moves = {rung: _moves(batch, batch.sizes, rung, passes) for rung in rungs if batch.sizes}
+    due = _due(works, batch, setting)
     times = {kind: _seconds(calibration, setting, kind) for kind in due}
     unknown = tuple(dict.fromkeys(_words(kind) for kind, seconds in times.items() if seconds is None))
     known = sum(count * (times[kind] or 0.0) for kind, count in due.items())
     return Cost(
         engine=batch.engine,
-        segments=len(tasks),
-        waves=len(waves(tasks.values())),
+        segments=len(segments),
+        waves=len(waves(segments.values())),
         forwards=forwards,
         moves=moves,
         setting=setting,
@@ -103,42 +102,43 @@ def cost_of(batch: Batch, rungs: Iterable[str], calibration: Calibration, settin
     )
 
 
-def _forwards(works: Iterable[Work]) -> dict[str, int]:
+def _forwards(works: Iterable[Work], experts: Sequence[str]) -> dict[str, int]:
     """Passes by expert; no expert that has none."""
     phases = [work.phase for work in works if work.phase]
-    passes = {model: sum(phase.passes for phase in phases if phase.model == model) for model in EXPERTS}
+    passes = {model: sum(phase.passes for phase in phases if phase.model == model) for model in experts}
     return {model: count for model, count in passes.items() if count}
 
 
-def _moves(batch: Batch, rung: str, passes: int) -> Moves:
+def _moves(batch: Batch, sizes: ModelSizes, rung: str, passes: int) -> Moves:
     works = batch.works(rung)
-    used = {work.model for work in works} & set(EXPERTS)
+    used = {work.model for work in works} & set(batch.experts)
     if rung == "offload":
-        count = loads(works, EXPERTS)
-        return Moves(count, count * batch.sizes.expert)
-    streamed = passes * batch.sizes.blocks if rung == "stream" else 0
-    still = batch.sizes.expert - (batch.sizes.blocks if rung == "stream" else 0)
+        count = loads(works, sizes.names)
+        return Moves(count, count * sizes.expert)
+    streamed = passes * sizes.blocks if rung == "stream" else 0
+    still = sizes.expert - (sizes.blocks if rung == "stream" else 0)
     return Moves(len(used), len(used) * still + streamed)
 
 
-def _due(works: Sequence[Work], tasks: Mapping[str, Task], setting: Setting | None) -> Counter[Kind]:
+def _due(works: Sequence[Work], batch: Batch, setting: Setting | None) -> Counter[Kind]:
     """How often everything is done that takes time."""
     due = Counter[Kind]()
+    segments = batch.segments
     for work in works:
         if work.phase:
-            due[_kind(work.phase.model, tasks[work.key])] += max(work.phase.passes, 1)
+            due[_kind(work.phase.model, segments[work.key])] += max(work.phase.passes, 1)
         elif work.kind == "decode":
-            due[_kind("decode", tasks[work.key])] += 1
+            due[_kind("decode", segments[work.key])] += 1
     if setting and setting.rung:
-        for model in sorted({work.model for work in works} & set(EXPERTS)):
+        for model in sorted({work.model for work in works} & set(batch.experts)):
             again = loads(works, (model,)) - 1 if setting.rung == "offload" else 0
             due[Kind(f"load {model}")] += 1
             due[Kind(f"move {model}")] += again
     return +due
 
 
-def _kind(work: str, task: Task) -> Kind:
-    return Kind(work, str(task.segment.size), task.segment.frames)
+def _kind(work: str, segment: Segment) -> Kind:
+    return Kind(work, str(segment.size), segment.frames)
 
 
 def _seconds(calibration: Calibration, setting: Setting | None, kind: Kind) -> float | None:

@@ -15,6 +15,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
+from svi_story.enginespec import spec_of
 from svi_story.errors import StoryError
 
 if TYPE_CHECKING:
@@ -62,7 +63,7 @@ def examine(engine: str, places: Places) -> Iterator[Finding]:
     yield check_fonts()
     for name, folder in (("disk for films", places.films), ("disk for the cache", places.cache)):
         yield check_disk(name, folder)
-    if engine != "svi":
+    if not spec_of(engine).uses_weights:
         return
     from svi_story.engines.svi.stock import survey
 

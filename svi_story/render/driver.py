@@ -16,6 +16,7 @@ from multiprocessing.connection import Connection
 from typing import TYPE_CHECKING, Any
 
 from svi_story.cache.store import Store
+from svi_story.enginespec import spec_of
 from svi_story.errors import InputError, PassingError
 from svi_story.render.pool import Pool, Staff, last_line
 from svi_story.render.segments import Lost
@@ -26,8 +27,8 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from svi_story.cache.entry import Entry
-    from svi_story.engines import EngineOptions
-    from svi_story.plan.keys import Task
+    from svi_story.enginespec import EngineOptions
+    from svi_story.plan.model import Segment
     from svi_story.render.segments import Wanted
 
 LOCAL = "local"
@@ -36,8 +37,6 @@ CONNECT_SECONDS = 10.0
 CHECK = "check the address, the versions of Python and Ray, and the token if there is one (RAY_AUTH_TOKEN)"
 OBJECTS = 80 * 2**20
 """Bytes for what travels between processes, which is little: frames and latents go through the cache."""
-WITHOUT_DEVICE = ("animatic",)
-"""Engines that need no GPU."""
 
 
 @dataclass(frozen=True)
@@ -133,16 +132,18 @@ def _staff(assignment: Assignment, join: Join) -> Staff:
     import ray
 
     there = ray.cluster_resources()
-    bare = assignment.engine in WITHOUT_DEVICE
+    bare = not spec_of(assignment.engine).needs_gpu
     gpus = 0 if bare else int(there.get("GPU", 0))
     count = join.workers or gpus or max(1, int(there.get("CPU", 1)) // 2)
     options = absolute(replace(assignment.options, threads=0 if gpus or bare else _threads()))
     actor = ray.remote(num_cpus=1, num_gpus=min(gpus, 1))(Worker)
     post = Post(assignment.engine, options, assignment.cache, assignment.probe)
 
-    def start(missing: Sequence[Task]) -> tuple[Any, Any]:
+    def start(missing: Sequence[Segment]) -> tuple[Any, Any]:
         worker = actor.remote(post)
-        told = worker.enter.options(num_returns="streaming").remote([absolute(task) for task in missing])
+        told = worker.enter.options(num_returns="streaming").remote(
+            [absolute(segment) for segment in missing]
+        )
         return worker, told
 
     return Staff(count, start, lambda: last_words(join.folder))

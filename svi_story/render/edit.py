@@ -35,12 +35,12 @@ def strips_of(job: Job) -> tuple[Strip, ...]:
     clips = (
         Strip(
             clip=shot.id,
-            spans=tuple(Span(task.key, task.segment.overlap, task.segment.frames) for task in tasks),
+            spans=tuple(Span(segment.key, segment.overlap, segment.frames) for segment in shot.segments),
             fade=shot.fade,
             dip=shot.dip,
             caption=shot.caption if plan.cut.burnt else "",
         )
-        for shot, tasks in zip(plan.shots, job.tasks, strict=True)
+        for shot in plan.shots
     )
     return (*_card(TITLE_CARD, plan.cut.title_card), *clips, *_card(END_CARD, plan.cut.end_card))
 

@@ -17,7 +17,7 @@ from svi_story.cut.words import card as drawn
 from svi_story.errors import InputError, Problem
 from svi_story.events import MediaDone
 from svi_story.files import disk, make_folder, remove_stale_temps
-from svi_story.plan.keys import Task
+from svi_story.plan.model import Segment
 from svi_story.render.edit import ranges_of, strips_of
 from svi_story.render.provenance import captions_of
 
@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from svi_story.cut.media import Codec, Pictures
     from svi_story.events import Reporter
     from svi_story.plan.keys import Json
-    from svi_story.plan.model import Card
+    from svi_story.plan.model import Card, Segment
     from svi_story.render.jobs import Job
 
 CARDS = ("_title-card", "_end-card")
@@ -41,10 +41,9 @@ CARDS = ("_title-card", "_end-card")
 
 def finished(job: Job, store: Store) -> dict[str, Entry]:
     """Every segment of a film, verified. Raises InputError that names the clips that lack one."""
-    if job.lacks:
-        raise job.lacks
-    found = {task.key: store.entry(task.key) for task in job.all_tasks}
-    missing = [task.segment.clip for task in job.all_tasks if found[task.key] is None]
+    job.require_keys()
+    found = {segment.key: store.entry(segment.key) for segment in job.segments}
+    missing = [segment.clip for segment in job.segments if found[segment.key] is None]
     if missing:
         names = ", ".join(dict.fromkeys(missing))
         command = f"svi-story render {shlex.quote(str(job.place.board))}"
@@ -100,15 +99,15 @@ def _segments(job: Job, entries: Mapping[str, Entry]) -> list[list[Take]]:
     return [
         [
             Take(
-                entries[task.key].folder / FRAMES,
-                task.segment.overlap,
-                task.segment.contributes,
-                task.segment.frames,
-                (task,),
+                entries[segment.key].folder / FRAMES,
+                segment.overlap,
+                segment.contributes,
+                segment.frames,
+                (segment,),
             )
-            for task in tasks
+            for segment in shot.segments
         ]
-        for tasks in job.tasks
+        for shot in job.plan.shots
     ]
 
 
@@ -135,8 +134,7 @@ class _Media:
         """A file for every clip, with all that it contributes."""
         spans = {strip.clip: strip.spans for strip in strips_of(self._job)}
         return [
-            [self._clip(shot.id, spans[shot.id], shot.frames, tasks)]
-            for shot, tasks in zip(self._job.plan.shots, self._job.tasks, strict=True)
+            [self._clip(shot.id, spans[shot.id], shot.frames, shot.segments)] for shot in self._job.plan.shots
         ]
 
     def cards(self) -> tuple[Take | None, Take | None]:
@@ -148,11 +146,11 @@ class _Media:
         )
         return title, end
 
-    def _clip(self, clip: str, spans: Sequence[Span], count: int, tasks: Sequence[Task]) -> Take:
+    def _clip(self, clip: str, spans: Sequence[Span], count: int, segments: Sequence[Segment]) -> Take:
         by_content = [replace(span, key=self._entries[span.key].frames_sha256) for span in spans]
         with PieceFrames(Piece(tuple(spans)), self._open) as frames:
             path = self._file(clip, by_content, frames)
-        return Take(path, 0, count, count, tuple(tasks))
+        return Take(path, 0, count, count, tuple(segments))
 
     def _card(self, name: str, card: Card) -> Take:
         size = self._job.plan.size
@@ -177,7 +175,7 @@ class _Media:
 
 def subtitles(job: Job) -> bytes:
     """The clips' captions as an .srt file, at the times of the film. InputError where there are none."""
-    cues = captions_of(job.plan, ranges_of(_timed(job)))
+    cues = captions_of(job.plan, ranges_of(job))
     if not cues:
         raise InputError(Problem("no clip has a caption; nothing to write", str(job.place.board)))
     return srt(cues, job.plan.cut.fps).encode()
@@ -189,12 +187,3 @@ def export_srt(job: Job, target: Path, outputs: Outputs) -> None:
     with disk(target, "making room for the captions"):
         make_folder(target.absolute().parent)
     _write(target, data, outputs)
-
-
-def _timed(job: Job) -> Job:
-    """The job as far as times need it: without keys where its engine is missing."""
-    tasks = (
-        tuple(Task(part, f"{shot.id}/{part.index}", None, {}) for part in shot.segments)
-        for shot in job.plan.shots
-    )
-    return replace(job, tasks=tuple(tasks))

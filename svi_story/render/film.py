@@ -21,7 +21,7 @@ from svi_story.render.sound import make_sound
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from svi_story.plan.keys import Task
+    from svi_story.plan.model import Segment
     from svi_story.render.jobs import Job
     from svi_story.render.segments import Made
     from svi_story.render.sound import Sound
@@ -35,16 +35,16 @@ class Film:
         self.job = job
         self._studio = studio
         self._reel = Reel(job, studio)
-        self._waiting = {task.key for task in job.all_tasks}
+        self._waiting = {segment.key for segment in job.segments}
         self._fresh: set[str] = set()
         self._sound: Sound | None = None
 
-    def start(self, forced: Sequence[Task]) -> None:
+    def start(self, forced: Sequence[Segment]) -> None:
         """Check all that it needs, and tell what is about to happen."""
         job, studio = self.job, self._studio
         check_encoder(encoding_of(job).codec.encoder)
         import_moviepy()  # where there is no ffmpeg, no GPU time is spent
-        start(job, job.all_tasks, forced, studio)
+        start(job, job.segments, forced, studio)
         for note in illegible(job):
             studio.report(Warned(f"{job.place.board}: {note}"))
         with disk(job.place.film, "making room for the film"):
@@ -54,12 +54,12 @@ class Film:
     def take(self, made: Made) -> bool:
         """Take a finished segment; whether the film is complete and in place with it."""
         self._reel.add(made.entry)
-        self._waiting.discard(made.task.key)
+        self._waiting.discard(made.segment.key)
         if made.fresh:
-            self._fresh.add(made.task.key)
-        for shot, tasks in zip(self.job.plan.shots, self.job.tasks, strict=True):
-            keys = {task.key for task in tasks}
-            if made.task.key in keys and not keys & self._waiting:
+            self._fresh.add(made.segment.key)
+        for shot in self.job.plan.shots:
+            keys = {segment.key for segment in shot.segments}
+            if made.segment.key in keys and not keys & self._waiting:
                 self._studio.report(ClipDone(self.job.place.board, shot.id))
                 if keys & self._fresh and self._waiting:
                     self._reel.refresh_preview()
@@ -81,7 +81,7 @@ class Film:
         captions.put(studio.outputs, studio.report)
         _keep(job, [*pieces, *([sound.key] if sound else [])], studio)
         drop_preview(job.place.film, studio.outputs)
-        mix = mixed((task.segment.clip, entries[task.key].environment) for task in job.all_tasks)
+        mix = mixed((segment.clip, entries[segment.key].environment) for segment in job.segments)
         if mix:
             studio.report(Warned(f"{job.place.board}: {mix}"))
         _report_film(job, studio, made=True)
@@ -90,19 +90,19 @@ class Film:
 class Clips:
     """Some clips of a board, and no film."""
 
-    def __init__(self, job: Job, wanted: Sequence[Task], studio: Studio) -> None:
+    def __init__(self, job: Job, wanted: Sequence[Segment], studio: Studio) -> None:
         self.job = job
         self._wanted = wanted
         self._studio = studio
-        self._waiting = {task.key for task in wanted}
+        self._waiting = {segment.key for segment in wanted}
 
-    def start(self, forced: Sequence[Task]) -> None:
+    def start(self, forced: Sequence[Segment]) -> None:
         """Check all that they need, and tell what is about to happen."""
         start(self.job, self._wanted, forced, self._studio)
 
     def take(self, made: Made) -> bool:
         """Take a finished segment; whether it was the last."""
-        self._waiting.discard(made.task.key)
+        self._waiting.discard(made.segment.key)
         return not self._waiting
 
     def drop(self) -> None:
@@ -119,25 +119,25 @@ def still_good(job: Job, studio: Studio) -> bool:
     return True
 
 
-def start(job: Job, wanted: Sequence[Task], forced: Sequence[Task], studio: Studio) -> None:
+def start(job: Job, wanted: Sequence[Segment], forced: Sequence[Segment], studio: Studio) -> None:
     """Set the forced entries aside, tell what is about to happen, and check all that it needs."""
-    for task in forced:
-        studio.stage.set_aside(task.key)
+    for segment in forced:
+        studio.stage.set_aside(segment.key)
     _keep(job, None, studio)
-    missing = [task for task in wanted if studio.store.state(task.key) != "cached"]
+    missing = [segment for segment in wanted if studio.store.state(segment.key) != "cached"]
     studio.report(
         BoardStarted(job.place.board, job.place.film, len(job.plan.shots), len(wanted), len(missing))
     )
-    notes = [note for task in missing for note in studio.stage.engine.notes(task.segment)]
+    notes = [note for segment in missing for note in studio.stage.engine.notes(segment)]
     for note in dict.fromkeys(notes):
         studio.report(Warned(f"{job.place.board}: {note}"))
     if missing:
-        studio.stage.check([task.segment for task in missing])
+        studio.stage.check(missing)
 
 
 def _keep(job: Job, pieces: Sequence[str] | None, studio: Studio) -> None:
     """Protect what the film is made of from `cache gc`; None for the pieces it had."""
-    keys = [task.key for task in job.all_tasks]
+    keys = [segment.key for segment in job.segments]
     studio.store.remember_film(job.place.film, job.place.board, keys, pieces)
 
 

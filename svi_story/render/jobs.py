@@ -11,12 +11,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from svi_story.cache.layout import TAG_NAME
-from svi_story.engines import EngineOptions, identity_of
+from svi_story.engines import implementation_of
+from svi_story.enginespec import EngineOptions, spec_of
 from svi_story.errors import InputError, Problem, RenderError
 from svi_story.events import BundleOpened, Warned
 from svi_story.files import folds_case
 from svi_story.plan.described import spelled_from
-from svi_story.plan.keys import tasks_of
+from svi_story.plan.keys import with_keys
 from svi_story.plan.shots import plan_film
 from svi_story.render.bundle import SUFFIX, Settings
 from svi_story.render.bundled import bundled_film, differs, explained
@@ -29,8 +30,8 @@ if TYPE_CHECKING:
 
     from svi_story.events import Event
     from svi_story.plan.fingerprints import Fingerprints
-    from svi_story.plan.keys import Identity, Task
-    from svi_story.plan.model import FilmPlan
+    from svi_story.plan.keys import Identity
+    from svi_story.plan.model import FilmPlan, Segment
     from svi_story.render.unpack import Unpacked
 
 SUFFIXES = (".yaml", ".yml")
@@ -78,21 +79,25 @@ class Rejected:
 
 @dataclass(frozen=True)
 class Job:
-    """One board, resolved and keyed."""
+    """One board, resolved."""
 
     place: Place
     plan: FilmPlan
-    tasks: tuple[tuple[Task, ...], ...]
-    """Every clip's segments, in film order; empty where `lacks` says why they cannot be keyed."""
+    """Its segments have keys unless `missing` says why not."""
     options: EngineOptions
     """The user's, with what a bundle was packed for where the user asked for nothing else."""
-    lacks: InputError | None = None
-    """What the engine is missing; None when it can work."""
+    missing: InputError | None = None
+    """What the engine is missing, so that no cache key can be computed; None when nothing is."""
 
     @property
-    def all_tasks(self) -> tuple[Task, ...]:
+    def segments(self) -> tuple[Segment, ...]:
         """Every segment, in film order."""
-        return tuple(task for clip in self.tasks for task in clip)
+        return self.plan.segments
+
+    def require_keys(self) -> None:
+        """Raises InputError when the engine is missing something."""
+        if self.missing is not None:
+            raise self.missing
 
     def spelled(self, path: Path) -> str:
         """A file's path as the board names it."""
@@ -257,7 +262,9 @@ def _resolved(
     bundle = unpack(place.board, place.cache, fingerprints)
     place = replace(place, cache=bundle.cache or place.cache, bundle=bundle)
     engine = engine or place.engine
-    plan, found = bundled_film(bundle, engine, models if engine == "svi" else None, fingerprints)
+    plan, found = bundled_film(
+        bundle, engine, models if engine and spec_of(engine).uses_weights else None, fingerprints
+    )
     return replace(place, names={path: name for name, path in found.items()}), plan
 
 
@@ -271,7 +278,7 @@ def prepare(
 ) -> tuple[list[Job], list[Rejected]]:
     """Load, plan and key every board."""
     plans, rejected = resolve(places, fingerprints, choice.name, choice.options.models)
-    identity = cache(lambda name, options: identity_of(name, options, fingerprints.file))
+    identity = cache(lambda name, options: implementation_of(name).identity_of(options, fingerprints.file))
     jobs = []
     for place, plan in plans:
         options = choice.options_for(place)
@@ -281,10 +288,10 @@ def prepare(
 
 def _keyed(place: Place, plan: FilmPlan, options: EngineOptions, identity: Identity) -> Job:
     try:
-        return Job(place, plan, tasks_of(plan, identity), options)
+        return Job(place, with_keys(plan, identity), options)
     except InputError as error:
-        lacks = explained(error, place.bundle, options.models) if place.bundle else error
-        return Job(place, plan, (), options, lacks)
+        missing = explained(error, place.bundle, options.models) if place.bundle else error
+        return Job(place, plan, options, missing)
 
 
 def settings_of(job: Job) -> Settings:
@@ -299,12 +306,15 @@ def told(job: Job) -> Iterator[Event]:
     if bundle is None:
         return
     yield BundleOpened(bundle.zip, bundle.board, str(settings_of(job)), str(bundle.manifest.settings))
-    if other := differs(bundle, job.all_tasks):
+    if not job.missing and (other := differs(bundle, job.segments)):
         yield Warned(other)
 
 
-def select(job: Job, clips: Sequence[str]) -> tuple[Task, ...]:
-    """The tasks of these clips and of all they continue from. Raises InputError for clips the board lacks."""
+def select(job: Job, clips: Sequence[str]) -> tuple[Segment, ...]:
+    """The segments of these clips and of all they continue from.
+
+    Raises InputError for clips that the board does not have.
+    """
     ids = [shot.id for shot in job.plan.shots]
     unknown = [clip for clip in clips if clip not in ids]
     if unknown:
@@ -314,4 +324,4 @@ def select(job: Job, clips: Sequence[str]) -> tuple[Task, ...]:
     for last in map(ids.index, clips):
         first = max(index for index in range(last + 1) if job.plan.shots[index].starts_chain)
         chosen.update(range(first, last + 1))
-    return tuple(task for index in sorted(chosen) for task in job.tasks[index])
+    return tuple(segment for index in sorted(chosen) for segment in job.plan.shots[index].segments)

@@ -128,7 +128,7 @@ def check_films(
     rejected = [
         Rejected(
             job.place.board,
-            InputError(*(job.lacks.problems if job.lacks else ()), *refused[job.place.board].problems),
+            InputError(*(job.missing.problems if job.missing else ()), *refused[job.place.board].problems),
         )
         for job in jobs
         if job.place.board in refused
@@ -214,7 +214,7 @@ def _film_claim(job: Job, outputs: Outputs, report: Reporter, *, forced: bool) -
         targets.append(Target(captions, "the board's captions", files.captions, beside=True))
 
     def is_done() -> bool:
-        return not forced and job.lacks is None and is_finished(job, Store(job.place.cache, report))
+        return not forced and job.missing is None and is_finished(job, Store(job.place.cache, report))
 
     return Claim(job.place, job.plan, tuple(targets), is_done)
 

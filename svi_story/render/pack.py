@@ -8,8 +8,10 @@ from typing import TYPE_CHECKING
 from zipfile import ZIP_STORED, ZipFile, ZipInfo
 
 from svi_story import __version__
+from svi_story.enginespec import spec_of
 from svi_story.errors import InputError, Problem, RenderError
 from svi_story.events import Warned
+from svi_story.fields import shown
 from svi_story.files import atomic_file, disk, make_folder, open_regular, remove_stale_temps
 from svi_story.render.bundle import (
     BOARD,
@@ -29,7 +31,6 @@ from svi_story.render.jobs import settings_of
 from svi_story.storyboard.files import absent
 from svi_story.storyboard.names import named_files
 from svi_story.storyboard.source import load
-from svi_story.storyboard.text import shown
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -98,8 +99,8 @@ def _collect(job: Job, fingerprints: Fingerprints, store: Store | None, report: 
     problems = [*_two_kinds(board, named), *_bad_weights(job, board, named)]
     if problems:
         raise InputError(*problems)
-    if job.lacks and store is not None:
-        raise job.lacks  # nobody can tell which of the finished segments are its own
+    if store is not None:
+        job.require_keys()  # else nobody can tell which of the finished segments are its own
     members = {BOARD: _member(BOARD, board.path, fingerprints)}
     files: dict[str, str] = {}
     weights: dict[str, Sealed | None] = {}
@@ -112,9 +113,9 @@ def _collect(job: Job, fingerprints: Fingerprints, store: Store | None, report: 
             member = _member(file_member(fingerprints.file(path), each.name), path, fingerprints)
             members[member.name], files[each.name] = member, member.name
     members |= {member.name: member for member in _entries(job, store, fingerprints, report)}
-    if job.lacks:
+    if job.missing:
         why = f"{job.place.board}: this machine cannot tell the keys of its frames, so the bundle has none"
-        report(Warned(f"{why}: {job.lacks.problems[0]}"))
+        report(Warned(f"{why}: {job.missing.problems[0]}"))
     manifest = Manifest(
         bundle=VERSION,
         tool=f"svi-story {__version__}",
@@ -123,8 +124,8 @@ def _collect(job: Job, fingerprints: Fingerprints, store: Store | None, report: 
         members={name: members[name].sealed for name in sorted(members)},
         files=dict(sorted(files.items())),
         weights=dict(sorted(weights.items())),
-        keys=tuple(task.key for task in job.all_tasks),
-        made_of=dict(sorted(made_of(job.all_tasks).items())),
+        keys=() if job.missing else tuple(segment.key for segment in job.segments),
+        made_of={} if job.missing else dict(sorted(made_of(job.segments).items())),
     )
     return Contents(manifest, tuple(members[name] for name in sorted(members)))
 
@@ -156,10 +157,10 @@ def _bad_weights(job: Job, board: BoardFile, named: Sequence[Named]) -> Iterator
 
     An animatic uses none; those of a bundle are known by it.
     """
-    if job.plan.engine != "svi":
+    if not spec_of(job.plan.engine).uses_weights:
         return
     known = job.place.bundle.manifest.weights if job.place.bundle else {}
-    wrong = {problem.file: problem for problem in (job.lacks.problems if job.lacks else ())}
+    wrong = {problem.file: problem for problem in (job.missing.problems if job.missing else ())}
     for each in named:
         path = board.file(each.name)
         if each.kind != "weights" or known.get(each.name):
@@ -190,7 +191,7 @@ def _entries(job: Job, store: Store | None, fingerprints: Fingerprints, report: 
     if store is None:
         return
     missing = 0
-    for key in dict.fromkeys(task.key for task in job.all_tasks):
+    for key in dict.fromkeys(segment.key for segment in job.segments):
         entry = store.entry(key)
         if entry is None:
             missing += 1

@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from svi_story.cache.entry import Entry
     from svi_story.cache.store import Store
     from svi_story.events import Reporter
-    from svi_story.plan.keys import Task
+    from svi_story.plan.model import Segment
     from svi_story.render.chains import Chain
     from svi_story.render.segments import Lost, Wanted
     from svi_story.render.worker import Message
@@ -79,7 +79,7 @@ class Staff:
     """How many workers there are to be, and how one is started."""
 
     count: int
-    start: Callable[[Sequence[Task]], tuple[Any, Any]]
+    start: Callable[[Sequence[Segment]], tuple[Any, Any]]
     """From all that is missing to Ray's handle and what the worker tells while it enters its engine."""
     last_words: Callable[[], str] = str
     """The last line that a worker process wrote to its log; empty where that is not to be seen."""
@@ -109,7 +109,7 @@ class Pool(Progress):
         self._since = 0.0
         """When the first worker was asked for; infinite once it has come, or somebody was told."""
         self._names = {
-            (each.board, each.task.segment.clip, each.task.segment.index): key for key, each in wanted.items()
+            (each.board, each.segment.clip, each.segment.index): key for key, each in wanted.items()
         }
 
     def make(self) -> Iterator[Made | Lost]:
@@ -131,7 +131,7 @@ class Pool(Progress):
         """The chains that can start now."""
         given = {key for hand in self._hands for key in hand.left}
         free = {key for key in missing if key not in given}
-        return ready(chains_of([each.task for each in self.wanted.values()], free), {*missing})
+        return ready(chains_of([each.segment for each in self.wanted.values()], free), {*missing})
 
     def _hire(self, missing: Sequence[str]) -> None:
         """Start workers, while there is more that can be done than hands to do it."""
@@ -140,7 +140,7 @@ class Pool(Progress):
         self._since = self._since or time.monotonic()
         for _ in range(needed):
             self._started += 1
-            actor, stream = self._staff.start([self.wanted[key].task for key in missing])
+            actor, stream = self._staff.start([self.wanted[key].segment for key in missing])
             self._hands.append(Hand(self._started, actor, stream))
 
     def _give_out(self, missing: Sequence[str]) -> None:
@@ -162,15 +162,15 @@ class Pool(Progress):
             tuple(tuple(self._outfit(key) for key in chain.keys) for chain in chains),
         )
         for chain in chains:
-            board, segment = self.wanted[chain.keys[0]].board, chain.tasks[0].segment
-            count = len(chain.tasks)
+            board, segment = self.wanted[chain.keys[0]].board, chain.segments[0]
+            count = len(chain.segments)
             self._report(ChainGiven(board, segment.clip, segment.index, hand.number, count))
         hand.stream = hand.actor.make.options(num_returns="streaming").remote(batch)
 
     def _outfit(self, key: str) -> Wanted:
         """A segment as it travels: its files by absolute paths, its board by the name that the user gave."""
         each = self.wanted[key]
-        return replace(each, task=absolute(each.task))
+        return replace(each, segment=absolute(each.segment))
 
     def _news(self) -> Iterator[Made | Lost]:
         """Wait for what changes what can be done; what happens meanwhile is passed on."""
@@ -261,7 +261,7 @@ class Pool(Progress):
         except PassingError as error:
             yield from self.lose([key, *self.followers(key)], error)
         else:
-            yield Made(self.wanted[key].task, self.entries[key], fresh)
+            yield Made(self.wanted[key].segment, self.entries[key], fresh)
 
     def _fail(self, hand: Hand, key: str, error: Exception) -> Iterator[Lost]:
         """A segment could not be made. What is nobody's fault but a bug's may be its process's illness."""

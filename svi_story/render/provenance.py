@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from svi_story import __version__
 from svi_story.cut.extras import Chapter, Cue, Extras
 from svi_story.cut.xmp import About, xmp_packet
+from svi_story.enginespec import spec_of
 from svi_story.plan.keys import canonical
 
 if TYPE_CHECKING:
@@ -21,8 +22,6 @@ if TYPE_CHECKING:
     """Clip id -> its first film frame, and the first one after it."""
 
 TOOL = f"svi-story {__version__}"
-DRAWN = ("animatic",)
-"""Engines whose pictures no trained model made: their films are not labelled as such."""
 
 LONGEST_BEGINNING = 60
 """Characters of a prompt in a chapter's title."""
@@ -95,15 +94,12 @@ def _beginning(prompt: str) -> str:
 
 def _system(job: Job) -> str:
     """The trained model that made the pictures; empty where none did."""
-    if job.plan.engine in DRAWN:
-        return ""
-    variant = job.plan.shots[0].segments[0].sampler.variant
-    return f"Stable Video Infinity {variant} (Wan 2.2 I2V A14B)"
+    return spec_of(job.plan.engine).system(job.segments[0].options)
 
 
 def _facts(job: Job) -> dict[str, str]:
     """What made the film, as far as it is known before anything is rendered; the record has the rest."""
-    revisions = sorted({str(task.inputs.get("revision")) for task in job.all_tasks})
+    revisions = sorted({str(segment.inputs.get("revision")) for segment in job.segments})
     facts = {
         "storyboard": job.plan.source,
         "storyboardName": job.plan.board.name,
@@ -118,8 +114,8 @@ def _facts(job: Job) -> dict[str, str]:
 def _model_files(job: Job) -> str:
     """The hashes of all weights and LoRAs as JSON, each set once; empty where the engine has none."""
     sets: dict[bytes, Json] = {}
-    for task in job.all_tasks:
-        inputs = task.inputs.get("inputs")
+    for segment in job.segments:
+        inputs = segment.inputs.get("inputs")
         used = {name: inputs[name] for name in FILES if name in inputs} if isinstance(inputs, dict) else {}
         if used:
             sets.setdefault(canonical(used), used)

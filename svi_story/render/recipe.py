@@ -20,7 +20,9 @@ if TYPE_CHECKING:
 
 def is_finished(job: Job, store: Store) -> bool:
     """Whether the film is there as it would be made, and no segment waits for being made again by force."""
-    if store.owed([task.key for task in job.all_tasks]) or not is_up_to_date(job.place.film, recipe_of(job)):
+    if store.owed([segment.key for segment in job.segments]) or not is_up_to_date(
+        job.place.film, recipe_of(job)
+    ):
         return False
     return captions_beside(job, extras_of(job, ranges_of(job)).captions).settled
 

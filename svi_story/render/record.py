@@ -15,12 +15,12 @@ from svi_story.plan.described import described_cut, described_film, described_fi
 from svi_story.plan.made import MadeClip, MadeFilm, MadeSegment
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping, Sequence
+    from collections.abc import Iterator, Mapping
     from pathlib import Path
 
     from svi_story.cache.entry import Entry
-    from svi_story.plan.keys import Json, Task
-    from svi_story.plan.model import Anchor, Shot
+    from svi_story.plan.keys import Json
+    from svi_story.plan.model import Anchor, Segment, Shot
     from svi_story.render.jobs import Job
 
 RECORD_VERSION = 2
@@ -129,7 +129,7 @@ def write_record(
         "board_fps": str(plan.fps),
         "cut": described_cut(plan, job.spelled),
         "references": _references(job),
-        "clips": [_clip(*clip, job, makers) for clip in zip(plan.shots, job.tasks, strict=True)],
+        "clips": [_clip(shot, job, makers) for shot in plan.shots],
         "makers": makers.known,
         "versions": versions(),
     }
@@ -147,9 +147,9 @@ class _Makers:
         self._entries = entries
         self.known: list[Json] = []
 
-    def of(self, task: Task) -> dict[str, Json]:
+    def of(self, segment: Segment) -> dict[str, Json]:
         """A segment's maker, by its place in `known`, and the seconds that it took."""
-        notes = self._entries[task.key].notes
+        notes = self._entries[segment.key].notes
         maker: Json = {name: notes.get(name, {}) for name in ("versions", "environment")}
         if maker not in self.known:
             self.known.append(maker)
@@ -179,7 +179,7 @@ def _file_hash(anchor: Anchor) -> str | None:
         return None
 
 
-def _clip(shot: Shot, tasks: Sequence[Task], job: Job, makers: _Makers) -> dict[str, Any]:
+def _clip(shot: Shot, job: Job, makers: _Makers) -> dict[str, Any]:
     return {
         "id": shot.id,
         "prompt": shot.prompt,
@@ -187,32 +187,32 @@ def _clip(shot: Shot, tasks: Sequence[Task], job: Job, makers: _Makers) -> dict[
         "seed": shot.seed,
         "asked_frames": shot.asked_frames,
         "reference": job.spelled(shot.segments[0].anchor.path),
-        "loras": list(_loras(tasks[0], job)),
+        "loras": list(_loras(shot.segments[0], job)),
         "fade": shot.fade,
         "dip": shot.dip,
         "finish": described_finish(shot, job.spelled),
         "segments": [
             {
-                "key": task.key,
-                "frames": task.segment.frames,
-                "contributes": task.segment.contributes,
-                "seed": task.segment.seed,
-                "inputs": task.inputs,
-                **makers.of(task),
+                "key": segment.key,
+                "frames": segment.frames,
+                "contributes": segment.contributes,
+                "seed": segment.seed,
+                "inputs": segment.inputs,
+                **makers.of(segment),
             }
-            for task in tasks
+            for segment in shot.segments
         ],
     }
 
 
-def _loras(task: Task, job: Job) -> Iterator[Json]:
+def _loras(segment: Segment, job: Job) -> Iterator[Json]:
     """The LoRAs that the board asks for, with their hashes where the engine used them."""
-    inputs = task.inputs.get("inputs")
+    inputs = segment.inputs.get("inputs")
     found = inputs.get("loras") if isinstance(inputs, dict) else None
     hashed = found if isinstance(found, list) else []
-    used = [lora for lora in task.segment.loras if lora.high or lora.low]
+    used = [lora for lora in segment.loras if lora.high or lora.low]
     hashes = dict(zip(reversed(used), reversed(hashed), strict=False))  # a preset's own come before them
-    for lora in task.segment.loras:
+    for lora in segment.loras:
         entry = hashes.get(lora)
         digest = entry.get("sha256") if isinstance(entry, dict) else None
         yield {
@@ -225,7 +225,7 @@ def _loras(task: Task, job: Job) -> Iterator[Json]:
 
 def planned_film(job: Job) -> MadeFilm:
     """A plan as it would be made, to compare with a record."""
-    return described_film(job.plan, job.tasks, job.spelled)
+    return described_film(job.plan, job.spelled)
 
 
 def versions() -> dict[str, str]:

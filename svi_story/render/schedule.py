@@ -17,9 +17,9 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Iterable, Sequence
 
     from svi_story.engines.base import Phase
-    from svi_story.plan.keys import Task
+    from svi_story.plan.model import Segment
 
-    Phases = Callable[[Task], Sequence[Phase]]
+    Phases = Callable[[Segment], Sequence[Phase]]
     """What is left to do of a segment before it can be decoded; empty when its latents are there."""
 
 Kind = Literal["text", "sample", "decode", "encode", "cut"]
@@ -55,13 +55,13 @@ class Work:
 
 
 def schedule(
-    films: Sequence[Sequence[Task]], missing: Collection[str], phases: Phases, *, one_at_a_time: bool
+    films: Sequence[Sequence[Segment]], missing: Collection[str], phases: Phases, *, one_at_a_time: bool
 ) -> tuple[Work, ...]:
     """Everything from the texts to the cut films, in order. A film is the segments it is made of.
 
     A film's pieces are encoded as its segments are finished, and it is cut right after its last one.
     """
-    wanted = [task for film in films for task in film]
+    wanted = [segment for film in films for segment in film]
     segments = segment_works(wanted, missing, phases, one_at_a_time=one_at_a_time)
     after = _edits(films, {work.key: place for place, work in enumerate(segments) if work.kind == "decode"})
     works = [Work("text")] if any(work.kind == "sample" for work in segments) else []
@@ -72,14 +72,14 @@ def schedule(
 
 
 def segment_works(
-    wanted: Sequence[Task], missing: Collection[str], phases: Phases, *, one_at_a_time: bool
+    wanted: Sequence[Segment], missing: Collection[str], phases: Phases, *, one_at_a_time: bool
 ) -> tuple[Work, ...]:
     """What makes the missing segments: parents come before those that continue from them.
 
     `wanted` lists parents first, as films do.
     """
-    tasks = {task.key: task for task in wanted if task.key in missing}
-    groups = waves(tasks.values()) if one_at_a_time else [(task,) for task in tasks.values()]
+    segments = {segment.key: segment for segment in wanted if segment.key in missing}
+    groups = waves(segments.values()) if one_at_a_time else [(segment,) for segment in segments.values()]
     return tuple(
         work
         for number, group in enumerate(groups)
@@ -87,13 +87,13 @@ def segment_works(
     )
 
 
-def waves(missing: Iterable[Task]) -> list[tuple[Task, ...]]:
+def waves(missing: Iterable[Segment]) -> list[tuple[Segment, ...]]:
     """Missing segments, parents first, by how many of them come before each in its chain."""
     depths: dict[str | None, int] = {}
-    found: defaultdict[int, list[Task]] = defaultdict(list)
-    for task in missing:
-        depths[task.key] = depths.get(task.parent, -1) + 1
-        found[depths[task.key]].append(task)
+    found: defaultdict[int, list[Segment]] = defaultdict(list)
+    for segment in missing:
+        depths[segment.key] = depths.get(segment.parent, -1) + 1
+        found[depths[segment.key]].append(segment)
     return [tuple(found[depth]) for depth in sorted(found)]
 
 
@@ -102,12 +102,12 @@ def loads(works: Iterable[Work], models: Collection[str]) -> int:
     return sum(model in models for model, _ in groupby(work.model for work in works if work.model))
 
 
-def _together(group: Sequence[Task], phases: Phases, *, backwards: bool) -> list[Work]:
+def _together(group: Sequence[Segment], phases: Phases, *, backwards: bool) -> list[Work]:
     """One phase of all segments after another, those that need the same LoRAs next to each other.
 
     Every other group takes the LoRAs backwards: it begins with those that the group before ended with.
     """
-    left = {task.key: tuple(phases(task)) for task in group}
+    left = {segment.key: tuple(phases(segment)) for segment in group}
     samples = [
         (phase, Work("sample", key, phase, last=phase is due[-1]))
         for key, due in left.items()
@@ -115,14 +115,14 @@ def _together(group: Sequence[Task], phases: Phases, *, backwards: bool) -> list
     ]
     outfits = sorted({phase.outfit for phase, _ in samples}, reverse=backwards)
     samples.sort(key=lambda each: (each[0].place, outfits.index(each[0].outfit)))
-    return [*(work for _, work in samples), *(Work("decode", task.key) for task in group)]
+    return [*(work for _, work in samples), *(Work("decode", segment.key) for segment in group)]
 
 
-def _edits(films: Sequence[Sequence[Task]], decoded: dict[str, int]) -> defaultdict[int, list[Work]]:
+def _edits(films: Sequence[Sequence[Segment]], decoded: dict[str, int]) -> defaultdict[int, list[Work]]:
     """The pieces and cuts that can be made after a place in the order, by that place."""
     after: defaultdict[int, list[Work]] = defaultdict(list)
     for number, film in enumerate(films):
-        places = {task.key: decoded.get(task.key, FIRST) for task in film}
+        places = {segment.key: decoded.get(segment.key, FIRST) for segment in film}
         for key, place in places.items():
             after[place].append(Work("encode", key, film=number))
         after[max(places.values())].append(Work("cut", film=number))

@@ -19,7 +19,8 @@ if TYPE_CHECKING:
     from svi_story.cache.entry import Entry
     from svi_story.cache.work import Work as Bench
     from svi_story.engines.base import Engine, Frame, Latents, OnStep, Phase
-    from svi_story.plan.keys import Json, Task
+    from svi_story.plan.keys import Json
+    from svi_story.plan.model import Segment
     from svi_story.render.schedule import Work
     from svi_story.render.stage import Studio
 
@@ -28,7 +29,7 @@ if TYPE_CHECKING:
 class Wanted:
     """A segment, and the board that is named when something happens to it."""
 
-    task: Task
+    segment: Segment
     board: Path
 
 
@@ -36,7 +37,7 @@ class Wanted:
 class Made:
     """A segment is there."""
 
-    task: Task
+    segment: Segment
     entry: Entry
     fresh: bool
     """Whether it was made just now."""
@@ -46,7 +47,7 @@ class Made:
 class Lost:
     """A segment that cannot be had, and why; those that continue from it are lost with it."""
 
-    task: Task
+    segment: Segment
     error: Exception
 
 
@@ -62,7 +63,7 @@ def by_key(wanted: Sequence[Wanted]) -> dict[str, Wanted]:
     """Each segment once, under the name of the first board that wants it."""
     first: dict[str, Wanted] = {}
     for each in wanted:
-        first.setdefault(each.task.key, each)
+        first.setdefault(each.segment.key, each)
     return first
 
 
@@ -83,7 +84,7 @@ class Progress:
         """All that continue from a segment, near and far."""
         above = {key}
         for other, each in self.wanted.items():
-            if each.task.parent in above:
+            if each.segment.parent in above:
                 above.add(other)
                 yield other
 
@@ -91,7 +92,7 @@ class Progress:
         """Give up segments."""
         for key in keys:
             self.lost.add(key)
-            yield Lost(self.wanted[key].task, error)
+            yield Lost(self.wanted[key].segment, error)
 
 
 @dataclass
@@ -116,7 +117,7 @@ class Line(Progress):
             entry = self.studio.store.entry(key)
             if entry is not None:
                 self.entries[key] = entry
-                yield Made(self.wanted[key].task, entry, fresh=False)
+                yield Made(self.wanted[key].segment, entry, fresh=False)
 
     def run(self, order: Sequence[str]) -> Iterator[Made | Lost]:
         """Make what is missing. Where memory changes the engine's ways, the rest is scheduled anew."""
@@ -127,15 +128,15 @@ class Line(Progress):
                 yield from self.lose(missing, error)
                 return
             in_turns = engine.one_at_a_time
-            tasks = [self.wanted[key].task for key in order]
-            for work in segment_works(tasks, {*missing}, self._phases, one_at_a_time=in_turns):
+            segments = [self.wanted[key].segment for key in order]
+            for work in segment_works(segments, {*missing}, self._phases, one_at_a_time=in_turns):
                 if self.is_missing(work.key):
                     yield from self._try(work, engine)
                 if engine.one_at_a_time != in_turns:
                     break
 
-    def _phases(self, task: Task) -> Sequence[Phase]:
-        return self.studio.stage.entered().phases(task.segment)[self.done[task.key] :]
+    def _phases(self, segment: Segment) -> Sequence[Phase]:
+        return self.studio.stage.entered().phases(segment)[self.done[segment.key] :]
 
     def _try(self, work: Work, engine: Engine) -> Iterator[Made | Lost]:
         try:
@@ -151,12 +152,12 @@ class Line(Progress):
         with self.studio.store.work(work.key) as bench:
             entry = self.studio.store.entry(work.key)
             if entry is not None:  # another process made it meanwhile
-                return self._found(each.task, entry, fresh=False)
-            maker = Maker(each, self._parent(each.task), bench, engine, self.studio)
+                return self._found(each.segment, entry, fresh=False)
+            maker = Maker(each, self._parent(each.segment), bench, engine, self.studio)
             if work.kind == "sample":
                 self._sample(work, maker)
                 return None
-            return self._found(each.task, maker.publish(self.seconds[work.key]), fresh=True)
+            return self._found(each.segment, maker.publish(self.seconds[work.key]), fresh=True)
 
     def _sample(self, work: Work, maker: Maker) -> None:
         key, phase = work.key, work.phase
@@ -170,12 +171,12 @@ class Line(Progress):
         self.seconds[key] += spent
         maker.tell_phase(phase, steps, spent)
 
-    def _parent(self, task: Task) -> Entry | None:
-        return None if task.parent is None else self.entries[task.parent]
+    def _parent(self, segment: Segment) -> Entry | None:
+        return None if segment.parent is None else self.entries[segment.parent]
 
-    def _found(self, task: Task, entry: Entry, *, fresh: bool) -> Made:
-        self.entries[task.key] = entry
-        return Made(task, entry, fresh)
+    def _found(self, segment: Segment, entry: Entry, *, fresh: bool) -> Made:
+        self.entries[segment.key] = entry
+        return Made(segment, entry, fresh)
 
 
 @dataclass(frozen=True)
@@ -193,7 +194,7 @@ class Maker:
         if self.bench.latents() is not None:
             return 0
         steps = Steps(self)
-        self.engine.advance(self.task.segment, self._carry(), self.bench.checkpoint, steps, phase)
+        self.engine.advance(self.segment, self._carry(), self.bench.checkpoint, steps, phase)
         return steps.taken
 
     def finish(self) -> int:
@@ -205,7 +206,7 @@ class Maker:
 
     def publish(self, sampling: float) -> Entry:
         """Decode the latents; the finished segment."""
-        segment, start = self.task.segment, time.monotonic()
+        segment, start = self.segment, time.monotonic()
         latents: Latents | None = self.bench.latents()
         if latents is None:  # they were damaged meanwhile
             latents = self._sampled(Steps(self))
@@ -221,38 +222,38 @@ class Maker:
             "versions": {**versions()},
             "environment": {**self.engine.environment()},
         }
-        entry = self.bench.publish(self.task.inputs, notes)
+        entry = self.bench.publish(self.segment.inputs, notes)
         seconds = (round(sampling + decoding, 3), round(sampling, 3), round(decoding, 3))
-        self.studio.report(SegmentDone(*self.name, self.task.key, *seconds))
+        self.studio.report(SegmentDone(*self.name, self.segment.key, *seconds))
         return entry
 
     @property
-    def task(self) -> Task:
+    def segment(self) -> Segment:
         """What is made."""
-        return self.wanted.task
+        return self.wanted.segment
 
     @property
     def name(self) -> tuple[Path, str, int]:
         """What events call it."""
-        return self.wanted.board, self.task.segment.clip, self.task.segment.index
+        return self.wanted.board, self.segment.clip, self.segment.index
 
     def tell_start(self) -> None:
         """Somebody starts to make it."""
-        self.studio.report(SegmentStarted(*self.name, self.task.key, self.task.segment.frames))
+        self.studio.report(SegmentStarted(*self.name, self.segment.key, self.segment.frames))
 
     def tell_phase(self, phase: Phase, steps: int, seconds: float) -> None:
         """A phase is done."""
         self.studio.report(PhaseDone(*self.name, phase.model, steps, round(seconds, 3)))
 
     def _sampled(self, steps: OnStep) -> Latents:
-        return self.engine.sample(self.task.segment, self._carry(), self.bench.checkpoint, steps)
+        return self.engine.sample(self.segment, self._carry(), self.bench.checkpoint, steps)
 
     def _carry(self) -> Carry | None:
-        return None if self.parent is None else carry_of(self.parent)
+        return None if self.parent is None else carry_of(self.parent, max(self.segment.overlap, 1))
 
     def _told(self, frames: Iterator[Frame]) -> Iterator[Frame]:
         """The same frames, telling of every tenth of them."""
-        due = self.task.segment.frames
+        due = self.segment.frames
         for done, frame in enumerate(frames, 1):
             yield frame
             if done * 10 // due > (done - 1) * 10 // due:
@@ -272,7 +273,8 @@ class Steps:
         self._maker.studio.report(StepDone(*self._maker.name, step, steps))
 
 
-def carry_of(entry: Entry) -> Carry:
-    """What a finished segment hands over."""
+def carry_of(entry: Entry, count: int) -> Carry:
+    """What a finished segment hands over: its latents and its last `count` frames."""
     with entry.frames() as frames:
-        return Carry(entry.latents(), frames[len(frames) - 1])
+        last = range(max(len(frames) - count, 0), len(frames))
+        return Carry(entry.engine, entry.latents(), [frames[number] for number in last])

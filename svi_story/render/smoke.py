@@ -21,6 +21,7 @@ import numpy as np
 
 from svi_story.cache.outputs import Outputs
 from svi_story.engines.base import Carry
+from svi_story.enginespec import DEFAULT
 from svi_story.errors import InputError, Problem
 from svi_story.render.doctor import Finding
 
@@ -31,7 +32,8 @@ if TYPE_CHECKING:
 
     from svi_story.engines.base import Frame, Latents
     from svi_story.engines.svi.engine import Svi
-    from svi_story.plan.model import Segment, Variant
+    from svi_story.enginespec.sampling import Variant
+    from svi_story.plan.model import Segment
 
     Frames = NDArray[np.uint8]
     """[frames, height, width, 3], RGB."""
@@ -77,7 +79,7 @@ class Made:
 
     def carry(self) -> Carry:
         """What the next clip gets."""
-        return Carry(self.latents, self.frames[-1])
+        return Carry(DEFAULT, self.latents, list(self.frames[-1:]))
 
 
 class Nowhere:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Self
 
 from svi_story.cache.aside import FORCED
 from svi_story.cache.outputs import Outputs
-from svi_story.engines import EngineOptions
+from svi_story.enginespec import EngineOptions
 from svi_story.errors import InputError, PassingError
 
 if TYPE_CHECKING:
@@ -19,7 +19,6 @@ if TYPE_CHECKING:
     from svi_story.cache.store import Store
     from svi_story.engines.base import Engine
     from svi_story.events import Reporter
-    from svi_story.plan.keys import Task
     from svi_story.plan.model import Segment
 
 
@@ -28,7 +27,7 @@ class Stage:
     """An engine, and all the segments that are wanted of it."""
 
     engine: Engine
-    wanted: Sequence[Task]
+    wanted: Sequence[Segment]
     store: Store
     stack: ExitStack = field(default_factory=ExitStack)
     ready: bool = False
@@ -73,7 +72,7 @@ class Stage:
             self.forced.add(key)
 
     def _prepare(self, engine: Engine) -> None:
-        missing = [task.segment for task in self.wanted if self.store.state(task.key) != "cached"]
+        missing = [segment for segment in self.wanted if self.store.state(segment.key) != "cached"]
         with suppress(InputError):  # told again for the board that it is about; the others go on
             engine.prepare(missing)
 

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, TypeAlias, TypeVar, cast
 
 from svi_story import __version__
 from svi_story.cache.store import Store
-from svi_story.engines import create
+from svi_story.engines import implementation_of
 from svi_story.errors import InputError, PassingError, Problem, StoryError
 from svi_story.events import Event
 from svi_story.plan.fingerprints import Fingerprints
@@ -27,8 +27,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
 
     from svi_story.cache.entry import Entry
-    from svi_story.engines import EngineOptions
-    from svi_story.plan.keys import Task
+    from svi_story.enginespec import EngineOptions
+    from svi_story.plan.model import Segment
     from svi_story.render.segments import Made
 
 T = TypeVar("T")
@@ -113,7 +113,7 @@ class Worker:
         if os.environ.get("OMP_NUM_THREADS") == "1":  # Ray's, which knows nothing of what we compute
             del os.environ["OMP_NUM_THREADS"]
 
-    def enter(self, wanted: Sequence[Task]) -> Iterator[Message]:
+    def enter(self, wanted: Sequence[Segment]) -> Iterator[Message]:
         """Check that this place will do, and enter the engine: prepared for all that is missing."""
         yield from self._telling(lambda: self._enter(wanted))
 
@@ -141,13 +141,15 @@ class Worker:
     def _report(self, event: Event) -> None:
         self._tell(event)
 
-    def _enter(self, wanted: Sequence[Task]) -> None:
+    def _enter(self, wanted: Sequence[Segment]) -> None:
         post = self._post
         self._tell(Here(socket.gethostname(), os.getpid(), versions()))
         _check(post)
         fingerprints = Fingerprints.load(post.cache / "memo.json", self._report)
         store = Store(post.cache, self._report)
-        engine = create(post.engine, post.options, fingerprints.file, store.embedding, self._report)
+        engine = implementation_of(post.engine).create_engine(
+            post.options, fingerprints.file, store.embedding, self._report
+        )
         stage = self._stack.enter_context(Stage(engine, wanted, store))
         entered = stage.entered()
         encoder = self._stack.enter_context(ThreadPoolExecutor(max_workers=1))  # it never has anything to do
@@ -158,30 +160,30 @@ class Worker:
         studio = self._studio
         assert studio is not None, "enter comes first"
         for each in batch.before:
-            see(studio.store, each.task.key)
+            see(studio.store, each.segment.key)
         good = [chain for chain in batch.chains if self._can(chain, studio)]
         wanted = [*batch.before, *(each for chain in good for each in chain)]
-        asked = {each.task.key for chain in good for each in chain}
+        asked = {each.segment.key for chain in good for each in chain}
         for told in make(wanted, studio):
-            if told.task.key in asked:
+            if told.segment.key in asked:
                 self._tell(_ended(told))
         self._tell(Ready(studio.stage.entered().one_at_a_time))
 
     def _can(self, chain: Sequence[Wanted], studio: Studio) -> bool:
         """Whether nothing is wrong with what a chain needs; else that is told of all its segments."""
         try:
-            studio.stage.check([each.task.segment for each in chain])
+            studio.stage.check([each.segment for each in chain])
         except StoryError as error:
             for each in chain:
-                self._tell(Failed(each.task.key, error))
+                self._tell(Failed(each.segment.key, error))
             return False
         return True
 
 
 def _ended(told: Made | Lost) -> Message:
     if isinstance(told, Lost):
-        return Failed(told.task.key, portable(told.error))
-    return Finished(told.task.key, told.fresh)
+        return Failed(told.segment.key, portable(told.error))
+    return Finished(told.segment.key, told.fresh)
 
 
 def _check(post: Post) -> None:

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from svi_story.enginespec import spec_of
+
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from svi_story.plan.model import Sampler, Segment
+    from svi_story.enginespec.sampling import Sampler
+    from svi_story.plan.model import Segment
 
 TITLES = {
     "nan": "Numbers that are none in the latents",
@@ -37,7 +40,7 @@ TRAINED = 81
 
 def cures(kind: str, segment: Segment, engine: str) -> tuple[str, ...]:
     """What to try for a fault in a segment, best first."""
-    if engine != "svi":
+    if not spec_of(engine).is_model:
         return ("Make the clip again: frames that did not come out of this engine are replaced.",)
     return tuple(_CURES[kind](segment))
 

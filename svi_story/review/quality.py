@@ -10,7 +10,9 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from svi_story.engines import implementation_of
 from svi_story.engines.anchor import open_anchor
+from svi_story.enginespec import spec_of
 from svi_story.errors import RenderError
 from svi_story.events import ClipReviewed, Warned
 from svi_story.review.cures import TITLES, cures
@@ -27,7 +29,6 @@ if TYPE_CHECKING:
     from svi_story.cache.entry import Entry
     from svi_story.cache.frames import Frames
     from svi_story.events import Reporter
-    from svi_story.plan.keys import Task
     from svi_story.plan.model import FilmPlan, Segment, Shot
     from svi_story.review.joins import Seam
     from svi_story.review.measure import Frame, Look, Measure
@@ -137,16 +138,20 @@ class _Reading:
     """Clip, segment, and how many of its latents are not finite."""
 
 
-def review_film(
-    plan: FilmPlan, tasks: Sequence[Sequence[Task]], find: FindEntry, report: Reporter
-) -> FilmReview:
+def review_film(plan: FilmPlan, find: FindEntry, report: Reporter) -> FilmReview:
     """Measure all finished frames of a film. Each entry is opened once; memory holds no frames.
 
-    `tasks` are the film's segments clip by clip. RenderError when a verified entry cannot be read.
+    The plan's segments have keys. RenderError when a verified entry cannot be read.
     """
-    entries = [[find(task.key) for task in clip] for clip in tasks]
-    sheets = min(max(round(SHEET / len(tasks)), 1), 6)
-    reading = _Reading(plan, 320 if len(tasks) <= FEW_CLIPS else 224, sheets, slate_rows(plan), report)
+    entries = [[find(segment.key) for segment in shot.segments] for shot in plan.shots]
+    sheets = min(max(round(SHEET / len(plan.shots)), 1), 6)
+    reading = _Reading(
+        plan,
+        320 if len(plan.shots) <= FEW_CLIPS else 224,
+        sheets,
+        implementation_of(plan.engine).overlay_rows(plan.size, plan.fps),
+        report,
+    )
     starts = clip_starts(plan)
     for parts in _runs(plan, entries):
         _read_run(parts, entries, reading)
@@ -155,17 +160,6 @@ def review_film(
         for number, shot in enumerate(plan.shots)
     )
     return FilmReview(plan, clips, tuple(_joins(clips)), tuple(_findings(clips, reading)))
-
-
-def slate_rows(plan: FilmPlan) -> int:
-    """How many rows an animatic's slate may cover: its text changes at every join, and is no picture."""
-    if plan.engine != "animatic":
-        return 0
-    from svi_story.engines.animatic.slate import lay_out, timecode
-
-    layout = lay_out(plan.size, len(timecode(0, plan.fps)))
-    rows = layout.prompt_top + layout.prompt_room + layout.pad + layout.size
-    return min(rows, plan.size.height - 16)
 
 
 def clip_starts(plan: FilmPlan) -> list[int]:
@@ -221,7 +215,7 @@ def _read_run(
         reading.done += 1
         reading.report(ClipReviewed(reading.plan.board, shot.id, reading.done, len(reading.plan.shots)))
     anchor = _anchor(reading, places[0][0], measures[0])
-    rests = reading.plan.engine == "animatic"
+    rests = spec_of(reading.plan.engine).still_subject
     starts = reading.plan.shots[places[0][0]].starts_chain and places[0][1] == 0
     reading.runs.append(Run(Track.of(measures), tuple(parts), anchor, reading.plan.fps, rests, starts))
 

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from svi_story.enginespec import spec_of
 from svi_story.review.answer import seconds_spent
 from svi_story.review.limits import REPEAT, STEP
 
@@ -78,21 +79,11 @@ def _follows(clip: ClipReview) -> str:
 
 def _settings(segment: Segment, engine: str) -> Iterator[tuple[str, str]]:
     """What steered the sampling."""
-    sampler = segment.sampler
-    if engine != "svi":
+    shown = spec_of(engine).describe(segment.options)
+    if not shown:
         yield "engine", engine
         return
-    guidance = sampler.guidance
-    yield "variant", sampler.variant
-    yield "steps", str(sampler.steps)
-    same = guidance.high == guidance.low
-    yield "guidance", f"{guidance.high:g}" if same else f"{guidance.high:g} / {guidance.low:g}"
-    yield "shift", f"{sampler.shift:g}"
-    yield "boundary", f"{sampler.boundary:g}"
-    if sampler.variant == "2.0-pro":
-        yield "motion latents", str(sampler.motion_latents)
-    if sampler.distill is not None:
-        yield "distilled", f"{sampler.distill.high:g} / {sampler.distill.low:g}"
+    yield from shown.items()
     for lora in segment.loras:
         yield "LoRA", f"{lora.path.name} {lora.high:g} / {lora.low:g}"
 

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 from pydantic import ValidationError
 
+from svi_story.fields import Loc, nearest
 from svi_story.storyboard.schema import Storyboard
-from svi_story.storyboard.text import Loc, nearest
 from svi_story.storyboard.words import names_at, place_of, said
 
 if TYPE_CHECKING:

@@ -5,14 +5,19 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from svi_story.enginespec import spec_of, specs
+from svi_story.fields import Loc, shown, spelled
 from svi_story.storyboard.cutting import LARGEST_X264_CRF, SVT_PRESETS, X264_PRESETS
-from svi_story.storyboard.text import Loc, shown, spelled
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
     from svi_story.storyboard.cutting import CutSettings
     from svi_story.storyboard.schema import Clip, Storyboard
+
+
+MANY_FRAMES = 1_000_000
+"""No engine makes as many in one pass."""
 
 
 @dataclass(frozen=True)
@@ -39,12 +44,39 @@ class Clash:
 
 def of(story: Storyboard, ids: Sequence[str]) -> Iterator[Clash]:
     """Everything in a board that contradicts something else in it."""
+    yield from _foreign_options(story)
+    yield from _off_grid(story)
     for index, clip in enumerate(story.clips):
         yield from _transitions(index, clip)
-        yield from _lengths(index, clip, story.engine.max_frames)
+        yield from _lengths(index, clip, story)
     yield from _repeated_ids(ids)
     yield from _encodings(story.cut)
     yield from _rates(story)
+
+
+def _foreign_options(story: Storyboard) -> Iterator[Clash]:
+    """Options of another engine than the board's."""
+    own = {"name", *spec_of(story.engine.name).settings.model_fields}
+    for name in sorted(story.engine.model_fields_set - own):
+        owners = " and ".join(spec.name for spec in specs() if name in spec.settings.model_fields)
+        loc = ("engine", name)
+        yield Clash(loc, f"is an option of {owners}, not of {story.engine.name}; remove it", (loc,))
+
+
+def _off_grid(story: Storyboard) -> Iterator[Clash]:
+    """Frames that the engine cannot make in one pass."""
+    spec = spec_of(story.engine.name)
+    places: list[tuple[Loc, int | None]] = [(("engine", "max_frames"), story.engine.max_frames)]
+    places += [(("clips", index, "frames"), clip.frames) for index, clip in enumerate(story.clips)]
+    for loc, frames in places:
+        if frames is None:
+            continue
+        if frames > MANY_FRAMES:
+            what = f"{shown(frames)} is far more than one model pass makes; use `duration`"
+            yield Clash(loc, what, (loc,))
+        elif not spec.makes(frames):
+            first, second = spec.nearest(frames)
+            yield Clash(loc, f"{frames} is not {spec.grid}k+1; use {first} (or {second})", (loc,))
 
 
 def _transitions(index: int, clip: Clip) -> Iterator[Clash]:
@@ -56,14 +88,16 @@ def _transitions(index: int, clip: Clip) -> Iterator[Clash]:
         yield Clash(reference, what, (transition, reference))
 
 
-def _lengths(index: int, clip: Clip, max_frames: int) -> Iterator[Clash]:
+def _lengths(index: int, clip: Clip, story: Storyboard) -> Iterator[Clash]:
     frames, duration = ("clips", index, "frames"), ("clips", index, "duration")
     if clip.frames is None:
         return
     if clip.duration is not None:
         what = "`frames` and `duration` say the same thing twice; keep one"
         yield Clash(frames, what, (frames, duration))
-    elif clip.frames > max_frames:
+        return
+    max_frames, makes = story.engine.max_frames, spec_of(story.engine.name).makes
+    if MANY_FRAMES >= clip.frames > max_frames and makes(clip.frames) and makes(max_frames):
         what = f"{shown(clip.frames)} is more than engine.max_frames ({max_frames}); use `duration` instead"
         yield Clash(frames, what, (frames, ("engine", "max_frames")))
 
@@ -86,8 +120,8 @@ def _encodings(cut: CutSettings) -> Iterator[Clash]:
 
 def _rates(story: Storyboard) -> Iterator[Clash]:
     rate = story.cut.fps
-    if rate is not None and rate < story.fps:
-        least = story.fps
+    if rate is not None and rate < story.rate:
+        least = story.rate
         what = f"{rate} is less than the board's fps, and frames would be lost; use {least} or more"
         yield Clash(("cut", "fps"), what, (("cut", "fps"), ("fps",)))
 

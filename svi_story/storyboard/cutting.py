@@ -15,9 +15,7 @@ from pydantic import (
 )
 from pydantic_core import CoreSchema  # noqa: TC002 - pydantic reads the annotation
 
-from svi_story.storyboard.part import Part
-from svi_story.storyboard.text import shown
-from svi_story.storyboard.values import Duration, FrameRate, Line, Text, Wait, short_text, wrong
+from svi_story.fields import Duration, FrameRate, Line, Part, Text, Wait, short_text, shown, wrong
 
 X264_PRESETS = (
     *("ultrafast", "superfast", "veryfast", "faster", "fast"),

@@ -7,11 +7,11 @@ import re
 from typing import TYPE_CHECKING
 
 from svi_story.errors import InputError, Problem
+from svi_story.fields import blank, shown, unfit
 from svi_story.storyboard.files import FORBIDDEN, decode, read_bytes, write_new
 from svi_story.storyboard.prompts import PromptFile
 from svi_story.storyboard.schema import MODELINE
 from svi_story.storyboard.templates import SUFFIXES
-from svi_story.storyboard.text import blank, shown, unfit
 from svi_story.storyboard.yaml12 import scalar
 
 if TYPE_CHECKING:

@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from svi_story.storyboard.part import Part
+from svi_story.fields import Part
 
 LintName = Literal[
     "aspect",

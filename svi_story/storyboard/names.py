@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, Literal
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+    from svi_story.fields import Loc
     from svi_story.storyboard.cutting import Sound
     from svi_story.storyboard.schema import Clip, Storyboard
-    from svi_story.storyboard.text import Loc
 
 
 @dataclass(frozen=True)

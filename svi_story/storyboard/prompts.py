@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, NamedTuple, NoReturn
 
 from svi_story.errors import InputError, Problem
 from svi_story.events import Warned
-from svi_story.storyboard.text import blank, joined_surrogates, shown, unfit
+from svi_story.fields import blank, joined_surrogates, shown, unfit
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

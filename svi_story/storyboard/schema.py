@@ -10,31 +10,29 @@ from pydantic import (
     AfterValidator,
     BeforeValidator,
     Field,
-    GetJsonSchemaHandler,
     PlainValidator,
     WithJsonSchema,
     model_validator,
 )
-from pydantic_core import CoreSchema, PydanticCustomError
+from pydantic_core import PydanticCustomError
 
-from svi_story.storyboard import clashes
-from svi_story.storyboard.cutting import Caption, CutSettings, Sounds, WrittenSound
-from svi_story.storyboard.lints import LintSettings
-from svi_story.storyboard.part import Part
-from svi_story.storyboard.text import shown
-from svi_story.storyboard.transitions import Transition
-from svi_story.storyboard.values import (
+from svi_story.enginespec import DEFAULT, engine_names, spec_of, specs
+from svi_story.enginespec.sampling import SamplingSettings, WrittenGuidance, WrittenLoras
+from svi_story.fields import (
     Duration,
     FrameRate,
-    GridFrames,
     Line,
-    PassFrames,
+    Part,
     Prompt,
     Seed,
     Text,
-    is_number,
+    shown,
     wrong,
 )
+from svi_story.storyboard import clashes
+from svi_story.storyboard.cutting import Caption, CutSettings, Sounds, WrittenSound
+from svi_story.storyboard.lints import LintSettings
+from svi_story.storyboard.transitions import Transition
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -67,7 +65,6 @@ SCHEMA_FILE = "storyboard.schema.json"
 MODELINE = f"# yaml-language-server: $schema={SCHEMA_FILE}"
 """A board's first line: editors look for the schema beside it, where `svi-story schema` was written to."""
 
-LARGEST_GUIDANCE = 100.0
 SIDES = (16, 4096)
 
 _SIZE_NAMES = {"480p": (832, 480), "720p": (1280, 720)}
@@ -79,22 +76,6 @@ class Resolution(Part):
 
     width: int = Field(ge=SIDES[0], le=SIDES[1], multiple_of=16, description="Width in pixels.")
     height: int = Field(ge=SIDES[0], le=SIDES[1], multiple_of=16, description="Height in pixels.")
-
-
-class Guidance(Part):
-    """How strongly the prompt steers, for each expert; one number means both."""
-
-    high: float = Field(
-        ge=0, le=LARGEST_GUIDANCE, examples=[4.0], description="Guidance of the high-noise expert."
-    )
-    low: float = Field(
-        ge=0, le=LARGEST_GUIDANCE, examples=[3.5], description="Guidance of the low-noise expert."
-    )
-
-    @classmethod
-    def __get_pydantic_json_schema__(cls, core: CoreSchema, handler: GetJsonSchemaHandler) -> dict[str, Any]:
-        both = handler.resolve_ref_schema(handler(core))
-        return {"anyOf": [{"type": "number", "minimum": 0, "maximum": LARGEST_GUIDANCE}, both]}
 
 
 def _resolution(value: object) -> Resolution:
@@ -114,16 +95,6 @@ def _resolution(value: object) -> Resolution:
     return Resolution(width=width, height=height)
 
 
-def _guidance(value: object) -> object:
-    if isinstance(value, dict | Guidance):
-        return value
-    if isinstance(value, bool) or not isinstance(value, int | float):
-        raise wrong(f"{shown(value)} is not a number; write 5.0, or {{high: 4.0, low: 3.5}}")
-    if not is_number(value) or not 0 <= value <= LARGEST_GUIDANCE:
-        raise wrong(f"{shown(value)} is not between 0 and {LARGEST_GUIDANCE:g}; SVI's authors use 5.0")
-    return Guidance(high=value, low=value)
-
-
 def _some(clips: tuple[Clip, ...]) -> tuple[Clip, ...]:
     if not clips:  # pydantic's own min_length counts sound clips only, and would call wrong ones missing
         raise wrong("holds no clip; add one, as `- prompt: ...`")
@@ -138,83 +109,24 @@ def _version(value: object) -> object:
     return value
 
 
-def _variant(value: object) -> object:
-    return "2.0" if type(value) is float and value == 2.0 else value
-
-
-WrittenGuidance = Annotated[Guidance, BeforeValidator(_guidance)]
 ClipId = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$")]
 
+if TYPE_CHECKING:
 
-class Lora(Part):
-    """A LoRA besides the variant's own pair."""
+    class EngineSettings(SamplingSettings):
+        """Who makes the frames, and how. What is left open comes from the preset."""
 
-    path: Line = Field(
-        examples=["loras/style.safetensors"],
-        description="A safetensors file, relative to the board.",
-    )
-    high: float = Field(1.0, ge=-10, le=10, description="Strength on the high-noise expert; 0: unused.")
-    low: float = Field(1.0, ge=-10, le=10, description="Strength on the low-noise expert; 0: unused.")
+        name: str = DEFAULT
+else:
 
+    class _Named(Part):
+        name: Literal[engine_names()] = Field(
+            DEFAULT, description="; ".join(f"{spec.name} {spec.summary}" for spec in specs()) + "."
+        )
 
-Loras = Annotated[tuple[Lora, ...], Field(strict=False)]
-
-
-class DistillPair(Part):
-    """Two LoRA files that let the model sample in few steps."""
-
-    high: Line = Field(description="For the high-noise expert, relative to the board's folder.")
-    low: Line = Field(description="For the low-noise expert, relative to the board's folder.")
-
-
-class EngineSettings(Part):
-    """Who makes the frames, and how. What is left open comes from the preset."""
-
-    name: Literal["svi", "animatic"] = Field(
-        "svi", description="svi renders with the model; animatic is a quick preview on any machine."
-    )
-    variant: Annotated[
-        Literal["2.0", "2.0-pro"],
-        BeforeValidator(_variant),
-        WithJsonSchema({"enum": ["2.0", "2.0-pro", 2.0]}),
-    ] = Field("2.0", description="The variant of Stable Video Infinity.")
-    preset: Literal["quality", "fast", "draft"] = Field(
-        "quality", description="Fills in every sampler setting that is left open."
-    )
-    steps: int | None = Field(
-        None, ge=1, le=1000, examples=[50], description="Sampling steps. Default: the preset's."
-    )
-    guidance: WrittenGuidance | None = Field(
-        None,
-        examples=[5.0, {"high": 4.0, "low": 3.5}],
-        description="How strongly the prompt steers: one number, or one per expert. Default: the preset's.",
-    )
-    shift: float | None = Field(
-        None, gt=0, le=1000, examples=[5.0], description="Shift of the noise schedule. Default: the preset's."
-    )
-    boundary: float | None = Field(
-        None,
-        ge=0,
-        le=1,
-        examples=[0.875],
-        description="Where in the schedule (1 to 0) the low-noise expert takes over. Default: the preset's.",
-    )
-    motion_latents: int = Field(
-        1, ge=1, le=64, description="Latents of the clip before that a 2.0-pro segment continues from."
-    )
-    max_frames: PassFrames = Field(
-        81, description="The most frames of one model pass, 4k+1. The model was trained at 81."
-    )
-    loras: Loras = Field(
-        (),
-        examples=[[{"path": "loras/style.safetensors", "high": 0.8, "low": 1.0}]],
-        description="LoRAs for every clip, besides the variant's own pair.",
-    )
-    distill: DistillPair | None = Field(
-        None,
-        examples=[{"high": "loras/quick_high.safetensors", "low": "loras/quick_low.safetensors"}],
-        description="The pair of the fast presets. Default: LightX2V, from the models folder.",
-    )
+    # The fields of all engines: a check says which ones belong to another engine than the board's.
+    class EngineSettings(*{spec.settings: None for spec in reversed(specs())}, _Named):
+        """Who makes the frames, and how. What is left open comes from the preset."""
 
 
 class Clip(Part):
@@ -231,7 +143,7 @@ class Clip(Part):
         examples=["5s", 2.5],
         description="How much the clip adds to the film; a bare number is seconds. Not with `frames`.",
     )
-    frames: GridFrames | None = Field(
+    frames: Annotated[int, Field(ge=5)] | None = Field(
         None, examples=[81], description="Frames of one model pass, 4k+1. Default: engine.max_frames."
     )
     seed: Seed | None = Field(
@@ -253,7 +165,7 @@ class Clip(Part):
         examples=["images/street.jpg"],
         description="A new identity anchor from here on; needs a cut or a fade. Relative to the board.",
     )
-    loras: Loras = Field(
+    loras: WrittenLoras = Field(
         (),
         examples=[[{"path": "loras/rain.safetensors", "low": 0.5}]],
         description="LoRAs for this clip, besides the board's.",
@@ -320,7 +232,7 @@ class Storyboard(Part):
         default=False, description="Let segments of one chain share a seed; they tend to look alike."
     )
     engine: EngineSettings = Field(
-        default_factory=EngineSettings,
+        default_factory=lambda: EngineSettings(),  # noqa: PLW0108 - it gets its fields at run time
         examples=[{"name": "svi"}],
         description="Which engine makes the frames, and its settings.",
     )
@@ -337,6 +249,11 @@ class Storyboard(Part):
         examples=[{"ignore": ["short-prompt"]}],
         description="Warnings of `validate` and `plan` that are not meant for this board.",
     )
+
+    @property
+    def rate(self) -> Fraction:
+        """Frames per second: as written, else as the engine has it."""
+        return self.fps if "fps" in self.model_fields_set else spec_of(self.engine.name).fps
 
     @model_validator(mode="after")
     def _fields_agree(self) -> Self:

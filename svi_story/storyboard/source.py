@@ -7,10 +7,10 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from svi_story.errors import InputError, Problem
-from svi_story.storyboard.checks import Fault, check
+from svi_story.fields import Loc, shown, spelled
+from svi_story.storyboard.checks import MOST_FAULTS, Fault, check
 from svi_story.storyboard.files import absent, decode, read_bytes
 from svi_story.storyboard.schema import Storyboard, resolved_ids
-from svi_story.storyboard.text import Loc, shown, spelled
 from svi_story.storyboard.yaml12 import parse
 
 if TYPE_CHECKING:
@@ -88,8 +88,11 @@ def load(path: Path, elsewhere: Mapping[str, Path] | None = None) -> BoardFile:
 
 
 def _clashes(checked: Checked, lines: Lines) -> Iterator[Fault]:
-    for clash in checked.clashes:
+    for clash in checked.clashes[:MOST_FAULTS]:
         yield Fault(clash.loc, clash.text(lines.of(clash.other)))
+    rest = checked.clashes[MOST_FAULTS:]
+    if rest:
+        yield Fault(rest[0].loc, f"and {len(rest)} more like these")
 
 
 def _missing_files(data: Data, told: set[Loc], folder: Path) -> Iterator[Fault]:

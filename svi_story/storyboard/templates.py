@@ -7,9 +7,9 @@ import shutil
 from pathlib import Path
 
 from svi_story.errors import InputError, Problem
+from svi_story.fields import nearest, shown, unfit
 from svi_story.files import temp_name
 from svi_story.storyboard.files import unwritable, write_new
-from svi_story.storyboard.text import nearest, shown, unfit
 
 BOARD = "board.yaml"
 SUFFIXES = (".yaml", ".yml")

@@ -6,9 +6,7 @@ from typing import Annotated, Literal
 
 from pydantic import Discriminator, Field, Tag
 
-from svi_story.storyboard.part import Part
-from svi_story.storyboard.text import nearest
-from svi_story.storyboard.values import Duration
+from svi_story.fields import Duration, Part, nearest
 
 
 class Fade(Part):

@@ -5,9 +5,10 @@ from __future__ import annotations
 import re
 from typing import TYPE_CHECKING, Any
 
+from svi_story.enginespec import sampling
+from svi_story.fields import Loc, nearest, shown
 from svi_story.storyboard import cutting, schema
 from svi_story.storyboard.lints import LintSettings
-from svi_story.storyboard.text import Loc, nearest, shown
 from svi_story.storyboard.transitions import Dip, Fade
 from svi_story.storyboard.yaml12 import Refused, scalar
 
@@ -21,8 +22,8 @@ if TYPE_CHECKING:
 PARTS: Mapping[str, type[BaseModel]] = {
     "": schema.Storyboard,
     "clips": schema.Clip,
-    "clips.guidance": schema.Guidance,
-    "clips.loras": schema.Lora,
+    "clips.guidance": sampling.WrittenScale,
+    "clips.loras": sampling.WrittenLora,
     "clips.sounds": cutting.Sound,
     "clips.transition": Fade,
     "clips.voice": cutting.Sound,
@@ -31,9 +32,9 @@ PARTS: Mapping[str, type[BaseModel]] = {
     "cut.end_card": cutting.Card,
     "cut.title_card": cutting.Card,
     "engine": schema.EngineSettings,
-    "engine.distill": schema.DistillPair,
-    "engine.guidance": schema.Guidance,
-    "engine.loras": schema.Lora,
+    "engine.distill": sampling.DistillPair,
+    "engine.guidance": sampling.WrittenScale,
+    "engine.loras": sampling.WrittenLora,
     "lint": LintSettings,
 }
 """The model behind every mapping of a board. A transition may be a dip too."""

@@ -19,7 +19,7 @@ from yaml.events import (
 )
 
 from svi_story.errors import InputError, Problem
-from svi_story.storyboard.text import Loc, joined_surrogates, shown, spelled
+from svi_story.fields import Loc, joined_surrogates, shown, spelled
 from svi_story.storyboard.yamlwords import said
 
 MAX_DEPTH = 50

@@ -102,7 +102,7 @@ class Animatic:
         """Choose the camera's move. Instant, so there is nothing to keep in a checkpoint."""
         del checkpoint
         rng = random.Random(segment.seed)  # noqa: S311 - a camera move is no secret
-        start = _carried(carry, segment) if carry else first_pose(rng)
+        start = _carried(carry, segment) if carry and carry.engine == segment.engine else first_pose(rng)
         end = next_pose(start, rng, float(segment.contributes / segment.fps))
         on_step(1, 1)
         return {"start": _array(start), "pose": _array(end)}

@@ -12,7 +12,7 @@ from svi_story.engines.svi.layout import CONVERTED_REPO, DISTILL_REPO, EXPERT_RE
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-    from svi_story.plan.model import Variant
+    from svi_story.enginespec.sampling import Variant
 
     PartName = Literal["high", "low", "vae", "text_encoder", "tokenizer", "svi-2.0", "svi-2.0-pro", "distill"]
 

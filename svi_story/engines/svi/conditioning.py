@@ -78,8 +78,11 @@ def condition(segment: Segment, carry: Carry | None, picture: Frame, encode: Enc
     anchor_BCTHW = encode(anchor_BCFHW)
     motion_BCTHW = None
     if carry:
-        latents_BCTHW = torch.tensor(carried(carry, "latents", segment)).to(anchor_BCTHW)
         count = segment.sampler.motion_latents
+        if carry.engine == segment.engine:
+            latents_BCTHW = torch.tensor(carried(carry, "latents", segment)).to(anchor_BCTHW)
+        else:  # what it handed over are pictures alone
+            latents_BCTHW = encode(torch.cat([to_pixels(frame) for frame in carry.last_frames], dim=2))
         motion_BCTHW = latents_BCTHW[:, :, -count:]
         if motion_BCTHW.shape != (*anchor_BCTHW.shape[:2], count, *anchor_BCTHW.shape[3:]):
             raise not_ours(segment)

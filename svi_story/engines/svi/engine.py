@@ -40,8 +40,9 @@ if TYPE_CHECKING:
     from svi_story.engines.svi.layout import Layout
     from svi_story.engines.svi.memory import Choice
     from svi_story.engines.svi.pairs import Digest
+    from svi_story.enginespec.sampling import Lora, Variant
     from svi_story.events import Reporter
-    from svi_story.plan.model import Anchor, Lora, Segment, Size, Variant
+    from svi_story.plan.model import Anchor, Segment, Size
 
     AnchorPixels = Callable[[Anchor], Frame]
     """An anchor's picture as the model sees it: [height, width, 3], uint8, after fit."""

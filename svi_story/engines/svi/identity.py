@@ -16,10 +16,10 @@ from svi_story.engines.svi.layout import (
 )
 from svi_story.engines.svi.pairs import check_distill, check_extra, check_svi_pair
 from svi_story.engines.svi.together import all_of
+from svi_story.enginespec.sampling import Lora
 from svi_story.errors import InputError, Problem
 from svi_story.files import sha256_file
 from svi_story.plan.keys import key_of
-from svi_story.plan.model import Lora
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -27,8 +27,9 @@ if TYPE_CHECKING:
 
     from svi_story.engines.svi.layout import Expert
     from svi_story.engines.svi.pairs import Digest
+    from svi_story.enginespec.sampling import Distill, Variant
     from svi_story.plan.keys import Json
-    from svi_story.plan.model import Distill, Segment, Variant
+    from svi_story.plan.model import Segment
 
 REVISION = 1
 """Raised whenever the same inputs make other frames than before."""

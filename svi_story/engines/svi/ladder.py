@@ -14,6 +14,7 @@ from svi_story.engines.svi.parts import read_parts
 from svi_story.engines.svi.streaming import check_streaming
 from svi_story.errors import InputError, PassingError, RenderError
 from svi_story.events import Warned
+from svi_story.units import gib
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -73,8 +74,8 @@ class Ladder:
             need = self.needs[before]
             raise PassingError(
                 f"memory ran out {doing} with --memory {before}, and there is no rung below that fits: "
-                f"{memory.gib(room.vram)} are free on the GPU (this needs about {memory.gib(need.gpu)}) and "
-                f"{memory.gib(room.ram)} of RAM; {memory.CURE}. What was sampled is kept"
+                f"{gib(room.vram)} are free on the GPU (this needs about {gib(need.gpu)}) and "
+                f"{gib(room.ram)} of RAM; {memory.CURE}. What was sampled is kept"
             )
         try:
             self._settle(choice)
@@ -108,7 +109,7 @@ class Ladder:
             self._clear_device(size)
             return
         if size in self.tiled:
-            room = memory.gib(self.measure().vram)
+            room = gib(self.measure().vram)
             raise PassingError(
                 f"memory ran out in the VAE at {size}, in tiles and alone on the device, with {room} free; "
                 f"{memory.CURE}. What was sampled is kept"

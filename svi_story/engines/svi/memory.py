@@ -11,9 +11,10 @@ from typing import TYPE_CHECKING, Literal
 
 from svi_story.engines.svi.schedule import latent_count
 from svi_story.errors import InputError
+from svi_story.units import GIB, gib
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping, Sequence
+    from collections.abc import Iterable, Sequence
 
     from svi_story.engines.svi.parts import Parts
     from svi_story.plan.model import Segment, Size
@@ -27,7 +28,6 @@ WHAT = {
     "stream": "one block of an expert on the GPU at a time",
 }
 
-GIB = 2**30
 CONTEXT = GIB
 """Bytes on the GPU for its driver's context and the libraries' workspaces."""
 MARGIN = 1.15
@@ -232,20 +232,3 @@ def _compared(need: Need, room: Room, *, keep: bool = False) -> str:
     if room.shared:
         return f"needs {gib(gpu + need.ram)} of {gib(room.ram)} free memory"
     return f"needs {gib(gpu)} of {gib(room.vram)} free on the GPU and {gib(ram)} of {gib(room.ram)} free RAM"
-
-
-def gib(count: int) -> str:
-    """Bytes for people, as `28.3 GiB`."""
-    return f"{count / GIB:.1f} GiB" if count >= GIB // 10 else f"{count / 2**20:.1f} MiB"
-
-
-def as_numbers(need: Need) -> Mapping[str, int]:
-    """A need for scripts, in bytes."""
-    return {
-        "gpu_bytes": need.gpu,
-        "gpu_sampling_bytes": need.sampling.total,
-        "gpu_decoding_bytes": need.decoding.total,
-        "gpu_text_bytes": need.text.total,
-        "ram_bytes": need.ram,
-        "ram_kept_bytes": need.ram_kept,
-    }

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from svi_story.engines.svi.layout import Expert, Pair
-    from svi_story.plan.model import Variant
+    from svi_story.enginespec.sampling import Variant
 
     Digest = Callable[[Path], str]
     """A file's sha256 in hex. Raises InputError when it cannot be read."""

@@ -18,7 +18,8 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from svi_story.engines.svi.layout import Expert
-    from svi_story.plan.model import Sampler, Size
+    from svi_story.enginespec.sampling import Sampler
+    from svi_story.plan.model import Size
 
 TIMESTEPS = 1000
 STRIDE = (4, 8, 8)

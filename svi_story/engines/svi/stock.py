@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
     from svi_story.engines.svi.catalog import Part
     from svi_story.engines.svi.layout import Pair
-    from svi_story.plan.model import Variant
+    from svi_story.enginespec.sampling import Variant
 
 
 @dataclass(frozen=True)

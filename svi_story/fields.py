@@ -1,23 +1,117 @@
-"""The kinds of value a board holds: frame rates, durations, sizes, texts; each with its JSON Schema."""
+"""Fields of the YAML files that people write: what their values may be, and how messages show them."""
 
 from __future__ import annotations
 
+import difflib
+import json
 import math
 import re
 from fractions import Fraction
 from typing import TYPE_CHECKING, Annotated, Any
 
-from pydantic import AfterValidator, Field, PlainValidator, WithJsonSchema
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, PlainValidator, WithJsonSchema
 from pydantic_core import PydanticCustomError
 
-from svi_story.storyboard.text import blank, shown, unfit
-
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterable
+
+
+class Part(BaseModel):
+    """A mapping with known fields only, of the declared types, never changed."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)
+
+
+Loc = tuple[str | int, ...]
+"""A place inside a board: `("clips", 3, "frames")`."""
+
+_SHOWN = 60
+_LONGEST_TYPO = 64
+_SURROGATE = re.compile("[\ud800-\udfff]")
+_UNFIT = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\ud800-\udfff]")
+_UNFIT_IN_LINE = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]")
+_SIMPLE_KEY = re.compile(r"[\w<>-]{1,64}")
+
+
+def shown(value: object) -> str:
+    """A value for a message: short, on one line, nothing in it that steers a terminal."""
+    for kind, say in _SAID:
+        if isinstance(value, kind):
+            return say(value)
+    return _escaped(str(value))[:_SHOWN]
+
+
+def _shown_int(value: int) -> str:
+    if abs(value) < 10**24:
+        return str(value)
+    return f"a number of {int(abs(value).bit_length() * 0.30103) + 1} digits"
+
+
+def _shown_text(value: str) -> str:
+    short = value if len(value) <= _SHOWN else value[: _SHOWN - 1] + "…"
+    return _escaped(json.dumps(short, ensure_ascii=False))
+
+
+_SAID: tuple[tuple[type, Callable[[Any], str]], ...] = (
+    (bool, lambda value: "true" if value else "false"),
+    (int, _shown_int),
+    (float, repr),
+    (str, _shown_text),
+    (dict, lambda _: "a mapping"),
+    (list, lambda _: "a list"),
+)
+
+
+def _escaped(text: str) -> str:
+    return "".join(c if c.isprintable() else f"\\u{ord(c):04x}" for c in text)
+
+
+def spelled(loc: Loc) -> str:
+    """A place as an author reads it: `clips[3].frames`."""
+    parts: list[str] = []
+    for step in loc:
+        if isinstance(step, int):
+            parts.append(f"[{step}]")
+        else:
+            name = step if _SIMPLE_KEY.fullmatch(step) else shown(step)
+            parts.append(f".{name}" if parts else name)
+    return "".join(parts)
+
+
+def nearest(word: str, choices: Iterable[str]) -> str:
+    """The choice that a mistyped word probably means; empty when none is near."""
+    if len(word) > _LONGEST_TYPO:
+        return ""
+    found = difflib.get_close_matches(word.lower(), list(choices), cutoff=0.66)
+    return min(found, key=lambda choice: choice[:1] != word[:1].lower(), default="")
+
+
+def joined_surrogates(text: str) -> str:
+    """Text with each pair of surrogates (JSON's `\\ud83d\\ude00`) made the one character it stands for."""
+    if not _SURROGATE.search(text):
+        return text
+    return text.encode("utf-16", "surrogatepass").decode("utf-16", "surrogatepass")
+
+
+def unfit(text: str, *, one_line: bool = False) -> str:
+    """What text may not hold: control characters and half characters. Empty when it holds none."""
+    match = (_UNFIT_IN_LINE if one_line else _UNFIT).search(text)
+    if match is None:
+        return ""
+    code = ord(match.group())
+    kind = "a line break" if match.group() in "\n\r\u2028\u2029" else "a control character"
+    if _SURROGATE.match(match.group()):
+        kind = "half a character"
+    return f"holds {kind} (U+{code:04X}); remove it"
+
+
+def blank(text: str) -> bool:
+    """Whether nobody could see anything in it."""
+    return not any(c.isprintable() and not c.isspace() for c in text)
+
 
 FPS_RANGE = (1, 240)
 _FPS_PARTS = 1_000_000
-_MANY_FRAMES = 1_000_000
 LONGEST = Fraction(3600)
 
 _BROADCAST = tuple(Fraction(1000 * whole, 1001) for whole in (24, 30, 48, 60, 120, 240))
@@ -104,18 +198,6 @@ def _written_duration(value: object) -> Fraction:
     return Fraction(match[1]) * _UNITS[match[2]]
 
 
-def on_grid(frames: int) -> int:
-    """Frames the model can make in one pass: 4k+1."""
-    if frames > _MANY_FRAMES:
-        raise wrong(f"{shown(frames)} is far more than one model pass makes; use `duration`")
-    rest = (frames - 1) % 4
-    if rest:
-        below, above = frames - rest, frames - rest + 4
-        first, second = (above, below) if rest >= 2 else (below, above)
-        raise wrong(f"{frames} is not 4k+1; use {first} (or {second})")
-    return frames
-
-
 LONGEST_TEXT = 10_000
 """Characters. The text encoder reads 512 tokens; a stranger's board must not fill the memory."""
 
@@ -185,8 +267,7 @@ Wait = Annotated[
         {"type": "string", "pattern": f"^{_DURATION.pattern.replace('-?', '')}$"},
     ),
 ]
-GridFrames = Annotated[int, Field(ge=5), AfterValidator(on_grid)]
-PassFrames = Annotated[int, Field(ge=5, le=1025), AfterValidator(on_grid)]
+PassFrames = Annotated[int, Field(ge=5, le=1025)]
 Text = Annotated[str, AfterValidator(_words)]
 Prompt = Annotated[str, AfterValidator(_visible), WithJsonSchema({"type": "string", "pattern": r"\S"})]
 Line = Annotated[str, AfterValidator(_one_line), WithJsonSchema({"type": "string", "pattern": r"^.*\S.*$"})]
