@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+import os
 import re
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from svi_story.files import TEMP, disk, make_folder, write_atomic
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
-    from pathlib import Path
 
 LATENTS = "latents.safetensors"
 FRAMES = "frames.avi"
@@ -29,6 +30,8 @@ TRASH = ".trash-"
 
 KEY = re.compile(r"[0-9a-f]{64}")
 LOCK = re.compile(r"[0-9a-f]{64}\.lock")
+OLD_TEMP = re.compile(r"tmp[a-z0-9_]{8}")
+"""How temporary files in the cache's root were named once."""
 
 
 @dataclass(frozen=True)
@@ -105,13 +108,28 @@ class Layout:
     def trash(self) -> Iterator[Path]:
         """What a deletion left, half gone."""
         shards = [shard for kind in ("entries", "pieces") for shard in names(self.root / kind)]
-        for folder in (*shards, self.root / "work", self.root / "bundles", self.set_aside, self.films):
+        for folder in (*shards, *self._folders()):
             yield from (path for path in names(folder) if path.name.startswith(TRASH))
+        for bundle in self.bundles():
+            yield from own_cache(bundle).trash()
 
     def temps(self) -> Iterator[Path]:
-        """What a killed process left half-written, outside the work folders."""
-        places = (*names(self.root), *names(self.root / "bundles"), *names(self.films))
-        return (path for path in places if path.name.startswith(TEMP))
+        """What a killed process left half-written."""
+        for folder in self._folders():
+            yield from (path for path in names(folder) if path.name.startswith(TEMP))
+        yield from (path for path in names(self.root) if OLD_TEMP.fullmatch(path.name))
+        for bundle in self.bundles():
+            yield from own_cache(bundle).temps()
+
+    def _folders(self) -> Iterator[Path]:
+        """Every folder in which files come and go, apart from the shards of finished folders."""
+        yield from (self.root, self.set_aside, self.films, self.root / "locks", self.root / "embeddings")
+        yield from (self.root / "work", *self.works())
+        yield self.root / "bundles"
+        for bundle in self.bundles():
+            for parent, inside, _ in os.walk(bundle):
+                inside[:] = sorted(name for name in inside if Path(parent, name) != own_cache(bundle).root)
+                yield Path(parent)
 
     def _sharded(self, kind: str, key: str) -> Path:
         return self.root / kind / _checked(key)[:2] / key

@@ -75,6 +75,7 @@ def export_otio(job: Job, store: Store, target: Path, codec: Codec | None, repor
 
 
 def _write(target: Path, data: bytes) -> None:
+    remove_stale_temps(target.absolute().parent)
     with atomic_file(target) as temporary, disk(target, "writing it"):
         temporary.write_bytes(data)
 

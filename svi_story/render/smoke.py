@@ -19,6 +19,7 @@ import numpy as np
 
 from svi_story.engines.base import Carry
 from svi_story.errors import InputError, Problem
+from svi_story.files import atomic_file, disk, make_folder, refusals
 from svi_story.render.doctor import Finding
 
 if TYPE_CHECKING:
@@ -271,7 +272,9 @@ def save_pictures(trial: Trial, anchor: Frame, clips: tuple[Made, Made, Made]) -
     rows = [np.concatenate([anchor] * 3, axis=1)]
     shown = ((made.frames[at] for at in (0, len(made.frames) // 2, -1)) for made in clips)
     rows += [np.concatenate(list(frames), axis=1) for frames in shown]
-    trial.folder.mkdir(parents=True, exist_ok=True)
     target = trial.folder / PICTURE
-    Image.fromarray(np.concatenate(rows, axis=0)).save(target)
+    with disk(target, "making room for the pictures"):
+        make_folder(trial.folder.absolute())
+    with atomic_file(target) as temporary, refusals(target):
+        Image.fromarray(np.concatenate(rows, axis=0)).save(temporary)
     return target

@@ -6,7 +6,7 @@ import io
 from functools import lru_cache
 from typing import TYPE_CHECKING
 
-from svi_story.files import disk, make_folder, write_atomic
+from svi_story.files import disk, make_folder, remove_stale_temps, write_atomic
 from svi_story.plan.timing import timecode
 from svi_story.review.sheet import CLIPS_PER_SHEET, MARGIN, STRIPE, lay_out, line_height, title_size
 
@@ -38,6 +38,7 @@ def write_preview(plan: FilmPlan, film: Path) -> tuple[Path, ...]:
     Raises InputError for an image that cannot be read any more, RenderError where it cannot be written.
     """
     paths = []
+    remove_stale_temps(film.absolute().parent)
     for number, sheet in enumerate(draw_sheets(plan), 1):
         path = sheet_path(film, number)
         raw = io.BytesIO()
