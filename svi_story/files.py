@@ -70,11 +70,16 @@ def disk(path: Path, doing: str) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        cure = IN_THE_WAY if isinstance(error, UnfitError) else CURES.get(error.errno or 0, CHECK)
-        reason = error.strerror or str(error)
-        what = f"{doing} failed: {reason}; {cure}: everything rendered so far is kept"
-        kind = PassingError if error.errno in PASSING else RenderError
-        raise kind(Problem(what, file=str(path))) from error
+        raise refused(error, path, doing) from error
+
+
+def refused(error: OSError, path: Path, doing: str) -> RenderError:
+    """What the system refused, as an error that names the remedy."""
+    cure = IN_THE_WAY if isinstance(error, UnfitError) else CURES.get(error.errno or 0, CHECK)
+    reason = error.strerror or str(error)
+    what = f"{doing} failed: {reason}; {cure}: everything rendered so far is kept"
+    kind = PassingError if error.errno in PASSING else RenderError
+    return kind(Problem(what, file=str(path)))
 
 
 def temp_name() -> str:
@@ -298,9 +303,9 @@ def unwritable(target: Path, reason: str) -> RenderError:
 def atomic_file(target: Path, before: Callable[[Path], None] | None = None) -> Iterator[Path]:
     """A temporary name beside the target, absolute, with its extension; on leaving it becomes the target.
 
-    The file is synced before and its folder after the rename. `before` is called between, with the temporary
-    file. Whatever is raised inside, or by `before`, the temporary file is removed and the target stays what
-    it was. Raises RenderError where the disk refuses.
+    The file is synced and closed before the rename, and its folder synced after it. `before` is called
+    before the rename, with the temporary file. Whatever is raised inside, or by `before`, the temporary file
+    is removed and the target stays what it was. Raises RenderError where the disk refuses.
     """
     target = target.absolute()
     temporary = target.with_name(f"{temp_name()}-{target.name[-40:]}")
@@ -312,6 +317,8 @@ def atomic_file(target: Path, before: Callable[[Path], None] | None = None) -> I
         yield temporary
         with refusals(target):
             os.fsync(descriptor)
+            # Closing tells of failed writes too (NFS, quotas). It is a copy: the other one keeps the lock.
+            os.close(os.dup(descriptor))
             if before:
                 before(temporary)
             temporary.replace(target)
@@ -321,11 +328,12 @@ def atomic_file(target: Path, before: Callable[[Path], None] | None = None) -> I
             temporary.unlink()
         raise
     finally:
-        os.close(descriptor)
+        with suppress(OSError):  # nothing was written since the copy was closed
+            os.close(descriptor)
 
 
 def remove_stale_temps(folder: Path) -> None:
-    """Remove the temporary files that killed processes of this machine left in a folder.
+    """Remove the temporary files and folders that killed processes of this machine left in a folder.
 
     Another machine's files stay, and so do a living process's: its lock shows it even from a container that
     cannot see its process id.
@@ -348,10 +356,11 @@ def _is_running(process: str) -> bool:
 
 def _remove_unlocked(path: Path) -> None:
     with suppress(OSError):
-        descriptor = os.open(path, os.O_RDWR | os.O_NOFOLLOW)
+        access = os.O_RDONLY if path.is_dir() else os.O_RDWR
+        descriptor = os.open(path, access | os.O_NOFOLLOW | os.O_NONBLOCK)
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            path.unlink()
+            remove(path)
         finally:
             os.close(descriptor)
 

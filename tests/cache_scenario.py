@@ -313,7 +313,7 @@ def _start_writer(root: Path, flavour: int) -> int:
     return pid
 
 
-def no_locks(lock: object) -> locks.Hold:
+def no_locks(lock: object, timeout: float = 0) -> locks.Hold:
     """A file system without locks."""
     return locks.Hold.UNSUPPORTED
 

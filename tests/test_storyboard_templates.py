@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
 from pathlib import Path
 
 import pytest
 
 from svi_story.errors import InputError
+from svi_story.files import temp_name
 from svi_story.storyboard import templates
 from svi_story.storyboard.schema import MODELINE
 from svi_story.storyboard.source import load
@@ -139,6 +142,17 @@ def test_a_failed_attempt_leaves_no_file(target: str, monkeypatch: pytest.Monkey
         templates.create("scenes", Path(target))
     assert tree(Path()) == {}
     monkeypatch.undo()
+
+
+def test_what_an_interrupted_attempt_left_is_no_obstacle() -> None:
+    with subprocess.Popen(["true"]) as dead:
+        pass
+    left = Path(temp_name().replace(f"-{os.getpid()}-", f"-{dead.pid}-"))
+    left.mkdir()
+    (left / "half").write_bytes(b"")
+    Path(f"{left}-film.yaml").write_bytes(b"")
+    assert load(templates.create("minimal", Path("film"))).ids
+    assert [path.name for path in Path().iterdir()] == ["film"]
 
 
 def test_a_place_that_cannot_be_written_is_told() -> None:

@@ -48,12 +48,15 @@ def write_frames(path: Path, frames: Iterable[Frame], fps: Fraction) -> int:
     if first is None:
         return 0
     with disk(path, DOING):
-        file = path.open("xb")
+        file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o666)
     try:
-        with file:
+        try:
             count = _mux(path, chain((first,), rest), fps, first.shape)
             with disk(path, DOING):
-                os.fsync(file.fileno())
+                os.fsync(file)
+        finally:
+            with disk(path, DOING):
+                os.close(file)
         _check(path, count)
     except BaseException:
         with suppress(OSError):

@@ -9,10 +9,10 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from svi_story.cache.films import gone, serves, used
-from svi_story.cache.layout import TRASH, names, own_cache
+from svi_story.cache.layout import CHECKPOINT, LATENTS, TRASH, names, own_cache
 from svi_story.cache.locks import Hold, lock_if_free
 from svi_story.cache.outputs import written_and_gone
-from svi_story.files import disk, measure, remove, sync
+from svi_story.files import TEMP, disk, measure, remove, sync
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -42,11 +42,10 @@ def garbage(layout: Layout, report: Reporter, now: float, min_age: timedelta) ->
     in_use = used(layout, report)
     old = now - min_age.total_seconds()
     unused = [item for item in _candidates(layout) if not _is_needed(layout, item, in_use)]
-    trash = [_garbage(path, "half deleted") for path in layout.trash()]
-    return [
-        *trash,
-        *(item for item in unused if item.last_used <= old and not _is_worked_on(layout, item.key)),
-    ]
+    found = [_garbage(path, "half deleted") for path in layout.trash()]
+    found += [item for item in unused if item.last_used <= old and not _is_worked_on(layout, item.key)]
+    whole = {item.path for item in found}
+    return [item for item in found if whole.isdisjoint(item.path.parents)]
 
 
 def delete(layout: Layout, report: Reporter, items: Iterable[Garbage]) -> list[Garbage]:
@@ -68,12 +67,13 @@ def _candidates(layout: Layout) -> Iterator[Garbage]:
 
 
 def _unkeyed(layout: Layout) -> Iterator[Garbage]:
+    works = set(layout.works())
     for path in layout.embeddings():
         yield _garbage(path, "a prompt that was not met again")
     for path in names(layout.set_aside):
         yield _garbage(path, "set aside")
     for path in layout.temps():
-        yield _garbage(path, "half written")
+        yield _garbage(path, "half written", path.parent.name if path.parent in works else "")
     for path in gone(layout):
         yield _garbage(path, "the record of a film that is gone")
     for path in written_and_gone(layout):
@@ -89,10 +89,17 @@ def _is_needed(layout: Layout, item: Garbage, in_use: Used) -> bool:
     """Whether a film is, or is to be, made of it."""
     if item.key and item.path == layout.bundle(item.key):
         return serves(own_cache(item.path))
-    if item.key not in in_use:
+    if item.key not in in_use or item.path.name.startswith(TEMP):
+        return False
+    if item.path == layout.work(item.key) and not _holds_work(item.path):
         return False
     finished = layout.entry(item.key).exists() or layout.piece(item.key).exists()
     return not (finished and item.path == layout.work(item.key))  # killed between publishing and tidying up
+
+
+def _holds_work(folder: Path) -> bool:
+    """Whether there is something in a work folder to go on with."""
+    return any(os.path.lexists(folder / name) for name in (LATENTS, CHECKPOINT))
 
 
 def _is_worked_on(layout: Layout, key: str) -> bool:

@@ -7,6 +7,7 @@ import os
 import re
 from contextlib import suppress
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from svi_story.errors import InputError, Problem
@@ -14,7 +15,6 @@ from svi_story.files import TEMP, disk, make_folder, read_regular, write_atomic
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
-    from pathlib import Path
 
 LATENTS = "latents.safetensors"
 FRAMES = "frames.avi"
@@ -37,6 +37,8 @@ MEMO_KEY = re.compile(r"[a-z]+ (.* )?(\d+ \d+ \d+ \d+ \d+|unreadable .*)", re.DO
 
 KEY = re.compile(r"[0-9a-f]{64}")
 LOCK = re.compile(r"[0-9a-f]{64}\.lock")
+OLD_TEMP = re.compile(r"tmp[a-z0-9_]{8}")
+"""How temporary files in the cache's root were named once."""
 
 
 @dataclass(frozen=True)
@@ -118,15 +120,29 @@ class Layout:
     def trash(self) -> Iterator[Path]:
         """What a deletion left, half gone."""
         shards = [shard for kind in ("entries", "pieces") for shard in names(self.root / kind)]
-        flat = (self.root / "work", self.root / "bundles", self.set_aside, self.films, self.ledger)
-        for folder in (*shards, *flat):
+        for folder in (*shards, *self._folders()):
             yield from (path for path in names(folder) if path.name.startswith(TRASH))
+        for bundle in self.bundles():
+            yield from own_cache(bundle).trash()
 
     def temps(self) -> Iterator[Path]:
-        """What a killed process left half-written, outside the work folders."""
-        folders = (self.root, self.root / "bundles", self.films, self.ledger)
-        places = (path for folder in folders for path in names(folder))
-        return (path for path in places if path.name.startswith(TEMP))
+        """What a killed process left half-written."""
+        for folder in self._folders():
+            yield from (path for path in names(folder) if path.name.startswith(TEMP))
+        yield from (path for path in names(self.root) if OLD_TEMP.fullmatch(path.name))
+        for bundle in self.bundles():
+            yield from own_cache(bundle).temps()
+
+    def _folders(self) -> Iterator[Path]:
+        """Every folder in which files come and go, apart from the shards of finished folders."""
+        yield from (self.root, self.set_aside, self.films, self.ledger)
+        yield from (self.root / "locks", self.root / "embeddings")
+        yield from (self.root / "work", *self.works())
+        yield self.root / "bundles"
+        for bundle in self.bundles():
+            for parent, inside, _ in os.walk(bundle):
+                inside[:] = sorted(name for name in inside if Path(parent, name) != own_cache(bundle).root)
+                yield Path(parent)
 
     def _sharded(self, kind: str, key: str) -> Path:
         return self.root / kind / _checked(key)[:2] / key

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from contextlib import contextmanager, suppress
 from enum import Enum
 from typing import TYPE_CHECKING
@@ -13,6 +14,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 POLL_SECONDS = 0.1
+FOREVER = -1
 
 
 class Hold(Enum):
@@ -34,7 +36,7 @@ def locked(path: Path, on_wait: Callable[[], None]) -> Iterator[Hold]:
     hold = _try(lock)
     if hold is Hold.BUSY:
         on_wait()
-        hold = _wait(lock)
+        hold = _try(lock, FOREVER)
     yield from _release_after(lock, hold)
 
 
@@ -50,20 +52,16 @@ def _lock(path: Path) -> FileLock:
     return FileLock(path, poll_interval=POLL_SECONDS, fallback_to_soft=False)
 
 
-def _try(lock: FileLock) -> Hold:
+def _try(lock: FileLock, timeout: float = 0) -> Hold:
+    there = os.path.lexists(lock.lock_file)
     try:
-        lock.acquire(timeout=0)
+        lock.acquire(timeout=timeout)
     except Timeout:
         return Hold.BUSY
     except OSError:
-        return Hold.UNSUPPORTED
-    return Hold.HELD
-
-
-def _wait(lock: FileLock) -> Hold:
-    try:
-        lock.acquire()
-    except OSError:
+        if not there:  # its file was made for nothing
+            with suppress(OSError):
+                os.unlink(lock.lock_file)  # noqa: PTH108 - filelock has it as text
         return Hold.UNSUPPORTED
     return Hold.HELD
 

@@ -54,17 +54,28 @@ def bench(layout: Layout, key: str, report: Reporter) -> Iterator[Path]:
         private = folder / temp_name()
         if os.path.lexists(folder) and not folder.is_dir():
             quarantine(layout, report, key, f"{folder} is not a folder", {"work": folder})
-        with disk(folder, "starting work"):
-            make_folder(private)
-        if hold is Hold.HELD:
-            _sweep(folder, private)
         try:
+            with disk(folder, "starting work"):
+                _make(private)
+            if hold is Hold.HELD:
+                _sweep(folder, private)
             yield private
         finally:
             shutil.rmtree(private, ignore_errors=True)
-            if hold is Hold.HELD:
-                with suppress(OSError):  # not empty: there is something to go on with
-                    folder.rmdir()
+            with suppress(OSError):  # not empty: there is something to go on with, or somebody at work
+                folder.rmdir()
+
+
+def _make(private: Path) -> None:
+    """Make a folder in a work folder, which another process may remove while it is empty."""
+    for last_attempt in (False, False, True):
+        try:
+            make_folder(private)
+        except FileNotFoundError:
+            if last_attempt:
+                raise
+        else:
+            return
 
 
 def waiting(key: str, report: Reporter) -> Callable[[], None]:

@@ -8,16 +8,15 @@ import json
 import os
 from dataclasses import dataclass, field
 from importlib.metadata import version
-from pathlib import Path
-from tempfile import NamedTemporaryFile
 from typing import TYPE_CHECKING
 
 from svi_story.errors import InputError, Problem
 from svi_story.events import Hashing
-from svi_story.files import UnfitError, chunks_of, open_regular, read_regular
+from svi_story.files import UnfitError, chunks_of, open_regular, read_regular, write_atomic
 from svi_story.plan.model import Anchor, Recording
 
 if TYPE_CHECKING:
+    from pathlib import Path
     from typing import BinaryIO
 
     from svi_story.events import Reporter
@@ -60,9 +59,7 @@ class Fingerprints:
             return
         with contextlib.suppress(OSError):
             self.memo.parent.mkdir(parents=True, exist_ok=True)
-            with NamedTemporaryFile("w", encoding="utf-8", dir=self.memo.parent, delete=False) as file:
-                json.dump(Fingerprints.load(self.memo).known | self.fresh, file)
-            Path(file.name).replace(self.memo)
+            write_atomic(self.memo, json.dumps(Fingerprints.load(self.memo).known | self.fresh).encode())
 
     def file(self, path: Path) -> str:
         """A file's sha256 in hex, told while it is found the first time. Raises InputError."""

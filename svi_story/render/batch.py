@@ -8,6 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
+from pathlib import Path
 from typing import TYPE_CHECKING, Literal, Protocol
 
 from svi_story.cache.outputs import Outputs
@@ -15,6 +16,7 @@ from svi_story.cache.store import Store
 from svi_story.engines import implementation_of
 from svi_story.errors import InputError, PassingError, Problem, StoryError
 from svi_story.events import BoardDelayed, BoardFailed, BoardRefused, RunStarted, SegmentReused, Warned
+from svi_story.files import refused
 from svi_story.render.calibration import Timed
 from svi_story.render.film import Clips, Film, still_good
 from svi_story.render.jobs import Rejected, select
@@ -25,7 +27,6 @@ from svi_story.render.stage import Stage, Studio
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
     from concurrent.futures import Executor
-    from pathlib import Path
 
     from svi_story.engines.base import Engine
     from svi_story.enginespec import EngineOptions
@@ -285,6 +286,8 @@ class Night:
             work.drop()
         if isinstance(error, MemoryError):
             error = PassingError(f"RAM ran out; {NO_RAM}")
+        if isinstance(error, OSError):  # of the system, wherever it came from: not a bug
+            error = refused(error, Path(error.filename or board), "reading or writing")
         if isinstance(error, PassingError) and self._retry.times:
             self._delayed[board] = error
             self._studio.report(BoardDelayed(board, str(error)))

@@ -90,6 +90,7 @@ def media_paths(job: Job, target: Path, codec: Codec) -> list[Path]:
 
 
 def _write(target: Path, data: bytes, outputs: Outputs) -> None:
+    remove_stale_temps(target.absolute().parent)
     with disk(target, "writing it"):
         outputs.write(target, data)
 

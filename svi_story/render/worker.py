@@ -18,6 +18,7 @@ from svi_story.cache.store import Store
 from svi_story.engines import implementation_of
 from svi_story.errors import InputError, PassingError, Problem, StoryError
 from svi_story.events import Event
+from svi_story.files import refused
 from svi_story.plan.fingerprints import Fingerprints
 from svi_story.render.record import versions
 from svi_story.render.segments import Lost, Wanted, make
@@ -221,6 +222,8 @@ def portable(error: Exception) -> Exception:
         return error
     if isinstance(error, MemoryError):
         return PassingError(f"RAM ran out on {socket.gethostname()}; close what else uses it there")
+    if isinstance(error, OSError):
+        return refused(error, Path(error.filename or socket.gethostname()), "reading or writing")
     return WorkerBugError("".join(traceback.format_exception(error)))
 
 

@@ -9,7 +9,7 @@ import zlib
 from functools import lru_cache
 from typing import TYPE_CHECKING
 
-from svi_story.files import atomic_file, disk, make_folder, open_regular
+from svi_story.files import atomic_file, disk, make_folder, open_regular, remove_stale_temps
 from svi_story.plan.timing import timecode
 from svi_story.review.sheet import CLIPS_PER_SHEET, MARGIN, STRIPE, lay_out, line_height, title_size
 
@@ -51,6 +51,7 @@ def write_preview(plan: FilmPlan, film: Path, outputs: Outputs | None = None) ->
     """
     publish = outputs.file if outputs else atomic_file
     paths = []
+    remove_stale_temps(film.absolute().parent)
     for number, sheet in enumerate(draw_sheets(plan), 1):
         path = sheet_path(film, number)
         raw = io.BytesIO()

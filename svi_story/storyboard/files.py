@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import os
 import re
-import secrets
 import stat
 from codecs import BOM_UTF16_BE, BOM_UTF16_LE, BOM_UTF32_BE, BOM_UTF32_LE
 from typing import TYPE_CHECKING
 
 from svi_story.errors import InputError, Problem
-from svi_story.files import CHANGED, UnfitError, read_regular, rename_new
+from svi_story.files import CHANGED, UnfitError, read_regular, remove_stale_temps, rename_new, temp_name
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -79,9 +78,10 @@ def write_new(path: Path, raw: bytes) -> None:
     """
     if path.exists() or path.is_symlink():
         raise InputError(Problem("exists already; choose another name", file=str(path)))
-    temporary = path.with_name(f".{secrets.token_hex(8)}.tmp")
+    temporary = path.with_name(temp_name())
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
+        remove_stale_temps(path.parent)
         try:
             with temporary.open("xb") as file:
                 file.write(raw)

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from svi_story.errors import InputError, Problem
 from svi_story.fields import nearest, shown, unfit
-from svi_story.files import temp_name
+from svi_story.files import remove_stale_temps, temp_name
 from svi_story.storyboard.files import unwritable, write_new
 
 BOARD = "board.yaml"
@@ -71,6 +71,7 @@ def _check_name(target: Path) -> None:
 def _into_folder(source: Path, target: Path) -> Path:
     _refuse_existing(target)
     work = target.with_name(temp_name())
+    remove_stale_temps(target.absolute().parent)
     try:
         for file in _files(source):
             place = work / (f"{target.name}.yaml" if file.name == BOARD else file.relative_to(source))

@@ -5,16 +5,14 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import json
-import os
 from dataclasses import asdict, dataclass, field
-from pathlib import Path
-from tempfile import NamedTemporaryFile
 from typing import TYPE_CHECKING
 
-from svi_story.files import read_chunks, read_regular
+from svi_story.files import read_chunks, read_regular, remove_stale_temps, write_atomic
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+    from pathlib import Path
 
     Progress = Callable[[str, int, int], None]
     """Called with a file's name, the bytes done and the bytes in all."""
@@ -125,15 +123,10 @@ class Records:
         A record that cannot be written is done without.
         """
         self.known[self._name(file)] = Record(*offered, file.stat().st_mtime_ns, downloaded)
-        target = self.root / RECORDS
-        with (
-            contextlib.suppress(OSError),
-            NamedTemporaryFile("w", encoding="utf-8", dir=self.root, prefix=RECORDS, delete=False) as opened,
-        ):
-            json.dump({name: asdict(record) for name, record in self.known.items()}, opened, indent=1)
-            opened.flush()
-            os.fsync(opened.fileno())
-            Path(opened.name).replace(target)
+        known = {name: asdict(record) for name, record in self.known.items()}
+        with contextlib.suppress(OSError):
+            remove_stale_temps(self.root)
+            write_atomic(self.root / RECORDS, json.dumps(known, indent=1).encode())
 
     def _name(self, file: Path) -> str:
         return file.relative_to(self.root).as_posix()
