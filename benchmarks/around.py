@@ -34,7 +34,7 @@ from svi_story.cut.join import join
 from svi_story.cut.timeline import Piece, Span
 from svi_story.files import sha256_file
 from svi_story.plan.keys import key_of
-from svi_story.render.segments import carry_of
+from svi_story.render.executor import carry_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping

@@ -63,5 +63,5 @@ class RenderError(StoryError):
     exit_code = 1
 
 
-class PassingError(RenderError):
+class TransientError(RenderError):
     """What may pass by itself, as a full disk or a worker that died: worth trying again."""

@@ -15,7 +15,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO
 
-from svi_story.errors import PassingError, Problem, RenderError
+from svi_story.errors import Problem, RenderError, TransientError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -41,7 +41,7 @@ CURES = {
     errno.ENOTDIR: IN_THE_WAY,
     errno.EISDIR: IN_THE_WAY,
 }
-PASSING = (
+TRANSIENT = (
     *(errno.ENOSPC, errno.EDQUOT),  # somebody may clean up
     *(errno.EIO, errno.ESTALE, errno.ETIMEDOUT),  # a disk of the network
     *(errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.EAGAIN, errno.EBUSY),  # other programs may end
@@ -65,7 +65,7 @@ class UnfitError(OSError):
 def disk(path: Path, doing: str) -> Iterator[None]:
     """Turn any OSError inside into a RenderError that names `path`, what was being done, and the cure.
 
-    It is a PassingError where it may pass by itself.
+    It is a TransientError where it may pass by itself.
     """
     try:
         yield
@@ -78,7 +78,7 @@ def refused(error: OSError, path: Path, doing: str) -> RenderError:
     cure = IN_THE_WAY if isinstance(error, UnfitError) else CURES.get(error.errno or 0, CHECK)
     reason = error.strerror or str(error)
     what = f"{doing} failed: {reason}; {cure}: everything rendered so far is kept"
-    kind = PassingError if error.errno in PASSING else RenderError
+    kind = TransientError if error.errno in TRANSIENT else RenderError
     return kind(Problem(what, file=str(path)))
 
 
@@ -290,12 +290,12 @@ WRITE_CURES = {
 def unwritable(target: Path, reason: str) -> RenderError:
     """The error for a file that could not be written, with the cure where the system's reason tells it.
 
-    A PassingError where the reason may pass by itself.
+    A TransientError where the reason may pass by itself.
     """
     cures = [cure for code, cure in WRITE_CURES.items() if os.strerror(code) in reason]
     cure = cures[0] if cures else "see that its disk is well and has room"
     what = f"cannot be written: {reason}; {cure}, then run the same command again: what was rendered is kept"
-    kind = PassingError if any(os.strerror(code) in reason for code in PASSING) else RenderError
+    kind = TransientError if any(os.strerror(code) in reason for code in TRANSIENT) else RenderError
     return kind(Problem(what, file=str(target)))
 
 

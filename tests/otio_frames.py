@@ -9,12 +9,12 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import opentimelineio as otio
 
+from svi_story.cut.edit_list import card_key, pieces_of
 from svi_story.cut.otio import Take, rows_of, timeline
 from svi_story.enginespec import EngineOptions
 from svi_story.enginespec.sampling import Guidance, Sampler
 from svi_story.plan.keys import key_of
 from svi_story.plan.model import Anchor, Card, Cut, FilmPlan, Segment, Shot, Size
-from svi_story.render.edit import card_key, pieces_of
 from svi_story.render.jobs import Job, Place
 
 if TYPE_CHECKING:
@@ -123,7 +123,7 @@ def film_of(job: Job, *, whole_clips: bool = False) -> list[Seen]:
         name, shift = names[source.key]
         return name, source.frame + shift
 
-    frames = (piece.frame(index) for piece in pieces_of(job) for index in range(piece.frames))
+    frames = (piece.frame(index) for piece in pieces_of(job.plan) for index in range(piece.frames))
     return [Seen(named(frame.over), frame.under and named(frame.under), frame.level < 1) for frame in frames]
 
 

@@ -27,13 +27,13 @@ from safetensors.torch import load_file, save_file
 
 from svi_story.cli.options import with_address
 from svi_story.enginespec.sampling import Lora
-from svi_story.errors import InputError, PassingError, Problem
+from svi_story.errors import InputError, Problem, TransientError
 from svi_story.plan.model import Anchor, Segment, Size
-from svi_story.render import cluster
-from svi_story.render.chains import chains_of, ready, share
-from svi_story.render.cluster import ahead
-from svi_story.render.pool import reason_of
-from svi_story.render.worker import WorkerBugError, absolute, portable
+from svi_story.render.distributed import executor as cluster
+from svi_story.render.distributed.executor import ahead
+from svi_story.render.distributed.pool import reason_of
+from svi_story.render.distributed.worker import WorkerBugError, absolute, portable
+from svi_story.render.schedule import chains_of, ready, share
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
@@ -128,7 +128,7 @@ def test_paths_travel_absolute(tmp_path: Path) -> None:
 
 def test_errors_travel_whole() -> None:
     error = InputError(Problem("is bad", file="b.yaml", line=3, path="clips[0]"), "and this")
-    for kind in (error, PassingError(*error.problems)):
+    for kind in (error, TransientError(*error.problems)):
         there = pickle.loads(pickle.dumps(portable(kind)))
         assert (type(there), there.problems, str(there)) == (type(kind), kind.problems, str(kind))
     try:
@@ -522,15 +522,15 @@ WORK = """
 import os, subprocess, sys, time
 orphan = "import subprocess, sys; subprocess.Popen(['sleep', '1000'], start_new_session=True, env={})"
 subprocess.run([sys.executable, "-c", orphan], env={}, check=True)
-open(os.path.join(os.environ["SVI_STORY_KEEPER"], "file"), "w").close()
+open(os.path.join(os.environ["SVI_STORY_RUN"], "file"), "w").close()
 """
 OWNER = """
 import os, subprocess, sys
 folder, work = sys.argv[1:]
 fd, _ = os.pipe()
-keeper = [sys.executable, "-c", "from svi_story.render.keeper import main; main()", folder, str(fd)]
+keeper = [sys.executable, "-c", "from svi_story.render.distributed.watchdog import main; main()", folder, str(fd)]
 kept = subprocess.Popen([*keeper, sys.executable, "-c", work], stdin=subprocess.PIPE, pass_fds=[fd],
-                        env={**os.environ, "SVI_STORY_KEEPER": folder})
+                        env={**os.environ, "SVI_STORY_RUN": folder})
 print(kept.pid, flush=True)
 sys.stdin.read()
 """

@@ -63,10 +63,10 @@ def test_only_the_cli_prints_or_exits(path: Path) -> None:
 @pytest.mark.parametrize("path", MODULES, ids=lambda path: str(path.relative_to(HOUSE)))
 def test_rooms_stay_small(path: Path) -> None:
     text = path.read_text("utf-8")
-    assert text.count("\n") <= 400
+    assert text.count("\n") <= 500
     for node in ast.walk(ast.parse(text)):
         if isinstance(node, ast.FunctionDef):
-            assert (node.end_lineno or 0) - node.lineno < 60, node.name
+            assert (node.end_lineno or 0) - node.lineno < 80, node.name
 
 
 @pytest.mark.parametrize("command", [["--help"], ["schema"], ["render", "--help"], ["validate", "--help"]])

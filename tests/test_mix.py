@@ -6,7 +6,7 @@ import json
 from typing import TYPE_CHECKING
 
 from svi_story.engines.animatic import Animatic
-from svi_story.render.mix import mixed
+from svi_story.render.film import mixed_environments as mixed
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping

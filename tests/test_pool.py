@@ -14,26 +14,34 @@ import svi_support as support
 from ray.exceptions import RayActorError
 
 from svi_story.enginespec import EngineOptions
-from svi_story.errors import InputError, PassingError, RenderError
+from svi_story.errors import InputError, RenderError, TransientError
 from svi_story.events import ChainGiven, SegmentStarted, WorkerLost
-from svi_story.render import worker
-from svi_story.render.pool import Pool, Staff
-from svi_story.render.segments import Lost, Made, Wanted
-from svi_story.render.worker import Failed, Finished, Here, Post, Ready, Worker, WorkerBugError
+from svi_story.render.distributed import worker
+from svi_story.render.distributed.pool import WorkerFactory, WorkerPool
+from svi_story.render.distributed.worker import (
+    EngineReady,
+    Failed,
+    Finished,
+    Started,
+    Worker,
+    WorkerBugError,
+    WorkerSetup,
+)
+from svi_story.render.executor import SegmentFailed, SegmentReady
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
 
     from svi_story.events import Event
     from svi_story.plan.model import Segment
-    from svi_story.render.worker import Batch, Message
+    from svi_story.render.distributed.worker import Assignment, Message
 
 FOREST = (("a", None), ("b", "a"), ("c", "b"), ("x", "a"), ("p", None), ("q", "p"))
 BOARD = Path("board.yaml")
 
 
-def wanted(key: str, parent: str | None) -> Wanted:
-    return Wanted(replace(support.segment(), clip=key, key=key, parent=parent), BOARD)
+def wanted(key: str, parent: str | None) -> Segment:
+    return replace(support.segment(), clip=key, key=key, parent=parent, board=BOARD)
 
 
 @dataclass
@@ -52,19 +60,19 @@ class Stage:
 
     def start(self, _missing: Sequence[Segment]) -> tuple[Any, Iterator[Message]]:
         self.started += 1
-        options = SimpleNamespace(remote=self._make)
-        return SimpleNamespace(make=SimpleNamespace(options=lambda **_: options)), self._enter()
+        options = SimpleNamespace(remote=self._render)
+        return SimpleNamespace(render=SimpleNamespace(options=lambda **_: options)), self._enter()
 
     def _enter(self) -> Iterator[Message]:
         if self.started <= self.early_deaths:
             raise RayActorError
-        yield Here("host", self.started, {})
-        yield Failed("", self.refusal) if self.refusal else Ready(self.one_at_a_time)
+        yield Started("host", self.started, {})
+        yield Failed("", self.refusal) if self.refusal else EngineReady(self.one_at_a_time)
 
-    def _make(self, batch: Batch) -> Iterator[Message]:
-        for each in (each for chain in batch.chains for each in chain):
-            key = each.segment.key
-            assert each.segment.parent is None or each.segment.parent in self.made, "parents come first"
+    def _render(self, assignment: Assignment) -> Iterator[Message]:
+        for each in (each for chain in assignment.chains for each in chain):
+            key = each.key
+            assert each.parent is None or each.parent in self.made, "parents come first"
             assert key not in self.made, "nothing is made twice"
             self.tried[key] += 1
             yield SegmentStarted(BOARD, key, 0, key, 5)
@@ -76,17 +84,18 @@ class Stage:
                 return
             self.made[key] = object()
             yield Finished(key, fresh=True)
-        yield Ready(self.one_at_a_time)
+        yield EngineReady(self.one_at_a_time)
 
     def run(self, workers: int = 2) -> tuple[set[str], dict[str, Exception]]:
         """What is made, and what is lost and why."""
         store: Any = SimpleNamespace(entry=self.made.get, folder=Path)
         forest = {key: wanted(key, parent) for key, parent in FOREST}
-        pool = Pool(forest, {}, store, self.told.append, Staff(workers, self.start, lambda: "Killed"))
-        ended = list(pool.make())
+        factory = WorkerFactory(workers, self.start, lambda: "Killed")
+        pool = WorkerPool(forest, {}, store, self.told.append, factory)
+        ended = list(pool.render())
         return (
-            {each.segment.key for each in ended if isinstance(each, Made)},
-            {each.segment.key: each.error for each in ended if isinstance(each, Lost)},
+            {each.segment.key for each in ended if isinstance(each, SegmentReady)},
+            {each.segment.key: each.error for each in ended if isinstance(each, SegmentFailed)},
         )
 
     def count(self, kind: type[Event]) -> int:
@@ -149,14 +158,14 @@ def test_workers_that_die_before_they_are_ready_are_replaced_and_then_it_is_wort
     made, lost = Stage(lambda key, time: None, early_deaths=9).run()
     assert (made, set(lost)) == (set(), set("abcxpq"))
     (error,) = set(lost.values())
-    assert isinstance(error, PassingError)
+    assert isinstance(error, TransientError)
     assert "died before they could work" in str(error)
     assert "(Killed)" in str(error)
     assert "--workers" in str(error)
 
 
 def test_a_worker_that_says_what_is_wrong_is_believed() -> None:
-    for refusal in (PassingError("disk full"), WorkerBugError("trace\nOops: bad")):
+    for refusal in (TransientError("disk full"), WorkerBugError("trace\nOops: bad")):
         stage = Stage(lambda key, time: None, refusal=refusal)
         made, lost = stage.run(workers=1)
         assert (made, set(lost.values()), stage.started) == (set(), {refusal}, 3)
@@ -171,15 +180,15 @@ def test_places_that_will_not_do_are_asked_once_each() -> None:
 
 
 def test_a_worker_looks_at_its_place_first(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(worker, "PATIENCE", 0.1)
-    post = Post("animatic", EngineOptions(), tmp_path / "cache", tmp_path / "cache/probe")
-    here, blind = Worker(post).enter(())
-    assert isinstance(here, Here)
+    monkeypatch.setattr(worker, "VISIBLE_SECONDS", 0.1)
+    setup = WorkerSetup(EngineOptions(), tmp_path / "cache", tmp_path / "cache/probe")
+    here, blind = Worker(setup).enter(())
+    assert isinstance(here, Started)
     assert isinstance(blind, Failed)
     assert "does not see the cache" in str(blind.error)
-    post.probe.parent.mkdir()
-    post.probe.touch()
-    assert list(Worker(post).enter(()))[1:] == [Ready(one_at_a_time=False)]
-    _, other = Worker(Post(post.engine, post.options, post.cache, post.probe, version="0.0.1")).enter(())
+    setup.probe.parent.mkdir()
+    setup.probe.touch()
+    assert list(Worker(setup).enter(()))[1:] == [EngineReady(one_at_a_time=False)]
+    _, other = Worker(replace(setup, version="0.0.1")).enter(())
     assert isinstance(other, Failed)
     assert "install the same" in str(other.error)

@@ -24,7 +24,7 @@ from svi_story.plan.fingerprints import Fingerprints
 from svi_story.plan.keys import with_keys
 from svi_story.plan.shots import plan_film
 from svi_story.render.jobs import Job, Place
-from svi_story.render.provenance import extras_of
+from svi_story.render.metadata import extras_of
 from svi_story.render.record import is_up_to_date, planned_film, read_record, write_record
 from svi_story.storyboard.source import load
 
@@ -72,7 +72,7 @@ def facts(packet: bytes) -> dict[str, str]:
 
 def test_a_film_of_svi_is_labelled(write_board: Write) -> None:
     board = write_board(title=HOSTILE)
-    told = facts(extras_of(job_of(board), RANGES).xmp)
+    told = facts(extras_of(job_of(board).plan, RANGES).xmp)
     assert told[f"{{{IPTC}}}DigitalSourceType"] == TRAINED
     assert told[f"{{{IPTC}}}AISystemUsed"] == "Stable Video Infinity 2.0 (Wan 2.2 I2V A14B)"
     assert told["title"] == HOSTILE
@@ -85,9 +85,9 @@ def test_a_film_of_svi_is_labelled(write_board: Write) -> None:
 
 
 def test_an_animatic_is_not_labelled(write_board: Write) -> None:
-    told = facts(extras_of(job_of(write_board(), "animatic"), RANGES).xmp)
+    told = facts(extras_of(job_of(write_board(), "animatic").plan, RANGES).xmp)
     assert not any(name.startswith(f"{{{IPTC}}}") for name in told)
-    assert b"trainedAlgorithmicMedia" not in extras_of(job_of(write_board(), "animatic"), RANGES).xmp
+    assert b"trainedAlgorithmicMedia" not in extras_of(job_of(write_board(), "animatic").plan, RANGES).xmp
 
 
 def test_chapters_are_the_clips(write_board: Write) -> None:
@@ -95,14 +95,14 @@ def test_chapters_are_the_clips(write_board: Write) -> None:
     board = write_board(
         title="Fog", clips=[{"prompt": "A  cat\nsits."}, {"prompt": long}, {"prompt": "猫" * 99}]
     )
-    assert extras_of(job_of(board), RANGES).chapters == (
+    assert extras_of(job_of(board).plan, RANGES).chapters == (
         Chapter("Fog", 0, 4),
         Chapter("clip-01: A cat sits.", 4, 17),
         Chapter("clip-02: A cat walks along the wall and then walks along the wall…", 17, 29),
         Chapter("clip-03: " + "猫" * 60 + "…", 29, 41),
     )
     eaten = {"clip-01": (0, 9), "clip-03": (9, 12)}
-    assert [chapter.start for chapter in extras_of(job_of(board), eaten).chapters] == [0, 9]
+    assert [chapter.start for chapter in extras_of(job_of(board).plan, eaten).chapters] == [0, 9]
 
 
 @pytest.mark.parametrize(
@@ -110,13 +110,13 @@ def test_chapters_are_the_clips(write_board: Write) -> None:
 )
 def test_captions(write_board: Write, how: str, soft: int, shown: bool) -> None:
     clips = [{"prompt": "a cat", "caption": "one"}, {"prompt": "b"}, {"prompt": "c", "caption": "three"}]
-    extras = extras_of(job_of(write_board(cut={"captions": how}, clips=clips)), RANGES)
+    extras = extras_of(job_of(write_board(cut={"captions": how}, clips=clips)).plan, RANGES)
     assert extras.captions == (Cue("one", 4, 17), Cue("three", 29, 41))[:soft]
     assert extras.captions_on is shown
 
 
 def test_the_identity_holds_what_the_film_tells(write_board: Write) -> None:
-    extras = extras_of(job_of(write_board()), RANGES)
+    extras = extras_of(job_of(write_board()).plan, RANGES)
     others = [
         replace(extras, metadata={}),
         replace(extras, chapters=()),
@@ -126,7 +126,7 @@ def test_the_identity_holds_what_the_film_tells(write_board: Write) -> None:
     ]
     identities = [json.dumps(each.identity()) for each in (extras, *others)]
     assert len(set(identities)) == len(identities)
-    assert extras_of(job_of(write_board()), RANGES) == extras
+    assert extras_of(job_of(write_board()).plan, RANGES) == extras
     assert b"202" not in extras.xmp.replace(b"2008-02-29", b"")  # no date of today
 
 

@@ -6,17 +6,15 @@ import errno
 import json
 import os
 from collections import Counter
-from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
 from svi_story.cache.store import Store
 from svi_story.engines.animatic import Animatic
-from svi_story.errors import PassingError, RenderError
-from svi_story.files import PASSING, disk, unwritable
-from svi_story.render import retry
-from svi_story.render.retry import Retry
+from svi_story.errors import RenderError, TransientError
+from svi_story.files import TRANSIENT, disk, unwritable
+from svi_story.render import runner
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -46,7 +44,7 @@ class Waits:
 @pytest.fixture
 def waits(monkeypatch: pytest.MonkeyPatch) -> Waits:
     waits = Waits()
-    monkeypatch.setattr(retry, "Retry", partial(Retry, wait=waits))
+    monkeypatch.setattr(runner, "wait", waits)
     return waits
 
 
@@ -179,7 +177,7 @@ def test_an_engine_that_cannot_start_for_now_is_started_later(
     def enter(engine: Animatic) -> Animatic:
         entered.append(bool(waits.seconds))
         if not waits.seconds:
-            raise PassingError("somebody else uses the GPU")
+            raise TransientError("somebody else uses the GPU")
         return real(engine)
 
     monkeypatch.setattr(Animatic, "__enter__", enter)
@@ -219,7 +217,7 @@ def test_what_was_to_be_forced_is_forced_later(
     def set_aside(store: Store, key: str, reason: str) -> bool:
         calls.append(key)
         if len(calls) == 2:
-            raise PassingError("full")
+            raise TransientError("full")
         return real(store, key, reason)
 
     monkeypatch.setattr(Store, "set_aside", set_aside)
@@ -232,7 +230,7 @@ def test_what_was_to_be_forced_is_forced_later(
 
 @pytest.mark.parametrize("number", [errno.ENOSPC, errno.EIO, errno.ESTALE, errno.EACCES, errno.EROFS])
 def test_errors_of_the_disk_pass_or_do_not(number: int, tmp_path: Path) -> None:
-    kind = PassingError if number in PASSING else RenderError
+    kind = TransientError if number in TRANSIENT else RenderError
     with pytest.raises(RenderError) as raised, disk(tmp_path, "writing"):
         raise OSError(number, os.strerror(number))
     assert type(raised.value) is kind

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import tempfile
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from itertools import groupby
 from pathlib import Path
@@ -15,18 +14,17 @@ from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from svi_story.cache.store import Store
-from svi_story.errors import PassingError, RenderError
+from svi_story.errors import RenderError, TransientError
 from svi_story.events import PhaseDone, SegmentDone, SegmentStarted
-from svi_story.render.segments import Lost, Made, Wanted, make
-from svi_story.render.stage import Stage, Studio
+from svi_story.render.executor import LocalExecutor, SegmentFailed, SegmentReady
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
     from svi_story.events import Event
     from svi_story.plan.model import Segment
+    from svi_story.render.executor import Result
 
-BOARD = Path("board.yaml")
 words = st.lists(st.text("ab", min_size=1, max_size=3), min_size=1, max_size=3)
 few = settings(max_examples=12, suppress_health_check=[HealthCheck.function_scoped_fixture])
 
@@ -40,18 +38,17 @@ def room() -> Iterator[Path]:
 
 def run(
     segments: Sequence[Segment], engine: Fake, root: Path, told: list[Event] | None = None
-) -> list[Made | Lost]:
+) -> list[Result]:
     """Make segments in a store."""
     report = (told if told is not None else []).append
     store = Store(root, report)
-    with ThreadPoolExecutor(1) as encoder, Stage(engine, segments, store) as stage:
-        studio = Studio(stage, store, encoder, report)
-        return list(make([Wanted(segment, BOARD) for segment in segments], studio))
+    with LocalExecutor(lambda _name: engine, segments, store, report) as executor:
+        return list(executor.render(segments))
 
 
-def frames(made: Sequence[Made | Lost]) -> dict[str, str]:
+def frames(made: Sequence[Result]) -> dict[str, str]:
     """What is in the frames, by key."""
-    return {each.segment.key: each.entry.frames_sha256 for each in made if isinstance(each, Made)}
+    return {each.segment.key: each.entry.frames_sha256 for each in made if isinstance(each, SegmentReady)}
 
 
 @given(words)
@@ -70,7 +67,7 @@ def test_the_order_changes_no_frame_and_everything_is_made_once(chains: list[str
         again = Fake()
         made = run(segments, again, folder / "b")
         assert again.calls == []
-        assert not any(each.fresh for each in made if isinstance(each, Made))
+        assert not any(each.fresh for each in made if isinstance(each, SegmentReady))
 
 
 @given(words, st.integers(2, 9))
@@ -86,7 +83,7 @@ def test_what_was_begun_is_gone_on_with(chains: list[str], stride: int) -> None:
     with room() as folder:
         calm = frames(run(segments, Fake(), folder / "calm"))
         engine = Fake(in_turns=True, fault=stop)
-        made: list[Made | Lost] = []
+        made: list[Result] = []
         for attempt in range(1, 40):
             limit = len(engine.calls) + stride * attempt
             with suppress(KeyboardInterrupt):
@@ -110,7 +107,7 @@ def test_each_model_works_for_a_whole_wave() -> None:
 
 @pytest.mark.parametrize("in_turns", [False, True])
 @pytest.mark.parametrize("call", ["vae", "high", "sample", "decode"])
-@pytest.mark.parametrize("error", [RenderError("bad"), PassingError("full"), ZeroDivisionError("bug")])
+@pytest.mark.parametrize("error", [RenderError("bad"), TransientError("full"), ZeroDivisionError("bug")])
 def test_what_fails_takes_only_what_continues_from_it(call: str, error: Exception, in_turns: bool) -> None:
     def fault(name: str, segment: Segment) -> None:
         if (name, segment.prompt) == (call, "ab"):
@@ -118,9 +115,9 @@ def test_what_fails_takes_only_what_continues_from_it(call: str, error: Exceptio
 
     engine = Fake(in_turns, fault)
     ended = run(film(["abc", "abd", "ac", "b"]), engine, Path("store"))
-    lost = {each.segment.prompt: each.error for each in ended if isinstance(each, Lost)}
+    lost = {each.segment.prompt: each.error for each in ended if isinstance(each, SegmentFailed)}
     assert lost == dict.fromkeys(("ab", "abc", "abd"), error)
-    assert {each.segment.prompt for each in ended if isinstance(each, Made)} == {"a", "ac", "b"}
+    assert {each.segment.prompt for each in ended if isinstance(each, SegmentReady)} == {"a", "ac", "b"}
     healed = Fake(in_turns)
     made = run(film(["abc", "abd", "ac", "b"]), healed, Path("store"))
     assert frames(made) == frames(run(film(["abc", "abd", "ac", "b"]), Fake(), Path("calm")))
@@ -135,8 +132,8 @@ def test_an_engine_that_cannot_be_entered_loses_what_is_missing_only() -> None:
             raise RenderError("no memory")
 
     ended = run(film(["abc", "b"]), Broken(), Path("store"))
-    assert [each.segment.prompt for each in ended if isinstance(each, Made)] == ["a", "ab"]
-    assert [each.segment.prompt for each in ended if isinstance(each, Lost)] == ["abc", "b"]
+    assert [each.segment.prompt for each in ended if isinstance(each, SegmentReady)] == ["a", "ab"]
+    assert [each.segment.prompt for each in ended if isinstance(each, SegmentFailed)] == ["abc", "b"]
 
 
 def test_when_memory_changes_the_engine_s_ways_the_rest_is_scheduled_anew() -> None:
@@ -145,7 +142,7 @@ def test_when_memory_changes_the_engine_s_ways_the_rest_is_scheduled_anew() -> N
 
     engine = Fake(fault=shrink)
     ended = run(film(["a", "b", "c", "d"]), engine, Path("store"))
-    assert all(isinstance(each, Made) for each in ended)
+    assert all(isinstance(each, SegmentReady) for each in ended)
     calls = [name for name, _ in engine.calls]
     assert calls[:6] == ["vae", "high", "sample", "decode", "vae", "high"]
     assert [(name, len(list(run))) for name, run in groupby(calls[6:])] == [

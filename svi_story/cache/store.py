@@ -42,7 +42,7 @@ class Store:
 
     def __init__(self, root: Path, report: Reporter) -> None:
         self.layout = Layout(root.absolute())
-        self._report = report
+        self.report = report
 
     def folder(self, key: str) -> Path:
         """The absolute folder of a key's entry, whether it exists or not."""
@@ -67,12 +67,12 @@ class Store:
     @contextmanager
     def work(self, key: str) -> Iterator[Work]:
         """Work on a segment, under its lock; look up the entry again inside: waiting may have made it."""
-        with bench(self.layout, key, self._report) as private:
-            yield Work(self.layout, key, private, lambda: self.entry(key), self._report)
+        with bench(self.layout, key, self.report) as private:
+            yield Work(self.layout, key, private, lambda: self.entry(key), self.report)
 
     def embedding(self, key: str) -> Kept:
         """Where an encoded prompt is kept; a damaged one is set aside with a warning."""
-        return kept_embedding(self.layout, key, self._report)
+        return kept_embedding(self.layout, key, self.report)
 
     def piece(self, key: str) -> Path | None:
         """The file of an encoded piece of film, every byte verified, or None, as with `entry`."""
@@ -85,7 +85,7 @@ class Store:
         """
         if (piece := self.piece(key)) is not None:
             return piece
-        with bench(self.layout, key, self._report) as private:
+        with bench(self.layout, key, self.report) as private:
             if (piece := self.piece(key)) is not None:
                 return piece
             build(private / PIECE_FILE)
@@ -107,7 +107,7 @@ class Store:
         if not any(os.path.lexists(path) for path in things.values()):
             return False
         with (
-            locked(layout.lock(key), waiting(key, self._report)),
+            locked(layout.lock(key), waiting(key, self.report)),
             disk(layout.set_aside, f"setting {key[:12]} aside"),
         ):
             return set_aside(layout, key, reason, things) is not None
@@ -128,19 +128,19 @@ class Store:
 
     def usage(self) -> Iterator[Usage]:
         """What is in the cache, by presence."""
-        return usage(self.layout, self._report)
+        return usage(self.layout, self.report)
 
     def verify(self) -> Iterator[Checked]:
         """Every entry and piece, every byte verified; damaged ones are set aside with a warning."""
-        return verify(self.layout, self._report)
+        return verify(self.layout, self.report)
 
     def garbage(self, now: float, min_age: timedelta = timedelta(days=7)) -> list[Garbage]:
         """What may be deleted at `now` (seconds since the epoch). It stays until `delete`."""
-        return garbage(self.layout, self._report, now, min_age)
+        return garbage(self.layout, self.report, now, min_age)
 
     def delete(self, items: Iterable[Garbage]) -> list[Garbage]:
         """Delete what still is garbage; returns what was deleted."""
-        return delete(self.layout, self._report, items)
+        return delete(self.layout, self.report, items)
 
     def _look(self, kind: str, folder: Path, key: str, open_folder: Callable[[Path, str], T]) -> T | None:
         if not os.path.lexists(folder):
@@ -150,7 +150,7 @@ class Store:
                 found = open_folder(folder, key)
         except CorruptError as error:
             if os.path.lexists(folder):  # else somebody set it aside or deleted it while we read
-                quarantine(self.layout, self._report, key, f"{folder} is damaged: {error}", {kind: folder})
+                quarantine(self.layout, self.report, key, f"{folder} is damaged: {error}", {kind: folder})
             return None
         with suppress(OSError):  # the time of last use is for `gc` only, and a cache may be read-only
             os.utime(folder)

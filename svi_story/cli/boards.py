@@ -224,11 +224,11 @@ def _prepare(
     paths: Sequence[Path], films: Path, cache: Path, choice: Choice
 ) -> tuple[list[Job], list[Rejected]]:
     from svi_story.cli.console import warn
-    from svi_story.render.jobs import find_places, prepare, told
+    from svi_story.render.jobs import find_places, notices, prepare
 
     fingerprints = fingerprints_in(cache, warn)
     jobs, rejected = prepare(find_places(paths, films, cache), fingerprints, choice)
-    for event in (event for job in jobs for event in told(job)):
+    for event in (event for job in jobs for event in notices(job)):
         warn(event)
     _complain_about(rejected)
     fingerprints.save()

@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING, Any
 from svi_story.cli.options import store_of
 from svi_story.engines import implementation_of
 from svi_story.enginespec import spec_of
-from svi_story.render.batch import Setup
 from svi_story.render.calibration import Calibration
 from svi_story.render.cost import Batch, cost_of
+from svi_story.render.runner import Group
 from svi_story.units import gib
 
 if TYPE_CHECKING:
@@ -30,15 +30,15 @@ if TYPE_CHECKING:
 def costs_of(jobs: Sequence[Job], cache: Path) -> list[Cost]:
     """What making all that is missing costs, setup by setup; boards that cannot be keyed are left out."""
     calibration = Calibration.load(cache)
-    setups: defaultdict[Setup, list[Job]] = defaultdict(list)
+    setups: defaultdict[Group, list[Job]] = defaultdict(list)
     for job in jobs:
         if not job.missing:
-            setups[Setup(job.plan.engine, job.options, job.place.cache)].append(job)
-    return [_cost(setup, of, calibration) for setup, of in sorted(setups.items(), key=lambda x: x[0].engine)]
+            setups[Group((job.plan.engine,), job.options, job.place.cache)].append(job)
+    return [_cost(setup, of, calibration) for setup, of in sorted(setups.items(), key=lambda x: x[0].engines)]
 
 
-def _cost(setup: Setup, jobs: Sequence[Job], calibration: Calibration) -> Cost:
-    engine, options, store = setup.engine, setup.options, store_of(jobs[0])
+def _cost(setup: Group, jobs: Sequence[Job], calibration: Calibration) -> Cost:
+    (engine,), options, store = setup.engines, setup.options, store_of(jobs[0])
     films = [job.segments for job in jobs]
     keys = {segment.key for film in films for segment in film}
     missing = frozenset(key for key in keys if store.state(key) != "cached")

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import shlex
 import sys
-from collections import Counter
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -47,10 +46,8 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
     from pathlib import Path
 
-    from svi_story.events import Reporter
-    from svi_story.render.batch import Hands, Outcome, Wish
-    from svi_story.render.jobs import Choice, Place, Rejected
-    from svi_story.render.retry import Retry
+    from svi_story.render.distributed.executor import Cluster
+    from svi_story.render.runner import Outcome
 
 
 NOTHING_STARTED = 2
@@ -100,30 +97,37 @@ def render(
     """
     from svi_story.cli.console import reporter
     from svi_story.enginespec import EngineOptions
-    from svi_story.render.batch import Wish
-    from svi_story.render.jobs import Place, find_places
-    from svi_story.render.retry import Retry
+    from svi_story.render.jobs import Place, find_places, notices, prepare
+    from svi_story.render.runner import RenderRequest, render_boards
 
     options = EngineOptions(models, dtype, attention, memory, vae)
-    choice, wish = chosen(engine, options), Wish(tuple(only or ()), tuple(force or ()))
+    choice = chosen(engine, options)
+    request = RenderRequest(tuple(only or ()), tuple(force or ()), retries)
     places = find_places(paths, output, cache)
     try:
-        with reporter(as_json=as_json, quiet=quiet, verbose=verbose) as report, hands(ray, workers) as makers:
-            outcomes = _render(places, cache, choice, wish, Retry(retries), report, makers)
+        with (
+            reporter(as_json=as_json, quiet=quiet, verbose=verbose) as report,
+            _cluster(ray, workers) as joined,
+        ):
+            fingerprints = fingerprints_in(cache, report)
+            jobs, rejected = prepare(places, fingerprints, choice)
+            for event in (event for job in jobs for event in notices(job)):
+                report(event)
+            outcomes = render_boards(jobs, rejected, request, fingerprints, cache, report, joined)
     except KeyboardInterrupt:
         raise Interrupted(_again(sys.argv[1:])) from None
-    told = True
-    if not as_json and not wish.only:
+    printed = True
+    if not as_json and not request.only:
         done = {outcome.board for outcome in outcomes if outcome.ending == "done"}
         films = [place.film for place in places if isinstance(place, Place) and place.board in done]
-        told = _tell_films(films)
+        printed = _print_films(films)
     if len(outcomes) > 1 and not quiet:
         _show_endings(outcomes)
-    raise typer.Exit(_exit_code(outcomes) or (0 if told else 1))
+    raise typer.Exit(_exit_code(outcomes) or (0 if printed else 1))
 
 
-def _tell_films(films: Sequence[Path]) -> bool:
-    """Tell where the films are; False when somebody wants to know and cannot be told.
+def _print_films(films: Sequence[Path]) -> bool:
+    """Print the films' paths; False when somebody reads them and they cannot be written.
 
     A reader who has left does not: whoever reads the first lines of a night's output still has its films.
     """
@@ -146,66 +150,18 @@ def _show_endings(outcomes: Sequence[Outcome]) -> None:
     complain(*table(("board", "ended", ""), rows))
 
 
-def _render(
-    places: Sequence[Place | Rejected],
-    cache: Path,
-    choice: Choice,
-    wish: Wish,
-    retry: Retry,
-    report: Reporter,
-    makers: Hands,
-) -> list[Outcome]:
-    """Plan, key and render every board; how each ended."""
-    from svi_story.cache.outputs import Outputs
-    from svi_story.cache.store import Store
-    from svi_story.engines import implementation_of
-    from svi_story.events import RunDone
-    from svi_story.render.batch import OURS, render_orders, segments_of, take_orders
-    from svi_story.render.calibration import calibrated
-    from svi_story.render.jobs import prepare, told
-    from svi_story.render.outputs import check_films
-
-    fingerprints = fingerprints_in(cache, report)
-    jobs, rejected = prepare(places, fingerprints, choice)
-    for event in (event for job in jobs for event in told(job)):
-        report(event)
-    outputs = Outputs(cache)
-    if not wish.only:
-        jobs, refused = check_films(jobs, outputs, report, forced=bool(wish.force))
-        rejected = [*rejected, *refused]
-    orders, outcomes = take_orders(jobs, rejected, wish, report)
-    if orders:
-        fingerprints.save()
-        # several workers' events come interleaved, and would time each other's loading
-        alone = makers is OURS
-        with calibrated(cache, segments_of(orders), report) if alone else nullcontext(report) as listener:
-            engines = {
-                setup: implementation_of(setup.engine).create_engine(
-                    setup.options, fingerprints.file, Store(setup.cache, report).embedding, listener
-                )
-                for setup in dict.fromkeys(item.setup for item in orders)
-            }
-            ended = render_orders(orders, engines, listener, retry, makers, outputs)
-            outcomes = [*ended, *outcomes]
-    endings = Counter(outcome.ending for outcome in outcomes)
-    report(RunDone(endings["done"], endings["failed"] + endings["bug"], endings["refused"]))
-    return outcomes
-
-
 @contextmanager
-def hands(address: str, workers: int) -> Iterator[Hands]:
-    """Who makes the segments: a cluster's workers where there is an address, else this process."""
+def _cluster(address: str, workers: int) -> Iterator[Cluster | None]:
+    """The Ray cluster at an address; None without one: then this process renders."""
     if address:
-        from svi_story.render.cluster import Cluster
+        from svi_story.render.distributed.executor import Cluster
 
         with Cluster(address, workers) as cluster:
             yield cluster
         return
-    from svi_story.render.batch import OURS
-
     if workers:
         raise typer.BadParameter("is for --ray", param_hint="--workers")
-    yield OURS
+    yield None
 
 
 def _again(words: Sequence[str]) -> str:

@@ -11,8 +11,7 @@ from svi_story.cli.terminal import shorten, table
 from svi_story.engines import implementation_of
 from svi_story.enginespec import spec_of
 from svi_story.plan.why import what_changed
-from svi_story.render.recipe import is_finished, recipe_of
-from svi_story.render.record import is_up_to_date, planned_film, read_record
+from svi_story.render.record import is_finished, is_up_to_date, planned_film, read_record, recipe_of
 from svi_story.units import gib
 
 if TYPE_CHECKING:

@@ -147,8 +147,7 @@ def _write(page: Path, found: FilmReview, shown: Shown, outputs: Outputs) -> Non
 
 def _shown(job: Job, store: Store) -> Shown:
     """The film that can be watched, and what to know about it."""
-    from svi_story.render.recipe import is_finished
-    from svi_story.render.reel import preview_of
+    from svi_story.render.record import is_finished, partial_film
     from svi_story.review.report import Shown
 
     film = job.place.film
@@ -156,6 +155,6 @@ def _shown(job: Job, store: Store) -> Shown:
         if is_finished(job, store):
             return Shown(film, "")
         return Shown(film, "This film is not the one that is planned now: times may differ. Render it again.")
-    if preview_of(film).is_file():
-        return Shown(preview_of(film), "The film is not finished: this is what exists so far.")
+    if partial_film(film).is_file():
+        return Shown(partial_film(film), "The film is not finished: this is what exists so far.")
     return Shown(None, "There is no film to play yet; its clips are measured where they lie.")

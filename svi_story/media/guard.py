@@ -26,7 +26,7 @@ from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 
-from svi_story.errors import PassingError, Problem
+from svi_story.errors import Problem, TransientError
 from svi_story.media.audio_files import SoundError
 from svi_story.media.images import PictureError, open_image
 
@@ -122,7 +122,7 @@ class _Child:
         self._socket: socket.socket | None = None
 
     def ask(self, question: Question, file: BinaryIO, seconds: float, refused: Refusal) -> _Answer:
-        """The answer about an open file. Raises what `refused` makes of a reason, or PassingError."""
+        """The answer about an open file. Raises what `refused` makes of a reason, or TransientError."""
         with self._lock:
             try:
                 answer = self._answer(question, file, seconds)
@@ -179,7 +179,7 @@ class _Child:
         except OSError as error:
             ours.close()
             what = f"no process could be started to read images and sounds ({error.strerror}); try again"
-            raise PassingError(Problem(what)) from error
+            raise TransientError(Problem(what)) from error
         self._socket = ours
         return ours
 

@@ -6,13 +6,13 @@ from dataclasses import dataclass, field
 from fractions import Fraction
 from functools import cached_property
 from math import ceil
+from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from svi_story.enginespec.sampling import Sampler
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
-    from pathlib import Path
 
     from svi_story.enginespec.sampling import Lora
     from svi_story.errors import Problem
@@ -76,6 +76,8 @@ class Segment:
     """The key of the segment it continues from; None where a chain starts."""
     inputs: Mapping[str, Json] = field(default_factory=dict, compare=False, repr=False)
     """Everything that went into the key."""
+    board: Path = field(default=Path(), compare=False)
+    """Its board, as the user named it: what events call it by."""
 
     @property
     def sampler(self) -> Sampler:

@@ -186,6 +186,7 @@ def _shot(board: BoardFile, link: Link, anchor: Anchor, recordings: Recordings, 
             anchor=anchor,
             engine=maker.spec.name,
             options=options,
+            board=board.path,
             loras=_loras(board, clip),
         )
         segments.append(segment)

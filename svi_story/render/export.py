@@ -8,6 +8,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from svi_story.cache.layout import FRAMES
+from svi_story.cut.edit_list import ranges_of, strips_of
 from svi_story.cut.frames import PieceFrames, Still
 from svi_story.cut.media import is_made, made_from, media_path, write_media
 from svi_story.cut.otio import Take, as_bytes, rows_of, timeline
@@ -18,8 +19,7 @@ from svi_story.errors import InputError, Problem
 from svi_story.events import MediaDone
 from svi_story.files import disk, make_folder, remove_stale_temps
 from svi_story.plan.model import Segment
-from svi_story.render.edit import ranges_of, strips_of
-from svi_story.render.provenance import captions_of
+from svi_story.render.metadata import captions_of
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -133,7 +133,7 @@ class _Media:
 
     def clips(self) -> list[list[Take]]:
         """A file for every clip, with all that it contributes."""
-        spans = {strip.clip: strip.spans for strip in strips_of(self._job)}
+        spans = {strip.clip: strip.spans for strip in strips_of(self._job.plan)}
         return [
             [self._clip(shot.id, spans[shot.id], shot.frames, shot.segments)] for shot in self._job.plan.shots
         ]
@@ -176,7 +176,7 @@ class _Media:
 
 def subtitles(job: Job) -> bytes:
     """The clips' captions as an .srt file, at the times of the film. InputError where there are none."""
-    cues = captions_of(job.plan, ranges_of(job))
+    cues = captions_of(job.plan, ranges_of(job.plan))
     if not cues:
         raise InputError(Problem("no clip has a caption; nothing to write", str(job.place.board)))
     return srt(cues, job.plan.cut.fps).encode()

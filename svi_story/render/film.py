@@ -1,146 +1,339 @@
-"""One film: every segment in the cache, every piece encoded once, the film in place when it is complete."""
+"""One film: pieces encoded once as their segments are ready, and joined when the last one is."""
 
 from __future__ import annotations
 
-from dataclasses import replace
+import time
+from collections import defaultdict
+from contextlib import suppress
+from dataclasses import dataclass, replace
+from itertools import count, takewhile
 from typing import TYPE_CHECKING
 
+from svi_story.cut.audio import audio_inputs
+from svi_story.cut.edit_list import (
+    END_CARD,
+    TITLE_CARD,
+    cards_of,
+    encoding_of,
+    pieces_of,
+    ranges_of,
+    soundtrack_of,
+)
+from svi_story.cut.encode import encode_piece
+from svi_story.cut.encoding import piece_inputs
+from svi_story.cut.frames import Still
+from svi_story.cut.join import join
+from svi_story.cut.mixing import mix
 from svi_story.cut.tools import check_encoder, import_moviepy
-from svi_story.events import BoardStarted, ClipDone, FilmDone, Warned
+from svi_story.cut.words import CAPTION, CARD, card, has_room
+from svi_story.errors import StoryError
+from svi_story.events import BoardStarted, ClipDone, FilmDone, PieceDone, PreviewDone, SoundDone, Warned
 from svi_story.files import disk, make_folder
-from svi_story.render.captions import captions_beside
-from svi_story.render.edit import encoding_of, ranges_of
-from svi_story.render.legible import illegible
-from svi_story.render.mix import mixed
-from svi_story.render.provenance import extras_of
-from svi_story.render.recipe import is_finished, recipe_of
-from svi_story.render.record import write_record
-from svi_story.render.reel import Reel, drop_preview
-from svi_story.render.sound import make_sound
+from svi_story.media.text import unseen
+from svi_story.plan.keys import key_of
+from svi_story.render.metadata import extras_of
+from svi_story.render.record import captions_beside, is_finished, partial_film, recipe_of, write_record
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterable, Iterator, Mapping, Sequence
+    from concurrent.futures import Executor as ThreadExecutor
+    from concurrent.futures import Future
+    from pathlib import Path
 
+    from svi_story.cache.entry import Entry
+    from svi_story.cache.outputs import Outputs
+    from svi_story.cache.store import Store
+    from svi_story.cut.frames import FrameSource
+    from svi_story.cut.timeline import Piece, Span
+    from svi_story.cut.words import Type
+    from svi_story.events import Reporter
     from svi_story.plan.model import Segment
+    from svi_story.render.executor import Executor, SegmentReady
     from svi_story.render.jobs import Job
-    from svi_story.render.segments import Made
-    from svi_story.render.sound import Sound
-    from svi_story.render.stage import Studio
+
+MOST_NAMED = 5
+"""Clips that are named for one value of an environment."""
+
+
+@dataclass(frozen=True)
+class RenderContext:
+    """What the films of a run share."""
+
+    executor: Executor
+    store: Store
+    encoder: ThreadExecutor
+    """Encodes pieces, one at a time, beside everything else."""
+    report: Reporter
+    outputs: Outputs
+    """Writes what lies outside the cache."""
 
 
 class Film:
-    """One board's way from its first finished segment to its film in place."""
+    """One board, from its first finished segment to its film in place.
 
-    def __init__(self, job: Job, studio: Studio) -> None:
-        self.job = job
-        self._studio = studio
-        self._reel = Reel(job, studio)
+    Pieces are encoded in the context's encoder thread; what fails there is raised when the film is joined.
+    """
+
+    def __init__(self, job: Job, context: RenderContext) -> None:
+        self._job = job
+        self._context = context
+        self._board, self._film = job.place.board, job.place.film
+        self._encoding = encoding_of(job.plan)
+        self._cards = cards_of(job.plan)
+        self._pieces = pieces_of(job.plan)
         self._waiting = {segment.key for segment in job.segments}
+        self._pieces_with: defaultdict[str, list[int]] = defaultdict(list)
+        """The numbers of the pieces that show a segment, by its key."""
+        for number, piece in enumerate(self._pieces):
+            for key in piece.keys:
+                self._pieces_with[key].append(number)
+        self._clips_with: defaultdict[str, list[int]] = defaultdict(list)
+        for number, shot in enumerate(job.plan.shots):
+            for key in {segment.key for segment in shot.segments}:
+                self._clips_with[key].append(number)
+        self._entries: dict[str, Entry] = {}
         self._fresh: set[str] = set()
-        self._sound: Sound | None = None
+        self._encoded: dict[int, Future[tuple[str, Path]]] = {}
+        """Key and file of every piece that was given to the encoder, by number."""
+        self._sound: tuple[str, Path] | None = None
 
-    def start(self, forced: Sequence[Segment]) -> None:
-        """Check all that it needs, and tell what is about to happen."""
-        job, studio = self.job, self._studio
-        check_encoder(encoding_of(job).codec.encoder)
+    def start(self) -> None:
+        """Check everything that the film needs and report what will be rendered; mix its sound."""
+        check_encoder(self._encoding.codec.encoder)
         import_moviepy()  # where there is no ffmpeg, no GPU time is spent
-        start(job, job.segments, forced, studio)
-        for note in illegible(job):
-            studio.report(Warned(f"{job.place.board}: {note}"))
-        with disk(job.place.film, "making room for the film"):
-            make_folder(job.place.film.parent)
-        self._sound = make_sound(job, studio)  # what cannot be read costs no GPU time
+        _start(self._job, self._job.segments, self._context)
+        for note in _unreadable_texts(self._job):
+            self._report_warning(note)
+        with disk(self._film, "making room for the film"):
+            make_folder(self._film.parent)
+        self._sound = self._mix_sound()  # what cannot be read costs no GPU time
+        for number, piece in enumerate(self._pieces):
+            if piece.keys <= self._cards.keys():
+                self._encoded[number] = self._context.encoder.submit(self._encode, piece)
 
-    def take(self, made: Made) -> bool:
-        """Take a finished segment; whether the film is complete and in place with it."""
-        self._reel.add(made.entry)
-        self._waiting.discard(made.segment.key)
-        if made.fresh:
-            self._fresh.add(made.segment.key)
-        for shot in self.job.plan.shots:
+    def add(self, ready: SegmentReady) -> bool:
+        """Take a finished segment; whether the film is complete, and in place, with it."""
+        key = ready.segment.key
+        self._entries[key] = ready.entry
+        self._waiting.discard(key)
+        if ready.fresh:
+            self._fresh.add(key)
+        there = self._entries.keys() | self._cards.keys()
+        for number in self._pieces_with[key]:
+            piece = self._pieces[number]
+            if number not in self._encoded and piece.keys <= there:
+                self._encoded[number] = self._context.encoder.submit(self._encode, piece)
+        for number in self._clips_with[key]:
+            shot = self._job.plan.shots[number]
             keys = {segment.key for segment in shot.segments}
-            if made.segment.key in keys and not keys & self._waiting:
-                self._studio.report(ClipDone(self.job.place.board, shot.id))
+            if not keys & self._waiting:
+                self._context.report(ClipDone(self._board, shot.id))
                 if keys & self._fresh and self._waiting:
-                    self._reel.refresh_preview()
-        if not self._waiting:
-            self._finish()
-        return not self._waiting
+                    self._context.encoder.submit(self._refresh_partial_film)
+        if self._waiting:
+            return False
+        self._finish()
+        return True
 
-    def drop(self) -> None:
-        """Do no more for it."""
-        self._reel.drop()
+    def cancel(self) -> None:
+        """Encode no more."""
+        for piece in self._encoded.values():
+            piece.cancel()
 
     def _finish(self) -> None:
-        """Put the complete film in place, then its record; the preview has served."""
-        job, studio, entries = self.job, self._studio, self._reel.entries
-        extras, sound = extras_of(job, ranges_of(job)), self._sound
-        pieces = self._reel.join(job.place.film, replace(extras, audio=sound.file if sound else None))
+        """Put the complete film in place, then its record and captions; remove the partial film."""
+        job, context = self._job, self._context
+        extras = extras_of(job.plan, ranges_of(job.plan))
+        encoded = [self._encoded[number].result() for number in range(len(self._pieces))]
+        audio = self._sound[1] if self._sound else None
+        frames = join(
+            [file for _, file in encoded],
+            self._encoding,
+            self._film,
+            replace(extras, audio=audio),
+            context.outputs.file,
+        )
+        assert frames == job.plan.frames, "the edit list holds every frame of the plan"
         captions = captions_beside(job, extras.captions)
-        write_record(job, recipe_of(job), entries, captions.ours, studio.outputs)
-        captions.put(studio.outputs, studio.report)
-        _keep(job, [*pieces, *([sound.key] if sound else [])], studio)
-        drop_preview(job.place.film, studio.outputs)
-        mix = mixed((segment.clip, entries[segment.key].environment) for segment in job.segments)
-        if mix:
-            studio.report(Warned(f"{job.place.board}: {mix}"))
-        _report_film(job, studio, made=True)
+        write_record(job, recipe_of(job), self._entries, captions.ours, context.outputs)
+        captions.put(context.outputs, context.report)
+        pieces = [key for key, _ in encoded] + ([self._sound[0]] if self._sound else [])
+        _protect(job, pieces, context)
+        remove_partial_film(job, context.outputs)
+        environments = ((each.clip, self._entries[each.key].environment) for each in job.segments)
+        if mixed := mixed_environments(environments):
+            self._report_warning(mixed)
+        _report_film(job, context, made=True)
+
+    def _encode(self, piece: Piece) -> tuple[str, Path]:
+        """A piece's content address and file, encoded once for the same frames."""
+        by_content = replace(piece, spans=self._by_content(piece.spans), under=self._by_content(piece.under))
+        inputs = piece_inputs(by_content, self._encoding)
+
+        def build(target: Path) -> None:
+            start = time.monotonic()
+            encode_piece(piece, self._open, self._encoding, target, lambda _done, _all: None)
+            spent = round(time.monotonic() - start, 3)
+            self._context.report(PieceDone(self._board, piece.clip, piece.frames, spent))
+
+        key = key_of(inputs)
+        return key, self._context.store.make_piece(key, build, inputs)
+
+    def _by_content(self, spans: tuple[Span, ...]) -> tuple[Span, ...]:
+        """The same spans with the hash of their frames as key."""
+        return tuple(
+            span if span.key in self._cards else replace(span, key=self._entries[span.key].frames_sha256)
+            for span in spans
+        )
+
+    def _open(self, key: str) -> FrameSource:
+        if key not in self._cards:
+            return self._entries[key].frames()
+        shown = self._cards[key]
+        return Still(card(shown.text, self._encoding.width, self._encoding.height), shown.frames)
+
+    def _refresh_partial_film(self) -> None:
+        """Join what exists so far into a film to watch. Where it cannot be written, the work goes on."""
+        target = partial_film(self._film)
+        numbers = takewhile(lambda number: number in self._encoded and self._encoded[number].done(), count())
+        try:
+            files = [self._encoded[number].result()[1] for number in numbers]
+            extras, publish = extras_of(self._job.plan, {}), self._context.outputs.file
+            frames = join(files, self._encoding, target, extras, publish) if files else 0
+        except StoryError as error:
+            self._report_warning(f"nothing to watch yet: {error}")
+        else:
+            if frames:
+                self._context.report(PreviewDone(self._board, target, frames))
+
+    def _mix_sound(self) -> tuple[str, Path] | None:
+        """Key and file of the mixed sound, mixed now if it is not in the cache; None for a silent film.
+
+        Raises RenderError where a recording is not what was planned with, or cannot be read to its end.
+        """
+        plan, context = self._job.plan, self._context
+        soundtrack = soundtrack_of(plan)
+        if not soundtrack.tracks:
+            return None
+
+        def build(target: Path) -> None:
+            start = time.monotonic()
+            over = mix(soundtrack, target)
+            spent = round(time.monotonic() - start, 3)
+            context.report(SoundDone(self._board, round(plan.seconds, 3), spent))
+            if over:
+                self._report_warning(
+                    f"{over} samples of the sound were too loud and were turned down; use smaller volumes"
+                )
+
+        inputs = audio_inputs(soundtrack)
+        key = key_of(inputs)
+        return key, context.store.make_piece(key, build, inputs)
+
+    def _report_warning(self, what: str) -> None:
+        self._context.report(Warned(f"{self._board}: {what}"))
 
 
 class Clips:
     """Some clips of a board, and no film."""
 
-    def __init__(self, job: Job, wanted: Sequence[Segment], studio: Studio) -> None:
-        self.job = job
+    def __init__(self, job: Job, wanted: Sequence[Segment], context: RenderContext) -> None:
+        self._job = job
         self._wanted = wanted
-        self._studio = studio
+        self._context = context
         self._waiting = {segment.key for segment in wanted}
 
-    def start(self, forced: Sequence[Segment]) -> None:
-        """Check all that they need, and tell what is about to happen."""
-        start(self.job, self._wanted, forced, self._studio)
+    def start(self) -> None:
+        """Check everything that they need and report what will be rendered."""
+        _start(self._job, self._wanted, self._context)
 
-    def take(self, made: Made) -> bool:
+    def add(self, ready: SegmentReady) -> bool:
         """Take a finished segment; whether it was the last."""
-        self._waiting.discard(made.segment.key)
+        self._waiting.discard(ready.segment.key)
         return not self._waiting
 
-    def drop(self) -> None:
+    def cancel(self) -> None:
         """Nothing is under way."""
 
 
-def still_good(job: Job, studio: Studio) -> bool:
-    """Whether the film is there as it would be made; then all that is left to do is done."""
-    if not is_finished(job, studio.store):
+def finish_if_up_to_date(job: Job, context: RenderContext) -> bool:
+    """Whether the film is there as it would be rendered; then what is left to do is done."""
+    if not is_finished(job, context.store):
         return False
-    _keep(job, None, studio)
-    drop_preview(job.place.film, studio.outputs)
-    _report_film(job, studio, made=False)
+    _protect(job, None, context)
+    remove_partial_film(job, context.outputs)
+    _report_film(job, context, made=False)
     return True
 
 
-def start(job: Job, wanted: Sequence[Segment], forced: Sequence[Segment], studio: Studio) -> None:
-    """Set the forced entries aside, tell what is about to happen, and check all that it needs."""
-    for segment in forced:
-        studio.stage.set_aside(segment.key)
-    _keep(job, None, studio)
-    missing = [segment for segment in wanted if studio.store.state(segment.key) != "cached"]
-    studio.report(
-        BoardStarted(job.place.board, job.place.film, len(job.plan.shots), len(wanted), len(missing))
+def remove_partial_film(job: Job, outputs: Outputs) -> None:
+    """Remove what could be watched before the film was complete; what is not ours stays."""
+    with suppress(OSError):
+        outputs.remove(partial_film(job.place.film))
+
+
+def mixed_environments(made: Iterable[tuple[str, Mapping[str, str]]]) -> str:
+    """What differs between the environments of clips, as their entries record them; empty for nothing."""
+    parts = list(made)
+    names = dict.fromkeys(name for _, environment in parts for name in environment)
+    found: list[str] = []
+    for name in names:
+        clips: defaultdict[str, dict[str, None]] = defaultdict(dict)
+        for clip, environment in parts:
+            clips[environment.get(name, "unknown")][clip] = None
+        if len(clips) > 1:
+            shown = "; ".join(f"{value} ({_named(list(some))})" for value, some in clips.items())
+            found.append(f"{name}: {shown}")
+    if not found:
+        return ""
+    return (
+        f"its clips were made in different environments, which may show: {', '.join(found)}. "
+        "To make one again as this machine does: --force CLIP"
     )
-    notes = [note for segment in missing for note in studio.stage.engine.notes(segment)]
+
+
+def _named(clips: list[str]) -> str:
+    shown = ", ".join(clips[:MOST_NAMED])
+    return shown if len(clips) <= MOST_NAMED else f"{shown} and {len(clips) - MOST_NAMED} more"
+
+
+def _start(job: Job, wanted: Sequence[Segment], context: RenderContext) -> None:
+    """Report what will be rendered, and check everything that it needs. Raises InputError."""
+    _protect(job, None, context)
+    place = job.place
+    missing = [segment for segment in wanted if context.store.state(segment.key) != "cached"]
+    context.report(BoardStarted(place.board, place.film, len(job.plan.shots), len(wanted), len(missing)))
+    notes = [note for segment in missing for note in context.executor.notes(segment)]
     for note in dict.fromkeys(notes):
-        studio.report(Warned(f"{job.place.board}: {note}"))
+        context.report(Warned(f"{place.board}: {note}"))
     if missing:
-        studio.stage.check(missing)
+        context.executor.check(missing)
 
 
-def _keep(job: Job, pieces: Sequence[str] | None, studio: Studio) -> None:
-    """Protect what the film is made of from `cache gc`; None for the pieces it had."""
+def _protect(job: Job, pieces: Sequence[str] | None, context: RenderContext) -> None:
+    """Protect what the film is made of from `cache gc`; None keeps the pieces it had."""
     keys = [segment.key for segment in job.segments]
-    studio.store.remember_film(job.place.film, job.place.board, keys, pieces)
+    context.store.remember_film(job.place.film, job.place.board, keys, pieces)
 
 
-def _report_film(job: Job, studio: Studio, *, made: bool) -> None:
+def _report_film(job: Job, context: RenderContext, *, made: bool) -> None:
     plan = job.plan
-    studio.report(FilmDone(job.place.board, job.place.film, plan.frames, round(plan.seconds, 3), made))
+    context.report(FilmDone(job.place.board, job.place.film, plan.frames, round(plan.seconds, 3), made))
+
+
+def _unreadable_texts(job: Job) -> Iterator[str]:
+    """A sentence for every text that no font shows completely, or that there is no room for."""
+    size, cut = job.plan.size, job.plan.cut
+    texts: list[tuple[str, str, Type]] = []
+    for name, shown in ((TITLE_CARD, cut.title_card), (END_CARD, cut.end_card)):
+        if shown:
+            texts.append((name, shown.text, CARD))
+    if cut.burnt:
+        texts += [(f"caption of {shot.id}", shot.caption, CAPTION) for shot in job.plan.shots if shot.caption]
+    for name, text, kind in texts:
+        missing = unseen(text)
+        if missing:
+            yield f"{name}: {missing}"
+        if not has_room(text, kind, size.width, size.height):
+            what = f"{len(text)} characters have no room in {size}, and end in an ellipsis; shorten the text"
+            yield f"{name}: {what}"

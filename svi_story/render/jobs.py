@@ -21,6 +21,7 @@ from svi_story.plan.keys import with_keys
 from svi_story.plan.shots import plan_film
 from svi_story.render.bundle import SUFFIX, Settings
 from svi_story.render.bundled import bundled_film, differs, explained
+from svi_story.render.record import partial_film
 from svi_story.render.unpack import unpack
 from svi_story.storyboard.files import absent
 from svi_story.storyboard.source import load
@@ -36,7 +37,6 @@ if TYPE_CHECKING:
 
 SUFFIXES = (".yaml", ".yml")
 FILM = ".mp4"
-PARTIAL = ".partial.mp4"
 """The ending of what exists so far of a film."""
 LONGEST_NAME = 255
 """Bytes that file systems take."""
@@ -171,7 +171,7 @@ def _clashes(places: Iterable[Place]) -> Iterator[Rejected]:
     """Boards that would write one file: the film, or what exists so far of it."""
     writers: defaultdict[str, list[tuple[Path, Place]]] = defaultdict(list)
     for place in places:
-        for path in (place.film, place.film.with_suffix(PARTIAL)):
+        for path in (place.film, partial_film(place.film)):
             writers[_folded(path)].append((path, place))
     for written in writers.values():
         for path, place in written:
@@ -287,11 +287,22 @@ def prepare(
 
 
 def _keyed(place: Place, plan: FilmPlan, options: EngineOptions, identity: Identity) -> Job:
+    if place.bundle:  # what is said of its segments names the bundle
+        plan = under_name(plan, place.board)
     try:
         return Job(place, with_keys(plan, identity), options)
     except InputError as error:
         missing = explained(error, place.bundle, options.models) if place.bundle else error
         return Job(place, plan, options, missing)
+
+
+def under_name(plan: FilmPlan, board: Path) -> FilmPlan:
+    """The plan with another name for its board in events."""
+    shots = (
+        replace(shot, segments=tuple(replace(segment, board=board) for segment in shot.segments))
+        for shot in plan.shots
+    )
+    return replace(plan, shots=tuple(shots))
 
 
 def settings_of(job: Job) -> Settings:
@@ -300,7 +311,7 @@ def settings_of(job: Job) -> Settings:
     return Settings.model_validate(about)
 
 
-def told(job: Job) -> Iterator[Event]:
+def notices(job: Job) -> Iterator[Event]:
     """What is to be said of a bundle before it is used; nothing of a board."""
     bundle = job.place.bundle
     if bundle is None:

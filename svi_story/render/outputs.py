@@ -29,9 +29,7 @@ from svi_story.render.ownership import (
     known,
     media_look,
 )
-from svi_story.render.recipe import is_finished
-from svi_story.render.record import record_path
-from svi_story.render.reel import preview_of
+from svi_story.render.record import is_finished, partial_film, record_path
 from svi_story.review.preview import is_sheet, sheet_path
 from svi_story.review.report import is_page
 from svi_story.review.sheet import CLIPS_PER_SHEET
@@ -207,8 +205,8 @@ def _film_claim(job: Job, outputs: Outputs, report: Reporter, *, forced: bool) -
         Target(files.path, "its film", files.film),
         Target(record_path(files.path), "the film's record", files.record, beside=True),
     ]
-    if len(job.plan.shots) > 1 and not _is_folder(preview_of(files.path)):  # it is a courtesy, done without
-        targets.append(Target(preview_of(files.path), "the film so far", files.partial, beside=True))
+    if len(job.plan.shots) > 1 and not _is_folder(partial_film(files.path)):  # it is a courtesy, done without
+        targets.append(Target(partial_film(files.path), "the film so far", files.partial, beside=True))
     if job.plan.cut.soft and any(shot.caption.strip() for shot in job.plan.shots):
         captions = files.path.with_suffix(".srt")
         targets.append(Target(captions, "the board's captions", files.captions, beside=True))

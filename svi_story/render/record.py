@@ -1,27 +1,41 @@
-"""The film's sibling .json: all that it takes to make it again, and to know that it is still up to date."""
+"""What a film was made from: the record and the captions beside it, and whether the film is up to date."""
 
 from __future__ import annotations
 
+import hashlib
 import json
+import os
 import platform
+from contextlib import suppress
 from dataclasses import dataclass
 from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
 
 from svi_story import __version__
-from svi_story.cache.outputs import Outputs
-from svi_story.files import disk, read_regular, sha256_file
+from svi_story.cache.outputs import Outputs, is_plain
+from svi_story.cut.audio import audio_inputs
+from svi_story.cut.edit_list import encoding_of, pieces_of, ranges_of, soundtrack_of
+from svi_story.cut.encoding import piece_inputs
+from svi_story.cut.subtitles import srt
+from svi_story.events import Warned
+from svi_story.files import UnfitError, disk, read_regular, sha256_file
 from svi_story.plan.described import described_cut, described_film, described_finish
+from svi_story.plan.keys import key_of
 from svi_story.plan.made import MadeClip, MadeFilm, MadeSegment
+from svi_story.render.metadata import extras_of
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Iterator, Mapping, Sequence
     from pathlib import Path
 
     from svi_story.cache.entry import Entry
+    from svi_story.cache.store import Store
+    from svi_story.cut.extras import Cue
+    from svi_story.events import Reporter
     from svi_story.plan.keys import Json
     from svi_story.plan.model import Anchor, Segment, Shot
     from svi_story.render.jobs import Job
+
 
 RECORD_VERSION = 2
 """Version 1 knew of the cut its fps, crf and fades; it is still read, so that `plan --why` can compare."""
@@ -31,6 +45,11 @@ LARGEST = 128 * 2**20
 
 ODD_NAMES = "backslashreplace"
 """A file name that is no UTF-8 becomes an escape that JSON knows."""
+
+
+def partial_film(film: Path) -> Path:
+    """Where what exists so far of a film can be watched."""
+    return film.with_suffix(".partial.mp4")
 
 
 def record_path(film: Path) -> Path:
@@ -236,3 +255,94 @@ def versions() -> dict[str, str]:
         "python": platform.python_version(),
         **{package: version(package) for package in packages},
     }
+
+
+LARGEST = 16 * 2**20
+"""Bytes of captions; all the texts of a board take 2 MB."""
+HASH = 64
+"""Characters of a sha256."""
+
+
+@dataclass(frozen=True)
+class Captions:
+    """What is to lie beside a film, and what may lie there that is ours.
+
+    The record is written first and names both: killed between the two, the next run knows what it finds.
+    """
+
+    path: Path
+    data: bytes
+    """Empty where there are to be none."""
+    ours: tuple[str, ...]
+    """sha256 of what is to lie there, and of what we put there before."""
+
+    def put(self, outputs: Outputs, report: Reporter) -> None:
+        """Make it so. What somebody changed by hand is kept, with a warning. RenderError from the disk."""
+        if outputs.keeps(self.path):
+            return
+        there = _hash(self.path)
+        ours = there in self.ours or outputs.is_ours(self.path)
+        if self.data and os.path.lexists(self.path) and not (ours and is_plain(self.path)):
+            how = "was changed by hand" if len(there) in (0, HASH) else there
+            what = f"{how} and is kept; remove it to get the board's captions"
+            report(Warned(f"{self.path}: {what}"))
+        elif self.data and there != self.ours[0]:
+            with disk(self.path, "writing the captions"):
+                outputs.allow(self.path)
+                outputs.write(self.path, self.data)
+        elif not self.data and there in self.ours and is_plain(self.path):
+            with suppress(OSError):
+                self.path.unlink()
+
+    @property
+    def settled(self) -> bool:
+        """Whether nothing is left to do."""
+        there = _hash(self.path)
+        if self.data:
+            return there == self.ours[0] or (there != "" and there not in self.ours)
+        return there not in self.ours
+
+
+def captions_beside(job: Job, cues: Sequence[Cue]) -> Captions:
+    """The captions of a film that is about to be recorded."""
+    path = job.place.film.with_suffix(".srt")
+    record = read_record(job.place.film)
+    data = srt(cues, job.plan.cut.fps).encode() if cues else b""
+    new = [hashlib.sha256(data).hexdigest()] if data else []
+    before = record.captions[:2] if record else ()
+    return Captions(path, data, tuple(dict.fromkeys([*new, *before])))
+
+
+def _hash(path: Path) -> str:
+    """A file's sha256; why it can be none of ours, as `is a folder`; empty where there is none."""
+    try:
+        return sha256_file(path, LARGEST)
+    except UnfitError as error:
+        return error.strerror or ""
+    except OSError:
+        return ""
+
+
+def is_finished(job: Job, store: Store) -> bool:
+    """Whether the film is there as it would be made, and no segment waits for being made again by force."""
+    if store.owed([segment.key for segment in job.segments]) or not is_up_to_date(
+        job.place.film, recipe_of(job)
+    ):
+        return False
+    return captions_beside(job, extras_of(job.plan, ranges_of(job.plan)).captions).settled
+
+
+def recipe_of(job: Job) -> str:
+    """One hash of everything that decides the film's bytes.
+
+    Segments that a bundle brought may be forged under honest keys: whose they are counts too.
+    """
+    encoding, pieces = encoding_of(job.plan), pieces_of(job.plan)
+    inputs: dict[str, Json] = {
+        "pieces": [dict(piece_inputs(piece, encoding)) for piece in pieces],
+        "sound": audio_inputs(soundtrack_of(job.plan)),
+        "extras": extras_of(job.plan, ranges_of(job.plan)).identity(),
+    }
+    if job.place.origin:
+        inputs["bundle"] = job.place.origin
+    return key_of(inputs)

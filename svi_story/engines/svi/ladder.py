@@ -12,7 +12,7 @@ from svi_story.engines.svi.embeddings import release
 from svi_story.engines.svi.memory import Choice, Room
 from svi_story.engines.svi.parts import read_parts
 from svi_story.engines.svi.streaming import check_streaming
-from svi_story.errors import InputError, PassingError, RenderError
+from svi_story.errors import InputError, RenderError, TransientError
 from svi_story.events import Warned
 from svi_story.units import gib
 
@@ -61,7 +61,7 @@ class Ladder:
         return self.choice
 
     def step_down(self, doing: str) -> Choice:
-        """Take the next rung, after memory ran out. Raises PassingError when there is none.
+        """Take the next rung, after memory ran out. Raises TransientError when there is none.
 
         Passing, for what cannot fit was refused at the start: somebody else took the memory since.
         """
@@ -72,7 +72,7 @@ class Ladder:
         choice = memory.lower(before, room, self.needs)
         if choice is None:
             need = self.needs[before]
-            raise PassingError(
+            raise TransientError(
                 f"memory ran out {doing} with --memory {before}, and there is no rung below that fits: "
                 f"{gib(room.vram)} are free on the GPU (this needs about {gib(need.gpu)}) and "
                 f"{gib(room.ram)} of RAM; {memory.CURE}. What was sampled is kept"
@@ -94,7 +94,7 @@ class Ladder:
     def through_vae(self, size: Size, run: Callable[[bool], T]) -> T:
         """What the VAE makes: whole; when memory runs out, with no expert beside it; then in tiles.
 
-        `run` is told whether to tile. Raises PassingError when memory runs out in tiles too.
+        `run` is told whether to tile. Raises TransientError when memory runs out in tiles too.
         """
         if self.experts.leave_device():
             release()
@@ -110,7 +110,7 @@ class Ladder:
             return
         if size in self.tiled:
             room = gib(self.measure().vram)
-            raise PassingError(
+            raise TransientError(
                 f"memory ran out in the VAE at {size}, in tiles and alone on the device, with {room} free; "
                 f"{memory.CURE}. What was sampled is kept"
             )

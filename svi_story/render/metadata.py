@@ -16,7 +16,6 @@ if TYPE_CHECKING:
 
     from svi_story.plan.keys import Json
     from svi_story.plan.model import FilmPlan
-    from svi_story.render.jobs import Job
 
     Ranges = Mapping[str, tuple[int, int]]
     """Clip id -> its first film frame, and the first one after it."""
@@ -30,18 +29,17 @@ FILES = ("weights", "svi_loras", "loras")
 """Those of a segment's inputs that are hashes of a model's files."""
 
 
-def extras_of(job: Job, ranges: Ranges) -> Extras:
+def extras_of(plan: FilmPlan, ranges: Ranges) -> Extras:
     """All that a film carries besides pictures and sound. Same board, same versions: same bytes.
 
     No date is among it: a film made again tomorrow is the same film.
     """
-    plan = job.plan
     return Extras(
-        metadata=_metadata(job),
+        metadata=_metadata(plan),
         chapters=tuple(_chapters(plan, ranges)),
         captions=captions_of(plan, ranges) if plan.cut.soft else (),
         captions_on=not plan.cut.burnt,
-        xmp=xmp_packet(About(plan.title, TOOL, _system(job), _facts(job))),
+        xmp=xmp_packet(About(plan.title, TOOL, _system(plan), _facts(plan))),
     )
 
 
@@ -54,15 +52,15 @@ def captions_of(plan: FilmPlan, ranges: Ranges) -> tuple[Cue, ...]:
     )
 
 
-def _metadata(job: Job) -> dict[str, str]:
+def _metadata(plan: FilmPlan) -> dict[str, str]:
     """What every player shows. The storyboard's text is not here, where all players would have to load it."""
     about = {
         "tool": TOOL,
-        "storyboard": job.plan.board.name,
-        "storyboard_sha256": job.plan.digest,
-        "engine": job.plan.engine,
+        "storyboard": plan.board.name,
+        "storyboard_sha256": plan.digest,
+        "engine": plan.engine,
     }
-    return {"title": job.plan.title, "comment": json.dumps(about, ensure_ascii=False)}
+    return {"title": plan.title, "comment": json.dumps(about, ensure_ascii=False)}
 
 
 def _chapters(plan: FilmPlan, ranges: Ranges) -> Iterator[Chapter]:
@@ -92,29 +90,29 @@ def _beginning(prompt: str) -> str:
     return f"{cut.rsplit(' ', 1)[0]}…"
 
 
-def _system(job: Job) -> str:
+def _system(plan: FilmPlan) -> str:
     """The trained model that made the pictures; empty where none did."""
-    return spec_of(job.plan.engine).system(job.segments[0].options)
+    return spec_of(plan.engine).system(plan.segments[0].options)
 
 
-def _facts(job: Job) -> dict[str, str]:
+def _facts(plan: FilmPlan) -> dict[str, str]:
     """What made the film, as far as it is known before anything is rendered; the record has the rest."""
-    revisions = sorted({str(segment.inputs.get("revision")) for segment in job.segments})
+    revisions = sorted({str(segment.inputs.get("revision")) for segment in plan.segments})
     facts = {
-        "storyboard": job.plan.source,
-        "storyboardName": job.plan.board.name,
-        "storyboardSha256": job.plan.digest,
-        "engine": job.plan.engine,
+        "storyboard": plan.source,
+        "storyboardName": plan.board.name,
+        "storyboardSha256": plan.digest,
+        "engine": plan.engine,
         "engineRevision": ", ".join(revisions),
     }
-    files = _model_files(job)
+    files = _model_files(plan)
     return facts | ({"modelFiles": files} if files else {})
 
 
-def _model_files(job: Job) -> str:
+def _model_files(plan: FilmPlan) -> str:
     """The hashes of all weights and LoRAs as JSON, each set once; empty where the engine has none."""
     sets: dict[bytes, Json] = {}
-    for segment in job.segments:
+    for segment in plan.segments:
         inputs = segment.inputs.get("inputs")
         used = {name: inputs[name] for name in FILES if name in inputs} if isinstance(inputs, dict) else {}
         if used:

@@ -15,23 +15,21 @@ if TYPE_CHECKING:
     from svi_story.cut.audio import Soundtrack
     from svi_story.cut.timeline import Piece
     from svi_story.plan.model import Card, FilmPlan
-    from svi_story.render.jobs import Job
 
 TITLE_CARD, END_CARD = "(title card)", "(end card)"
 """What cards are called where clips have their ids; no clip's id starts like that."""
 
 
-def pieces_of(job: Job) -> tuple[Piece, ...]:
+def pieces_of(plan: FilmPlan) -> tuple[Piece, ...]:
     """The film, piece by piece."""
-    plan, strips = job.plan, strips_of(job)
+    strips = strips_of(plan)
     pieces = edit_list(strips)
     ramps = (*dips(strips), *_ends(plan))
     return paced(darkened(pieces, ramps), plan.cut.fps / plan.fps)
 
 
-def strips_of(job: Job) -> tuple[Strip, ...]:
+def strips_of(plan: FilmPlan) -> tuple[Strip, ...]:
     """The cards, and between them every clip's frames after the drop."""
-    plan = job.plan
     clips = (
         Strip(
             clip=shot.id,
@@ -54,20 +52,20 @@ def card_key(card: Card) -> str:
     return key_of({"card": card.text})
 
 
-def ranges_of(job: Job) -> Mapping[str, tuple[int, int]]:
+def ranges_of(plan: FilmPlan) -> Mapping[str, tuple[int, int]]:
     """Where every clip and card lies in the film: its first frame, and the first one after it."""
-    return ranges(strips_of(job), job.plan.cut.fps / job.plan.fps)
+    return ranges(strips_of(plan), plan.cut.fps / plan.fps)
 
 
-def soundtrack_of(job: Job) -> Soundtrack:
+def soundtrack_of(plan: FilmPlan) -> Soundtrack:
     """What is heard, and where."""
-    starts = {clip: first for clip, (first, _) in ranges_of(job).items()}
-    return tracks_of(job.plan, starts, job.plan.frames)
+    starts = {clip: first for clip, (first, _) in ranges_of(plan).items()}
+    return tracks_of(plan, starts, plan.frames)
 
 
-def cards_of(job: Job) -> Mapping[str, Card]:
+def cards_of(plan: FilmPlan) -> Mapping[str, Card]:
     """The film's cards by their keys; two that say the same are as long as the longer one."""
-    cards = [card for card in (job.plan.cut.title_card, job.plan.cut.end_card) if card]
+    cards = [card for card in (plan.cut.title_card, plan.cut.end_card) if card]
     return {card_key(card): card for card in sorted(cards, key=lambda card: card.frames)}
 
 
@@ -82,7 +80,7 @@ def _ends(plan: FilmPlan) -> Iterator[Ramp]:
         yield Ramp(stop - cut.fade_out, cut.fade_out, rising=False)
 
 
-def encoding_of(job: Job) -> Encoding:
+def encoding_of(plan: FilmPlan) -> Encoding:
     """How the film's pieces are encoded."""
-    size, cut = job.plan.size, job.plan.cut
+    size, cut = plan.size, plan.cut
     return Encoding(size.width, size.height, cut.fps, cut.crf, cut.codec, cut.preset)

@@ -1,4 +1,4 @@
-"""A Ray cluster, joined or started here, whose workers make the segments."""
+"""An executor on the workers of a Ray cluster, joined or started here."""
 
 from __future__ import annotations
 
@@ -15,14 +15,13 @@ from queue import SimpleQueue
 from threading import Thread
 from typing import TYPE_CHECKING, Self, TypeVar
 
-from svi_story.errors import InputError, PassingError, StoryError
+from svi_story.errors import InputError, StoryError, TransientError
 from svi_story.events import Event
 from svi_story.files import disk, make_folder, temp_name
-from svi_story.render.driver import CHECK, LOCAL, Assignment, Join
-from svi_story.render.keeper import MARK, end_all
-from svi_story.render.segments import Line, Lost, by_key
-from svi_story.render.stage import Elsewhere
-from svi_story.render.worker import WorkerBugError
+from svi_story.render.distributed.driver import CHECK, LOCAL, Join, Request
+from svi_story.render.distributed.watchdog import MARK, end_all
+from svi_story.render.distributed.worker import WorkerBugError
+from svi_story.render.executor import SegmentFailed, SegmentQueue
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Generator, Iterator, Sequence
@@ -31,9 +30,8 @@ if TYPE_CHECKING:
     from svi_story.cache.store import Store
     from svi_story.engines.base import Engine
     from svi_story.plan.model import Segment
-    from svi_story.render.batch import Setup
-    from svi_story.render.segments import Made, Wanted
-    from svi_story.render.stage import Stage, Studio
+    from svi_story.render.executor import Result
+    from svi_story.render.runner import Group
 
 T = TypeVar("T")
 
@@ -49,12 +47,12 @@ SOCKETS = 40
 """Characters of a folder that leave room for the names of Ray's sockets in it."""
 LAST_WORDS = 4096
 """Bytes of a log to look for its last line."""
-PROGRAM = "import sys; sys.path[:] = {path!r}; from svi_story.render.{module} import main; main()"
+PROGRAM = "import sys; sys.path[:] = {path!r}; from svi_story.render.distributed.{module} import main; main()"
 """What a child process runs, with our own path: it finds the same svi-story, however this one was found."""
 
 
 class Cluster:
-    """Workers, each with an engine of its own. Joined, or started, when there is something to make.
+    """A Ray cluster. Joined, or started, when there is something to render; left on exit.
 
     `workers` 0 means one for each GPU; where there is none, one for each two cores.
     """
@@ -62,7 +60,6 @@ class Cluster:
     def __init__(self, address: str, workers: int) -> None:
         self._address = checked(address)
         self._workers = workers
-        self._under_way = ExitStack()
         self._session: Session | None = None
         self._joined = False
 
@@ -72,29 +69,19 @@ class Cluster:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        with self._under_way:
-            self._end()
+        self.leave()
 
-    def stage(self, setup: Setup, engine: Engine, wanted: Sequence[Segment], store: Store) -> Stage:
-        """The engine works on the workers.
+    def executor(self, create: Callable[[str], Engine], group: Group, store: Store) -> RayExecutor:
+        """An executor on the cluster's workers.
 
-        Raises InputError when they are needed and the cluster cannot be joined.
+        Raises InputError when there is something to render and the cluster cannot be joined.
         """
-        if any(store.state(segment.key) != "cached" for segment in wanted):
-            self._join()
-        return Elsewhere(engine, wanted, store, options=setup.options)
+        if any(store.state(segment.key) != "cached" for segment in group.wanted):
+            self.join()
+        return RayExecutor(self, create, group, store)
 
-    def make(self, wanted: Sequence[Wanted], studio: Studio) -> Iterator[Made | Lost]:
-        """Have segments made. Raises InputError when the cluster cannot be joined for the first time."""
-        making = self._make(wanted, studio)
-        self._under_way.callback(making.close)  # whoever reads it may be interrupted
-        return making
-
-    def _make(self, wanted: Sequence[Wanted], studio: Studio) -> Generator[Made | Lost, None, None]:
-        yield from Remote(by_key(wanted), studio=studio, join=self._join, end=self._end).make()
-
-    def _join(self) -> Session:
-        """The session; a new one where the last one has ended. PassingError where there was one before."""
+    def join(self) -> Session:
+        """The session; a new one when the last one has ended. TransientError when there was one before."""
         if self._session is None:
             session = Session(self._address)
             try:
@@ -102,7 +89,7 @@ class Cluster:
             except InputError as error:
                 session.end()
                 if self._joined:
-                    raise PassingError(*error.problems) from error
+                    raise TransientError(*error.problems) from error
                 raise
             except BaseException:
                 session.end()
@@ -110,14 +97,80 @@ class Cluster:
             self._session, self._joined = session, True
         return self._session
 
-    def _end(self) -> None:
+    def leave(self) -> None:
+        """End the session and everything that it started."""
         session, self._session = self._session, None
         if session is not None:
             session.end()
 
 
+class RayExecutor:
+    """Renders on the workers of a cluster. Engines are entered there, and never here."""
+
+    def __init__(self, cluster: Cluster, create: Callable[[str], Engine], group: Group, store: Store) -> None:
+        self._cluster = cluster
+        self._options = group.options
+        self._store = store
+        self._report = store.report
+        self._engines = {name: create(name) for name in group.engines}
+        self._under_way = ExitStack()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._under_way.close()
+
+    def notes(self, segment: Segment) -> tuple[str, ...]:
+        """See `Executor.notes`."""
+        return self._engines[segment.engine].notes(segment)
+
+    def check(self, segments: Sequence[Segment]) -> None:
+        """Nothing can be checked here: workers check what they are given."""
+
+    def retry(self) -> None:
+        """Nothing is kept: a cluster that was lost is joined again."""
+
+    def render(self, segments: Sequence[Segment]) -> Iterator[Result]:
+        """See `Executor.render`. Raises InputError when the cluster cannot be joined for the first time."""
+        rendering = self._render(segments)
+        self._under_way.callback(rendering.close)  # whoever reads it may be interrupted
+        return rendering
+
+    def _render(self, segments: Sequence[Segment]) -> Generator[Result, None, None]:
+        queue = SegmentQueue.of(segments)
+        yield from queue.look_up(self._store)
+        if not queue.missing():
+            return
+        try:
+            session = self._cluster.join()
+            with _probe(self._store.layout.root) as probe:
+                yield from ahead(self._results(queue, session, probe), self._cluster.leave)
+        except InputError:
+            raise
+        except (StoryError, WorkerBugError) as error:
+            self._cluster.leave()
+            yield from queue.fail([segment.key for segment in queue.missing()], error)
+
+    def _results(self, queue: SegmentQueue, session: Session, probe: Path) -> Iterator[Result]:
+        """What the workers report: events are passed on, results are kept and returned."""
+        request = Request(self._options, self._store.layout.root, probe, queue.wanted, queue.entries)
+        for message in session.answers(request):
+            if isinstance(message, Event):
+                self._report(message)
+                continue
+            key = message.segment.key
+            if isinstance(message, SegmentFailed):
+                queue.failed.add(key)
+            else:
+                queue.entries[key] = message.entry
+            yield message
+
+
 class Session:
-    """Ray's driver in a process of its own, and a keeper that ends everything which came of it.
+    """Ray's driver in a process of its own, and a watchdog that ends everything which came of it.
 
     All of it ends with this process too, however that ends.
     """
@@ -131,8 +184,8 @@ class Session:
         self._connection, theirs = Pipe()
         with theirs:
             fd = theirs.fileno()
-            self._keeper = subprocess.Popen(  # noqa: S603 - ourselves
-                [*_program("keeper"), str(self._folder), str(fd), *_program("driver"), str(fd)],
+            self._watchdog = subprocess.Popen(  # noqa: S603 - ourselves
+                [*_program("watchdog"), str(self._folder), str(fd), *_program("driver"), str(fd)],
                 stdin=subprocess.PIPE,
                 stdout=self._log,
                 stderr=self._log,
@@ -161,26 +214,26 @@ class Session:
         if error is not None:
             raise error
 
-    def carry_out(self, assignment: Assignment) -> Iterator[Event | Made | Lost]:
-        """What the driver tells. Raises PassingError when it is gone."""
+    def answers(self, request: Request) -> Iterator[Event | Result]:
+        """What the driver answers. Raises TransientError when it is gone."""
         try:
-            self._connection.send(assignment)
-            while (told := self._connection.recv()) is not None:
-                if isinstance(told, Exception):
-                    raise told
-                yield told
+            self._connection.send(request)
+            while (message := self._connection.recv()) is not None:
+                if isinstance(message, Exception):
+                    raise message
+                yield message
         except (EOFError, OSError) as lost:
             again = "the same command goes on from what is made"
-            raise PassingError(f"Ray ended or was lost ({self._last_words()}); {again}") from lost
+            raise TransientError(f"Ray ended or was lost ({self._last_words()}); {again}") from lost
 
     def end(self) -> None:
         """End the driver and everything that came of it."""
-        assert self._keeper.stdin is not None
+        assert self._watchdog.stdin is not None
         with suppress(OSError):
-            self._keeper.stdin.close()
+            self._watchdog.stdin.close()
         with suppress(subprocess.TimeoutExpired):
-            if self._keeper.wait(END_SECONDS) < 0:  # it was killed itself
-                end_all(self._folder, self._keeper.pid)
+            if self._watchdog.wait(END_SECONDS) < 0:  # it was killed itself
+                end_all(self._folder, self._watchdog.pid)
         self._connection.close()
         self._log.close()
 
@@ -190,49 +243,7 @@ class Session:
             self._log.seek(max(0, self._log.seek(0, os.SEEK_END) - LAST_WORDS))
             lines = self._log.read().decode("utf-8", errors="replace").split("\n")
             return next((line.strip() for line in reversed(lines) if line.strip()), "without a word")[:200]
-        return "it was told to"
-
-
-class Remote(Line):
-    """Segments on their way through a cluster: what is missing is made by its workers."""
-
-    def __init__(
-        self, wanted: dict[str, Wanted], studio: Studio, join: Callable[[], Session], end: Callable[[], None]
-    ) -> None:
-        super().__init__(wanted, studio=studio)
-        self._join = join
-        self._end = end
-
-    def run(self, order: Sequence[str]) -> Iterator[Made | Lost]:
-        """Have made what is missing; what is told meanwhile is passed on while films are cut."""
-        if not any(map(self.is_missing, order)):
-            return
-        try:
-            session = self._join()
-            with _probe(self.studio.store.layout.root) as probe:
-                yield from ahead(self._made(session, probe), self._end)
-        except InputError:
-            raise
-        except (StoryError, WorkerBugError) as error:
-            self._end()
-            yield from self.lose([key for key in order if self.is_missing(key)], error)
-
-    def _made(self, session: Session, probe: Path) -> Iterator[Made | Lost]:
-        stage = self.studio.stage
-        assert isinstance(stage, Elsewhere), "the stage is a cluster's"
-        root = self.studio.store.layout.root
-        engine = stage.engine.identity.name
-        work = Assignment(engine, stage.options, root, probe, self.wanted, self.entries)
-        for told in session.carry_out(work):
-            if isinstance(told, Event):
-                self.studio.report(told)
-                continue
-            key = told.segment.key
-            if isinstance(told, Lost):
-                self.lost.add(key)
-            else:
-                self.entries[key] = told.entry
-            yield told
+        return "it was message to"
 
 
 def checked(address: str) -> str:

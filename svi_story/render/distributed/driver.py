@@ -17,19 +17,18 @@ from typing import TYPE_CHECKING, Any
 
 from svi_story.cache.store import Store
 from svi_story.enginespec import spec_of
-from svi_story.errors import InputError, PassingError
-from svi_story.render.pool import Pool, Staff, last_line
-from svi_story.render.segments import Lost
-from svi_story.render.worker import Post, Worker, absolute, portable
+from svi_story.errors import InputError, TransientError
+from svi_story.render.distributed.pool import WorkerFactory, WorkerPool, last_line
+from svi_story.render.distributed.worker import Worker, WorkerSetup, absolute, portable, portable_segment
+from svi_story.render.executor import SegmentFailed
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
     from pathlib import Path
 
     from svi_story.cache.entry import Entry
     from svi_story.enginespec import EngineOptions
     from svi_story.plan.model import Segment
-    from svi_story.render.segments import Wanted
 
 LOCAL = "local"
 """The address of a cluster that is started here, for as long as it is needed."""
@@ -41,7 +40,7 @@ OBJECTS = 80 * 2**20
 
 @dataclass(frozen=True)
 class Join:
-    """The first that the driver is told. It answers None, or with an InputError."""
+    """The first that the driver is result. It answers None, or with an InputError."""
 
     address: str
     workers: int
@@ -51,18 +50,17 @@ class Join:
 
 
 @dataclass(frozen=True)
-class Assignment:
-    """Segments to make. What the driver answers are events, Made and Lost, and in the end None.
+class Request:
+    """Segments to render. The driver answers with events, with a Result for each, and in the end with None.
 
     An exception instead means that it cannot go on.
     """
 
-    engine: str
     options: EngineOptions
     cache: Path
     probe: Path
     """A file in the cache that workers must see."""
-    wanted: dict[str, Wanted]
+    wanted: Mapping[str, Segment]
     entries: dict[str, Entry]
     """Those that are there."""
 
@@ -79,7 +77,7 @@ def main() -> None:
             return
         connection.send(None)
         while True:
-            _carry_out(connection.recv(), join, connection)
+            _render(connection.recv(), join, connection)
 
 
 def _join(join: Join) -> None:
@@ -107,46 +105,50 @@ def _join(join: Join) -> None:
         raise InputError(f"--ray {join.address}: {text.splitlines()[0]}; {CHECK}") from error
 
 
-def _carry_out(assignment: Assignment, join: Join, connection: Connection) -> None:
+def _render(request: Request, join: Join, connection: Connection) -> None:
     from ray.exceptions import RayError
 
     try:
         report = connection.send
-        store = Store(assignment.cache, report)
-        pool = Pool(assignment.wanted, assignment.entries, store, report, _staff(assignment, join))
+        store = Store(request.cache, report)
+        pool = WorkerPool(request.wanted, request.entries, store, report, _factory(request, join))
         try:
-            for told in pool.make():
-                connection.send(replace(told, error=portable(told.error)) if isinstance(told, Lost) else told)
+            for result in pool.render():
+                connection.send(
+                    replace(result, error=portable(result.error))
+                    if isinstance(result, SegmentFailed)
+                    else result
+                )
             connection.send(None)
         finally:
-            pool.dismiss_all()
+            pool.stop_all()
     except (EOFError, ConnectionError):
         raise
     except RayError as error:
-        connection.send(PassingError(f"Ray ended or was lost: {last_line(error)}"))
+        connection.send(TransientError(f"Ray ended or was lost: {last_line(error)}"))
     except Exception as error:  # noqa: BLE001 - it must reach the one who can report it
         connection.send(portable(error))
 
 
-def _staff(assignment: Assignment, join: Join) -> Staff:
+def _factory(request: Request, join: Join) -> WorkerFactory:
     import ray
 
     there = ray.cluster_resources()
-    bare = not spec_of(assignment.engine).needs_gpu
+    bare = not any(spec_of(segment.engine).needs_gpu for segment in request.wanted.values())
     gpus = 0 if bare else int(there.get("GPU", 0))
     count = join.workers or gpus or max(1, int(there.get("CPU", 1)) // 2)
-    options = absolute(replace(assignment.options, threads=0 if gpus or bare else _threads()))
+    options = absolute(replace(request.options, threads=0 if gpus or bare else _threads()))
     actor = ray.remote(num_cpus=1, num_gpus=min(gpus, 1))(Worker)
-    post = Post(assignment.engine, options, assignment.cache, assignment.probe)
+    setup = WorkerSetup(options, request.cache, request.probe)
 
     def start(missing: Sequence[Segment]) -> tuple[Any, Any]:
-        worker = actor.remote(post)
-        told = worker.enter.options(num_returns="streaming").remote(
-            [absolute(segment) for segment in missing]
+        worker = actor.remote(setup)
+        result = worker.enter.options(num_returns="streaming").remote(
+            [portable_segment(segment) for segment in missing]
         )
-        return worker, told
+        return worker, result
 
-    return Staff(count, start, lambda: last_words(join.folder))
+    return WorkerFactory(count, start, lambda: last_words(join.folder))
 
 
 def last_words(folder: Path) -> str:

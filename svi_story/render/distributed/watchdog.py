@@ -1,8 +1,8 @@
 """A process that runs a command for its owner and ends everything the command started, whatever happens.
 
-The owner holds a pipe to the keeper's standard input. When it is closed, because the owner wants it or is
+The owner holds a pipe to the watchdog's standard input. When it is closed, because the owner wants it or is
 gone, and also when the command ends by itself, every process that came of the command is killed and its
-folder is removed. Nobody needs to be alive for this but the keeper, which therefore does nothing else.
+folder is removed. Nobody needs to be alive for this but the watchdog, which therefore does nothing else.
 """
 
 from __future__ import annotations
@@ -22,8 +22,8 @@ from typing import TYPE_CHECKING, NoReturn
 if TYPE_CHECKING:
     import psutil
 
-MARK = "SVI_STORY_KEEPER"
-"""The environment variable by which a keeper's processes are known: its value is their folder."""
+MARK = "SVI_STORY_RUN"
+"""The environment variable by which a watchdog's processes are known: its value is their folder."""
 POLL = 0.1
 """Seconds between two looks at the command and at the owner."""
 LONGEST = 20.0
@@ -53,12 +53,12 @@ def _end(*_: object) -> NoReturn:
     raise SystemExit(1)
 
 
-def end_all(folder: Path, keeper: int) -> None:
-    """Kill every process that came of a keeper, which may be dead itself, and remove its folder."""
+def end_all(folder: Path, watchdog: int) -> None:
+    """Kill every process that came of a watchdog, which may be dead itself, and remove its folder."""
     import psutil
 
     until = time.monotonic() + LONGEST
-    while (found := _members(folder, keeper)) and time.monotonic() < until:
+    while (found := _members(folder, watchdog)) and time.monotonic() < until:
         for process in found:
             with suppress(psutil.Error):
                 process.kill()
@@ -66,17 +66,17 @@ def end_all(folder: Path, keeper: int) -> None:
     shutil.rmtree(folder, ignore_errors=True)
 
 
-def _members(folder: Path, keeper: int) -> list[psutil.Process]:
-    """The keeper's descendants, and what has its mark or is of its group: no sign alone is always there."""
+def _members(folder: Path, watchdog: int) -> list[psutil.Process]:
+    """The watchdog's descendants, and what has its mark or is of its group: no sign alone is always there."""
     import psutil
 
     found: set[psutil.Process] = set()
     with suppress(psutil.Error):
-        found.update(psutil.Process(keeper).children(recursive=True))
+        found.update(psutil.Process(watchdog).children(recursive=True))
     for process in psutil.process_iter():
         with suppress(psutil.Error, OSError):
-            marked = os.getpgid(process.pid) == keeper or process.environ().get(MARK) == str(folder)
-            if marked and process.pid not in (keeper, os.getpid()):
+            marked = os.getpgid(process.pid) == watchdog or process.environ().get(MARK) == str(folder)
+            if marked and process.pid not in (watchdog, os.getpid()):
                 found.add(process)
     return list(found)
 

@@ -1,0 +1,1 @@
+"""Rendering with the workers of a Ray cluster."""

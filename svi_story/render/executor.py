@@ -1,0 +1,332 @@
+"""What renders segments: this process, or the workers of a cluster. The carry always comes from the store."""
+
+from __future__ import annotations
+
+import time
+from collections import defaultdict
+from contextlib import ExitStack, suppress
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Protocol, Self
+
+from svi_story.engines.base import Carry
+from svi_story.errors import InputError, TransientError
+from svi_story.events import FramesDone, PhaseDone, SegmentDone, SegmentStarted, StepDone
+from svi_story.render.record import versions
+from svi_story.render.schedule import segment_works
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+    from pathlib import Path
+    from types import TracebackType
+
+    from svi_story.cache.entry import Entry
+    from svi_story.cache.store import Store
+    from svi_story.cache.work import Work as WorkFolder
+    from svi_story.engines.base import Engine, Frame, Latents, OnStep, Phase
+    from svi_story.events import Reporter
+    from svi_story.plan.keys import Json
+    from svi_story.plan.model import Segment
+    from svi_story.render.schedule import Work
+
+
+@dataclass(frozen=True)
+class SegmentReady:
+    """A segment is in the cache."""
+
+    segment: Segment
+    entry: Entry
+    fresh: bool
+    """Whether it was rendered just now."""
+
+
+@dataclass(frozen=True)
+class SegmentFailed:
+    """A segment that cannot be rendered, and why. Those that continue from it fail with it."""
+
+    segment: Segment
+    error: Exception
+
+
+Result = SegmentReady | SegmentFailed
+
+
+class Executor(Protocol):
+    """Renders segments that share engines, options and a cache. Frees everything on exit."""
+
+    def __enter__(self) -> Self: ...
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None: ...
+
+    def notes(self, segment: Segment) -> tuple[str, ...]:
+        """What the user should know before a segment is rendered."""
+        ...
+
+    def check(self, segments: Sequence[Segment]) -> None:
+        """Check everything that these segments need, before any of them is rendered. Raises InputError."""
+        ...
+
+    def retry(self) -> None:
+        """Forget what failed transiently, so that it is tried again."""
+        ...
+
+    def render(self, segments: Sequence[Segment]) -> Iterator[Result]:
+        """Have all of these segments in the cache, each once; reports each as soon as it is known.
+
+        `segments` lists parents before those that continue from them, and may list one several times.
+        """
+        ...
+
+
+@dataclass
+class SegmentQueue:
+    """Segments that are wanted, which of them are ready, and which have failed."""
+
+    wanted: Mapping[str, Segment]
+    """By key, parents first. A segment of several boards is reported under the first one's name."""
+    entries: dict[str, Entry] = field(default_factory=dict)
+    failed: set[str] = field(default_factory=set)
+
+    @classmethod
+    def of(cls, segments: Iterable[Segment]) -> SegmentQueue:
+        """The queue of these segments, each once."""
+        wanted: dict[str, Segment] = {}
+        for segment in segments:
+            wanted.setdefault(segment.key, segment)
+        return cls(wanted)
+
+    def is_missing(self, key: str) -> bool:
+        """Whether a segment is neither ready nor failed."""
+        return key not in self.entries and key not in self.failed
+
+    def missing(self) -> list[Segment]:
+        """All segments that are neither ready nor failed, parents first."""
+        return [segment for key, segment in self.wanted.items() if self.is_missing(key)]
+
+    def look_up(self, store: Store) -> Iterator[SegmentReady]:
+        """Those that are in the cache already."""
+        for key, segment in self.wanted.items():
+            entry = store.entry(key)
+            if entry is not None:
+                self.entries[key] = entry
+                yield SegmentReady(segment, entry, fresh=False)
+
+    def fail(self, keys: Iterable[str], error: Exception) -> Iterator[SegmentFailed]:
+        """Give up segments, with everything that continues from them."""
+        given_up = set(keys)
+        for key, segment in self.wanted.items():
+            if segment.parent in given_up:
+                given_up.add(key)
+            if key in given_up and self.is_missing(key):
+                self.failed.add(key)
+                yield SegmentFailed(segment, error)
+
+
+class LocalExecutor:
+    """Renders in this process. An engine is entered when it is first needed: an up-to-date film needs none.
+
+    `create` makes the engine of a name; `wanted` is everything that will be asked for.
+    """
+
+    def __init__(
+        self, create: Callable[[str], Engine], wanted: Sequence[Segment], store: Store, report: Reporter
+    ) -> None:
+        self._wanted = wanted
+        self._store = store
+        self._report = report
+        self._engines = {name: create(name) for name in dict.fromkeys(segment.engine for segment in wanted)}
+        self._entered: dict[str, Engine] = {}
+        self._failures: dict[str, Exception] = {}
+        self._stack = ExitStack()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._stack.close()
+
+    def notes(self, segment: Segment) -> tuple[str, ...]:
+        """See `Executor.notes`."""
+        return self._engines[segment.engine].notes(segment)
+
+    def check(self, segments: Sequence[Segment]) -> None:
+        """See `Executor.check`."""
+        for name, some in _by_engine(segments).items():
+            self.enter(name).prepare(some)
+
+    def retry(self) -> None:
+        """See `Executor.retry`."""
+        self._failures = {
+            name: error for name, error in self._failures.items() if not isinstance(error, TransientError)
+        }
+
+    def enter(self, name: str) -> Engine:
+        """The engine of that name, entered once and prepared for everything that is missing.
+
+        What failed once fails again.
+        """
+        if name in self._failures:
+            raise self._failures[name]
+        if name not in self._entered:
+            try:
+                engine = self._stack.enter_context(self._engines[name])
+                missing = [each for each in self._wanted if self._store.state(each.key) != "cached"]
+                with suppress(InputError):  # raised again for the board that it is about; the others go on
+                    engine.prepare([each for each in missing if each.engine == name])
+            except Exception as error:
+                self._failures[name] = error
+                self._stack.close()
+                self._entered.clear()
+                raise
+            self._entered[name] = engine
+        return self._entered[name]
+
+    @property
+    def one_at_a_time(self) -> bool:
+        """Whether models of an entered engine take turns on the device."""
+        return any(engine.one_at_a_time for engine in self._entered.values())
+
+    def render(self, segments: Sequence[Segment]) -> Iterator[Result]:
+        """See `Executor.render`. When an engine changes its memory mode, the rest is scheduled anew."""
+        queue = SegmentQueue.of(segments)
+        yield from queue.look_up(self._store)
+        phases_done: defaultdict[str, int] = defaultdict(int)
+        seconds: defaultdict[str, float] = defaultdict(float)
+
+        def phases(segment: Segment) -> Sequence[Phase]:
+            return self.enter(segment.engine).phases(segment)[phases_done[segment.key] :]
+
+        while missing := queue.missing():
+            for name, some in _by_engine(missing).items():
+                try:
+                    self.enter(name)
+                except Exception as error:  # noqa: BLE001 - reported for every board that wants one of these
+                    yield from queue.fail((segment.key for segment in some), error)
+            missing = queue.missing()
+            in_turns = self.one_at_a_time
+            keys = {segment.key for segment in missing}
+            wanted = list(queue.wanted.values())
+            for work in segment_works(wanted, keys, phases, one_at_a_time=in_turns):
+                if not queue.is_missing(work.key):
+                    continue
+                try:
+                    ready = self._do(work, queue, phases_done, seconds)
+                except Exception as error:  # noqa: BLE001 - a bug in one segment must not cost the others
+                    yield from queue.fail([work.key], error)
+                else:
+                    yield from [ready] if ready else []
+                if self.one_at_a_time != in_turns:
+                    break
+
+    def _do(
+        self, work: Work, queue: SegmentQueue, phases_done: dict[str, int], seconds: dict[str, float]
+    ) -> SegmentReady | None:
+        """One step of the schedule; the segment, if it is ready with it."""
+        segment = queue.wanted[work.key]
+        with self._store.work(work.key) as folder:
+            entry = self._store.entry(work.key)
+            fresh = entry is None  # else another process rendered it meanwhile
+            if entry is None:
+                parent = queue.entries[segment.parent] if segment.parent else None
+                task = _Task(segment, parent, folder, self.enter(segment.engine), self._report)
+                if work.phase:
+                    if not phases_done[work.key]:
+                        task.report_start()
+                    seconds[work.key] += task.sample(work.phase, last=work.last)
+                    phases_done[work.key] += 1
+                    return None
+                entry = task.publish(seconds[work.key])
+        queue.entries[work.key] = entry
+        return SegmentReady(segment, entry, fresh)
+
+
+@dataclass(frozen=True)
+class _Task:
+    """One segment being rendered."""
+
+    segment: Segment
+    parent: Entry | None
+    folder: WorkFolder
+    engine: Engine
+    report: Reporter
+
+    def sample(self, phase: Phase, *, last: bool) -> float:
+        """Sample to the end of a phase, unless the latents are there; returns the seconds it took."""
+        start, steps = time.monotonic(), 0
+
+        def on_step(step: int, total: int) -> None:
+            nonlocal steps
+            steps += 1
+            self.report(StepDone(*self.name, step, total))
+
+        if self.folder.latents() is None:
+            if last:
+                self.folder.save_latents(self._latents(on_step))
+            else:
+                self.engine.advance(self.segment, self._carry(), self.folder.checkpoint, on_step, phase)
+        spent = time.monotonic() - start
+        self.report(PhaseDone(*self.name, phase.model, steps, round(spent, 3)))
+        return spent
+
+    def publish(self, sampling: float) -> Entry:
+        """Decode the latents; the finished segment. `sampling` is the seconds that it took before."""
+        segment, start = self.segment, time.monotonic()
+        latents: Latents | None = self.folder.latents()
+        if latents is None:  # they were damaged meanwhile
+            latents = self._latents(lambda step, total: self.report(StepDone(*self.name, step, total)))
+            self.folder.save_latents(latents)
+        frames = self._reported(self.engine.decode(segment, latents))
+        self.folder.write_frames(frames, segment.fps, segment.frames)
+        decoding = time.monotonic() - start
+        notes: dict[str, Json] = {
+            "clip": segment.clip,
+            "prompt": segment.prompt,
+            "sampling_seconds": round(sampling, 3),
+            "decoding_seconds": round(decoding, 3),
+            "versions": {**versions()},
+            "environment": {**self.engine.environment()},
+        }
+        entry = self.folder.publish(segment.inputs, notes)
+        seconds = (round(sampling + decoding, 3), round(sampling, 3), round(decoding, 3))
+        self.report(SegmentDone(*self.name, segment.key, *seconds))
+        return entry
+
+    @property
+    def name(self) -> tuple[Path, str, int]:
+        """The segment's name in events."""
+        return self.segment.board, self.segment.clip, self.segment.index
+
+    def report_start(self) -> None:
+        """Report that the segment's rendering starts."""
+        self.report(SegmentStarted(*self.name, self.segment.key, self.segment.frames))
+
+    def _latents(self, on_step: OnStep) -> Latents:
+        return self.engine.sample(self.segment, self._carry(), self.folder.checkpoint, on_step)
+
+    def _carry(self) -> Carry | None:
+        return None if self.parent is None else carry_of(self.parent, max(self.segment.overlap, 1))
+
+    def _reported(self, frames: Iterator[Frame]) -> Iterator[Frame]:
+        """The same frames; every tenth of them is reported."""
+        total = self.segment.frames
+        for done, frame in enumerate(frames, 1):
+            yield frame
+            if done * 10 // total > (done - 1) * 10 // total:
+                self.report(FramesDone(*self.name, done, total))
+
+
+def carry_of(entry: Entry, count: int) -> Carry:
+    """What a finished segment hands over: its latents and its last `count` frames."""
+    with entry.frames() as frames:
+        last = range(max(len(frames) - count, 0), len(frames))
+        return Carry(entry.engine, entry.latents(), [frames[number] for number in last])
+
+
+def _by_engine(segments: Iterable[Segment]) -> dict[str, list[Segment]]:
+    found: dict[str, list[Segment]] = {}
+    for segment in segments:
+        found.setdefault(segment.engine, []).append(segment)
+    return found

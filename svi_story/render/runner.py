@@ -1,0 +1,349 @@
+"""Films from boards: one engine for all, and a board that fails never stops the others.
+
+`BatchRunner.run` is the whole way: boards are grouped by what they are rendered with, an executor renders
+their segments, and every segment is handed to the films that it is part of (`render/film.py`).
+"""
+
+from __future__ import annotations
+
+import time
+import traceback
+from collections import defaultdict
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
+
+from svi_story.cache.aside import FORCED
+from svi_story.cache.outputs import Outputs
+from svi_story.cache.store import Store
+from svi_story.engines import implementation_of
+from svi_story.errors import InputError, Problem, StoryError, TransientError
+from svi_story.events import (
+    BoardDelayed,
+    BoardFailed,
+    BoardRefused,
+    RunDone,
+    RunStarted,
+    SegmentReused,
+    Warned,
+)
+from svi_story.files import refused
+from svi_story.render.calibration import Timed, calibrated
+from svi_story.render.executor import LocalExecutor, SegmentFailed
+from svi_story.render.film import Clips, Film, RenderContext, finish_if_up_to_date
+from svi_story.render.jobs import Rejected, select
+from svi_story.render.outputs import check_films
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Sequence
+    from concurrent.futures import Executor as ThreadExecutor
+
+    from svi_story.engines.base import Engine
+    from svi_story.enginespec import EngineOptions
+    from svi_story.events import Reporter
+    from svi_story.plan.fingerprints import Fingerprints
+    from svi_story.plan.model import Segment
+    from svi_story.render.calibration import Name
+    from svi_story.render.distributed.executor import Cluster
+    from svi_story.render.executor import Executor, Result
+    from svi_story.render.jobs import Job
+
+    MakeExecutor = Callable[["Group", Store], Executor]
+
+Ending = Literal["done", "failed", "bug", "refused"]
+
+LONGER = 4
+"""How much longer every pause between retries is than the one before."""
+NO_RAM = "close what else uses it, then run the same command again: everything rendered so far is kept"
+
+
+@dataclass(frozen=True)
+class RenderRequest:
+    """What to render of every board."""
+
+    only: tuple[str, ...] = ()
+    """Render these clips and what they continue from, and no film; the whole film when empty."""
+    force: tuple[str, ...] = ()
+    """Render these clips again, or `all`."""
+    retries: int = 2
+    """How often a board that failed transiently is tried again, after all others."""
+    pause: float = 5.0
+    """Seconds before the first retry; every later pause is LONGER times as long."""
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """How a board ended."""
+
+    board: Path
+    ending: Ending
+    message: str = ""
+    """What went wrong, for a person; the traceback of a bug."""
+
+
+@dataclass(frozen=True)
+class BoardRequest:
+    """A request for one board."""
+
+    job: Job
+    clips: tuple[Segment, ...]
+    """What to render when only clips are wanted; empty for the whole film."""
+    forced: tuple[Segment, ...]
+
+    @classmethod
+    def of(cls, job: Job, request: RenderRequest) -> BoardRequest:
+        """Raises InputError when the board's engine is missing something, or the board has no such clip."""
+        job.require_keys()
+        clips = select(job, request.only)
+        wanted = clips or job.segments
+        within = {segment.clip for segment in wanted}
+        forced = within if "all" in request.force else set(request.force)
+        select(job, tuple(sorted(forced)))
+        if outside := forced - within:
+            what = f"--force {', '.join(sorted(outside))}: not among the clips that --only renders"
+            raise InputError(Problem(what, file=str(job.place.board)))
+        return cls(job, clips, tuple(segment for segment in wanted if segment.clip in forced))
+
+    @property
+    def wanted(self) -> tuple[Segment, ...]:
+        """Every segment that must be in the cache in the end."""
+        return self.clips or self.job.segments
+
+
+@dataclass(frozen=True)
+class Group:
+    """Boards that are rendered together: same engines, options and cache."""
+
+    engines: tuple[str, ...]
+    options: EngineOptions
+    cache: Path
+    requests: tuple[BoardRequest, ...] = field(default=(), compare=False)
+
+    @property
+    def wanted(self) -> tuple[Segment, ...]:
+        """Every segment of its boards."""
+        return tuple(segment for request in self.requests for segment in request.wanted)
+
+
+def render_boards(
+    jobs: Sequence[Job],
+    rejected: Sequence[Rejected],
+    request: RenderRequest,
+    fingerprints: Fingerprints,
+    cache: Path,
+    report: Reporter,
+    cluster: Cluster | None = None,
+) -> list[Outcome]:
+    """Render every board that can be rendered, here or on a cluster; how each ended.
+
+    How long everything took is kept beside `cache`, so that plans can tell. Raises InputError when the
+    cluster cannot be joined.
+    """
+    outputs = Outputs(cache)
+    if not request.only:
+        jobs, refused_boards = check_films(jobs, outputs, report, forced=bool(request.force))
+        rejected = [*rejected, *refused_boards]
+    requests, outcomes = requests_of(jobs, rejected, request, report)
+    if requests:
+        fingerprints.save()
+        # the events of several workers come interleaved, and would time each other's loading
+        timed = calibrated(cache, _timed(requests), report) if cluster is None else nullcontext(report)
+        with timed as listener:
+
+            def make_executor(group: Group, store: Store) -> Executor:
+                def create(name: str) -> Engine:
+                    return implementation_of(name).create_engine(
+                        group.options, fingerprints.file, store.embedding, listener
+                    )
+
+                if cluster is not None:
+                    return cluster.executor(create, group, store)
+                return LocalExecutor(create, group.wanted, store, listener)
+
+            runner = BatchRunner(request, make_executor, listener, outputs)
+            outcomes = [*runner.run(requests), *outcomes]
+    endings = [outcome.ending for outcome in outcomes]
+    failed = endings.count("failed") + endings.count("bug")
+    report(RunDone(endings.count("done"), failed, endings.count("refused")))
+    return outcomes
+
+
+def _timed(requests: Sequence[BoardRequest]) -> dict[Name, Timed]:
+    """Every segment that is wanted, for the calibration to listen to."""
+    return {
+        (segment.board, segment.clip, segment.index): Timed(
+            segment.engine,
+            segment,
+            partial(implementation_of(segment.engine).phases_of, each.job.options, segment),
+        )
+        for each in requests
+        for segment in each.wanted
+    }
+
+
+def requests_of(
+    jobs: Sequence[Job], rejected: Sequence[Rejected], request: RenderRequest, report: Reporter
+) -> tuple[list[BoardRequest], list[Outcome]]:
+    """What can be rendered, and the outcomes of the boards that cannot; those are reported at once."""
+    requests: list[BoardRequest] = []
+    refused_boards = list(rejected)
+    for job in jobs:
+        try:
+            requests.append(BoardRequest.of(job, request))
+        except InputError as error:
+            refused_boards.append(Rejected(job.place.board, error))
+    for each in refused_boards:
+        report(BoardRefused(each.board, tuple(map(str, each.error.problems))))
+    return requests, [Outcome(each.board, "refused", str(each.error)) for each in refused_boards]
+
+
+class BatchRunner:
+    """Renders boards together: a segment that several of them share is rendered once.
+
+    A board that fails transiently is put off until all others have ended, and then started again: what was
+    rendered of it is in the cache.
+    """
+
+    def __init__(
+        self,
+        request: RenderRequest,
+        make_executor: MakeExecutor,
+        report: Reporter,
+        outputs: Outputs | None = None,
+    ) -> None:
+        self._request = request
+        self._make_executor = make_executor
+        self._report = report
+        self._outputs = outputs or Outputs()
+
+    def run(self, requests: Sequence[BoardRequest]) -> Iterator[Outcome]:
+        """Render everything that can be rendered; yields how each board ended, as soon as it has."""
+        self._report(RunStarted(len(requests), sum(len(each.wanted) for each in requests)))
+        with _encoder_thread() as encoder:
+            for group in _groups(requests):
+                store = Store(group.cache, self._report)
+                with self._make_executor(group, store) as executor:
+                    context = RenderContext(executor, store, encoder, self._report, self._outputs)
+                    yield from self._run_group(group, context)
+
+    def _run_group(self, group: Group, context: RenderContext) -> Iterator[Outcome]:
+        forced: set[str] = set()
+        delayed: dict[Path, TransientError] = {}
+        requests = {each.job.place.board: each for each in group.requests}
+        yield from self._run_once(list(requests.values()), context, forced, delayed)
+        for number in range(self._request.retries):
+            if not delayed:
+                return
+            pause = self._request.pause * LONGER**number
+            what = f"boards that failed for now: {len(delayed)}; trying again in {pause:g} s"
+            self._report(Warned(what))
+            wait(pause)
+            again = [requests[board] for board in delayed]
+            delayed.clear()
+            context.executor.retry()
+            yield from self._run_once(again, context, forced, delayed)
+        for board, error in delayed.items():
+            yield self._failed(board, error)
+
+    def _run_once(
+        self,
+        requests: Sequence[BoardRequest],
+        context: RenderContext,
+        forced: set[str],
+        delayed: dict[Path, TransientError],
+    ) -> Iterator[Outcome]:
+        """Start every board, render the segments of all, and hand each to the boards that want it."""
+        films: dict[Path, Film | Clips] = {}
+        takers: defaultdict[str, list[Path]] = defaultdict(list)
+
+        def fail(board: Path, error: Exception) -> Iterator[Outcome]:
+            film = films.pop(board, None)
+            if film:
+                film.cancel()
+            error = _translated(error, board)
+            if isinstance(error, TransientError) and self._request.retries:
+                delayed[board] = error
+                self._report(BoardDelayed(board, str(error)))
+            else:
+                yield self._failed(board, error)
+
+        for each in requests:
+            board = each.job.place.board
+            try:
+                if not each.clips and not each.forced and finish_if_up_to_date(each.job, context):
+                    yield Outcome(board, "done")
+                    continue
+                for segment in each.forced:  # once, whichever boards share it and are started again
+                    if segment.key not in forced:
+                        context.store.set_aside(segment.key, FORCED)
+                        forced.add(segment.key)
+                film = Clips(each.job, each.clips, context) if each.clips else Film(each.job, context)
+                film.start()
+            except Exception as error:  # noqa: BLE001 - one board must not stop the others
+                yield from fail(board, error)
+                continue
+            films[board] = film
+            for key in dict.fromkeys(segment.key for segment in each.wanted):
+                takers[key].append(board)
+        wanted = [segment for each in requests if each.job.place.board in films for segment in each.wanted]
+        for result in context.executor.render(wanted):
+            boards = takers[result.segment.key]
+            for board in [board for board in boards if board in films]:
+                try:
+                    complete = self._hand_over(films[board], board, result, first=board == boards[0])
+                except Exception as error:  # noqa: BLE001 - as above
+                    yield from fail(board, error)
+                    continue
+                if complete:
+                    del films[board]
+                    yield Outcome(board, "done")
+
+    def _hand_over(self, film: Film | Clips, board: Path, result: Result, *, first: bool) -> bool:
+        """Give a segment to a film; whether the film is complete. Raises what the segment failed by."""
+        if isinstance(result, SegmentFailed):
+            raise result.error
+        if not result.fresh or not first:
+            segment = result.segment
+            self._report(SegmentReused(board, segment.clip, segment.index, segment.key))
+        return film.add(result)
+
+    def _failed(self, board: Path, error: Exception) -> Outcome:
+        known = isinstance(error, StoryError)
+        message = str(error) if known else "".join(traceback.format_exception(error))
+        self._report(BoardFailed(board, message))
+        return Outcome(board, "failed" if known else "bug", message)
+
+
+def wait(seconds: float) -> None:
+    """Wait before a retry; ^C ends it at once."""
+    time.sleep(seconds)
+
+
+def _groups(requests: Sequence[BoardRequest]) -> list[Group]:
+    groups: dict[Group, list[BoardRequest]] = {}
+    for each in requests:
+        engines = tuple(sorted({segment.engine for segment in each.job.segments}))
+        groups.setdefault(Group(engines, each.job.options, each.job.place.cache), []).append(each)
+    found = [Group(each.engines, each.options, each.cache, tuple(some)) for each, some in groups.items()]
+    return sorted(found, key=lambda group: group.engines)
+
+
+def _translated(error: Exception, board: Path) -> Exception:
+    """An error of the system, wherever it came from, as one of ours: it is no bug."""
+    if isinstance(error, MemoryError):
+        return TransientError(f"RAM ran out; {NO_RAM}")
+    if isinstance(error, OSError):
+        return refused(error, Path(error.filename or board), "reading or writing")
+    return error
+
+
+@contextmanager
+def _encoder_thread() -> Iterator[ThreadExecutor]:
+    encoder = ThreadPoolExecutor(max_workers=1, thread_name_prefix="encoder")
+    try:
+        yield encoder
+    finally:
+        encoder.shutdown(cancel_futures=True)
