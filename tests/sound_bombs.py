@@ -170,6 +170,20 @@ MP4 = {
         fragment(*[full(b"trun", 0)] * 300_000),
     ),
     "mp4 tracks": lambda: movie(box(b"trak") * 100_000),
+    "mp4 alac of large packets": lambda: movie(
+        track(
+            tables(
+                stsd=description(
+                    sound_entry(
+                        b"alac",
+                        48_000,
+                        full(b"alac", 2**24, 16 << 16 | 40 << 8 | 10, 14 << 24 | 2 << 16 | 255, 0, 0, 48_000),
+                    )
+                )
+            )
+        ),
+        sound=bytes.fromhex("20000012ffffff00") * 64,
+    ),
     "mp4 boxes": lambda: movie(box(b"free") * 1_200_000),
     "mp4 compressed": zipped_movie,
     "mp4 longer than the file": lambda: movie(track(tables()))[:-40],
@@ -313,7 +327,7 @@ def codebooks(count: int, entries: int, dimensions: int) -> bytes:
         put(0, 64)
         put(0, 4)
         put(0, 1)
-        put(0, round(entries ** (1 / dimensions)))
+        put(0, int(entries ** (1 / dimensions)))
     return b"\5vorbis" + bits.to_bytes(length // 8 + 1, "little") + bytes(8)
 
 
@@ -370,9 +384,21 @@ def zlib_encoding() -> bytes:
     return element("6d80", element("6240", element("5034", number("4254", 0))))
 
 
+def other_track(codec: bytes) -> bytes:
+    """One of pictures, with the number 2."""
+    size = element("e0", number("b0", 64), number("ba", 64))
+    return element("ae", number("d7", 2), number("73c5", 2), number("83", 1), element("86", codec), size)
+
+
+def laced(track: int, data: bytes = bytes(256)) -> bytes:
+    """A block of 256 packets of a byte each, or of other equal ones."""
+    return element("a3", bytes([0x80 | track, 0, 0, 0x84, 0xFF]), data)
+
+
 BOMBS: dict[str, Callable[[], bytes]] = {
     **MP4,
     "aac compressed tag between frames": lambda: ADTS_FRAME * 9 + packed_id3(4, 1) + ADTS_FRAME * 9,
+    "aac empty frames": lambda: bytes.fromhex("fff14c8000fffc") * 1_400_000,
     "aac many frames in a tag": lambda: ADTS_FRAME * 9 + many_id3_frames(100_000) + ADTS_FRAME * 9,
     "mp3 tag longer than the file": lambda: id3(4, bytes(100))[:-50],
     "wav chunks": lambda: wav(chunk(b"abcd", b"") * 1_000_000),
@@ -397,9 +423,10 @@ BOMBS: dict[str, Callable[[], bytes]] = {
         matroska_track(b"A_PCM/INT/LIT", b"", zlib_encoding()),
         cluster(*[block(zlib.compress(bytes(9_000_000), 9))] * 200),
     ),
-    "mkv packets of one sample": lambda: matroska(
-        PCM, cluster(*[block(b"\xff" + b"\x80" * 256, 0x84)] * 20_000)
+    "mkv vorbis without its headers": lambda: matroska(
+        matroska_track(b"A_VORBIS"), cluster(*[laced(1)] * 35_000)
     ),
+    "mkv packets of one sample": lambda: matroska(PCM, cluster(*[laced(1, b"\x80" * 256)] * 20_000)),
 }
 """What must be refused."""
 
@@ -435,6 +462,12 @@ HARMLESS: dict[str, Callable[[], bytes]] = {
     ),
     "mkv chapters": lambda: matroska(
         PCM, element("1043a770", element("45b9", bytes.fromhex("b680") * 3_000_000)), PCM_SOUND
+    ),
+    "mkv other packets of one byte": lambda: matroska(
+        PCM + other_track(b"V_OTHER"), cluster(*[laced(2)] * 35_000, block(b"\x80" * 4800))
+    ),
+    "mkv other packets of one byte, of a known kind": lambda: matroska(
+        PCM + other_track(b"V_MPEG4/ISO/AVC"), cluster(*[laced(2)] * 35_000, block(b"\x80" * 4800))
     ),
     "mkv files": lambda: matroska(PCM, element("1941a469", bytes.fromhex("61a780") * 2_000_000), PCM_SOUND),
 }
