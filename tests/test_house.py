@@ -60,6 +60,24 @@ def test_only_the_cli_prints_or_exits(path: Path) -> None:
             assert ast.unparse(node.func) not in ("print", "exit", "sys.exit"), f"line {node.lineno}"
 
 
+SPEAKERS = {
+    *("cli/terminal.py", "cli/console.py"),  # where all is brought onto one line
+    *("cli/__init__.py", "cli/app.py"),  # whose words are their own
+}
+
+
+@pytest.mark.parametrize("path", MODULES, ids=lambda path: str(path.relative_to(HOUSE)))
+def test_whatever_is_told_goes_through_one_place(path: Path) -> None:
+    """There, control characters and line breaks in names are escaped."""
+    if path.relative_to(HOUSE).as_posix() not in SPEAKERS:
+        for node in ast.walk(ast.parse(path.read_text("utf-8"))):
+            if isinstance(node, ast.Call):
+                name = ast.unparse(node.func)
+                assert not re.fullmatch(
+                    r"sys\.std(out|err)\.write|typer\.s?echo|.*console\.(print|log)", name
+                ), f"line {node.lineno}"
+
+
 @pytest.mark.parametrize("path", MODULES, ids=lambda path: str(path.relative_to(HOUSE)))
 def test_rooms_stay_small(path: Path) -> None:
     text = path.read_text("utf-8")

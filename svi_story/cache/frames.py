@@ -48,15 +48,15 @@ def write_frames(path: Path, frames: Iterable[Frame], fps: Fraction) -> int:
     if first is None:
         return 0
     with disk(path, DOING):
-        file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o666)
+        file = path.open("xb")
     try:
         try:
             count = _mux(path, chain((first,), rest), fps, first.shape)
             with disk(path, DOING):
-                os.fsync(file)
+                os.fsync(file.fileno())
         finally:
             with disk(path, DOING):
-                os.close(file)
+                file.close()
         _check(path, count)
     except BaseException:
         with suppress(OSError):
