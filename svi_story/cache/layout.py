@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import re
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -136,7 +137,9 @@ def names(folder: Path) -> list[Path]:
     with disk(folder, "reading the cache"):
         try:
             return sorted(folder.iterdir())
-        except (FileNotFoundError, NotADirectoryError):
+        except OSError as error:
+            if error.errno not in (errno.ENOENT, errno.ENOTDIR, errno.ELOOP):
+                raise
             return []
 
 
