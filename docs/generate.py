@@ -22,9 +22,9 @@ COMMANDS = (
 )  # fmt: skip
 
 SEVERAL = """\
-No board stops another. An invalid board, a path that is not there, a folder that cannot be read and boards that would
-write the same film are told on standard error, and the command goes on with the others. It ends with 1 then, and with 2
-where no board was left."""
+No board stops another. An invalid board, a path that is not there, a folder that cannot be read and boards
+that would write the same film are told on standard error, and the command goes on with the others. It ends
+with 1 then, and with 2 where no board was left."""
 
 
 def cli_reference() -> str:

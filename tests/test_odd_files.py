@@ -17,6 +17,12 @@ from PIL import Image
 from typer.testing import CliRunner
 
 from svi_story.cli.app import app
+from svi_story.engines.svi.architecture import read_config
+from svi_story.engines.svi.digests import RECORDS, Records
+from svi_story.engines.svi.identity import sha256_of
+from svi_story.engines.svi.parts import shapes_in
+from svi_story.engines.svi.tensors import read_header
+from svi_story.engines.svi.text import load_tokenizer
 from svi_story.errors import InputError
 from svi_story.files import UnfitError, read_chunks, read_regular, sha256_file
 from svi_story.plan.fingerprints import Fingerprints
@@ -283,6 +289,17 @@ def test_what_changes_while_it_is_read_is_refused(
         read_regular(path, 10**6)
     with pytest.raises(UnfitError, match="changed while it was read"):
         list(read_chunks(path))
+
+
+@pytest.mark.parametrize("put", [put for put in ODD if put is not dangling], ids=lambda put: put.__name__)
+def test_weights_that_are_no_files(put: Put, tmp_path: Path) -> None:
+    path = tmp_path / RECORDS
+    put(path)
+    assert Records.load(tmp_path).known == {}
+    readers = (read_header, read_config, load_tokenizer, lambda path: shapes_in([path]))
+    for read in (*readers, sha256_of) if put not in (huge, empty) else readers:
+        with pytest.raises(InputError, match=RECORDS):
+            read(path)
 
 
 def test_limits_are_told(tmp_path: Path) -> None:
