@@ -22,10 +22,15 @@ COMMANDS = (
     ("models",), ("models", "list"), ("models", "check"), ("models", "download"), ("doctor",), ("schema",),
 )  # fmt: skip
 
+SEVERAL = """\
+No board stops another. An invalid board, a path that is not there, a folder that cannot be read and boards
+that would write the same film are told on standard error, and the command goes on with the others. It ends
+with 1 then, and with 2 where no board was left."""
+
 
 def cli_reference() -> str:
     """Every command's help, as one Markdown page."""
-    parts = ["# Commands\n\nMade from the commands' own `--help` by `make docs`.\n"]
+    parts = [f"# Commands\n\nMade from the commands' own `--help` by `make docs`.\n\n{SEVERAL}\n"]
     for words in COMMANDS:
         environment = {"COLUMNS": "100", "TERMINAL_WIDTH": "100", "NO_COLOR": "1"}
         shown = CliRunner().invoke(app, [*words, "--help"], env=environment, prog_name="svi-story").stdout

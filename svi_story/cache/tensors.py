@@ -7,7 +7,7 @@ import json
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
-from svi_story.files import CorruptError, UnfitError, disk, read_regular, write_atomic
+from svi_story.files import DAMAGED, CorruptError, disk, read_regular, write_atomic
 from svi_story.plan.keys import canonical
 
 if TYPE_CHECKING:
@@ -62,8 +62,10 @@ def load_tensors(path: Path, note: Mapping[str, str] = NO_NOTE) -> dict[str, NDA
             data = read_regular(path, LARGEST)
         except FileNotFoundError:
             return None
-        except UnfitError as error:
-            raise CorruptError(f"{path} {error.strerror}") from error
+        except OSError as error:
+            if error.errno not in DAMAGED:
+                raise
+            raise CorruptError(f"{path} cannot be read: {error.strerror}") from error
     return _decoded(path, data, note)
 
 

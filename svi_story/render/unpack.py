@@ -17,10 +17,11 @@ from svi_story.cache.aside import quarantine
 from svi_story.cache.entry import open_entry
 from svi_story.cache.layout import BOARD_FOLDER, FRAMES, Layout, names, own_cache
 from svi_story.cache.locks import Hold, locked
-from svi_story.cache.sealed import DAMAGED, publish
+from svi_story.cache.sealed import publish
 from svi_story.errors import InputError, Problem
 from svi_story.events import Warned
 from svi_story.files import (
+    DAMAGED,
     CorruptError,
     disk,
     is_temp_of_this_host,
