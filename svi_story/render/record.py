@@ -66,8 +66,8 @@ def read_record(film: Path) -> Record | None:
             return None
         captions = tuple(map(str, found.get("captions_sha256") or ()))
         about = (found["recipe"], found["bytes"], found["sha256"], captions)
-        film, board = (str(found.get(name, "")) for name in ("film", "board"))
-        return Record(*about, _made(found), found.get("bundle"), film, board, found["version"])
+        name, board = (str(found.get(each, "")) for each in ("film", "board"))
+        return Record(*about, _made(found), found.get("bundle"), name, board, found["version"])
     except (OSError, ValueError, LookupError, TypeError, AttributeError, RecursionError, OverflowError):
         return None
 
