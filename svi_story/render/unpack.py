@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import shutil
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -49,6 +50,8 @@ if TYPE_CHECKING:
     from svi_story.cache.entry import Entry
     from svi_story.events import Reporter
     from svi_story.plan.fingerprints import Fingerprints
+
+_SYNCS = 16
 
 DOING = "unpacking the bundle"
 
@@ -234,10 +237,16 @@ def _extract(archive: ZipFile, found: Unpacked) -> None:
 def _settle(folder: Path) -> None:
     """Force all to the disk but the entries, which the store verifies when they are used."""
     own = own_cache(folder).root
-    for parent, names_, files in os.walk(folder):
+    files: list[Path] = []
+    folders: list[Path] = []
+    for parent, names_, held in os.walk(folder):
         names_[:] = [name for name in names_ if Path(parent, name) != own]
-        for path in (*(Path(parent, name) for name in files), Path(parent)):
-            sync(path)
+        files += (Path(parent, name) for name in held)
+        folders.append(Path(parent))
+    with ThreadPoolExecutor(_SYNCS) as pool:  # a disk takes many at once, and there may be thousands
+        for paths in (files, folders):
+            for _ in pool.map(sync, paths):
+                pass
 
 
 def _drop_unfit(found: Unpacked, report: Reporter) -> None:
