@@ -130,7 +130,7 @@ def _declared_size(path: Path) -> tuple[int, int]:
     if len(declared) != 1:
         raise CorruptError(f"{path} holds {len(declared)} streams, not one")
     width, height = declared[0]
-    if not (0 < width and 0 < height and 3 * width * height <= 8 * size):
+    if min(width, height) <= 0 or 3 * width * height > 8 * size:
         raise CorruptError(f"{path} has {size} bytes, too few for frames of {width}x{height}")
     return width, height
 
@@ -164,7 +164,10 @@ class Frames:
             # An absolute name is never taken for a protocol ("a:b.avi"); the format is never guessed. Opening
             # decodes a frame already.
             self._container = av.open(
-                str(path.absolute()), format="avi", options=TRUSTED, stream_options=[most]
+                str(path.absolute()),
+                format="avi",
+                options=TRUSTED,
+                stream_options=[most],  # type: ignore[list-item]  # a dict for each stream, whatever the stubs say
             )
         except (av.FFmpegError, OSError) as error:
             raise CorruptError(f"{path} is not an AVI file: {error}") from error

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 
 from svi_story.cache.aside import quarantine
 from svi_story.cache.entry import open_entry
-from svi_story.cache.layout import BOARD_FOLDER, FRAMES, Layout, names, own_cache
+from svi_story.cache.layout import BOARD_FOLDER, FRAMES, LATENTS, Layout, names, own_cache
 from svi_story.cache.locks import Hold, locked
 from svi_story.cache.sealed import DAMAGED, publish
 from svi_story.errors import InputError, Problem
@@ -51,6 +51,8 @@ if TYPE_CHECKING:
     from svi_story.events import Reporter
     from svi_story.plan.fingerprints import Fingerprints
 
+LARGEST_LATENTS = 256 * 2**20
+"""Bytes of a segment's latents in a bundle: thirty times as many as 81 frames of 832x480 need."""
 _SYNCS = 16
 
 DOING = "unpacking the bundle"
@@ -266,7 +268,13 @@ def _drop_unfit(found: Unpacked, report: Reporter) -> None:
 
 
 def _check_entry(entry: Entry) -> None:
-    """Raises CorruptError for frames of another size or number than the key's inputs say."""
+    """Raises CorruptError for frames of another size or number than the key's inputs say.
+
+    And for latents that would fill the memory: they are read whole.
+    """
+    latents = (entry.folder / LATENTS).stat().st_size
+    if latents > LARGEST_LATENTS:
+        raise CorruptError(f"{entry.folder / LATENTS} has {latents} bytes, more than {LARGEST_LATENTS}")
     entry.latents()
     inputs = entry.manifest.get("inputs")
     asked = inputs.get("inputs") if isinstance(inputs, dict) else None
