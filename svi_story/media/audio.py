@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from svi_story.media.audio_decoding import CURE, Decoded, refusals
-from svi_story.media.audio_files import SoundError, open_regular
+from svi_story.media.audio_decoding import Decoded, refusals
+from svi_story.media.audio_files import CURE, SoundError, open_regular
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -151,11 +151,14 @@ def _blocks(path: Path, file: BinaryIO) -> Iterator[Samples]:
 def _gathered(parts: Iterable[Samples]) -> Iterator[Samples]:
     """The same samples in fewer and longer parts."""
     waiting: list[Samples] = []
+    length = 0
     for part in parts:
         waiting.append(part)
-        if sum(map(len, waiting)) >= _BLOCK:
-            yield np.concatenate(waiting)
+        length += len(part)
+        if length >= _BLOCK:
+            yield np.concatenate(waiting) if len(waiting) > 1 else part
             waiting.clear()
+            length = 0
     if waiting:
         yield np.concatenate(waiting)
 
@@ -167,7 +170,7 @@ def _resampled(decoded: Decoded) -> Iterator[Samples]:
     resampler, last = None, None
     for last in decoded.frames():
         if resampler is None:
-            layout = "mono" if len(last.layout.channels) == 1 else "stereo"
+            layout = "mono" if last.layout.nb_channels == 1 else "stereo"
             resampler = av.AudioResampler(format="flt", layout=layout, rate=RATE)
         yield from map(_stereo, resampler.resample(last))
     if resampler is not None and last is not None:
@@ -176,8 +179,9 @@ def _resampled(decoded: Decoded) -> Iterator[Samples]:
 
 
 def _stereo(frame: AudioFrame) -> Samples:
-    channels = frame.to_ndarray().reshape(-1, len(frame.layout.channels))
-    return np.repeat(channels, 2, axis=1) if channels.shape[1] == 1 else np.array(channels)
+    count = frame.layout.nb_channels
+    channels = np.frombuffer(bytes(frame.planes[0]), np.float32, frame.samples * count).reshape(-1, count)
+    return np.repeat(channels, 2, axis=1) if count == 1 else np.array(channels)
 
 
 def _silence_after(last: AudioFrame) -> AudioFrame:

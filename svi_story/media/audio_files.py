@@ -11,8 +11,12 @@ from svi_story.errors import InputError, Problem
 if TYPE_CHECKING:
     from pathlib import Path
 
+    from svi_story.media.audio_source import View
+
 MAX_BYTES = 4 * 2**30
 """As much as a WAV file can hold: four hours of studio sound."""
+
+CURE = "save it again as WAV or MP3"
 
 _READS_PER_BYTE = 32
 _SPARE_BYTES = 64 * 2**20
@@ -96,28 +100,32 @@ def _ogg_size(tail: bytes) -> int:
 
 
 class BoundedFile:
-    """An open file as libav reads it: by no name, and not over and over.
+    """An open file as libav reads it: by no name, only what `view` shows of it, and not over and over.
 
     A damaged index may send a reader round in circles; after many times the file's size it is an OSError.
     """
 
-    def __init__(self, file: BinaryIO) -> None:
+    def __init__(self, file: BinaryIO, view: View | None = None) -> None:
         self._file = file
+        self._view = view
+        self._start = view.start if view else 0
         self._left = _READS_PER_BYTE * os.fstat(file.fileno()).st_size + _SPARE_BYTES
+        file.seek(self._start)
 
     def read(self, count: int) -> bytes:
         """At most `count` bytes; none at the end."""
+        at = self._file.tell()
         data = self._file.read(count)
         self._left -= max(len(data), _CALL_BYTES)
         if self._left < 0:
             raise OSError(None, "its index goes round in circles")
-        return data
+        return self._view.masked(at, data) if self._view else data
 
     def seek(self, offset: int, whence: int) -> int:
         """Move, as a file does."""
         self._left -= _CALL_BYTES
-        return self._file.seek(offset, whence)
+        return self._file.seek(offset + (self._start if whence == os.SEEK_SET else 0), whence) - self._start
 
     def tell(self) -> int:
         """Where it is."""
-        return self._file.tell()
+        return self._file.tell() - self._start
