@@ -23,7 +23,7 @@ from sound_files import CODECS, noise, write_sound
 
 from svi_story.errors import InputError
 from svi_story.media import guard
-from svi_story.media.audio_files import open_regular
+from svi_story.media.audio_files import open_sound
 from svi_story.plan.fingerprints import Fingerprints
 from svi_story.plan.keys import canonical
 from svi_story.render.unpack import unpack
@@ -163,7 +163,7 @@ def sounds(rng: random.Random, count: int, folder: Path, outcome: Outcome) -> No
     """Read so many mutated sounds."""
 
     def read(path: Path) -> None:
-        with open_regular(path) as file:
+        with open_sound(path) as file:
             guard.count_samples(path, file)
 
     _try_all(rng, count, sound_seeds(folder), folder, outcome, read)

@@ -23,7 +23,7 @@ from sound_files import noise, write_sound
 
 from svi_story.errors import InputError
 from svi_story.media import guard, guard_child
-from svi_story.media.audio_files import SoundError, open_regular
+from svi_story.media.audio_files import SoundError, open_sound
 from svi_story.media.images import PictureError, fit_picture, open_picture
 from svi_story.plan.fingerprints import Fingerprints
 from svi_story.plan.model import Size
@@ -161,7 +161,7 @@ def child() -> int:
 
 
 def samples_of(path: Path) -> int:
-    with open_regular(path) as file:
+    with open_sound(path) as file:
         return guard.count_samples(path, file)
 
 
