@@ -22,10 +22,41 @@ COMMANDS = (
     ("models",), ("models", "list"), ("models", "check"), ("models", "download"), ("doctor",), ("schema",),
 )  # fmt: skip
 
+SEVERAL = """\
+No board stops another. An invalid board, a path that is not there, a folder that cannot be read and boards
+that would write the same film are told on standard error, and the command goes on with the others. It ends
+with 1 then, and with 2 where no board was left."""
+
+
+FILES = """## Your files are safe
+
+No command replaces a file that it reads, or that svi-story did not write. Before anything starts, every
+path that a command will write is looked at; what stands in the way is told for all boards at once, as
+*FILE: BOARD would write its film here, but this was not written by svi-story; move it away, or choose
+another folder with -o*. Such a board is refused (exit code 2 where it is the only one); other boards are
+rendered.
+
+- **A file is svi-story's** when the cache lists it with the content that was written (`ledger/` in the
+  cache), or when it says so itself: a film by its XMP or by the record beside it; a record, contact sheet,
+  review, timeline, bundle or clip's file by its form. So files of an older svi-story are replaced as
+  before. Captions that an older svi-story exported say nothing of themselves: move them away to export
+  others.
+- **Changed since it was written:** captions, records, contact sheets, films so far and clips' files for
+  editors are kept, with a warning, and the film is made. A changed film is refused, and so is what an
+  export or a review would write: move it away, or choose another place.
+- **A film of another board:** where two boards of one name would write one film, the second is refused
+  while the first board exists. A board may be moved, and a project copied.
+- **Symbolic links** are yours. A film that is up to date may be one; a link is never replaced.
+- **`new` and `import`** write new files only. **`models download`** replaces only what it downloaded itself
+  and nobody changed since.
+- A file that somebody puts in place while a film is rendered is kept too: the board fails, and the same
+  command puts the film together in seconds once the file is moved away.
+"""
+
 
 def cli_reference() -> str:
     """Every command's help, as one Markdown page."""
-    parts = ["# Commands\n\nMade from the commands' own `--help` by `make docs`.\n"]
+    parts = [f"# Commands\n\nMade from the commands' own `--help` by `make docs`.\n\n{SEVERAL}\n", FILES]
     for words in COMMANDS:
         environment = {"COLUMNS": "100", "TERMINAL_WIDTH": "100", "NO_COLOR": "1"}
         shown = CliRunner().invoke(app, [*words, "--help"], env=environment, prog_name="svi-story").stdout

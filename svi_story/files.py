@@ -40,6 +40,7 @@ CURES = {
     errno.ENOTEMPTY: IN_THE_WAY,
     errno.ENOTDIR: IN_THE_WAY,
     errno.EISDIR: IN_THE_WAY,
+    errno.ELOOP: IN_THE_WAY,
 }
 TRANSIENT = (
     *(errno.ENOSPC, errno.EDQUOT),  # somebody may clean up
@@ -47,6 +48,11 @@ TRANSIENT = (
     *(errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.EAGAIN, errno.EBUSY),  # other programs may end
 )
 """What may be otherwise in a while."""
+DAMAGED = (
+    *(errno.EIO, errno.EBADMSG, getattr(errno, "EUCLEAN", errno.EIO)),  # a disk that lost a block; UnfitError
+    *(errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.ELOOP),  # something else lies where the file was
+)
+"""What says that a file is not what was written; anything else says nothing about its content."""
 CHECK = "check the disk, then run the same command again"
 
 

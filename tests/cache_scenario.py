@@ -149,6 +149,11 @@ class Disk:
         self.unsynced[os.fstat(file.fileno()).st_ino] = os.dup(file.fileno())
         return file
 
+    def close(self) -> None:
+        """A touch that can fail; to die at it is to die before the next one."""
+        if self.fault is full:
+            self.touch()
+
     def fsync(self, fd: int) -> None:
         self.touch()
         self.unsynced.pop(os.fstat(fd).st_ino, None)
@@ -164,6 +169,12 @@ class Writer(io.BufferedWriter):
         super().write(data[:half])
         self.counted.touch()
         return half + super().write(data[half:])
+
+    def close(self) -> None:
+        """Network file systems say at the end what they could not write."""
+        if not self.closed:
+            super().close()
+            self.counted.close()
 
 
 _open = io.open
@@ -184,15 +195,21 @@ def faulty(n: int, fault: Callable[[Disk], None]) -> Iterator[Disk]:
 
         return call
 
-    fsync = os.fsync
+    fsync, close = os.fsync, os.close
+
+    def closing(fd: int) -> None:
+        close(fd)
+        counted.close()
+
     try:
+        os.close = closing
         for name in real:
             setattr(os, name, touching(name))
         os.fsync = counted.fsync  # type: ignore[assignment]  # a fake of the same shape
         io.open = counted.open  # type: ignore[assignment]  # a fake of the same shape
         yield counted
     finally:
-        io.open, os.fsync = _open, fsync
+        io.open, os.fsync, os.close = _open, fsync, close
         for name, function in real.items():
             setattr(os, name, function)
 

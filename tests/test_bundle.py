@@ -357,7 +357,7 @@ def test_a_board_and_its_bundle_would_write_one_film(write_board: Write, svi_sto
     board = write_board()
     ended = svi_story("render", board, bundle_of(board, Path("board.zip")), *ANIMATIC)
     assert ended.code == 2
-    assert "would both write this film" in ended.err
+    assert "board.zip: would write renders/board.mp4, and so would " in ended.err
 
 
 def test_boards_and_bundles_in_one_run(write_board: Write, svi_story: Run, tmp_path: Path) -> None:

@@ -370,7 +370,7 @@ def test_pictures_that_are_none(members: dict[str, bytes], svi_story: Run) -> No
 
 def test_what_is_no_file(svi_story: Run, members: dict[str, bytes]) -> None:
     os.mkfifo("pipe.zip")
-    for path, words in (("pipe.zip", "not a regular file"), ("gone.zip", "No such file")):
+    for path, words in (("pipe.zip", "not a regular file"), ("gone.zip", "does not exist")):
         ended = svi_story("render", path)
         assert ended.code == 2
         assert words in ended.err

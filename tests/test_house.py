@@ -60,6 +60,24 @@ def test_only_the_cli_prints_or_exits(path: Path) -> None:
             assert ast.unparse(node.func) not in ("print", "exit", "sys.exit"), f"line {node.lineno}"
 
 
+SPEAKERS = {
+    *("cli/terminal.py", "cli/console.py"),  # where all is brought onto one line
+    *("cli/__init__.py", "cli/app.py"),  # whose words are their own
+}
+
+
+@pytest.mark.parametrize("path", MODULES, ids=lambda path: str(path.relative_to(HOUSE)))
+def test_whatever_is_told_goes_through_one_place(path: Path) -> None:
+    """There, control characters and line breaks in names are escaped."""
+    if path.relative_to(HOUSE).as_posix() not in SPEAKERS:
+        for node in ast.walk(ast.parse(path.read_text("utf-8"))):
+            if isinstance(node, ast.Call):
+                name = ast.unparse(node.func)
+                assert not re.fullmatch(
+                    r"sys\.std(out|err)\.write|typer\.s?echo|.*console\.(print|log)", name
+                ), f"line {node.lineno}"
+
+
 @pytest.mark.parametrize("path", MODULES, ids=lambda path: str(path.relative_to(HOUSE)))
 def test_rooms_stay_small(path: Path) -> None:
     text = path.read_text("utf-8")
@@ -238,3 +256,57 @@ def unnamed_encodings(path: Path) -> list[str]:
 @pytest.mark.parametrize("path", MODULES, ids=lambda path: str(path.relative_to(HOUSE)))
 def test_no_text_depends_on_the_locale(path: Path) -> None:
     assert unnamed_encodings(path) == []
+
+
+READERS = {
+    "files.py": "where it is done",
+    "cli/app.py": "the null device",
+    "engines/svi/ladder.py": "/proc",
+    "render/doctor.py": "/proc",
+    "media/fonts.py": "a font of the package",
+    "media/text.py": "a layout of the package",
+    "review/report.py": "a page of the package",
+    "storyboard/templates.py": "templates of the package",
+}
+"""Who may open files to read them: a pipe or a device may lie in the place of any other file."""
+LIBRARIES = ("av", "Image", "archive")
+
+
+@pytest.mark.parametrize("path", MODULES, ids=lambda path: str(path.relative_to(HOUSE)))
+def test_files_are_read_with_svi_story_files_alone(path: Path) -> None:
+    if path.relative_to(HOUSE).as_posix() in READERS:
+        return
+    for node in ast.walk(ast.parse(path.read_text("utf-8"))):
+        if isinstance(node, ast.Call):
+            assert not reads_a_file(node), f"line {node.lineno}: use svi_story.files"
+
+
+def reads_a_file(call: ast.Call) -> bool:
+    """Whether it opens a file for reading, by whatever name."""
+    function = ast.unparse(call.func)
+    if isinstance(call.func, ast.Attribute) and call.func.attr in ("read_bytes", "read_text"):
+        return True
+    if function == "os.open":
+        return True
+    is_method = isinstance(call.func, ast.Attribute) and call.func.attr == "open"
+    if function != "open" and not (is_method and function.removesuffix(".open") not in LIBRARIES):
+        return False
+    given = [word.value for word in call.keywords if word.arg == "mode"]
+    given += call.args[not is_method :][:1]
+    mode = given[0].value if given and isinstance(given[0], ast.Constant) else "r"
+    return not set("xaw+") & set(str(mode))
+
+
+@pytest.mark.parametrize(
+    ("text", "reads"),
+    [
+        ("path.open()", True), ("path.open('rb')", True), ("path.open(mode='r')", True), ("open(path)", True),
+        ("open(path, 'rb')", True), ("path.read_text('utf-8')", True), ("os.open(path, flags)", True),
+        ("path.open('xb')", False), ("path.open('r+b')", False), ("open(path, 'w')", False),
+        ("av.open(path)", False),
+    ],
+)  # fmt: skip
+def test_what_counts_as_reading(text: str, reads: bool) -> None:
+    call = ast.parse(text, mode="eval").body
+    assert isinstance(call, ast.Call)
+    assert reads_a_file(call) == reads

@@ -344,6 +344,22 @@ def test_what_was_begun_of_another_version_is_removed(hub: FakeHub) -> None:
     assert not parts()
 
 
+def test_what_was_begun_is_a_file(hub: FakeHub, tmp_path: Path) -> None:
+    other = tmp_path / "other"
+    other.write_bytes(b"other")
+    for put in (os.mkfifo, lambda part: part.symlink_to(other), lambda part: part.symlink_to("nowhere")):
+        with pytest.raises(KeyboardInterrupt):
+            get(progress=Interruption(SHARD, 300_000))
+        (part,) = parts()
+        part.unlink()
+        put(part)
+        get()
+        assert (ROOT / WAN / SHARD).read_bytes() == hub.repos[WAN][SHARD]
+        assert not parts()
+        (ROOT / WAN / SHARD).unlink()
+    assert other.read_bytes() == b"other"
+
+
 def test_two_downloads_into_one_folder_do_not_mix(hub: FakeHub, svi_story: Run) -> None:
     from filelock import FileLock
 

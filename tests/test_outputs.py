@@ -15,7 +15,7 @@ from sound_files import wav_bytes
 from svi_story.cache.outputs import Outputs
 from svi_story.cache.store import Store
 from svi_story.cut.boxes import add_xmp, read_xmp
-from svi_story.errors import RenderError
+from svi_story.errors import InputError, RenderError
 from svi_story.render.smoke import Made, Trial, save_pictures
 from svi_story.review.preview import is_sheet
 from svi_story.storyboard.files import write_new
@@ -218,7 +218,7 @@ def test_files_of_an_older_svi_story_are_replaced(
             os.mkfifo(path)
         else:
             path.write_text("[" * 10_000)
-    clips = [{**clip, "seed": 7} for clip in BOARD["clips"]]
+    clips = [{**clip, "seed": seed} for seed, clip in enumerate(BOARD["clips"], 7)]
     write_board(**{**BOARD, "clips": [{**clips[0], "caption": "Sun"}, clips[1]]})
     for command in dict.fromkeys(COMMANDS.values()):
         ended = run(command)
@@ -452,11 +452,12 @@ def test_a_new_file_never_takes_a_name_that_is_taken(
     """A file may appear after it was looked for; a folder may have the name of unfinished work."""
     target = tmp_path / "a.yaml"
     target.write_bytes(MINE)
-    monkeypatch.setattr(Path, "exists", lambda _path: False)
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "exists", lambda _path: False)
+        patch.setattr(Path, "is_symlink", lambda _path: False)
+        with pytest.raises(InputError, match="exists already"):
+            write_new(target, b"other")
     assert svi_story("new", target).code == 2
-    with pytest.raises(Exception, match="exists already"):
-        write_new(target, b"other")
-    monkeypatch.undo()
     assert target.read_bytes() == MINE
     put(tmp_path / ".film.new/mine")
     assert svi_story("new", "film").code == 0

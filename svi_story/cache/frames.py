@@ -9,6 +9,7 @@ keeps its sha256 too.
 from __future__ import annotations
 
 import os
+import struct
 from contextlib import suppress
 from itertools import chain
 from typing import TYPE_CHECKING, Self, cast
@@ -33,6 +34,8 @@ CODEC = "magicyuv"
 TRUSTED = {"codec_whitelist": CODEC}
 """A file from a stranger's bundle wakes no other decoder."""
 ROW = 128
+_HEAD = 2**16
+"""Bytes of an .avi in which its streams are described; ours need a tenth of it."""
 OPTIONS = {"pred": "gradient", "slices": "8"}
 """By default there are as many slices as the machine has cores, and the bytes would depend on that."""
 
@@ -48,15 +51,15 @@ def write_frames(path: Path, frames: Iterable[Frame], fps: Fraction) -> int:
     if first is None:
         return 0
     with disk(path, DOING):
-        file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o666)
+        file = path.open("xb")
     try:
         try:
             count = _mux(path, chain((first,), rest), fps, first.shape)
             with disk(path, DOING):
-                os.fsync(file)
+                os.fsync(file.fileno())
         finally:
             with disk(path, DOING):
-                os.close(file)
+                file.close()
         _check(path, count)
     except BaseException:
         with suppress(OSError):
@@ -111,6 +114,41 @@ def _check(path: Path, count: int) -> None:
         written.last()
 
 
+def _declared_size(path: Path) -> tuple[int, int]:
+    """Width and height of the one stream of an .avi, before any library makes room for them.
+
+    Raises CorruptError when there is no such stream, or the file is too small for one frame of that size:
+    MagicYUV takes a bit for each value at least.
+    """
+    try:
+        with path.open("rb") as file:
+            size, head = os.fstat(file.fileno()).st_size, file.read(_HEAD)
+    except OSError as error:
+        raise CorruptError(f"{path} is not an AVI file: {error}") from error
+    declared = [
+        struct.unpack_from("<ii", head, at + 12)
+        for name, at in _chunks(head, 12, len(head))
+        if name == b"strf" and at + 20 <= len(head)
+    ]
+    if len(declared) != 1:
+        raise CorruptError(f"{path} holds {len(declared)} streams, not one")
+    width, height = declared[0]
+    if min(width, height) <= 0 or 3 * width * height > 8 * size:
+        raise CorruptError(f"{path} has {size} bytes, too few for frames of {width}x{height}")
+    return width, height
+
+
+def _chunks(head: bytes, at: int, stop: int) -> Iterator[tuple[bytes, int]]:
+    """The names and places of all chunks of a RIFF file's head, those in lists too."""
+    while at + 8 <= stop:
+        name, length = struct.unpack_from("<4sI", head, at)
+        if name == b"LIST" and head[at + 8 : at + 12] in (b"hdrl", b"strl"):
+            at += 12
+        else:
+            yield name, at
+            at += 8 + length + length % 2
+
+
 class Frames:
     """The frames of a file, by number. In order it goes on decoding; a jump decodes that frame only.
 
@@ -122,10 +160,19 @@ class Frames:
         import av
 
         self._path = path
+        width, height = _declared_size(path)
+        # A forged frame may say that it is larger than its file does. libav rounds rows up.
+        most = {"max_pixels": str((width + ROW) * (height + ROW))}
         try:
             check_regular(path)
-            # An absolute name is never taken for a protocol ("a:b.avi"); the format is never guessed.
-            self._container = av.open(str(path.absolute()), format="avi", options=TRUSTED)
+            # An absolute name is never taken for a protocol ("a:b.avi"); the format is never guessed. Opening
+            # decodes a frame already.
+            self._container = av.open(
+                str(path.absolute()),
+                format="avi",
+                options=TRUSTED,
+                stream_options=[most],  # type: ignore[list-item]  # a dict for each stream, whatever the stubs say
+            )
         except (av.FFmpegError, OSError) as error:
             raise CorruptError(f"{path} is not an AVI file: {error}") from error
         if not self._container.streams.video:
@@ -140,9 +187,7 @@ class Frames:
         self._packets = self._container.demux(self._stream)
         self._next = 0
         self.width, self.height = self._stream.width, self._stream.height
-        # A forged frame may say that it is larger than its file does. libav rounds rows up.
-        most = (self.width + ROW) * (self.height + ROW)
-        self._stream.codec_context.options = {"max_pixels": str(most)}
+        self._stream.codec_context.options = most
 
     def __enter__(self) -> Self:
         return self

@@ -116,9 +116,9 @@ def _delete(layout: Layout, item: Garbage) -> bool:
     with disk(item.path, "deleting"), lock_if_free(lock) if lock else nullcontext(Hold.HELD) as hold:
         if hold is Hold.BUSY or measure(item.path) != (item.bytes, item.last_used):
             return False
-        if item.path != lock:
+        if item.path != lock or lock.is_dir():
             _discard(item.path)
-        if lock:
+        if lock and not lock.is_dir():
             lock.unlink(missing_ok=True)  # while it is held: whoever waits for it sees that it is gone
     return True
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import re
@@ -192,7 +193,9 @@ def names(folder: Path) -> list[Path]:
     with disk(folder, "reading the cache"):
         try:
             return sorted(folder.iterdir())
-        except (FileNotFoundError, NotADirectoryError):
+        except OSError as error:
+            if error.errno not in (errno.ENOENT, errno.ENOTDIR, errno.ELOOP):
+                raise
             return []
 
 

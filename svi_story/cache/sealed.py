@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, TypeVar
 
 from svi_story.cache.layout import FRAMES, LATENTS, PIECE_FILE
 from svi_story.files import (
+    DAMAGED,
     CorruptError,
     UnfitError,
     make_folder,
@@ -34,11 +35,6 @@ T = TypeVar("T")
 
 FORMAT = 1
 LARGEST_MANIFEST = 16 * 2**20
-
-DAMAGED = (
-    *(errno.EIO, errno.EBADMSG, getattr(errno, "EUCLEAN", errno.EIO)),  # a disk that lost a block; UnfitError
-    *(errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.ELOOP),  # something else lies where the file was
-)
 
 TAKEN = (errno.EEXIST, errno.ENOTEMPTY, errno.ENOTDIR)
 

@@ -7,7 +7,7 @@ import json
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
-from svi_story.files import CorruptError, UnfitError, disk, read_regular, write_atomic
+from svi_story.files import DAMAGED, CorruptError, disk, read_regular, write_atomic
 from svi_story.plan.keys import canonical
 
 if TYPE_CHECKING:
@@ -29,6 +29,9 @@ DTYPES = (
     *("float16", "float32", "float64", "complex64"),
 )
 """What numpy and safetensors both know. bfloat16 goes in as float32 (exact) or viewed as uint16."""
+
+LONGEST_HEADER = 2**20
+"""Bytes; ours describe a few tensors."""
 
 NO_NOTE: Mapping[str, str] = MappingProxyType({})
 
@@ -62,8 +65,10 @@ def load_tensors(path: Path, note: Mapping[str, str] = NO_NOTE) -> dict[str, NDA
             data = read_regular(path, LARGEST)
         except FileNotFoundError:
             return None
-        except UnfitError as error:
-            raise CorruptError(f"{path} {error.strerror}") from error
+        except OSError as error:
+            if error.errno not in DAMAGED:
+                raise
+            raise CorruptError(f"{path} cannot be read: {error.strerror}") from error
     return _decoded(path, data, note)
 
 
@@ -72,6 +77,8 @@ def _decoded(path: Path, data: bytes, note: Mapping[str, str]) -> dict[str, NDAr
     from safetensors.numpy import load
 
     try:
+        if int.from_bytes(data[:8], "little") > LONGEST_HEADER:  # every tensor costs far more than its words
+            raise ValueError("its header is too long")
         tensors = load(data)
         about = json.loads(_metadata(data)[META])
         whole = about["note"] == dict(note) and about["sha256"] == _digest(tensors, note)

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from svi_story.cli.options import MODELS, AsJson, Models, one_of
-from svi_story.cli.terminal import answer, answer_json, complain, in_bytes, table
+from svi_story.cli.terminal import answer, answer_json, complain, in_bytes, shorten, table
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -248,7 +248,7 @@ def _bars(total: int) -> Iterator[Progress]:
 
         def show(name: str, count: int, size: int) -> None:
             if name not in tasks:
-                tasks[name] = bars.add_task(name, total=size)
+                tasks[name] = bars.add_task(shorten(name, 60), total=size)
             bars.update(tasks[name], completed=count, total=size)
             bars.advance(everything, count - before.get(name, count))
             before[name] = count

@@ -163,9 +163,7 @@ def _beside_the_board(job: Job, record: Record) -> str:
         return "nothing changed since the last film"
     if record.recipe == recipe:
         if job.place.film.exists():
-            return (
-                "the film's file is not as it was made; move it away, and it is cut again, no frame is made"
-            )
+            return "the film's file is not as it was made; move it away, to have it cut again"
         return "the film's file is missing; it is cut again, no frame is made"
     return "no frame changed since the last film; it is cut again"
 

@@ -67,8 +67,15 @@ def drop_output() -> None:
     os.close(nowhere)
 
 
-def log_bug(trace: str) -> Path:
-    """Keep a bug's traceback in a file of its own."""
+def log_bug(trace: str) -> Path | str:
+    """Keep a bug's traceback in a file of its own; where there is no room for it, why not."""
+    try:
+        return _write_log(trace)
+    except OSError as error:
+        return f"none could be written ({error.strerror}): {' '.join(trace.split())[-1000:]}"
+
+
+def _write_log(trace: str) -> Path:
     with tempfile.NamedTemporaryFile(
         "w", prefix="svi-story-", suffix=".log", encoding="utf-8", errors="backslashreplace", delete=False
     ) as log:

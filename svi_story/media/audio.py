@@ -156,7 +156,7 @@ def _gathered(parts: Iterable[Samples]) -> Iterator[Samples]:
         waiting.append(part)
         length += len(part)
         if length >= _BLOCK:
-            yield np.concatenate(waiting)
+            yield np.concatenate(waiting) if len(waiting) > 1 else part
             waiting.clear()
             length = 0
     if waiting:

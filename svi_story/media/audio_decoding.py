@@ -19,12 +19,16 @@ if TYPE_CHECKING:
     from av import AudioFrame, AudioStream
     from av.container import InputContainer
 
+    from svi_story.media.audio_source import View
+
 MAX_SECONDS = 4 * 3600
 MAX_VALUES = MAX_SECONDS * 2 * 96_000
 """Samples of all channels: four hours of stereo at 96 kHz. A few kilobytes of FLAC can be days of silence."""
 _SPARE_VALUES = 2**26
-_VALUES_PER_BYTE = 1024
-"""Samples of all channels that a file may hold, and how many more for each byte. Silence comes close."""
+_VALUES_PER_BYTE = (256, 1024)
+"""Samples of all channels that a file may hold, and how many more for each byte of lossy or lossless sound:
+silence comes close."""
+_LOSSLESS = ("flac", "alac")
 _SPARE_PACKETS = 2**15
 _SAMPLES_PER_PACKET = 64
 """Packets that a file may hold, and samples that it must hold for each of more: each takes some time."""
@@ -44,6 +48,7 @@ _OPTIONS = {
     "codec_whitelist": ",".join(_CODECS),
     "protocol_whitelist": "none",  # there is no such protocol: no other file is opened
     "max_streams": str(MAX_TRACKS),
+    "probesize": str(2**19),  # bytes that libav may read ahead, and keep in packets of maybe one byte
 }
 _MAX_SAMPLES = 2**20
 """In one packet."""
@@ -62,7 +67,7 @@ class Decoded:
         self._path = path
         self._file = file
         self._bytes = os.fstat(file.fileno()).st_size
-        self._packets = 0
+        self._values = self._packets = 0
         self.rate = 0
         """Samples a second."""
         self.samples = 0
@@ -70,15 +75,19 @@ class Decoded:
 
     def frames(self) -> Iterator[AudioFrame]:
         """All frames, once. The last one may hold more than belongs to the sound: `samples` counts."""
-        with _opened(self._path, self._file) as container:
+        view = inspect(self._path, self._file)
+        with _opened(self._path, self._file, view) as container:
             stream = _stream(self._path, container)
-            if (_declared(container, stream) or 0) > MAX_SECONDS:
+            alone = not view.others and len(container.streams) == 1
+            if (_declared(container, stream, alone=alone) or 0) > MAX_SECONDS:
                 self._refuse_long()
+            silence = _VALUES_PER_BYTE[stream.codec_context.name in _LOSSLESS]
+            self._values = min(MAX_VALUES, _SPARE_VALUES + silence * self._bytes)
             kind, last, most = (0, 0), 0, 0
             for frame in self._decode(container, stream):
                 if self.samples == 0:
                     kind = self._checked_kind(frame)
-                    most = min(MAX_SECONDS * self.rate, self._most_values() // kind[1])
+                    most = min(MAX_SECONDS * self.rate, self._values // kind[1])
                 elif kind != _kind(frame):
                     raise SoundError(self._path, f"changes its rate or its channels midway; {CURE}")
                 last = frame.samples
@@ -86,7 +95,8 @@ class Decoded:
                 if self.samples > most:
                     self._refuse_long()
                 yield frame
-            self._check_end(container, stream, last)
+            padded = "mp4" in container.format.name
+            self._check_end(_declared(container, stream, alone=alone), last, padded=padded)
 
     def _decode(self, container: InputContainer, stream: AudioStream) -> Iterator[AudioFrame]:
         """All frames. Many an MP3 ends in tags and padding that nobody can decode; that is no damage."""
@@ -118,13 +128,9 @@ class Decoded:
             raise SoundError(self._path, f"has {self.rate} samples a second; save it with 48000 of them")
         return self.rate, channels
 
-    def _most_values(self) -> int:
-        """Samples of all channels that it may hold."""
-        return min(MAX_VALUES, _SPARE_VALUES + _VALUES_PER_BYTE * self._bytes)
-
     def _refuse_long(self) -> NoReturn:
         short = 0 < self.samples <= MAX_SECONDS * self.rate
-        if short and self._most_values() < MAX_VALUES:
+        if short and self._values < MAX_VALUES:
             what = f"holds more than {self.samples // self.rate} s of sound in {self._bytes} bytes"
             raise SoundError(self._path, f"{what}; save it again as WAV")
         if short:
@@ -132,11 +138,10 @@ class Decoded:
             raise SoundError(self._path, what)
         raise SoundError(self._path, f"is longer than {MAX_SECONDS // 3600} hours; cut it")
 
-    def _check_end(self, container: InputContainer, stream: AudioStream, last: int) -> None:
+    def _check_end(self, declared: Fraction | None, last: int, *, padded: bool) -> None:
         """Whether all is there that the file announced; what pads an MP4's last frame does not count."""
         if self.samples == 0:
             raise SoundError(self._path, f"holds no sound; {CURE}")
-        declared = _declared(container, stream)
         if declared is None:
             return
         seconds = Fraction(self.samples, self.rate)
@@ -144,7 +149,7 @@ class Decoded:
             what = f"it says it lasts {float(declared):.2f} s, and {float(seconds):.2f} s can be read"
             raise SoundError(self._path, f"is cut off or damaged: {what}; copy it again, or {CURE}")
         excess = self.samples - round(declared * self.rate)
-        if "mp4" in container.format.name and 0 < excess < last:
+        if padded and 0 < excess < last:
             self.samples -= excess
 
 
@@ -161,10 +166,9 @@ def refusals(path: Path, what: str) -> Iterator[None]:
 
 
 @contextmanager
-def _opened(path: Path, file: BinaryIO) -> Iterator[InputContainer]:
+def _opened(path: Path, file: BinaryIO, view: View) -> Iterator[InputContainer]:
     import av
 
-    view = inspect(path, file)
     options = {**_OPTIONS, "format_whitelist": view.formats}
     with refusals(path, f"is damaged, or none of {KINDS}"):
         container = av.open(BoundedFile(file, view), "r", options=options, metadata_errors="replace")
@@ -193,12 +197,12 @@ def _stream(path: Path, container: InputContainer) -> AudioStream:
     return chosen
 
 
-def _declared(container: InputContainer, stream: AudioStream) -> Fraction | None:
+def _declared(container: InputContainer, stream: AudioStream, *, alone: bool) -> Fraction | None:
     """The seconds that the file says the sound lasts, where it says so and not libav guesses."""
     if "mp3" in container.format.name and not stream.start_time:
         return None  # only an encoder that wrote the length also wrote where the sound starts
     if stream.duration and stream.time_base:
         return Fraction(stream.duration * stream.time_base)
-    if container.duration and len(container.streams) == 1:
+    if container.duration and alone:
         return Fraction(container.duration, 1_000_000)
     return None

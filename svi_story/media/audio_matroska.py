@@ -29,6 +29,8 @@ _BLOCK_GROUP = b"\xa0"
 _IN_CLUSTERS = (_VOID, _CRC, b"\xe7", b"\xa3", _BLOCK_GROUP, b"\xab", b"\xa7", b"\xaf", b"\x58\x54")
 _TRACK = b"\xae"
 _TRACK_TYPE = b"\x83"
+_COMPLEX = b"\x03"
+"""A type of tracks that libav leaves out."""
 _CODEC = b"\x86"
 _ENCODINGS = b"\x6d\x80"
 _ENCODING = b"\x62\x40"
@@ -55,6 +57,7 @@ class Matroska:
         self._source = source
         self.view = View("matroska", start)
         self._tracks: int | None = None
+        self._found = False
         at: int | None = start
         while at is not None and at < source.size:
             at = self._inspect_root(at)
@@ -121,26 +124,33 @@ class Matroska:
                 self._tracks = (self._tracks or 0) + 1
                 if self._tracks > MAX_TRACKS:
                     self._source.refuse(f"has more than {MAX_TRACKS} tracks")
-                vorbis |= self._inspect_track(element.body, element.end)
+                vorbis |= self._is_vorbis(element.body, element.end)
             elif element.id not in (_VOID, _CRC):
                 self._hide(element)
         self._tracks = self._tracks or 0
         if vorbis:
             self._check_codebooks()
 
-    def _inspect_track(self, body: int, end: int) -> bool:
-        """Whether it is a track of Vorbis."""
+    def _is_vorbis(self, body: int, end: int) -> bool:
+        """Inspect a track: the first of sound is left, and others become tracks that libav does not read."""
         parts = list(self._elements(body, end))
         if len(parts) > MAX_COMMENTS:
             self._source.refuse("is damaged: the header of a track is too long")
-        sound = any(part.id == _TRACK_TYPE and self._bytes(part)[-1:] == b"\x02" for part in parts)
-        vorbis = any(part.id == _CODEC and b"VORBIS" in self._bytes(part) for part in parts)
+        kinds = [part for part in parts if part.id == _TRACK_TYPE]
+        codec = b"".join(self._bytes(part) for part in parts if part.id == _CODEC)
+        chosen = bool(not self._found and codec and kinds and self._bytes(kinds[-1])[-1:] == b"\x02")
+        self._found |= chosen
+        self.view.others |= not chosen
         for part in parts:
-            if part.id in _LISTS_OF_TRACKS or (part.id == _ENCODINGS and not sound):
+            if part.id in _LISTS_OF_TRACKS or (part.id == _ENCODINGS and not chosen):
                 self._hide(part)
-            elif part.id == _ENCODINGS and (vorbis or not self._only_strips(part)):
+            elif part.id == _ENCODINGS and (b"VORBIS" in codec or not self._only_strips(part)):
                 self._source.refuse("has compressed or encrypted packets of sound")
-        return vorbis
+        if not chosen:
+            self.view.patches += [
+                (kind.end - 1, _COMPLEX) for kind in kinds if kind.end != kind.body and kind.end
+            ]
+        return chosen and b"VORBIS" in codec
 
     def _only_strips(self, encodings: _Element) -> bool:
         """Whether all that was done to the packets is to leave out the first bytes, always the same."""

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from svi_story.media.audio_source import MAX_HEADER, MAX_PACKET, MAX_PACKETS, MAX_TRACKS, View
+from svi_story.media.audio_source import MAX_HEADER, MAX_PACKET, MAX_PACKETS, View
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -17,9 +17,9 @@ if TYPE_CHECKING:
 
     from svi_story.media.audio_source import Source
 
-_FRAGMENT_BYTES = 2**28
+_MAX_FRAGMENTS = 2**20
 _FRAGMENT_STEPS = 2**31
-"""What libav may keep about fragments, and how often it may look at one."""
+"""How often libav may look at one."""
 _SAMPLES_PER_BYTE = 64
 """Old QuickTime files count a packet of MP3 as 1152 samples."""
 
@@ -45,7 +45,10 @@ _BOXES: dict[bytes, tuple[bytes, ...]] = {
 }
 """The boxes that libav needs to decode the sound. Of all tags, one says how much
 silence an encoder put before it, and the name of the encoder may tell how to read it."""
-_REPEATED = (b"mdat", b"wide", b"moof", b"sidx", b"trak", b"trex", b"traf", b"trun", b"----")
+_REPEATED = (
+    *(b"mdat", b"wide", b"moof", b"sidx", b"trak", b"trex", b"traf", b"trun"),
+    *(b"udta", b"meta", b"ilst", b"----"),
+)
 _SAME = {b"stz2": b"stsz", b"co64": b"stco"}
 _TABLES = {
     b"stts": (8, 8),
@@ -56,10 +59,6 @@ _TABLES = {
     b"stss": (8, 4),
 }
 """Bytes before a table, the last four of which count its entries, and bytes of an entry."""
-_OTHER_MEDIA = (
-    *(b"vide", b"auxv", b"pict", b"subt", b"sbtl", b"text", b"subp", b"clcp", b"tmcd", b"hint", b"meta"),
-    *(b"sdsm", b"odsm", b"mdta", b"camm", b"rtmd", b"qtmp", b"tx3g"),
-)
 _NOT_IN_DESCRIPTIONS = (
     *(b"moov", b"trak", b"stbl", b"stts", b"stsc", b"stsz", b"stz2", b"stco", b"co64", b"stss"),
     *(
@@ -86,7 +85,6 @@ _LARGEST_TAG = 4096
 class _Track:
     """Where the tables of a track are, and what its index amounts to."""
 
-    handler: bytes = b""
     boxes: dict[bytes, tuple[int, int]] = field(default_factory=dict)
 
 
@@ -97,10 +95,11 @@ class Movie:
         self._source = source
         self.view = View("mov", start)
         self._time_scale = 0
-        self._tracks: set[int] = set()
+        self._track = 0
         self._default_sizes: dict[int, int] = {}
         self._packets = 0
-        self._streams = self._fragments = self._references = self._runs = 0
+        self._found = False
+        self._fragments = self._references = self._runs = 0
         self._fragment_track, self._fragment_size = 0, 0
         self._walk(b"", start, source.size, _Track())
 
@@ -168,7 +167,7 @@ class Movie:
         if kind == b"mvhd":
             self._time_scale = number(body + (20 if long else 12), 4)
         elif kind == b"tkhd":
-            self._tracks.add(number(body + (20 if long else 12), 4))
+            self._track = number(body + (20 if long else 12), 4)
         elif kind == b"trex":
             self._default_sizes[number(body + 4, 4)] = number(body + 16, 4)
         elif kind == b"sidx":
@@ -188,13 +187,12 @@ class Movie:
     # fragments
 
     def _count_fragments(self, *, fragments: int = 0, references: int = 0, runs: int = 0) -> None:
-        """libav keeps something of each track for each fragment that there is or that an index mentions."""
+        """libav keeps something about each fragment that there is, and about each that an index mentions."""
         self._fragments += fragments
         self._references += references
         self._runs += runs
-        known = (self._fragments + self._references) * (64 + 96 * self._streams)
-        steps = self._runs * self._references * max(self._streams, 1)
-        if known > _FRAGMENT_BYTES or steps > _FRAGMENT_STEPS:
+        known = self._fragments + self._references
+        if known > _MAX_FRAGMENTS or self._runs * self._references > _FRAGMENT_STEPS:
             self._source.refuse("is damaged: it consists of too many fragments")
 
     def _read_fragment_header(self, body: int) -> None:
@@ -206,7 +204,7 @@ class Movie:
 
     def _inspect_run(self, body: int, end: int) -> None:
         self._count_fragments(runs=1)
-        if self._fragment_track not in self._tracks:
+        if self._fragment_track != self._track:
             return
         flags, entries = self._source.number(body + 1, 3), self._source.number(body + 4, 4)
         first = body + 8 + 4 * bool(flags & 0x1) + 4 * bool(flags & 0x4)
@@ -222,16 +220,14 @@ class Movie:
     # tracks
 
     def _inspect_track(self, body: int, end: int) -> bool:
-        """False if it is of pictures, text or the like."""
+        """Whether it is the first one of sound, which is all that libav need see."""
         media = [(inner, stop) for kind, _, inner, stop in self._boxes(body, end) if kind == b"mdia"][:1]
         inner = [at for place in media for kind, _, at, _ in self._boxes(*place) if kind == b"hdlr"]
-        handler = self._source.read(inner[0] + 8, 4) if inner else b""
-        if handler in _OTHER_MEDIA:
+        if self._found or not inner or self._source.read(inner[0] + 8, 4) != b"soun":
+            self.view.others = True
             return False
-        self._streams += 1
-        if self._streams > MAX_TRACKS:
-            self._source.refuse(f"has more than {MAX_TRACKS} tracks")
-        track = _Track(handler)
+        self._found = True
+        track = _Track()
         self._walk(b"trak", body, end, track)
         self._check_index(track)
         return True
@@ -250,7 +246,7 @@ class Movie:
                 counts = np.append(counts, missing)
                 durations = np.append(durations, durations[-1:] if len(durations) else [0])
             pieces = _Pieces(counts, durations)
-        self._count_packets(pieces.packets if plain and track.handler == b"soun" else samples)
+        self._count_packets(pieces.packets if plain else samples)
         self._check_edits(track, pieces)
 
     def _table(self, track: _Track, kind: bytes) -> NDArray[np.int64]:

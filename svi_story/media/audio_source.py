@@ -43,6 +43,8 @@ class View:
     start: int
     patches: list[tuple[int, bytes]] = field(default_factory=list)
     """Offsets in the file and the bytes that stand there instead; in order, and none over another."""
+    others: bool = False
+    """Whether tracks were left out. What the file says about its length may be theirs."""
 
     def masked(self, at: int, data: bytes) -> bytes:
         """`data`, read at offset `at` of the file, with all replacements."""

@@ -99,6 +99,11 @@ def count_samples(path: Path, file: BinaryIO) -> int:
     return _CHILD.ask({"kind": "sound"}, file, seconds, partial(SoundError, path)).number
 
 
+def stop() -> None:
+    """End the process that decodes; the next file starts another."""
+    _CHILD.stop()
+
+
 def _megabytes(file: BinaryIO) -> float:
     return os.fstat(file.fileno()).st_size / 1e6
 

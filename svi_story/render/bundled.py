@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from svi_story.errors import InputError, Problem
 from svi_story.fields import shown
 from svi_story.plan.shots import plan_film
-from svi_story.render.bundle import made_of
+from svi_story.render.bundle import FILES, made_of
 from svi_story.render.weights import find_weights
 from svi_story.storyboard.names import named_files
 from svi_story.storyboard.source import load
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Iterable, Mapping, Sequence
     from pathlib import Path
 
     from svi_story.plan.fingerprints import Fingerprints
@@ -63,20 +64,32 @@ def bundled_film(
         board = load_bundled(bundle, models, fingerprints)
         plan = plan_film(board, fingerprints, engine)
     except InputError as error:
-        raise InputError(*(as_named(problem, bundle) for problem in error.problems)) from error
-    lints = tuple(replace(lint, problem=as_named(lint.problem, bundle)) for lint in plan.lints)
+        raise InputError(*as_named(error.problems, bundle)) from error
+    problems = as_named([lint.problem for lint in plan.lints], bundle)
+    lints = tuple(replace(lint, problem=told) for lint, told in zip(plan.lints, problems, strict=True))
     return replace(plan, lints=lints), board.elsewhere or {}
 
 
-def as_named(problem: Problem, bundle: Unpacked) -> Problem:
+def as_named(problems: Iterable[Problem], bundle: Unpacked) -> list[Problem]:
     """The same about the author's files, which nobody knows by their places in the cache."""
     manifest = bundle.manifest
     names = {str(bundle.place(member)): name for name, member in manifest.files.items()}
     names[str(bundle.board)] = manifest.board
-    what, file = problem.what, names.get(problem.file)
-    for place, name in names.items():
-        what = what.replace(place, shown(name))
-    return replace(problem, what=what, file=f"{bundle.zip} ({file})" if file else problem.file)
+    place = re.compile(f"{re.escape(str(bundle.board))}|{re.escape(str(bundle.place(FILES)))}[a-z0-9_.-]+")
+
+    def named(match: re.Match[str]) -> str:
+        place = match[0] if match[0] in names else match[0].rstrip(".")  # a sentence may end with it
+        return shown(names[place]) + match[0][len(place) :] if place in names else match[0]
+
+    def told(problem: Problem) -> Problem:
+        file = names.get(problem.file)
+        return replace(
+            problem,
+            what=place.sub(named, problem.what),
+            file=f"{bundle.zip} ({file})" if file else problem.file,
+        )
+
+    return [told(problem) for problem in problems]
 
 
 def explained(error: InputError, bundle: Unpacked, models: Path) -> InputError:

@@ -16,7 +16,7 @@ from svi_story.cut.media import is_as_noted, is_note, note_path
 from svi_story.cut.xmp import is_own_packet
 from svi_story.files import sha256_file
 from svi_story.render.bundle import SUFFIX
-from svi_story.render.record import read_record
+from svi_story.render.record import RECORD_VERSION, read_record
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -72,6 +72,8 @@ class FilmFiles:
             return Standing("foreign", f"is the record of a film of {other}")
         if outputs.is_ours(path):
             return OURS
+        if record and record.version < RECORD_VERSION:
+            return OURS  # of an older svi-story
         if record:
             # a svi-story with another cache writes both, and an editor only one of them
             return EDITED if outputs.is_listed(path) and outputs.is_ours(self.path) else OURS

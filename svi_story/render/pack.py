@@ -83,7 +83,7 @@ def pack(
         contents = _collect(job, fingerprints, store, report)
     except InputError as error:
         bundle = job.place.bundle
-        raise InputError(*(as_named(each, bundle) if bundle else each for each in error.problems)) from error
+        raise InputError(*(as_named(error.problems, bundle) if bundle else error.problems)) from error
     folder = target.absolute().parent
     with disk(target, "writing the bundle"):
         make_folder(folder)

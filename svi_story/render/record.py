@@ -74,6 +74,7 @@ class Record:
     """The film's name."""
     board: str = ""
     """The absolute path of the board, or of the bundle, that it was made from."""
+    version: int = RECORD_VERSION
 
 
 def read_record(film: Path) -> Record | None:
@@ -84,8 +85,8 @@ def read_record(film: Path) -> Record | None:
             return None
         captions = tuple(map(str, found.get("captions_sha256") or ()))
         about = (found["recipe"], found["bytes"], found["sha256"], captions)
-        names = (str(found.get(name, "")) for name in ("film", "board"))
-        return Record(*about, _made(found), found.get("bundle"), *names)
+        name, board = (str(found.get(each, "")) for each in ("film", "board"))
+        return Record(*about, _made(found), found.get("bundle"), name, board, found["version"])
     except (OSError, ValueError, LookupError, TypeError, AttributeError, RecursionError, OverflowError):
         return None
 

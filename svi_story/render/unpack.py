@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import shutil
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,12 +16,13 @@ from typing import TYPE_CHECKING
 
 from svi_story.cache.aside import quarantine
 from svi_story.cache.entry import open_entry
-from svi_story.cache.layout import BOARD_FOLDER, FRAMES, Layout, names, own_cache
+from svi_story.cache.layout import BOARD_FOLDER, FRAMES, LATENTS, Layout, names, own_cache
 from svi_story.cache.locks import Hold, locked
-from svi_story.cache.sealed import DAMAGED, publish
+from svi_story.cache.sealed import publish
 from svi_story.errors import InputError, Problem
 from svi_story.events import Warned
 from svi_story.files import (
+    DAMAGED,
     CorruptError,
     disk,
     is_temp_of_this_host,
@@ -51,6 +53,10 @@ if TYPE_CHECKING:
     from svi_story.cache.entry import Entry
     from svi_story.events import Reporter
     from svi_story.plan.fingerprints import Fingerprints
+
+LARGEST_LATENTS = 256 * 2**20
+"""Bytes of a segment's latents in a bundle: thirty times as many as 81 frames of 832x480 need."""
+_SYNCS = 16
 
 DOING = "unpacking the bundle"
 
@@ -238,10 +244,16 @@ def _extract(archive: ZipFile, found: Unpacked) -> None:
 def _settle(folder: Path) -> None:
     """Force all to the disk but the entries, which the store verifies when they are used."""
     own = own_cache(folder).root
-    for parent, names_, files in os.walk(folder):
+    files: list[Path] = []
+    folders: list[Path] = []
+    for parent, names_, held in os.walk(folder):
         names_[:] = sorted(name for name in names_ if Path(parent, name) != own)
-        for path in (*(Path(parent, name) for name in sorted(files)), Path(parent)):
-            sync(path)
+        files += (Path(parent, name) for name in sorted(held))
+        folders.append(Path(parent))
+    with ThreadPoolExecutor(_SYNCS) as pool:  # a disk takes many at once, and there may be thousands
+        for paths in (files, folders):
+            for _ in pool.map(sync, paths):
+                pass
 
 
 def _drop_unfit(found: Unpacked, report: Reporter) -> None:
@@ -261,7 +273,13 @@ def _drop_unfit(found: Unpacked, report: Reporter) -> None:
 
 
 def _check_entry(entry: Entry) -> None:
-    """Raises CorruptError for frames of another size or number than the key's inputs say."""
+    """Raises CorruptError for frames of another size or number than the key's inputs say.
+
+    And for latents that would fill the memory: they are read whole.
+    """
+    latents = (entry.folder / LATENTS).stat().st_size
+    if latents > LARGEST_LATENTS:
+        raise CorruptError(f"{entry.folder / LATENTS} has {latents} bytes, more than {LARGEST_LATENTS}")
     entry.latents()
     inputs = entry.manifest.get("inputs")
     asked = inputs.get("inputs") if isinstance(inputs, dict) else None

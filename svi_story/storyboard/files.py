@@ -6,6 +6,7 @@ import os
 import re
 import stat
 from codecs import BOM_UTF16_BE, BOM_UTF16_LE, BOM_UTF32_BE, BOM_UTF32_LE
+from contextlib import suppress
 from typing import TYPE_CHECKING
 
 from svi_story.errors import InputError, Problem
@@ -76,8 +77,9 @@ def write_new(path: Path, raw: bytes) -> None:
 
     Raises InputError when the file exists or cannot be written.
     """
+    exists = InputError(Problem("exists already; choose another name", file=str(path)))
     if path.exists() or path.is_symlink():
-        raise InputError(Problem("exists already; choose another name", file=str(path)))
+        raise exists
     temporary = path.with_name(temp_name())
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -87,13 +89,14 @@ def write_new(path: Path, raw: bytes) -> None:
                 file.write(raw)
                 file.flush()
                 os.fsync(file.fileno())
-            rename_new(temporary, path)
+            with suppress(FileExistsError):
+                rename_new(temporary, path)
+                return
         finally:
             temporary.unlink(missing_ok=True)
-    except FileExistsError as error:
-        raise InputError(Problem("exists already; choose another name", file=str(path))) from error
     except OSError as error:
         raise unwritable(path, error) from error
+    raise exists
 
 
 def unwritable(path: Path, error: OSError) -> InputError:

@@ -20,8 +20,8 @@ if TYPE_CHECKING:
 
     Shapes = Mapping[str, tuple[int, ...]]
 
-MOST = 10**8
-"""Bytes of a header, at most, as safetensors has it."""
+MOST = 8 * 2**20
+"""Bytes of a header, at most. A model of a thousand tensors needs a fiftieth; each takes a kilobyte here."""
 
 
 @dataclass(frozen=True)

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING
 
+from svi_story.engines.svi.parts import MOST
 from svi_story.engines.svi.together import all_of, few
 from svi_story.errors import InputError, Problem
 from svi_story.files import check_regular
@@ -55,6 +56,7 @@ def read_header(file: Path) -> dict[str, Entry]:
     try:
         check_regular(file)
         written = file.stat().st_mtime_ns
+        _check_header(file)
         with safe_open(file, framework="np") as opened:  # so that headers are read without torch
             slices = {key: opened.get_slice(key) for key in opened.keys()}  # noqa: SIM118 - it is no mapping
             return {
@@ -63,6 +65,15 @@ def read_header(file: Path) -> dict[str, Entry]:
             }
     except (OSError, SafetensorError) as error:
         raise InputError(_unreadable(file, error)) from error
+
+
+def _check_header(file: Path) -> None:
+    """Raises InputError for a header that would take far more memory than the file has bytes."""
+    with file.open("rb") as opened:
+        length = int.from_bytes(opened.read(8), "little")
+    if MOST < length <= file.stat().st_size:
+        what = f"its header has {length} bytes, more than any model's ({MOST}); download it again"
+        raise InputError(Problem(what, file=str(file)))
 
 
 def read_headers(files: Iterable[Path]) -> dict[str, Entry]:

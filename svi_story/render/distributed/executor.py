@@ -43,8 +43,8 @@ START_SECONDS = 120.0
 """After which a Ray that is started here will not come."""
 END_SECONDS = 30.0
 """Seconds to wait for the end of all that was started."""
-SOCKETS = 40
-"""Characters of a folder that leave room for the names of Ray's sockets in it."""
+LONGEST_PLACE = 18
+"""Bytes of a folder that leave room for the names of Ray's sockets below it, of 103 that systems take."""
 LAST_WORDS = 4096
 """Bytes of a log to look for its last line."""
 PROGRAM = "import sys; sys.path[:] = {path!r}; from svi_story.render.distributed.{module} import main; main()"
@@ -178,7 +178,8 @@ class Session:
     def __init__(self, address: str) -> None:
         self._address = address
         place = tempfile.gettempdir()
-        place = place if len(place) < SOCKETS else "/tmp"  # noqa: S108 - sockets have short names only
+        if len(os.fsencode(place)) > LONGEST_PLACE:
+            place = "/tmp"  # noqa: S108 - sockets have short names only
         self._folder = Path(place, f"svi-ray-{secrets.token_hex(4)}")
         self._log = tempfile.TemporaryFile()  # noqa: SIM115 - as long as the session
         self._connection, theirs = Pipe()
