@@ -547,7 +547,8 @@ OWNER = """
 import os, subprocess, sys
 folder, work = sys.argv[1:]
 fd, _ = os.pipe()
-keeper = [sys.executable, "-c", "from svi_story.render.distributed.watchdog import main; main()", folder, str(fd)]
+program = "from svi_story.render.distributed.watchdog import main; main()"
+keeper = [sys.executable, "-c", program, folder, str(fd)]
 kept = subprocess.Popen([*keeper, sys.executable, "-c", work], stdin=subprocess.PIPE, pass_fds=[fd],
                         env={**os.environ, "SVI_STORY_RUN": folder})
 print(kept.pid, flush=True)

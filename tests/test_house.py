@@ -129,10 +129,7 @@ PROCESS_WIDE = {
 PROCESS_WIDE_NAMES = ("MAX_IMAGE_PIXELS", "LOAD_TRUNCATED_IMAGES", "tempdir", "environ", "excepthook")
 ALONE = {
     ("cli/__init__.py", "signal.signal"),  # the first thing that the program does
-    ("render/cluster.py", "signal.signal"),  # in the main thread, and put back: Ray takes them
-    ("render/cluster.py", "os.environ.update"),  # Ray is told by nothing else, and no thread of ours reads it
-    ("render/cluster.py", "os.environ.pop"),
-    ("render/worker.py", "environ"),  # the first thing that a process of its own does
+    ("render/distributed/worker.py", "environ"),  # the first thing that a process of its own does
     ("engines/svi/engine.py", "torch.set_num_threads"),  # once, before the first number
     ("render/doctor.py", "warnings.catch_warnings"),  # a command without threads
     ("render/doctor.py", "warnings.simplefilter"),

@@ -17,7 +17,7 @@ import pytest
 from svi_story.cache.layout import Layout
 from svi_story.cache.locks import Hold, lock_if_free, locked
 from svi_story.cache.store import Store
-from svi_story.errors import PassingError
+from svi_story.errors import TransientError
 from svi_story.files import atomic_file, remove_stale_temps, temp_name
 
 if TYPE_CHECKING:
@@ -33,7 +33,7 @@ KILLED_EVERYWHERE = """
 import os, sys
 from itertools import count
 from svi_story.cli.app import app
-import svi_story.cli.films, svi_story.render.batch, svi_story.review.quality, svi_story.render.pack
+import svi_story.cli.films, svi_story.render.runner, svi_story.review.quality, svi_story.render.pack
 import svi_story.render.export, av, opentimelineio
 from svi_story.cut.tools import import_moviepy
 import_moviepy()
@@ -210,7 +210,7 @@ def test_no_work_folder_is_left_where_nothing_was_begun(
         mkdir(path, *rest)
 
     monkeypatch.setattr(os, "mkdir", refuse)
-    with pytest.raises(PassingError), store.work(KEY):
+    with pytest.raises(TransientError), store.work(KEY):
         pass
     assert not store.layout.work(KEY).exists()
 
@@ -234,7 +234,7 @@ def test_an_error_on_closing_is_the_disks_and_comes_before_the_name(
         raise OSError(code, os.strerror(code))
 
     monkeypatch.setattr(os, "close", refuse)
-    with pytest.raises(PassingError, match=os.strerror(code)):
+    with pytest.raises(TransientError, match=os.strerror(code)):
         write()
     assert refused[0] == b"before"
     assert target.read_bytes() == b"before"
@@ -252,7 +252,7 @@ def test_an_error_of_the_system_is_never_a_bug(
         raise OSError(errno.EDQUOT, os.strerror(errno.EDQUOT))
 
     monkeypatch.setattr("svi_story.render.film.recipe_of", refuse)
-    monkeypatch.setattr("svi_story.render.retry.Retry.pauses", (0,))
+    monkeypatch.setattr("svi_story.render.runner.wait", lambda _seconds: None)
     ended = svi_story("render", write_board(), "--engine", "animatic", "--retries", "1")
     assert ended.code == 1
     assert "quota" in ended.err.lower()
