@@ -129,6 +129,8 @@ PROCESS_WIDE = {
 PROCESS_WIDE_NAMES = ("MAX_IMAGE_PIXELS", "LOAD_TRUNCATED_IMAGES", "tempdir", "environ", "excepthook")
 ALONE = {
     ("cli/__init__.py", "signal.signal"),  # the first thing that the program does
+    ("media/guard_child.py", "signal.signal"),  # the first thing that a process of its own does
+    ("render/distributed/watchdog.py", "signal.signal"),  # the first thing that a process of its own does
     ("render/distributed/worker.py", "environ"),  # the first thing that a process of its own does
     ("engines/svi/engine.py", "torch.set_num_threads"),  # once, before the first number
     ("render/doctor.py", "warnings.catch_warnings"),  # a command without threads
@@ -257,7 +259,10 @@ def test_no_text_depends_on_the_locale(path: Path) -> None:
 
 READERS = {
     "files.py": "where it is done",
-    "cli/app.py": "the null device",
+    "cli/streams.py": "the null device and the standard streams",
+    "cli/terminal.py": "the null device",
+    "engines/svi/download.py": "what it has begun to write",
+    "media/guard_child.py": "/proc",
     "engines/svi/ladder.py": "/proc",
     "render/doctor.py": "/proc",
     "media/fonts.py": "a font of the package",

@@ -14,7 +14,7 @@ from contextlib import suppress
 from itertools import chain
 from typing import TYPE_CHECKING, Self, cast
 
-from svi_story.files import CorruptError, check_regular, disk
+from svi_story.files import CorruptError, check_regular, disk, open_regular
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -121,7 +121,7 @@ def _declared_size(path: Path) -> tuple[int, int]:
     MagicYUV takes a bit for each value at least.
     """
     try:
-        with path.open("rb") as file:
+        with open_regular(path) as file:
             size, head = os.fstat(file.fileno()).st_size, file.read(_HEAD)
     except OSError as error:
         raise CorruptError(f"{path} is not an AVI file: {error}") from error

@@ -36,7 +36,7 @@ def ffmpeg_path() -> str:
     """
     from imageio_ffmpeg import get_ffmpeg_exe
 
-    files = resources.files("imageio_ffmpeg.binaries").iterdir()
+    files = sorted(resources.files("imageio_ffmpeg.binaries").iterdir(), key=str)
     bundled = [str(file) for file in files if file.name.startswith("ffmpeg-")]
     if bundled and not os.environ.get("IMAGEIO_FFMPEG_EXE"):
         return bundled[0]

@@ -89,7 +89,7 @@ class Film:
                 self._pieces_with[key].append(number)
         self._clips_with: defaultdict[str, list[int]] = defaultdict(list)
         for number, shot in enumerate(job.plan.shots):
-            for key in {segment.key for segment in shot.segments}:
+            for key in dict.fromkeys(segment.key for segment in shot.segments):
                 self._clips_with[key].append(number)
         self._entries: dict[str, Entry] = {}
         self._fresh: set[str] = set()

@@ -16,6 +16,7 @@ from svi_story.cut.media import is_note, note_path
 from svi_story.cut.otio import is_timeline
 from svi_story.errors import InputError, Problem
 from svi_story.events import Warned
+from svi_story.files import read_regular
 from svi_story.render.jobs import Rejected
 from svi_story.render.members import first_manifest
 from svi_story.render.ownership import (
@@ -303,6 +304,6 @@ def _identity(path: Path) -> tuple[int, int] | None:
 def _holds(path: Path, data: bytes) -> bool:
     """Whether a file holds these bytes already."""
     try:
-        return path.stat().st_size == len(data) and path.read_bytes() == data
+        return read_regular(path, len(data)) == data
     except OSError:
         return False

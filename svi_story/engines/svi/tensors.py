@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from svi_story.engines.svi.parts import MOST
 from svi_story.engines.svi.together import all_of, few
 from svi_story.errors import InputError, Problem
-from svi_story.files import check_regular
+from svi_story.files import check_regular, open_regular
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -69,7 +69,7 @@ def read_header(file: Path) -> dict[str, Entry]:
 
 def _check_header(file: Path) -> None:
     """Raises InputError for a header that would take far more memory than the file has bytes."""
-    with file.open("rb") as opened:
+    with open_regular(file) as opened:
         length = int.from_bytes(opened.read(8), "little")
     if MOST < length <= file.stat().st_size:
         what = f"its header has {length} bytes, more than any model's ({MOST}); download it again"

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 from svi_story.cache.store import Store
 from svi_story.enginespec import spec_of
 from svi_story.errors import InputError, TransientError
+from svi_story.files import read_regular
 from svi_story.render.distributed.pool import WorkerFactory, WorkerPool, last_line
 from svi_story.render.distributed.worker import Worker, WorkerSetup, absolute, portable, portable_segment
 from svi_story.render.executor import SegmentFailed
@@ -34,6 +35,8 @@ LOCAL = "local"
 """The address of a cluster that is started here, for as long as it is needed."""
 CONNECT_SECONDS = 10.0
 CHECK = "check the address, the versions of Python and Ray, and the token if there is one (RAY_AUTH_TOKEN)"
+LARGEST_LOG = 64 * 2**20
+"""Bytes of a worker's log that are read."""
 OBJECTS = 80 * 2**20
 """Bytes for what travels between processes, which is little: frames and latents go through the cache."""
 
@@ -155,7 +158,7 @@ def last_words(folder: Path) -> str:
     """The last line that a worker process of a Ray that was started here wrote to its log; empty for none."""
     logs = sorted(folder.glob("ray/session_latest/logs/worker-*.err"), key=lambda path: path.stat().st_mtime)
     for log in reversed(logs):
-        lines = log.read_text("utf-8", errors="replace").split("\n")
+        lines = read_regular(log, LARGEST_LOG).decode("utf-8", "replace").split("\n")
         if written := [line.strip() for line in lines if line.strip()]:
             return written[-1][:200]
     return ""
