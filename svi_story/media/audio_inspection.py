@@ -82,7 +82,7 @@ def _inspect_frames(source: Source, start: int) -> View:
     if sync & 0xFFE0 != 0xFFE0 or sync & 0x0006 == 0:  # no frame of MPEG audio, layer 1 to 3
         view.formats = "aac,flac,mp3"
         _check_id3_between_frames(source, start)
-    if source.read(source.size - 32, 8) == b"APETAGEX":
+    if source.read(max(source.size - 32, 0), 8) == b"APETAGEX":
         view.patches.append((source.size - 32, bytes(8)))  # an APE tag's footer
     return view
 

@@ -45,7 +45,10 @@ _BOXES: dict[bytes, tuple[bytes, ...]] = {
 }
 """The boxes that libav needs to decode the sound. Of all tags, one says how much
 silence an encoder put before it, and the name of the encoder may tell how to read it."""
-_REPEATED = (b"mdat", b"wide", b"moof", b"sidx", b"trak", b"trex", b"traf", b"trun", b"----")
+_REPEATED = (
+    *(b"mdat", b"wide", b"moof", b"sidx", b"trak", b"trex", b"traf", b"trun"),
+    *(b"udta", b"meta", b"ilst", b"----"),
+)
 _SAME = {b"stz2": b"stsz", b"co64": b"stco"}
 _TABLES = {
     b"stts": (8, 8),
