@@ -480,6 +480,20 @@ def test_entries_that_do_not_fit_are_left_out(members: dict[str, bytes], svi_sto
     assert not Path("owned").exists()
 
 
+def test_latents_that_would_fill_the_memory_are_left_out(
+    members: dict[str, bytes], svi_story: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    task = job_of(Path("board.yaml")).all_tasks[0]
+    forged = forge(Path("forged"), task.key, dict(task.inputs))
+    size = len(forged[f"entries/{task.key}/latents.safetensors"])
+    monkeypatch.setattr("svi_story.render.unpack.LARGEST_LATENTS", size - 1)
+    honest(BUNDLE, with_manifest({**members, **forged}))
+    ended = svi_story("render", BUNDLE)
+    assert ended.code == 0, ended.err
+    assert "1 of its segments cannot be used" in ended.err
+    assert f"has {size} bytes, more than" in ended.err
+
+
 def reseal(key: str, inputs: dict[str, Json], change: Callable[[Path], Any]) -> dict[str, bytes]:
     forge(Path("again"), key, inputs)
     work = Path("again") / key

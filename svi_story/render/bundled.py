@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from dataclasses import replace
 from typing import TYPE_CHECKING
@@ -75,7 +76,8 @@ def as_named(problems: Iterable[Problem], bundle: Unpacked) -> list[Problem]:
     manifest = bundle.manifest
     names = {str(bundle.place(member)): name for name, member in manifest.files.items()}
     names[str(bundle.board)] = manifest.board
-    place = re.compile(f"{re.escape(str(bundle.board))}|{re.escape(str(bundle.place(FILES)))}[a-z0-9_.-]+")
+    board, files = re.escape(str(bundle.board)), re.escape(f"{bundle.folder / FILES}{os.sep}")
+    place = re.compile(f"{board}|{files}[a-z0-9_.-]+")
 
     def named(match: re.Match[str]) -> str:
         place = match[0] if match[0] in names else match[0].rstrip(".")  # a sentence may end with it
