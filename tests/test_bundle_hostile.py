@@ -330,17 +330,18 @@ def test_a_board_names_only_what_is_in_the_bundle(
         hostile = changed(hostile, files={"other.png": next(iter(manifest["files"].values()))})
     honest(BUNDLE, hostile)
     opened: list[str] = []
-    real = Path.open
+    real = os.open
 
-    def listen(self: Path, *args: Any, **keys: Any) -> Any:
-        opened.append(str(self))
-        return real(self, *args, **keys)
+    def listen(path: Any, *args: Any, **keys: Any) -> int:
+        opened.append(str(path))
+        return real(path, *args, **keys)
 
-    monkeypatch.setattr(Path, "open", listen)
+    monkeypatch.setattr(os, "open", listen)
     for command in (("validate",), ("plan", *ANIMATIC), ("render", *ANIMATIC)):
         ended = svi_story(command[0], BUNDLE, *command[1:])
         assert ended.code == 2
         assert "is not in the bundle" in ended.err, ended.err
+    assert any(path.endswith("board.yaml") for path in opened)
     assert not [path for path in opened if "passwd" in path or "secret" in path]
 
 
