@@ -484,9 +484,9 @@ def test_entries_that_do_not_fit_are_left_out(members: dict[str, bytes], svi_sto
 def test_latents_that_would_fill_the_memory_are_left_out(
     members: dict[str, bytes], svi_story: Run, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    task = job_of(Path("board.yaml")).all_tasks[0]
-    forged = forge(Path("forged"), task.key, dict(task.inputs))
-    size = len(forged[f"entries/{task.key}/latents.safetensors"])
+    segment = job_of(Path("board.yaml")).segments[0]
+    forged = forge(Path("forged"), segment.key, dict(segment.inputs))
+    size = len(forged[f"entries/{segment.key}/latents.safetensors"])
     monkeypatch.setattr("svi_story.render.unpack.LARGEST_LATENTS", size - 1)
     honest(BUNDLE, with_manifest({**members, **forged}))
     ended = svi_story("render", BUNDLE)
