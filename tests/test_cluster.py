@@ -208,15 +208,14 @@ class Impostor(socketserver.BaseRequestHandler):
     asked = threading.Event()
 
     def handle(self) -> None:
-        self.asked.set()
         self.request.sendall(self.words)
         while not self.hangs_up and self.request.recv(4096):
-            pass
+            self.asked.set()
 
 
 @contextmanager
 def impostor(**manners: object) -> Iterator[tuple[str, threading.Event]]:
-    """An address that accepts connections and is not Ray's, and whether it was asked."""
+    """An address that accepts connections and is not Ray's, and whether anything was said to it."""
     asked = threading.Event()
     kind = type("Impostor", (Impostor,), {**manners, "asked": asked})
     with socketserver.ThreadingTCPServer(("127.0.0.1", 0), kind) as server:
@@ -501,6 +500,7 @@ def test_an_interrupt_is_heard_while_an_address_does_not_answer(scratch: Path) -
         run = start("boards", *ANIMATIC, "--ray", address, TMPDIR=str(scratch))
         assert asked.wait(60)
         run.process.send_signal(signal.SIGINT)
+        run.process.wait(30)
         assert "what was done is kept" in run.end(130)
     assert not any(path.name.startswith("svi-ray-") for path in scratch.iterdir())
     assert left_of(run.process.pid) == []
