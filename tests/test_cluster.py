@@ -530,7 +530,7 @@ def test_when_ray_is_lost_the_work_goes_on_with_a_new_one(scratch: Path) -> None
     animatic_board("one.yaml", "640x352", "fog", "sun")
     run = start("boards", *ANIMATIC, "--ray", "--workers", "1", TMPDIR=str(scratch))
     run.until("segment_started")
-    os.kill(process_of(run.process.pid, "driver import main", "keeper"), signal.SIGKILL)
+    os.kill(process_of(run.process.pid, "driver import main", "watchdog"), signal.SIGKILL)
     run.end(0)
     (delayed,) = run.of("board_delayed")
     assert "Ray ended or was lost" in delayed["message"]
