@@ -144,15 +144,15 @@ def test_what_cannot_be_read_now_is_not_damaged(
     assert svi_story("validate", bundle).code == 0
     (folder,) = (CACHE / "bundles").iterdir()
     os.utime(next((folder / "files").iterdir()))  # its hash is not known without reading it
-    real = Path.open
+    real = os.open
 
-    def refuse(self: Path, *args: Any, **keys: Any) -> Any:
-        if "bundles" in self.parts and self.name.endswith(name):
-            raise OSError(number, os.strerror(number), str(self))
-        return real(self, *args, **keys)
+    def refuse(path: Any, *args: Any, **keys: Any) -> int:
+        if "bundles" in Path(path).parts and Path(path).name.endswith(name):
+            raise OSError(number, os.strerror(number), str(path))
+        return real(path, *args, **keys)
 
     with monkeypatch.context() as patch:
-        patch.setattr(Path, "open", refuse)
+        patch.setattr(os, "open", refuse)
         ended = svi_story("validate", bundle)
     assert ended.code == 2
     assert os.strerror(number) in ended.err

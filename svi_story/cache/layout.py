@@ -35,7 +35,7 @@ TAG = b"""Signature: 8a477f597d28d172789f06886806bc55
 TRASH = ".trash-"
 
 LARGEST_FILE = 2**28
-MEMO_KEY = re.compile(r"[a-z]+ (.* )?(\d+ \d+ \d+ \d+ \d+|unreadable .*)", re.DOTALL)
+MEMO_KEY = re.compile(r"\w+ (.* )?(\d+ \d+ \d+ \d+ \d+|unreadable .*)", re.DOTALL)
 """What a file of hashes has as its keys: what was found, and the state of the file it was found of."""
 
 KEY = re.compile(r"[0-9a-f]{64}")
@@ -186,7 +186,8 @@ def _is_of_a_cache(path: Path) -> bool:
         found = json.loads(read_regular(path, LARGEST_FILE))
         if not isinstance(found, dict):
             return False
-        return all(MEMO_KEY.fullmatch(key) for key in found) or {"format", "rows"} == set(found)
+        own_key = not found or any(MEMO_KEY.fullmatch(key) for key in found)
+        return own_key or {"format", "rows"} == set(found)
     except (OSError, ValueError, TypeError, RecursionError):
         return False
 
