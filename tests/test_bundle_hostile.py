@@ -487,7 +487,7 @@ def test_latents_that_would_fill_the_memory_are_left_out(
     segment = job_of(Path("board.yaml")).segments[0]
     forged = forge(Path("forged"), segment.key, dict(segment.inputs))
     size = len(forged[f"entries/{segment.key}/latents.safetensors"])
-    monkeypatch.setattr("svi_story.render.unpack.LARGEST_LATENTS", size - 1)
+    monkeypatch.setattr("svi_story.bundle.unpack.LARGEST_LATENTS", size - 1)
     honest(BUNDLE, with_manifest({**members, **forged}))
     ended = svi_story("render", BUNDLE)
     assert ended.code == 0, ended.err
