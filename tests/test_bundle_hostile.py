@@ -32,13 +32,13 @@ from bundle_support import (
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from svi_story.bundle.unpack import unpack
 from svi_story.cache.frames import write_frames
 from svi_story.cache.sealed import ENTRY, seal
 from svi_story.cache.store import Store
 from svi_story.cache.tensors import encode
 from svi_story.errors import InputError
 from svi_story.plan.fingerprints import Fingerprints
-from svi_story.render.unpack import unpack
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -385,7 +385,7 @@ def test_what_is_no_file(svi_story: Run, members: dict[str, bytes]) -> None:
 def test_a_zip_that_changes_while_it_is_read(
     members: dict[str, bytes], svi_story: Run, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from svi_story.render import unpack as module
+    from svi_story.bundle import unpack as module
 
     honest(BUNDLE, members)
     real = module._extract
@@ -487,7 +487,7 @@ def test_latents_that_would_fill_the_memory_are_left_out(
     segment = job_of(Path("board.yaml")).segments[0]
     forged = forge(Path("forged"), segment.key, dict(segment.inputs))
     size = len(forged[f"entries/{segment.key}/latents.safetensors"])
-    monkeypatch.setattr("svi_story.render.unpack.LARGEST_LATENTS", size - 1)
+    monkeypatch.setattr("svi_story.bundle.unpack.LARGEST_LATENTS", size - 1)
     honest(BUNDLE, with_manifest({**members, **forged}))
     ended = svi_story("render", BUNDLE)
     assert ended.code == 0, ended.err

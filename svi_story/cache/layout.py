@@ -24,6 +24,8 @@ PIECE_FILE = "piece.mp4"
 BOARD_FOLDER = "board"
 """Where the board lies in an unpacked bundle."""
 
+BUNDLES = "bundles"
+
 TAG_NAME = "CACHEDIR.TAG"
 TAG = b"""Signature: 8a477f597d28d172789f06886806bc55
 # This folder is a cache of svi-story: finished segments by content address.
@@ -89,11 +91,22 @@ class Layout:
 
     def bundle(self, digest: str) -> Path:
         """The folder of an unpacked bundle, by the zip's sha256."""
-        return self.root / "bundles" / _checked(digest)
+        return self.root / BUNDLES / _checked(digest)
 
     def bundles(self) -> Iterator[Path]:
         """The folders of all unpacked bundles."""
-        return keyed(self.root / "bundles")
+        return keyed(self.root / BUNDLES)
+
+    @property
+    def origin(self) -> str | None:
+        """The sha256 of the bundle whose own cache this is; None for any other.
+
+        Such a cache is untrusted: its entries may be forged under honest keys, so that a film made of them is
+        another film.
+        """
+        bundle = self.root.parent
+        is_own = self.root == own_cache(bundle).root and bundle.parent.name == BUNDLES
+        return bundle.name if is_own and KEY.fullmatch(bundle.name) else None
 
     def create(self) -> None:
         """Make the root and tag it as a cache, so that backups can leave it out."""
@@ -139,7 +152,7 @@ class Layout:
         yield from (self.root, self.set_aside, self.films, self.ledger)
         yield from (self.root / "locks", self.root / "embeddings")
         yield from (self.root / "work", *self.works())
-        yield self.root / "bundles"
+        yield self.root / BUNDLES
         for bundle in self.bundles():
             for parent, inside, _ in os.walk(bundle):
                 inside[:] = sorted(name for name in inside if Path(parent, name) != own_cache(bundle).root)

@@ -7,17 +7,12 @@ from typing import TYPE_CHECKING
 from svi_story.plan.made import MadeClip, MadeFilm, MadeSegment
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-    from pathlib import Path
-
     from svi_story.plan.keys import Json
     from svi_story.plan.model import Card, Cut, FilmPlan, Shot, Sound
-
-    Spelled = Callable[[Path], str]
-    """A file's path as the board names it."""
+    from svi_story.storyboard.source import Resolver
 
 
-def described_film(plan: FilmPlan, spelled: Spelled) -> MadeFilm:
+def described_film(plan: FilmPlan) -> MadeFilm:
     """A plan with keys as it would be rendered."""
     clips = tuple(
         MadeClip(
@@ -26,19 +21,19 @@ def described_film(plan: FilmPlan, spelled: Spelled) -> MadeFilm:
             tuple(MadeSegment(segment.key, segment.inputs) for segment in shot.segments),
             shot.fade,
             shot.dip,
-            described_finish(shot, spelled),
+            described_finish(shot, plan.resolver),
         )
         for shot in plan.shots
     )
-    return MadeFilm(plan.title, plan.digest, described_cut(plan, spelled), clips)
+    return MadeFilm(plan.title, plan.digest, described_cut(plan), clips)
 
 
-def described_cut(plan: FilmPlan, spelled: Spelled) -> dict[str, Json]:
+def described_cut(plan: FilmPlan) -> dict[str, Json]:
     """All settings of the cut; frames are counted at the board's rate."""
     cut = plan.cut
     music: dict[str, Json] | None = None
     if cut.music:
-        music = _sound(cut.music.sound, spelled)
+        music = _sound(cut.music.sound, plan.resolver)
         music |= {"loop": cut.music.loop, "duck": cut.music.duck}
     return {
         "fps": str(cut.fps),
@@ -54,18 +49,13 @@ def described_cut(plan: FilmPlan, spelled: Spelled) -> dict[str, Json]:
     }
 
 
-def described_finish(shot: Shot, spelled: Spelled) -> dict[str, Json]:
+def described_finish(shot: Shot, resolver: Resolver) -> dict[str, Json]:
     """What is seen and heard with a clip."""
     return {
         "caption": shot.caption,
-        "voices": [_sound(each, spelled) for each in shot.voices],
-        "sounds": [_sound(each, spelled) for each in shot.sounds],
+        "voices": [_sound(each, resolver) for each in shot.voices],
+        "sounds": [_sound(each, resolver) for each in shot.sounds],
     }
-
-
-def spelled_from(folder: Path, path: Path) -> str:
-    """A file's path as a board in that folder names it."""
-    return str(path.relative_to(folder)) if path.is_relative_to(folder) else str(path)
 
 
 def _captions(cut: Cut) -> str:
@@ -78,9 +68,9 @@ def _card(card: Card | None) -> Json:
     return None if card is None else {"text": card.text, "frames": card.frames}
 
 
-def _sound(sound: Sound, spelled: Spelled) -> dict[str, Json]:
+def _sound(sound: Sound, resolver: Resolver) -> dict[str, Json]:
     return {
-        "path": spelled(sound.recording.path),
+        "path": resolver.name(sound.recording.path),
         "sha256": sound.recording.sha256,
         "volume": sound.volume,
         "start": str(sound.start),

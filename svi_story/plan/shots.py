@@ -120,6 +120,7 @@ def plan_film(board: BoardFile, fingerprints: Fingerprints, engine: str | None =
         source=board.text,
         shots=tuple(shots),
         cut=cut,
+        resolver=board.resolver,
     )
     return replace(plan, lints=lints(board, plan))
 
