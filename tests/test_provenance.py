@@ -22,7 +22,7 @@ from svi_story.cut.xmp import IPTC, OWN, TRAINED, XMP
 from svi_story.enginespec import EngineOptions
 from svi_story.plan.fingerprints import Fingerprints
 from svi_story.plan.keys import with_keys
-from svi_story.plan.shots import plan_film
+from svi_story.plan.resolve import plan_film
 from svi_story.render.jobs import Job, Place
 from svi_story.render.metadata import extras_of
 from svi_story.render.record import is_up_to_date, planned_film, read_record, write_record

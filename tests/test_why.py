@@ -9,8 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from svi_story.plan.made import MadeClip, MadeFilm, MadeSegment
-from svi_story.plan.why import what_changed
+from svi_story.plan.description import MadeClip, MadeFilm, MadeSegment
+from svi_story.plan.diff import what_changed
 
 if TYPE_CHECKING:
     from svi_story.plan.keys import Json

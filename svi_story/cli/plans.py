@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from svi_story.cli.terminal import shorten, table
 from svi_story.engines import implementation_of
 from svi_story.enginespec import spec_of
-from svi_story.plan.why import what_changed
+from svi_story.plan.diff import what_changed
 from svi_story.render.record import is_finished, is_up_to_date, planned_film, read_record, recipe_of
 from svi_story.units import gib
 

@@ -7,11 +7,11 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from svi_story.errors import InputError, Problem
-from svi_story.fields import shown
-from svi_story.plan.shots import plan_film
+from svi_story.fields import format_value as shown
+from svi_story.plan.resolve import plan_film
 from svi_story.render.bundle import FILES, made_of
 from svi_story.render.weights import find_weights
-from svi_story.storyboard.names import named_files
+from svi_story.storyboard.schema import named_files
 from svi_story.storyboard.source import load
 
 if TYPE_CHECKING:

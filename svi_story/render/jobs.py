@@ -16,9 +16,9 @@ from svi_story.enginespec import EngineOptions, spec_of
 from svi_story.errors import InputError, Problem, RenderError
 from svi_story.events import BundleOpened, Warned
 from svi_story.files import folds_case
-from svi_story.plan.described import spelled_from
+from svi_story.plan.description import spelled_from
 from svi_story.plan.keys import with_keys
-from svi_story.plan.shots import plan_film
+from svi_story.plan.resolve import plan_film
 from svi_story.render.bundle import SUFFIX, Settings
 from svi_story.render.bundled import bundled_film, differs, explained
 from svi_story.render.record import partial_film

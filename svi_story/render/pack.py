@@ -11,7 +11,7 @@ from svi_story import __version__
 from svi_story.enginespec import spec_of
 from svi_story.errors import InputError, Problem, RenderError
 from svi_story.events import Warned
-from svi_story.fields import shown
+from svi_story.fields import format_value as shown
 from svi_story.files import atomic_file, disk, make_folder, open_regular, remove_stale_temps
 from svi_story.render.bundle import (
     BOARD,
@@ -29,7 +29,7 @@ from svi_story.render.bundle import (
 from svi_story.render.bundled import as_named, load_bundled
 from svi_story.render.jobs import settings_of
 from svi_story.storyboard.files import absent
-from svi_story.storyboard.names import named_files
+from svi_story.storyboard.schema import named_files
 from svi_story.storyboard.source import load
 
 if TYPE_CHECKING:
@@ -41,7 +41,7 @@ if TYPE_CHECKING:
     from svi_story.events import Reporter
     from svi_story.plan.fingerprints import Fingerprints
     from svi_story.render.jobs import Job
-    from svi_story.storyboard.names import Named
+    from svi_story.storyboard.schema import NamedFile as Named
     from svi_story.storyboard.source import BoardFile
 
 EPOCH = (1980, 1, 1, 0, 0, 0)

@@ -19,9 +19,15 @@ from svi_story.cut.encoding import piece_inputs
 from svi_story.cut.subtitles import srt
 from svi_story.events import Warned
 from svi_story.files import UnfitError, disk, read_regular, sha256_file
-from svi_story.plan.described import described_cut, described_film, described_finish
+from svi_story.plan.description import (
+    MadeClip,
+    MadeFilm,
+    MadeSegment,
+    described_cut,
+    described_film,
+    described_finish,
+)
 from svi_story.plan.keys import key_of
-from svi_story.plan.made import MadeClip, MadeFilm, MadeSegment
 from svi_story.render.metadata import extras_of
 
 if TYPE_CHECKING:
