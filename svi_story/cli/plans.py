@@ -164,7 +164,7 @@ def _beside_the_board(job: Job, record: Record) -> str:
     if record.recipe == recipe:
         if job.place.film.exists():
             return "the film's file is not as it was made; move it away, to have it cut again"
-        return "the film's file is missing; it is cut again, no frame is made"
+        return "the film's file is missing; it is cut again, no frame is rendered"
     return "no frame changed since the last film; it is cut again"
 
 

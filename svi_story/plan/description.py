@@ -1,4 +1,4 @@
-"""A film as it was made, or is about to be: what two of them are compared by."""
+"""Describes how a film is assembled, as JSON for its record, and to compare it with the previous film."""
 
 from __future__ import annotations
 
@@ -10,33 +10,33 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from svi_story.plan.keys import Json
-    from svi_story.plan.model import Card, Cut, FilmPlan, Shot, Sound
+    from svi_story.plan.model import Card, FilmPlan, Shot, Sound
 
-    Spelled = Callable[[Path], str]
+    NameOf = Callable[[Path], str]
     """A file's path as the board names it."""
 
 
 @dataclass(frozen=True)
-class MadeSegment:
-    """A segment's key and all that went into it."""
+class SegmentDescription:
+    """A segment's key and everything that went into it."""
 
     key: str
     inputs: Mapping[str, Any]
 
 
 @dataclass(frozen=True)
-class MadeClip:
+class ClipDescription:
     """A clip."""
 
     id: str
     prompt: str
-    segments: tuple[MadeSegment, ...]
+    segments: tuple[SegmentDescription, ...]
     fade: int = 0
-    """Frames it shares with the clip before."""
+    """Frames it shares with the previous clip."""
     dip: int = 0
-    """Frames that go through black between the clip before and it."""
+    """Frames that go through black between the previous clip and it."""
     finish: Mapping[str, Json] = field(default_factory=dict)
-    """What is seen and heard with it: `caption`, `voices`, `sounds`; what is not known is left out."""
+    """Its `caption`, `voices` and `sounds`; unknown ones are left out."""
 
     @property
     def keys(self) -> tuple[str, ...]:
@@ -45,86 +45,81 @@ class MadeClip:
 
     @property
     def starts_chain(self) -> bool:
-        """Whether nothing is carried over from the clip before."""
+        """Whether nothing is carried over from the previous clip."""
         return not self.segments or self.segments[0].inputs.get("parent") is None
 
 
 @dataclass(frozen=True)
-class MadeFilm:
+class FilmDescription:
     """A film."""
 
     title: str
     digest: str
     """sha256 of its board's bytes."""
     cut: Mapping[str, Json]
-    """How it was put together, as `described_cut` tells it; what is not known is left out."""
-    clips: tuple[MadeClip, ...]
+    """Its settings from `describe_cut`; unknown ones are left out."""
+    clips: tuple[ClipDescription, ...]
 
 
-def described_film(plan: FilmPlan, spelled: Spelled) -> MadeFilm:
+def describe_film(plan: FilmPlan, name_of: NameOf) -> FilmDescription:
     """A plan with keys as it would be rendered."""
     clips = tuple(
-        MadeClip(
+        ClipDescription(
             shot.id,
             shot.prompt,
-            tuple(MadeSegment(segment.key, segment.inputs) for segment in shot.segments),
+            tuple(SegmentDescription(segment.key, segment.inputs) for segment in shot.segments),
             shot.fade,
             shot.dip,
-            described_finish(shot, spelled),
+            describe_finish(shot, name_of),
         )
         for shot in plan.shots
     )
-    return MadeFilm(plan.title, plan.digest, described_cut(plan, spelled), clips)
+    return FilmDescription(plan.title, plan.digest, describe_cut(plan, name_of), clips)
 
 
-def described_cut(plan: FilmPlan, spelled: Spelled) -> dict[str, Json]:
+def describe_cut(plan: FilmPlan, name_of: NameOf) -> dict[str, Json]:
     """All settings of the cut; frames are counted at the board's rate."""
     cut = plan.cut
+
+    def card(card: Card | None) -> Json:
+        return None if card is None else {"text": card.text, "frames": card.frames}
+
     music: dict[str, Json] | None = None
     if cut.music:
-        music = _sound(cut.music.sound, spelled)
+        music = _sound(cut.music.sound, name_of)
         music |= {"loop": cut.music.loop, "duck": cut.music.duck}
+    captions = {(True, True): "both", (True, False): "burn", (False, True): "srt", (False, False): "off"}
     return {
         "fps": str(cut.fps),
         "codec": cut.codec,
         "crf": cut.crf,
         "preset": cut.preset,
-        "captions": _captions(cut),
+        "captions": captions[cut.burnt, cut.soft],
         "fade_in": cut.fade_in,
         "fade_out": cut.fade_out,
-        "title_card": _card(cut.title_card),
-        "end_card": _card(cut.end_card),
+        "title_card": card(cut.title_card),
+        "end_card": card(cut.end_card),
         "music": music,
     }
 
 
-def described_finish(shot: Shot, spelled: Spelled) -> dict[str, Json]:
-    """What is seen and heard with a clip."""
+def describe_finish(shot: Shot, name_of: NameOf) -> dict[str, Json]:
+    """A clip's caption and sound."""
     return {
         "caption": shot.caption,
-        "voices": [_sound(each, spelled) for each in shot.voices],
-        "sounds": [_sound(each, spelled) for each in shot.sounds],
+        "voices": [_sound(each, name_of) for each in shot.voices],
+        "sounds": [_sound(each, name_of) for each in shot.sounds],
     }
 
 
-def spelled_from(folder: Path, path: Path) -> str:
+def relative_name(folder: Path, path: Path) -> str:
     """A file's path as a board in that folder names it."""
     return str(path.relative_to(folder)) if path.is_relative_to(folder) else str(path)
 
 
-def _captions(cut: Cut) -> str:
-    if cut.burnt:
-        return "both" if cut.soft else "burn"
-    return "srt" if cut.soft else "off"
-
-
-def _card(card: Card | None) -> Json:
-    return None if card is None else {"text": card.text, "frames": card.frames}
-
-
-def _sound(sound: Sound, spelled: Spelled) -> dict[str, Json]:
+def _sound(sound: Sound, name_of: NameOf) -> dict[str, Json]:
     return {
-        "path": spelled(sound.recording.path),
+        "path": name_of(sound.recording.path),
         "sha256": sound.recording.sha256,
         "volume": sound.volume,
         "start": str(sound.start),

@@ -1,4 +1,4 @@
-"""What changed since the last film, in words."""
+"""What changed between the previous film and a plan, in words."""
 
 from __future__ import annotations
 
@@ -10,70 +10,14 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
 
-    from svi_story.plan.description import MadeClip, MadeFilm
+    from svi_story.plan.description import ClipDescription, FilmDescription
     from svi_story.plan.keys import Json
 
+    Clips = Sequence[ClipDescription]
+    Matches = Mapping[int, int]
+    """The old clip that each new one was, both by 0-based place."""
 
-def partners_of(old: Sequence[MadeClip], new: Sequence[MadeClip]) -> dict[int, int]:
-    """The old clip that each new one was, both by 0-based place: same written id, else same prompt."""
-    pairs = _same_written_ids(old, new)
-    olds = [place for place in range(len(old)) if place not in pairs.values()]
-    news = [place for place in range(len(new)) if place not in pairs]
-    texts = ([old[place].prompt for place in olds], [new[place].prompt for place in news])
-    blocks = SequenceMatcher(None, *texts, autojunk=False).get_opcodes()
-    edited = []
-    for kind, start, stop, new_start, new_stop in blocks:
-        if kind == "equal":
-            pairs.update(zip(news[new_start:new_stop], olds[start:stop], strict=True))
-        else:
-            edited.append((olds[start:stop], news[new_start:new_stop]))
-    pairs |= _moved(old, new, edited)
-    for was, now in edited:
-        taken = set(pairs.values())
-        left = [place for place in was if place not in taken], [place for place in now if place not in pairs]
-        pairs |= _edited(old, new, *left)
-    return pairs
-
-
-def _same_written_ids(old: Sequence[MadeClip], new: Sequence[MadeClip]) -> dict[int, int]:
-    places = {clip.id: place for place, clip in enumerate(old)}
-    same = {place: places[clip.id] for place, clip in enumerate(new) if clip.id in places}
-    return {
-        now: was
-        for now, was in same.items()
-        if not (_by_default(new[now], now) and _by_default(old[was], was))
-    }
-
-
-def _by_default(clip: MadeClip, place: int) -> bool:
-    """Whether the id is the one that a clip without any gets at this place."""
-    return clip.id == f"clip-{place + 1:02d}"
-
-
-def _moved(
-    old: Sequence[MadeClip], new: Sequence[MadeClip], edited: Sequence[tuple[list[int], list[int]]]
-) -> dict[int, int]:
-    """Clips with the same prompt in another order."""
-    free: dict[str, list[int]] = {}
-    for was, _ in edited:
-        for place in was:
-            free.setdefault(old[place].prompt, []).append(place)
-    places = [place for _, now in edited for place in now]
-    return {place: free[new[place].prompt].pop(0) for place in places if free.get(new[place].prompt)}
-
-
-def _edited(
-    old: Sequence[MadeClip], new: Sequence[MadeClip], was: list[int], now: list[int]
-) -> dict[int, int]:
-    """Clips with other prompts between the same neighbours: in order, or by id where some came or went."""
-    if len(was) != len(now):
-        ids = {old[place].id: place for place in was}
-        return {place: ids[new[place].id] for place in now if new[place].id in ids}
-    pairs = zip(now, was, strict=True)
-    return {a: b for a, b in pairs if _by_default(new[a], a) or _by_default(old[b], b)}
-
-
-WORDS = {
+INPUT_NAMES = {
     "anchor": "reference image",
     "anchor_pixels": "reference image",
     "size": "resolution",
@@ -86,109 +30,155 @@ WORDS = {
     "revision": "engine revision",
     "key_version": "key version",
 }
+"""Key inputs by the names that authors know."""
 
-PARTS = {
+OPTIONAL_PARTS = {
     "fade_in": "fade from black",
     "fade_out": "fade to black",
     "title_card": "title card",
     "end_card": "end card",
     "music": "music",
 }
-"""What a film may have or lack."""
+"""Parts of the cut that are added, changed or removed."""
 
-OF_CODEC = ("crf", "preset")
-"""Settings that mean something else to another codec."""
+CODEC_SETTINGS = ("crf", "preset")
+"""Settings whose values mean something else to another codec."""
 
-FINISH = {"voices": "voice"}
-
-CUT_AGAIN = "; it is cut again, no frame is made"
+ONLY_CUT = "; it is cut again, no frame is rendered"
 
 
 @dataclass(frozen=True)
 class Change:
-    """Why a clip is made anew, is there for the first time, or is there no more."""
+    """Why a clip is rendered again, is new, or was removed."""
 
     number: int
     """1-based place in the new film; in the old one for a clip that was removed."""
     id: str
-    was: str
-    """Its id in the old film."""
+    old_id: str
     shift: int
     """How many places it moved up since the old film."""
     reasons: tuple[str, ...]
     """Empty where it only follows the change before."""
 
-    @property
-    def name(self) -> str:
-        """Its id, and the one it had."""
-        return self.id if self.id == self.was else f"{self.id}, was {self.was}"
 
-
-def what_changed(old: MadeFilm, new: MadeFilm) -> tuple[str, ...]:
+def what_changed(old: FilmDescription, new: FilmDescription) -> tuple[str, ...]:
     """Sentences such as `clip 3 (window): prompt changed; clips 4-9 follow it`; empty when nothing did."""
-    partners = partners_of(old.clips, new.clips)
-    changes = _clip_changes(old.clips, new.clips, partners)
-    told = {reason for change in changes for reason in change.reasons}
-    lines = [*_setting_changes(old, new, told), *_cut_changes(old.clips, new.clips, partners, told)]
+    matches = match_clips(old.clips, new.clips)
+    changes = _clip_changes(old.clips, new.clips, matches)
+    reported = {reason for change in changes for reason in change.reasons}
+    lines = [*_setting_changes(old, new, reported), *_cut_changes(old.clips, new.clips, matches, reported)]
     if changes:
         return (*_sentences(changes), *lines)
     if not lines and old.digest != new.digest:
-        lines = ["a setting that touches no frame of this engine, or a comment, changed"]
-    return tuple(f"{line}{CUT_AGAIN}" for line in lines)
+        lines = ["a setting that affects no frame of this engine, or a comment, changed"]
+    return tuple(f"{line}{ONLY_CUT}" for line in lines)
 
 
-# What changed in them.
+# Which clip is which. Default ids count places, so they move when a clip is inserted or removed.
 
 
-def _clip_changes(
-    old: Sequence[MadeClip], new: Sequence[MadeClip], partners: Mapping[int, int]
-) -> list[Change]:
-    """Every clip that is not what it was, in film order."""
+def match_clips(old: Clips, new: Clips) -> dict[int, int]:
+    """Match clips by the same written id, then by the same prompt, then by place among their neighbours."""
+    places = {clip.id: place for place, clip in enumerate(old)}
+    matches = {
+        now: places[clip.id]
+        for now, clip in enumerate(new)
+        if clip.id in places
+        and not (_has_default_id(clip, now) and _has_default_id(old[places[clip.id]], places[clip.id]))
+    }
+    taken = set(matches.values())
+    olds = [place for place in range(len(old)) if place not in taken]
+    news = [place for place in range(len(new)) if place not in matches]
+    prompts = [old[place].prompt for place in olds], [new[place].prompt for place in news]
+    edited = []
+    for kind, start, stop, new_start, new_stop in SequenceMatcher(
+        None, *prompts, autojunk=False
+    ).get_opcodes():
+        if kind == "equal":
+            matches.update(zip(news[new_start:new_stop], olds[start:stop], strict=True))
+        else:
+            edited.append((olds[start:stop], news[new_start:new_stop]))
+    # clips with the same prompt in another order
+    free: dict[str, list[int]] = {}
+    for place in (place for was, _ in edited for place in was):
+        free.setdefault(old[place].prompt, []).append(place)
+    for place in (place for _, now in edited for place in now):
+        if free.get(new[place].prompt):
+            matches[place] = free[new[place].prompt].pop(0)
+    # clips with another prompt between the same neighbours: in order, or by id where some came or went
+    for was, now in edited:
+        taken = set(matches.values())
+        was_left = [place for place in was if place not in taken]
+        now_left = [place for place in now if place not in matches]
+        if len(was_left) == len(now_left):
+            matches |= {
+                a: b
+                for a, b in zip(now_left, was_left, strict=True)
+                if _has_default_id(new[a], a) or _has_default_id(old[b], b)
+            }
+        else:
+            ids = {old[place].id: place for place in was_left}
+            matches |= {place: ids[new[place].id] for place in now_left if new[place].id in ids}
+    return matches
+
+
+def _has_default_id(clip: ClipDescription, place: int) -> bool:
+    return clip.id == f"clip-{place + 1:02d}"
+
+
+# What changed in the clips.
+
+
+def _clip_changes(old: Clips, new: Clips, matches: Matches) -> list[Change]:
+    """Every clip with other keys than before, in film order."""
+
+    def removed(place: int) -> Change:
+        return Change(place + 1, old[place].id, old[place].id, 0, ("removed",))
+
     changes: list[Change] = []
-    gone = [place for place in range(len(old)) if place not in partners.values()]
+    kept = set(matches.values())
+    gone = [place for place in range(len(old)) if place not in kept]
     for now, clip in enumerate(new):
-        was = partners.get(now)
+        was = matches.get(now)
         if was is None:
             changes.append(Change(now + 1, clip.id, clip.id, 0, ("new",)))
             continue
         while gone and gone[0] < was:
-            changes.append(_removed(old, gone.pop(0)))
+            changes.append(removed(gone.pop(0)))
         if old[was].keys != clip.keys:
             reasons = _reasons(old[was], clip)
-            if not reasons and (_reordered(partners, now) or not changes):
+            before = matches.get(now - 1)
+            reordered = before is not None and before != was - 1 and was - 1 in kept
+            if not reasons and (reordered or not changes):
                 reasons = ("order changed",)
             changes.append(Change(now + 1, clip.id, old[was].id, was - now, reasons))
-    return [*changes, *(_removed(old, place) for place in gone)]
+    return [*changes, *map(removed, gone)]
 
 
-def _removed(old: Sequence[MadeClip], place: int) -> Change:
-    return Change(place + 1, old[place].id, old[place].id, 0, ("removed",))
+def _reasons(old: ClipDescription, new: ClipDescription) -> tuple[str, ...]:
+    """A phrase for each key input that differs, except for the parent's key."""
 
+    def engine(clip: ClipDescription) -> object:
+        return clip.segments[0].inputs.get("engine") if clip.segments else None
 
-def _reordered(partners: Mapping[int, int], now: int) -> bool:
-    """Whether the clips before it, then and now, are two that both films have."""
-    before, before_then = partners.get(now - 1), partners[now] - 1
-    return before is not None and before != before_then and before_then in partners.values()
-
-
-def _reasons(old: MadeClip, new: MadeClip) -> tuple[str, ...]:
-    """A phrase for each input that differs, the parent's key aside."""
-    if _engine(old) != _engine(new):
-        return (f"engine changed from {_engine(old)} to {_engine(new)}",)
+    if engine(old) != engine(new):
+        return (f"engine changed from {engine(old)} to {engine(new)}",)
     names: list[str] = []
     if len(old.segments) != len(new.segments):
         names.append("frames")
-    for was, now in zip(old.segments, new.segments, strict=False):
-        names += _differing(_flat(was.inputs), _flat(now.inputs))
+    for before, after in zip(old.segments, new.segments, strict=False):
+        was, now = _flat(before.inputs), _flat(after.inputs)
+        names += [name for name in {**was, **now} if was.get(name) != now.get(name)]
     chain = []
     if old.starts_chain != new.starts_chain:
         chain = ["starts a chain now" if new.starts_chain else "continues the clip before now"]
-    names = _telling(names, explained=bool(chain))
-    return (*chain, *(f"{word} changed" for word in _words(names)))
-
-
-def _engine(clip: MadeClip) -> object:
-    return clip.segments[0].inputs.get("engine") if clip.segments else None
+    for consequence in ("first_frame", "overlap"):  # of another change, unless it is the only one
+        rest = [name for name in names if name != consequence]
+        names = rest if rest or chain else names
+    words = list(dict.fromkeys(INPUT_NAMES.get(name, name.replace("_", " ")) for name in names))
+    if "resolution" in words:  # the pixels of the reference image are hashed after it is fitted to it
+        words = [word for word in words if word != "reference image"]
+    return (*chain, *(f"{word} changed" for word in words))
 
 
 def _flat(inputs: Mapping[str, Any]) -> dict[str, Any]:
@@ -197,50 +187,31 @@ def _flat(inputs: Mapping[str, Any]) -> dict[str, Any]:
     return {**rest, **nested} if isinstance(nested, dict) else rest
 
 
-def _differing(was: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
-    return [name for name in {**was, **now} if was.get(name) != now.get(name)]
-
-
-def _telling(names: list[str], *, explained: bool) -> list[str]:
-    """The inputs without those that only go along with a change that is told anyway."""
-    for along in ("first_frame", "overlap"):
-        rest = [name for name in names if name != along]
-        names = rest if rest or explained else names
-    return names
-
-
-def _words(names: Sequence[str]) -> list[str]:
-    words = list(dict.fromkeys(WORDS.get(name, name.replace("_", " ")) for name in names))
-    # the pixels of a reference image are those after it was brought to the film's size
-    return [word for word in words if not (word == "reference image" and "resolution" in words)]
-
-
 # What changed in the cut.
 
 
-def _setting_changes(old: MadeFilm, new: MadeFilm, told: set[str]) -> Iterator[str]:
+def _setting_changes(old: FilmDescription, new: FilmDescription, reported: set[str]) -> Iterator[str]:
     if old.title != new.title:
         yield "title changed"
     another_codec = old.cut.get("codec", new.cut.get("codec")) != new.cut.get("codec")
     for name, now in new.cut.items():
         was = old.cut.get(name, now)
-        if _content(was) == _content(now) or (another_codec and name in OF_CODEC):
+        if _content(was) == _content(now) or (another_codec and name in CODEC_SETTINGS):
             continue
-        if name in PARTS:
-            yield f"{PARTS[name]} {_how(was, now)}"
-        elif f"{name} changed" not in told:
+        if name in OPTIONAL_PARTS:
+            yield f"{OPTIONAL_PARTS[name]} {_verb(was, now)}"
+        elif f"{name} changed" not in reported:
             yield f"{name} changed from {was} to {now}"
 
 
-def _how(was: Json, now: Json) -> str:
-    """What became of something that a film may have or lack."""
+def _verb(was: Json, now: Json) -> str:
     if was and now:
         return "changed"
     return "added" if now else "removed"
 
 
 def _content(value: Json) -> Json:
-    """A recording, or several, without the files' names: what is in them counts."""
+    """A recording, or several, without the files' names: only their content counts."""
     if isinstance(value, list):
         return [_content(each) if isinstance(each, dict) else each for each in value]
     if isinstance(value, dict):
@@ -248,39 +219,34 @@ def _content(value: Json) -> Json:
     return value
 
 
-def _cut_changes(
-    old: Sequence[MadeClip], new: Sequence[MadeClip], partners: Mapping[int, int], told: set[str]
-) -> Iterator[str]:
-    order = [partners[place] for place in sorted(partners)]
-    if any(later < place for place, later in pairwise(order)) and "order changed" not in told:
+def _cut_changes(old: Clips, new: Clips, matches: Matches, reported: set[str]) -> Iterator[str]:
+    order = [matches[place] for place in sorted(matches)]
+    if any(later < place for place, later in pairwise(order)) and "order changed" not in reported:
         yield "the order of the clips changed"
-    for now, was in sorted(partners.items()):
+    for now, was in sorted(matches.items()):
         before, after = old[was], new[now]
         clip = f"clip {now + 1} ({after.id})"
         if now and was and before.starts_chain and after.starts_chain:
-            yield from _join_changes(before, after, clip)
+            (kind, frames), (kind_now, frames_now) = _transition(before), _transition(after)
+            if kind != kind_now:
+                length = f" of {frames_now} frames" if frames_now else ""
+                yield f"the {kind} into {clip} became a {kind_now}{length}"
+            elif frames != frames_now:
+                yield f"the {kind} into {clip} changed from {frames} to {frames_now} frames"
         for name, value in after.finish.items():
             had = before.finish.get(name, value)
             if _content(had) != _content(value):
-                yield f"{FINISH.get(name, name)} of {clip} {_how(had, value)}"
+                yield f"{'voice' if name == 'voices' else name} of {clip} {_verb(had, value)}"
 
 
-def _join_changes(before: MadeClip, after: MadeClip, clip: str) -> Iterator[str]:
-    (was, frames), (now, frames_now) = _join(before), _join(after)
-    if was != now:
-        yield f"the {was} into {clip} became a {now}" + (f" of {frames_now} frames" if frames_now else "")
-    elif frames != frames_now:
-        yield f"the {was} into {clip} changed from {frames} to {frames_now} frames"
-
-
-def _join(clip: MadeClip) -> tuple[str, int]:
-    """How it follows the clip before, and over how many frames."""
+def _transition(clip: ClipDescription) -> tuple[str, int]:
+    """How a clip that starts a chain follows the previous clip, and over how many frames."""
     if clip.fade:
         return "fade", clip.fade
     return ("dip", clip.dip) if clip.dip else ("cut", 0)
 
 
-# In words.
+# Sentences.
 
 
 def _sentences(changes: Sequence[Change]) -> Iterator[str]:
@@ -298,33 +264,32 @@ def _sentences(changes: Sequence[Change]) -> Iterator[str]:
 
 
 def _alike(one: Change, other: Change) -> bool:
-    """Whether one clause tells both."""
-    renamed = one.id != one.was, other.id != other.was
+    """Whether one sentence can report both."""
+    renamed = one.id != one.old_id, other.id != other.old_id
     moved_alike = renamed == (False, False) or (renamed == (True, True) and one.shift == other.shift)
     return one.reasons == other.reasons and one.number + 1 == other.number and moved_alike
 
 
 def _subject(group: Sequence[Change]) -> str:
     first, last = group[0], group[-1]
+    renamed = first.id != first.old_id
     if first is last:
-        return f"clip {first.number} ({first.name}): "
-    were = f" (were {first.was} to {last.was})" if first.id != first.was else ""
+        return f"clip {first.number} ({first.id}{f', was {first.old_id}' if renamed else ''}): "
+    were = f" (were {first.old_id} to {last.old_id})" if renamed else ""
     return f"clips {first.number}-{last.number}{were}: "
 
 
 def _following(followers: Sequence[int], group: Sequence[Change]) -> str:
+    """The clause about the clips that only follow: `; clips 4-6, 9 follow it`."""
     if not followers:
         return ""
-    runs = ", ".join(_runs(followers))
-    followed = "it" if len(group) == 1 else "them"
-    return f"; clip {runs} follows {followed}" if len(followers) == 1 else f"; clips {runs} follow {followed}"
-
-
-def _runs(numbers: Sequence[int]) -> Iterator[str]:
-    """`4, 5, 6, 9` as `4-6` and `9`."""
-    start = previous = numbers[0]
-    for number in [*numbers[1:], -1]:
+    runs: list[str] = []
+    start = previous = followers[0]
+    for number in [*followers[1:], -1]:
         if number != previous + 1:
-            yield str(start) if start == previous else f"{start}-{previous}"
+            runs.append(str(start) if start == previous else f"{start}-{previous}")
             start = number
         previous = number
+    changed = "it" if len(group) == 1 else "them"
+    plural = len(followers) > 1
+    return f"; clip{'s' * plural} {', '.join(runs)} follow{'s' * (not plural)} {changed}"

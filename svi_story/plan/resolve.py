@@ -33,11 +33,11 @@ DEFAULT_PRESET = {"h264": "medium", "av1": "8"}
 
 def plan_film(board: BoardFile, fingerprints: Fingerprints, engine: str | None = None) -> FilmPlan:
     """Resolve a board, optionally for another engine than it names. Raises InputError with every problem."""
-    return _Resolver(board, fingerprints, engine).film()
+    return _Planner(board, fingerprints, engine).film()
 
 
-class _Resolver:
-    """Resolves one board and collects every problem found on the way."""
+class _Planner:
+    """Plans the film of one board and collects every problem found on the way."""
 
     def __init__(self, board: BoardFile, fingerprints: Fingerprints, engine: str | None) -> None:
         self.board = board

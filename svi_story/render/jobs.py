@@ -16,7 +16,7 @@ from svi_story.enginespec import EngineOptions, spec_of
 from svi_story.errors import InputError, Problem, RenderError
 from svi_story.events import BundleOpened, Warned
 from svi_story.files import folds_case
-from svi_story.plan.description import spelled_from
+from svi_story.plan.description import relative_name as spelled_from
 from svi_story.plan.keys import with_keys
 from svi_story.plan.resolve import plan_film
 from svi_story.render.bundle import SUFFIX, Settings

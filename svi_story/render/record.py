@@ -19,14 +19,12 @@ from svi_story.cut.encoding import piece_inputs
 from svi_story.cut.subtitles import srt
 from svi_story.events import Warned
 from svi_story.files import UnfitError, disk, read_regular, sha256_file
-from svi_story.plan.description import (
-    MadeClip,
-    MadeFilm,
-    MadeSegment,
-    described_cut,
-    described_film,
-    described_finish,
-)
+from svi_story.plan.description import ClipDescription as MadeClip
+from svi_story.plan.description import FilmDescription as MadeFilm
+from svi_story.plan.description import SegmentDescription as MadeSegment
+from svi_story.plan.description import describe_cut as described_cut
+from svi_story.plan.description import describe_film as described_film
+from svi_story.plan.description import describe_finish as described_finish
 from svi_story.plan.keys import key_of
 from svi_story.render.metadata import extras_of
 
