@@ -11,14 +11,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from zipfile import ZIP_STORED, ZipFile, ZipInfo
 
+from svi_story.bundle.pack import pack
 from svi_story.cache.store import Store
 from svi_story.enginespec import EngineOptions
+from svi_story.events import Warned
 from svi_story.plan.fingerprints import Fingerprints
 from svi_story.render.jobs import Choice, Job, find_places, prepare
-from svi_story.render.pack import pack
 
 if TYPE_CHECKING:
-    from svi_story.events import Event
+    from svi_story.events import Event, Reporter
 
 CACHE = Path("renders/.cache")
 MODE = 0o100644 << 16
@@ -41,11 +42,21 @@ def job_of(
     return job
 
 
+def warnings_to(heard: list[str]) -> Reporter:
+    """A reporter that keeps warnings."""
+    return lambda event: heard.append(event.message) if isinstance(event, Warned) else None
+
+
 def bundle_of(board: Path, target: Path, *, entries: bool = False, **about: Any) -> Path:
     """Pack a board as `export --to bundle` does."""
     job = job_of(board, **about)
-    store = Store(job.place.cache, ignore) if entries else None
-    return pack(job, target, Fingerprints(Path("memo.json")), store, ignore)
+    return pack_job(job, target, Store(job.place.cache, ignore) if entries else None)
+
+
+def pack_job(job: Job, target: Path, store: Store | None = None, prints: Fingerprints | None = None) -> Path:
+    """Pack a board that is planned."""
+    prints = prints or Fingerprints(Path("memo.json"))
+    return pack(job.plan, job.options, target, prints, missing=job.missing, store=store)
 
 
 def members_of(bundle: Path) -> dict[str, bytes]:

@@ -21,12 +21,12 @@ from bundle_support import bundle_of, honest, ignore, members_of, sealed, with_m
 from PIL import Image
 from sound_files import CODECS, noise, write_sound
 
+from svi_story.bundle.unpack import unpack
 from svi_story.errors import InputError
 from svi_story.media import guard
 from svi_story.media.audio_files import open_sound
 from svi_story.plan.fingerprints import Fingerprints
 from svi_story.plan.keys import canonical
-from svi_story.render.unpack import unpack
 
 if TYPE_CHECKING:
     import random

@@ -16,6 +16,7 @@ from svi_story.enginespec.sampling import Guidance, Sampler
 from svi_story.plan.keys import key_of
 from svi_story.plan.model import Anchor, Card, Cut, FilmPlan, Segment, Shot, Size
 from svi_story.render.jobs import Job, Place
+from svi_story.storyboard.source import FolderResolver
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -73,7 +74,7 @@ def job_of(
     cut = Cut("h264", 18, "medium", fps, True, False, *black, *cards, music)
     plan = FilmPlan(
         board=Path("board.yaml"), title=title, size=SIZE, fps=fps, engine="animatic", digest="0" * 64,
-        source="", shots=shots, cut=cut,
+        source="", shots=shots, cut=cut, resolver=FolderResolver(Path()),
     )  # fmt: skip
     return Job(Place(plan.board, Path("film.mp4"), Path("cache")), plan, EngineOptions())
 

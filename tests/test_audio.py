@@ -25,6 +25,7 @@ from svi_story.cut.tools import ffmpeg_path
 from svi_story.errors import RenderError
 from svi_story.plan.keys import key_of
 from svi_story.plan.model import Card, Cut, FilmPlan, Music, Recording, Shot, Size, Sound
+from svi_story.storyboard.source import FolderResolver
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -47,7 +48,8 @@ def sound(recorded: Recording = NOWHERE, **changes: object) -> Sound:
 
 def film(*shots: Shot, music: Music | None = None, fps: Fraction = Fraction(15)) -> FilmPlan:
     cut = Cut("h264", 18, "medium", fps, True, False, 0, 0, Card("t", 30), None, music)
-    return FilmPlan(Path("b.yaml"), "t", Size(64, 64), Fraction(15), "animatic", "", "", shots, cut)
+    about = (Path("b.yaml"), "t", Size(64, 64), Fraction(15), "animatic", "", "")
+    return FilmPlan(*about, shots, cut, resolver=FolderResolver(Path()))
 
 
 def shot(name: str, *voices: Sound, sounds: tuple[Sound, ...] = ()) -> Shot:

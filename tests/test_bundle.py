@@ -19,20 +19,18 @@ import numpy as np
 import pytest
 import svi_support as support
 import yaml
-from bundle_support import CACHE, bundle_of, ignore, job_of, members_of
-from cache_scenario import Heard
+from bundle_support import CACHE, bundle_of, ignore, job_of, members_of, pack_job, warnings_to
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 from test_svi_cli import reference_board
 
+from svi_story.bundle.format import Manifest, unfit_name
+from svi_story.bundle.unpack import unpack
 from svi_story.cache.store import Store
 from svi_story.enginespec import EngineOptions
 from svi_story.errors import InputError, RenderError
 from svi_story.plan.fingerprints import Fingerprints
-from svi_story.render.bundle import Manifest, unfit_name
-from svi_story.render.pack import pack
-from svi_story.render.unpack import unpack
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -196,10 +194,10 @@ def test_unfinished_segments_are_told_and_made_there(
 ) -> None:
     board = write_board()
     assert svi_story("render", board, *ANIMATIC, "--only", "clip-02").code == 0
-    heard = Heard()
-    job = job_of(board)
-    bundle = pack(job, Path("b.zip"), Fingerprints(Path("memo")), Store(CACHE, heard), heard)
-    assert "1 segments are not made yet" in heard.warnings[0]
+    heard: list[str] = []
+    prints = Fingerprints(Path("memo"), report=warnings_to(heard))
+    bundle = pack_job(job_of(board), Path("b.zip"), Store(CACHE, warnings_to(heard)), prints)
+    assert "1 segments are not rendered yet" in heard[0]
     bundle = elsewhere(bundle, tmp_path, monkeypatch)
     assert states(svi_story, bundle) == {"cached", "to-render"}
     assert svi_story("render", bundle).code == 0
@@ -292,17 +290,17 @@ def test_what_changes_while_it_is_packed_is_refused(
     prints.file(picture)
     monkeypatch.setattr("svi_story.plan.fingerprints._file_state", str)  # as if nothing had changed
     raw = picture.read_bytes()
-    pack(job, Path("b.zip"), prints, None, ignore)
+    pack_job(job, Path("b.zip"), prints=prints)
     before = Path("b.zip").read_bytes()
     for changed in (raw + b"more", raw[:-1] + b"x"):
         picture.write_bytes(changed)
         with pytest.raises((RenderError, InputError), match="changed while it was packed"):
-            pack(job, Path("b.zip"), prints, None, ignore)
+            pack_job(job, Path("b.zip"), prints=prints)
         prints.known = {key: value for key, value in prints.known.items() if "anchor" in key}
     assert Path("b.zip").read_bytes() == before
     board.write_text(board.read_text() + "# more\n")
     with pytest.raises(InputError, match="changed while it was packed"):
-        pack(job, Path("b.zip"), Fingerprints(Path("memo.json")), None, ignore)
+        pack_job(job, Path("b.zip"))
 
 
 @pytest.mark.parametrize("call", ["write", "flush", "fsync", "replace"])
@@ -326,10 +324,10 @@ def test_a_writer_that_fails_leaves_what_was_there(
     with monkeypatch.context() as patch:
         patch.setattr(*places[call])
         with pytest.raises(RenderError, match="No space left"):
-            pack(job, target, Fingerprints(Path("memo.json")), None, ignore)
+            pack_job(job, target)
     assert [path.name for path in target.parent.iterdir()] == ["b.zip"]
     assert target.read_bytes() == b"the one before"
-    pack(job, target, Fingerprints(Path("memo.json")), None, ignore)
+    pack_job(job, target)
     assert ZipFile(target).testzip() is None
 
 
@@ -375,7 +373,7 @@ PROGRAM = """
 import sys
 from pathlib import Path
 from svi_story.plan.fingerprints import Fingerprints
-from svi_story.render.unpack import unpack
+from svi_story.bundle.unpack import unpack
 found = unpack(Path(sys.argv[1]), Path("cache"), Fingerprints(Path("cache/memo.json")))
 print(found.board.read_bytes() != b"")
 """
@@ -402,8 +400,8 @@ def test_unpacking_on_a_full_disk_leaves_nothing(
         raise OSError(28, "No space left on device")
 
     place = {
-        "write": "svi_story.render.unpack._extract",
-        "fsync": "svi_story.render.unpack.sync",
+        "write": "svi_story.bundle.unpack._extract",
+        "fsync": "svi_story.bundle.unpack.sync",
         "rename": "pathlib.Path.rename",
     }
     with monkeypatch.context() as patch:

@@ -32,13 +32,13 @@ from bundle_support import (
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from svi_story.bundle.unpack import unpack
 from svi_story.cache.frames import write_frames
 from svi_story.cache.sealed import ENTRY, seal
 from svi_story.cache.store import Store
 from svi_story.cache.tensors import encode
 from svi_story.errors import InputError
 from svi_story.plan.fingerprints import Fingerprints
-from svi_story.render.unpack import unpack
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -330,17 +330,18 @@ def test_a_board_names_only_what_is_in_the_bundle(
         hostile = changed(hostile, files={"other.png": next(iter(manifest["files"].values()))})
     honest(BUNDLE, hostile)
     opened: list[str] = []
-    real = Path.open
+    real = os.open
 
-    def listen(self: Path, *args: Any, **keys: Any) -> Any:
-        opened.append(str(self))
-        return real(self, *args, **keys)
+    def listen(path: Any, *args: Any, **keys: Any) -> int:
+        opened.append(str(path))
+        return real(path, *args, **keys)
 
-    monkeypatch.setattr(Path, "open", listen)
+    monkeypatch.setattr(os, "open", listen)
     for command in (("validate",), ("plan", *ANIMATIC), ("render", *ANIMATIC)):
         ended = svi_story(command[0], BUNDLE, *command[1:])
         assert ended.code == 2
         assert "is not in the bundle" in ended.err, ended.err
+    assert any(path.endswith("board.yaml") for path in opened)
     assert not [path for path in opened if "passwd" in path or "secret" in path]
 
 
@@ -384,7 +385,7 @@ def test_what_is_no_file(svi_story: Run, members: dict[str, bytes]) -> None:
 def test_a_zip_that_changes_while_it_is_read(
     members: dict[str, bytes], svi_story: Run, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from svi_story.render import unpack as module
+    from svi_story.bundle import unpack as module
 
     honest(BUNDLE, members)
     real = module._extract
@@ -478,6 +479,20 @@ def test_entries_that_do_not_fit_are_left_out(members: dict[str, bytes], svi_sto
     assert ended.code == 0, ended.err
     assert "1 of its segments cannot be used" in ended.err
     assert not Path("owned").exists()
+
+
+def test_latents_that_would_fill_the_memory_are_left_out(
+    members: dict[str, bytes], svi_story: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    segment = job_of(Path("board.yaml")).segments[0]
+    forged = forge(Path("forged"), segment.key, dict(segment.inputs))
+    size = len(forged[f"entries/{segment.key}/latents.safetensors"])
+    monkeypatch.setattr("svi_story.bundle.unpack.LARGEST_LATENTS", size - 1)
+    honest(BUNDLE, with_manifest({**members, **forged}))
+    ended = svi_story("render", BUNDLE)
+    assert ended.code == 0, ended.err
+    assert "1 of its segments cannot be used" in ended.err
+    assert f"has {size} bytes, more than" in ended.err
 
 
 def reseal(key: str, inputs: dict[str, Json], change: Callable[[Path], Any]) -> dict[str, bytes]:

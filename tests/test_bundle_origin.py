@@ -22,20 +22,20 @@ from bundle_support import (
     ignore,
     job_of,
     members_of,
+    pack_job,
     raw_zip,
     raws,
+    warnings_to,
     with_manifest,
 )
-from cache_scenario import Heard
 from test_bundle_hostile import forge
 
+from svi_story.bundle.archive import check_seamless
 from svi_story.cache.store import Store
 from svi_story.enginespec import EngineOptions
 from svi_story.errors import InputError
 from svi_story.files import temp_name
 from svi_story.plan.fingerprints import Fingerprints
-from svi_story.render.pack import pack
-from svi_story.render.seamless import check_seamless
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -101,7 +101,7 @@ def test_a_damaged_file_is_mended_and_what_was_rendered_is_kept(write_board: Wri
     board = write_board()
     assert svi_story("render", board, *ANIMATIC, "--only", "clip-02").code == 0
     job = job_of(board)
-    bundle = pack(job, Path("b.zip"), Fingerprints(Path("memo")), Store(CACHE, ignore), ignore)
+    bundle = pack_job(job, Path("b.zip"), Store(CACHE, ignore))
     assert svi_story("render", bundle).code == 0
     (folder,) = (CACHE / "bundles").iterdir()
     (image,) = (folder / "files").iterdir()
@@ -144,15 +144,15 @@ def test_what_cannot_be_read_now_is_not_damaged(
     assert svi_story("validate", bundle).code == 0
     (folder,) = (CACHE / "bundles").iterdir()
     os.utime(next((folder / "files").iterdir()))  # its hash is not known without reading it
-    real = Path.open
+    real = os.open
 
-    def refuse(self: Path, *args: Any, **keys: Any) -> Any:
-        if "bundles" in self.parts and self.name.endswith(name):
-            raise OSError(number, os.strerror(number), str(self))
-        return real(self, *args, **keys)
+    def refuse(path: Any, *args: Any, **keys: Any) -> int:
+        if "bundles" in Path(path).parts and Path(path).name.endswith(name):
+            raise OSError(number, os.strerror(number), str(path))
+        return real(path, *args, **keys)
 
     with monkeypatch.context() as patch:
-        patch.setattr(Path, "open", refuse)
+        patch.setattr(os, "open", refuse)
         ended = svi_story("validate", bundle)
     assert ended.code == 2
     assert os.strerror(number) in ended.err
@@ -191,7 +191,7 @@ def test_a_board_is_packed_where_no_weights_are(write_board: Write, svi_story: R
     board = write_board()
     ended = svi_story("export", board, "--to", "bundle", "--models", "no-models")
     assert ended.code == 0, ended.err
-    assert "this machine cannot tell the keys of its frames, so the bundle has none" in ended.err
+    assert "cannot compute the cache keys on this machine, so the bundle has none" in ended.err
     assert svi_story("validate", "renders/board.zip").code == 0
     ended = svi_story("export", board, "--to", "bundle", "--entries", "--models", "no-models")
     assert (ended.code, "no-models" in ended.err) == (2, True)
@@ -271,6 +271,7 @@ def test_plans_and_counts_are_told_in_true_words(write_board: Write, svi_story: 
 
 
 def test_a_packer_without_keys_tells_why(write_board: Write) -> None:
-    heard = Heard()
-    pack(job_of(write_board(), engine=None), Path("b.zip"), Fingerprints(Path("memo")), None, heard)
-    assert ["cannot tell the keys" in each for each in heard.warnings] == [True]
+    heard: list[str] = []
+    prints = Fingerprints(Path("memo"), report=warnings_to(heard))
+    pack_job(job_of(write_board(), engine=None), Path("b.zip"), prints=prints)
+    assert ["cannot compute the cache keys" in each for each in heard] == [True]

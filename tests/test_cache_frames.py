@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import resource
+import struct
 from contextlib import contextmanager
 from fractions import Fraction
 from itertools import count
@@ -197,6 +198,31 @@ def test_what_is_no_video_is_corrupt(tmp_path: Path) -> None:
     for name in ("text.avi", "empty.avi", "folder.avi", "none.avi"):
         with pytest.raises(CorruptError):
             Frames(tmp_path / name)
+
+
+@pytest.mark.parametrize("size", [(30_000, 30_000), (4096, 4096), (0, 64), (-64, 48), (2**31 - 1, 2**31 - 1)])
+def test_a_size_that_the_file_cannot_hold_reaches_no_library(
+    tmp_path: Path, size: tuple[int, int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "a.avi"
+    write_frames(path, noise(3), FPS)
+    data = bytearray(path.read_bytes())
+    at = data.index(b"strf") + 12
+    data[at : at + 8] = struct.pack("<ii", *size)
+    path.write_bytes(data)
+    monkeypatch.setattr("av.open", None)
+    with pytest.raises(CorruptError, match="too few for frames of"):
+        Frames(path)
+    path.write_bytes(data[:at])
+    with pytest.raises(CorruptError, match="holds 0 streams, not one"):
+        Frames(path)
+
+
+def test_the_smallest_frames_there_can_be_are_read(tmp_path: Path) -> None:
+    black = np.zeros((1088, 1920, 3), np.uint8)
+    write_frames(tmp_path / "a.avi", [black], FPS)
+    with Frames(tmp_path / "a.avi") as read:
+        assert np.array_equal(read[0], black)
 
 
 def test_memory_does_not_grow(tmp_path: Path) -> None:

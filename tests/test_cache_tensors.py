@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import json
 import os
 from typing import TYPE_CHECKING, Any
 
@@ -86,6 +87,17 @@ def test_every_truncation_is_found(tmp_path: Path) -> None:
         path.write_bytes(data[:length])
         with pytest.raises(CorruptError):
             load_tensors(path)
+
+
+def test_a_header_that_is_far_too_long_is_not_parsed(tmp_path: Path) -> None:
+    """Forty bytes describe a tensor, which takes ten times as many in memory."""
+    path = tmp_path / "t.safetensors"
+    header = {f"{k}": {"dtype": "U8", "shape": [0], "data_offsets": [0, 0]} for k in range(20_000)}
+    text = json.dumps(header).encode()
+    path.write_bytes(len(text).to_bytes(8, "little") + text)
+    with pytest.raises(CorruptError) as caught:
+        load_tensors(path)
+    assert "too long" in str(caught.value.__cause__)
 
 
 def test_absent_is_none_and_what_is_no_file_is_corrupt(tmp_path: Path) -> None:

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 import media_fuzz
 import numpy as np
 import pytest
+from bundle_support import bundle_of, honest, members_of, with_manifest
 from PIL import Image
 from sound_files import noise, write_sound
 
@@ -179,6 +180,21 @@ def test_a_board_of_bombs_is_refused_for_little(write_board: Callable[..., Path]
     for name in PICTURES:
         assert f"the image {name}" in text.replace(f"{Path.cwd()}/", "")
     assert "samples.m4a" in text
+    assert peak < MEGABYTES
+
+
+@pytest.mark.parametrize("command", ["validate", "render"])
+def test_a_bundle_of_bombs_is_refused_for_little(write_board: Callable[..., Path], command: str) -> None:
+    sound = write_sound(Path("voice.m4a"), noise(4800))
+    board = write_board(clips=[{"prompt": "Fog.", "voice": sound.name}])
+    members = members_of(bundle_of(board, Path("b.zip")))
+    bombs = {".png": bytes.fromhex(WEBP), ".m4a": many_samples()}
+    members |= {name: bombs[name[-4:]] for name in members if name[-4:] in bombs}
+    code, text, peak = measured(command, honest(Path("bombs.zip"), with_manifest(members)))
+    assert code == 2
+    assert "Traceback" not in text
+    assert 'the image "anchor.png" is too large' in text
+    assert 'the sound "voice.m4a" is' in text
     assert peak < MEGABYTES
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import os
 import struct
 import warnings
@@ -240,6 +241,71 @@ def test_a_damaged_chunk_is_refused(tmp_path: Path) -> None:
     data[data.index(b"IDAT") + 10] ^= 0xFF
     path.write_bytes(data)
     assert "truncated or damaged" in refusal(path)
+
+
+def test_a_webp_has_a_limit_of_its_own(tmp_path: Path) -> None:
+    """libwebp needs five times what the picture does; these 34 bytes are 16383x6000 black pixels."""
+    path = tmp_path / "a.webp"
+    path.write_bytes(bytes.fromhex("524946461a000000574542505650384c0e0000002ffeffdb05071011fd0f4444ff03"))
+    assert "at most 40 megapixels of a WebP" in refusal(path)
+
+
+def test_a_progressive_jpeg_has_room_for_its_coefficients(tmp_path: Path) -> None:
+    path = saved(tmp_path / "a.jpg", GRADIENT, progressive=True, subsampling=0)
+    data = bytearray(path.read_bytes())
+    frame = data.index(b"\xff\xc2")
+    data[frame + 5 : frame + 9] = struct.pack(">HH", 9900, 9900)
+    path.write_bytes(data)
+    assert "at most 90 megapixels of a progressive JPEG like this" in refusal(path)
+
+
+@pytest.mark.parametrize("scans", [2, 64, 65])
+def test_a_progressive_jpeg_may_have_64_scans(tmp_path: Path, scans: int) -> None:
+    path = saved(tmp_path / "a.jpg", GRADIENT[..., 0], progressive=True)
+    data = path.read_bytes()
+    last = data.rindex(b"\xff\xda")
+    more = scans - data.count(b"\xff\xda")
+    path.write_bytes(data[:last] + data[last:-2] * (more + 1) + b"\xff\xd9")
+    if scans <= 64:
+        assert open_picture(path).size == (80, 60)
+    else:
+        assert "it has more than 64 scans" in refusal(path)
+
+
+def test_scans_of_pictures_inside_do_not_count(tmp_path: Path) -> None:
+    """A thumbnail in the metadata, a second picture or a film behind the end: phones write them."""
+    path = saved(tmp_path / "a.jpg", GRADIENT)
+    data = path.read_bytes()
+    inside = b"\xff\xda" * 99
+    comment = b"\xff\xfe" + struct.pack(">H", 2 + len(inside)) + inside
+    path.write_bytes(data[:2] + comment + data[2:] + inside)
+    assert open_picture(path).size == (80, 60)
+
+
+def test_directories_that_promise_more_than_the_file_holds(tmp_path: Path) -> None:
+    path = saved(tmp_path / "a.tiff", GRADIENT)
+    data = bytearray(path.read_bytes())
+    at = struct.unpack_from("<I", data, 4)[0]
+    count = struct.unpack_from("<H", data, at)[0]
+    place = at + 2 + 12 * (count - 1)
+    struct.pack_into("<HHII", data, place, 65_000, 7, len(data) + 1, 0)
+    path.write_bytes(data)
+    assert "its directory promises more than the file holds" in refusal(path)
+
+
+@pytest.mark.parametrize("mode", ["RGB", "RGBA"])
+def test_a_profile_is_applied_in_place_as_beside(tmp_path: Path, mode: str) -> None:
+    srgb = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB"))
+    swapped = srgb.tobytes().replace(b"rXYZ", b"????").replace(b"gXYZ", b"rXYZ").replace(b"????", b"gXYZ")
+    swapped = swapped.replace("sRGB".encode("utf-16-be"), "Swap".encode("utf-16-be"))
+    pixels = np.random.default_rng(0).integers(0, 256, (64, 64, len(mode)), dtype=np.uint8)
+    if mode == "RGBA":
+        pixels[..., 3] = 255
+    path = saved(tmp_path / "a.png", pixels, icc_profile=swapped)
+    source = ImageCms.ImageCmsProfile(io.BytesIO(swapped))
+    beside = ImageCms.profileToProfile(Image.fromarray(pixels), source, srgb)
+    assert beside is not None
+    np.testing.assert_array_equal(np.asarray(open_picture(path)), np.asarray(beside)[..., :3])
 
 
 def test_float_pixels_are_refused_with_a_cure(tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import subprocess
 import sys
@@ -244,14 +245,14 @@ def test_numbers_that_are_none_are_named(svi_story: Run, name: Path, value: floa
 
 
 def test_a_file_that_cannot_be_read_is_named(svi_story: Run, monkeypatch: pytest.MonkeyPatch) -> None:
-    real = Path.open
+    real = os.open
 
-    def refuse(self: Path, *args: Any, **kwargs: Any) -> Any:
-        if self.name == "tokenizer.json":
+    def refuse(path: Any, *args: Any, **kwargs: Any) -> int:
+        if Path(path).name == "tokenizer.json":
             raise PermissionError(13, "Permission denied")
-        return real(self, *args, **kwargs)
+        return real(path, *args, **kwargs)
 
-    monkeypatch.setattr(Path, "open", refuse)
+    monkeypatch.setattr(os, "open", refuse)
     assert "tokenizer.json: cannot be read: Permission denied" in problems(svi_story, code=2)
 
 

@@ -429,7 +429,7 @@ def test_a_killed_writer_leaves_a_file_that_is_ours(tmp_path: Path, monkeypatch:
     assert target.read_bytes() == b"mine"
 
 
-def test_a_cache_does_not_replace_other_files(board: Path, svi_story: Run) -> None:
+def test_a_cache_does_not_replace_other_files(write_board: Write, board: Path, svi_story: Run) -> None:
     for name, text in (("memo.json", '{"a": "b"}'), ("calibration.json", "[1]"), ("memo.json", "words")):
         path = Path("cache", name)
         put(path)
@@ -440,7 +440,12 @@ def test_a_cache_does_not_replace_other_files(board: Path, svi_story: Run) -> No
             assert f"cache/{name}: is none of a cache of svi-story" in ended.err
         assert path.read_text() == text
         path.unlink()
+    voice = Path(__file__).parent / "boards/sounds/voice.wav"
+    board = write_board(**{**BOARD, "cut": {"audio": str(voice)}})
     assert svi_story("plan", board, "--cache", "cache").code == 0
+    kinds = {key.partition(" ")[0] for key in json.loads(Path("cache/memo.json").read_text())}
+    assert kinds == {"sha256", "pixels", "samples"}
+    assert not Path("cache/CACHEDIR.TAG").exists(), "nothing says yet that it is a cache"
     assert svi_story("render", board, "--cache", "cache").code == 0
     Path("cache/memo.json").write_text("damaged")
     assert svi_story("render", board, "--cache", "cache").code == 0

@@ -195,6 +195,15 @@ def test_an_extra_lora_may_leave_layers_out_but_not_be_empty(tmp_path: Path) -> 
         lora.recipes([Use(file, 1.0)], SHAPES)
 
 
+def test_a_header_of_countless_tensors_is_not_parsed(tmp_path: Path) -> None:
+    """Fifty bytes describe a tensor, and a kilobyte holds what is known of it."""
+    file = tmp_path / "lora.safetensors"
+    header = b"{" + b" " * (8 * 2**20) + b"}"
+    file.write_bytes(len(header).to_bytes(8, "little") + header)
+    with pytest.raises(InputError, match="its header has 8388610 bytes, more than any model's"):
+        lora.recipes([Use(file, 1.0)], SHAPES)
+
+
 @pytest.mark.parametrize("strength", [float("nan"), float("inf")])
 def test_a_strength_that_is_no_number(strength: float) -> None:
     with pytest.raises(InputError, match="is no number"):

@@ -24,6 +24,8 @@ PIECE_FILE = "piece.mp4"
 BOARD_FOLDER = "board"
 """Where the board lies in an unpacked bundle."""
 
+BUNDLES = "bundles"
+
 TAG_NAME = "CACHEDIR.TAG"
 TAG = b"""Signature: 8a477f597d28d172789f06886806bc55
 # This folder is a cache of svi-story: finished segments by content address.
@@ -33,7 +35,7 @@ TAG = b"""Signature: 8a477f597d28d172789f06886806bc55
 TRASH = ".trash-"
 
 LARGEST_FILE = 2**28
-MEMO_KEY = re.compile(r"[a-z]+ (.* )?(\d+ \d+ \d+ \d+ \d+|unreadable .*)", re.DOTALL)
+MEMO_KEY = re.compile(r"\w+ (.* )?(\d+ \d+ \d+ \d+ \d+|unreadable .*)", re.DOTALL)
 """What a file of hashes has as its keys: what was found, and the state of the file it was found of."""
 
 KEY = re.compile(r"[0-9a-f]{64}")
@@ -89,11 +91,22 @@ class Layout:
 
     def bundle(self, digest: str) -> Path:
         """The folder of an unpacked bundle, by the zip's sha256."""
-        return self.root / "bundles" / _checked(digest)
+        return self.root / BUNDLES / _checked(digest)
 
     def bundles(self) -> Iterator[Path]:
         """The folders of all unpacked bundles."""
-        return keyed(self.root / "bundles")
+        return keyed(self.root / BUNDLES)
+
+    @property
+    def origin(self) -> str | None:
+        """The sha256 of the bundle whose own cache this is; None for any other.
+
+        Such a cache is untrusted: its entries may be forged under honest keys, so that a film made of them is
+        another film.
+        """
+        bundle = self.root.parent
+        is_own = self.root == own_cache(bundle).root and bundle.parent.name == BUNDLES
+        return bundle.name if is_own and KEY.fullmatch(bundle.name) else None
 
     def create(self) -> None:
         """Make the root and tag it as a cache, so that backups can leave it out."""
@@ -139,7 +152,7 @@ class Layout:
         yield from (self.root, self.set_aside, self.films, self.ledger)
         yield from (self.root / "locks", self.root / "embeddings")
         yield from (self.root / "work", *self.works())
-        yield self.root / "bundles"
+        yield self.root / BUNDLES
         for bundle in self.bundles():
             for parent, inside, _ in os.walk(bundle):
                 inside[:] = sorted(name for name in inside if Path(parent, name) != own_cache(bundle).root)
@@ -173,7 +186,8 @@ def _is_of_a_cache(path: Path) -> bool:
         found = json.loads(read_regular(path, LARGEST_FILE))
         if not isinstance(found, dict):
             return False
-        return all(MEMO_KEY.fullmatch(key) for key in found) or {"format", "rows"} == set(found)
+        own_key = not found or any(MEMO_KEY.fullmatch(key) for key in found)
+        return own_key or {"format", "rows"} == set(found)
     except (OSError, ValueError, TypeError, RecursionError):
         return False
 

@@ -70,13 +70,13 @@ def export(
     svi-story export board.yaml --to srt --as subtitles/board.srt
     svi-story export board.yaml --to bundle --entries
     """
+    from svi_story.bundle.pack import pack
     from svi_story.cache.outputs import Outputs
     from svi_story.cli.console import warn
     from svi_story.cut.media import CODECS
     from svi_story.enginespec import EngineOptions
     from svi_story.render.export import export_srt, subtitles
     from svi_story.render.outputs import check_bundle, check_subtitles
-    from svi_story.render.pack import pack
 
     suffix = SUFFIXES[one_of(to, tuple(SUFFIXES), "--to")]
     if media:
@@ -95,7 +95,12 @@ def export(
         _timeline(job, target, CODECS[media] if media else None, outputs)
     elif to == "bundle":
         check_bundle(job, target, outputs, warn)
-        pack(job, target, fingerprints, store_of(job) if entries else None, warn, outputs.file)
+        pack(
+            *(job.plan, job.options, target, fingerprints),
+            missing=job.missing,
+            store=store_of(job) if entries else None,
+            publish=outputs.file,
+        )
     else:
         check_subtitles(job, target, subtitles(job), outputs, warn)
         export_srt(job, target, outputs)

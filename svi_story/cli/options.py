@@ -122,13 +122,13 @@ def chosen(engine: str, options: EngineOptions) -> Choice:
     from svi_story.enginespec import KERNELS, engine_names
     from svi_story.render.jobs import Choice
 
-    given = frozenset(name for name in ("dtype", "vae") if getattr(options, name))
+    asked = {name: value for name in ("dtype", "vae") if (value := getattr(options, name))}
     options = replace(options, dtype=options.dtype or DTYPES[0], vae=options.vae or VAES[0])
     one_of(options.dtype, DTYPES, "--dtype")
     one_of(options.memory, RUNGS, "--memory")
     one_of(options.vae, VAES, "--vae")
     one_of(options.attention, KERNELS, "--attention")
-    return Choice(one_of(engine, engine_names(), "--engine") if engine else None, options, given)
+    return Choice(one_of(engine, engine_names(), "--engine") if engine else None, options, asked)
 
 
 def only_place(board: Path, films: Path, cache: Path) -> Place:

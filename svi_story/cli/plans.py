@@ -7,11 +7,13 @@ from collections import Counter
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
+from svi_story.cache.layout import Layout
 from svi_story.cli.terminal import shorten, table
 from svi_story.engines import implementation_of
 from svi_story.enginespec import spec_of
+from svi_story.plan.description import describe_film
 from svi_story.plan.diff import what_changed
-from svi_story.render.record import is_finished, is_up_to_date, planned_film, read_record, recipe_of
+from svi_story.render.record import is_finished, is_up_to_date, read_record, recipe_of
 from svi_story.units import gib
 
 if TYPE_CHECKING:
@@ -144,15 +146,16 @@ def reasons(job: Job) -> tuple[str, ...]:
         return ("there is a film, but what made it is not recorded: everything is compared as new",)
     if record is None:
         return ("no film has been made yet: everything is new",)
-    if record.bundle != job.place.origin:
-        return (*what_changed(record.made, planned_film(job)), _other_origin(job, record))
-    return what_changed(record.made, planned_film(job)) or (_beside_the_board(job, record),)
+    origin = Layout(job.place.cache).origin
+    if record.bundle != origin:
+        return (*what_changed(record.made, describe_film(job.plan)), _other_origin(origin, record))
+    return what_changed(record.made, describe_film(job.plan)) or (_beside_the_board(job, record),)
 
 
-def _other_origin(job: Job, record: Record) -> str:
+def _other_origin(origin: str | None, record: Record) -> str:
     """What is to be said of a film whose segments came from elsewhere than this one's would."""
     made = "segments that a bundle brought" if record.bundle else "segments that this bundle did not bring"
-    own = "those that this bundle brings" if job.place.origin else "this cache's own"
+    own = "those that this bundle brings" if origin else "this cache's own"
     return f"the film that is there is made of {made}; it is cut again from {own}"
 
 

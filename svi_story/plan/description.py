@@ -6,14 +6,11 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
-    from pathlib import Path
+    from collections.abc import Mapping
 
     from svi_story.plan.keys import Json
     from svi_story.plan.model import Card, FilmPlan, Shot, Sound
-
-    NameOf = Callable[[Path], str]
-    """A file's path as the board names it."""
+    from svi_story.storyboard.source import Resolver
 
 
 @dataclass(frozen=True)
@@ -61,7 +58,7 @@ class FilmDescription:
     clips: tuple[ClipDescription, ...]
 
 
-def describe_film(plan: FilmPlan, name_of: NameOf) -> FilmDescription:
+def describe_film(plan: FilmPlan) -> FilmDescription:
     """A plan with keys as it would be rendered."""
     clips = tuple(
         ClipDescription(
@@ -70,14 +67,14 @@ def describe_film(plan: FilmPlan, name_of: NameOf) -> FilmDescription:
             tuple(SegmentDescription(segment.key, segment.inputs) for segment in shot.segments),
             shot.fade,
             shot.dip,
-            describe_finish(shot, name_of),
+            describe_finish(shot, plan.resolver),
         )
         for shot in plan.shots
     )
-    return FilmDescription(plan.title, plan.digest, describe_cut(plan, name_of), clips)
+    return FilmDescription(plan.title, plan.digest, describe_cut(plan), clips)
 
 
-def describe_cut(plan: FilmPlan, name_of: NameOf) -> dict[str, Json]:
+def describe_cut(plan: FilmPlan) -> dict[str, Json]:
     """All settings of the cut; frames are counted at the board's rate."""
     cut = plan.cut
 
@@ -86,7 +83,7 @@ def describe_cut(plan: FilmPlan, name_of: NameOf) -> dict[str, Json]:
 
     music: dict[str, Json] | None = None
     if cut.music:
-        music = _sound(cut.music.sound, name_of)
+        music = _sound(cut.music.sound, plan.resolver)
         music |= {"loop": cut.music.loop, "duck": cut.music.duck}
     captions = {(True, True): "both", (True, False): "burn", (False, True): "srt", (False, False): "off"}
     return {
@@ -103,23 +100,18 @@ def describe_cut(plan: FilmPlan, name_of: NameOf) -> dict[str, Json]:
     }
 
 
-def describe_finish(shot: Shot, name_of: NameOf) -> dict[str, Json]:
+def describe_finish(shot: Shot, resolver: Resolver) -> dict[str, Json]:
     """A clip's caption and sound."""
     return {
         "caption": shot.caption,
-        "voices": [_sound(each, name_of) for each in shot.voices],
-        "sounds": [_sound(each, name_of) for each in shot.sounds],
+        "voices": [_sound(each, resolver) for each in shot.voices],
+        "sounds": [_sound(each, resolver) for each in shot.sounds],
     }
 
 
-def relative_name(folder: Path, path: Path) -> str:
-    """A file's path as a board in that folder names it."""
-    return str(path.relative_to(folder)) if path.is_relative_to(folder) else str(path)
-
-
-def _sound(sound: Sound, name_of: NameOf) -> dict[str, Json]:
+def _sound(sound: Sound, resolver: Resolver) -> dict[str, Json]:
     return {
-        "path": name_of(sound.recording.path),
+        "path": resolver.name(sound.recording.path),
         "sha256": sound.recording.sha256,
         "volume": sound.volume,
         "start": str(sound.start),

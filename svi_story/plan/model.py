@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from svi_story.enginespec.sampling import Lora
     from svi_story.errors import Problem
     from svi_story.plan.keys import Json
+    from svi_story.storyboard.source import Resolver
 
 Fit = Literal["crop", "pad", "stretch"]
 
@@ -204,6 +205,8 @@ class FilmPlan:
     shots: tuple[Shot, ...]
     cut: Cut
     lints: tuple[Lint, ...] = ()
+    resolver: Resolver = field(compare=False, repr=False, kw_only=True)
+    """What the board calls its files."""
 
     @cached_property
     def segments(self) -> tuple[Segment, ...]:

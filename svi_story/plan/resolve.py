@@ -97,6 +97,7 @@ class _Planner:
             engine=self.spec.name,
             digest=board.digest,
             source=board.text,
+            resolver=board.resolver,
             shots=tuple(shots),
             cut=cut,
         )

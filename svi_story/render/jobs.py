@@ -8,21 +8,20 @@ from collections import defaultdict
 from dataclasses import dataclass, field, replace
 from functools import cache
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
+from svi_story.bundle.board import bundle_of, difference, load_bundled
+from svi_story.bundle.format import is_bundle, settings_of
+from svi_story.bundle.unpack import unpack
 from svi_story.cache.layout import TAG_NAME
 from svi_story.engines import implementation_of
 from svi_story.enginespec import EngineOptions, spec_of
 from svi_story.errors import InputError, Problem, RenderError
 from svi_story.events import BundleOpened, Warned
 from svi_story.files import folds_case
-from svi_story.plan.description import relative_name as spelled_from
 from svi_story.plan.keys import with_keys
 from svi_story.plan.resolve import plan_film
-from svi_story.render.bundle import SUFFIX, Settings
-from svi_story.render.bundled import bundled_film, differs, explained
 from svi_story.render.record import partial_film
-from svi_story.render.unpack import unpack
 from svi_story.storyboard.files import absent
 from svi_story.storyboard.source import load
 
@@ -33,7 +32,6 @@ if TYPE_CHECKING:
     from svi_story.plan.fingerprints import Fingerprints
     from svi_story.plan.keys import Identity
     from svi_story.plan.model import FilmPlan, Segment
-    from svi_story.render.unpack import Unpacked
 
 SUFFIXES = (".yaml", ".yml")
 FILM = ".mp4"
@@ -53,20 +51,6 @@ class Place:
     film: Path
     cache: Path
     """The user's; a bundle that brings segments has its own, once it is unpacked."""
-    bundle: Unpacked | None = None
-    """What a bundle holds, once it is unpacked."""
-    names: Mapping[Path, str] = field(default_factory=dict, hash=False)
-    """What a bundle's board calls its files, by where they lie here."""
-
-    @property
-    def engine(self) -> str | None:
-        """The engine that a bundle was packed for; None for what the board names."""
-        return self.bundle.manifest.settings.engine if self.bundle else None
-
-    @property
-    def origin(self) -> str | None:
-        """The sha256 of the bundle whose own cache this is; None for the user's cache."""
-        return self.bundle.folder.name if self.bundle and self.bundle.cache else None
 
 
 @dataclass(frozen=True)
@@ -98,10 +82,6 @@ class Job:
         """Raises InputError when the engine is missing something."""
         if self.missing is not None:
             raise self.missing
-
-    def spelled(self, path: Path) -> str:
-        """A file's path as the board names it."""
-        return self.place.names.get(path) or spelled_from(self.plan.board.parent, path)
 
 
 def find_places(paths: Sequence[Path], films: Path, cache: Path) -> tuple[Place | Rejected, ...]:
@@ -209,19 +189,8 @@ class Choice:
     name: str | None = None
     """None: the one that each board names."""
     options: EngineOptions = field(default_factory=EngineOptions)
-    given: frozenset[str] = frozenset()
-    """Names of the options that the user asked for; for the others a bundle may know better."""
-
-    def options_for(self, place: Place) -> EngineOptions:
-        """The options of one board."""
-        if place.bundle is None:
-            return self.options
-        packed = place.bundle.manifest.settings
-        return replace(
-            self.options,
-            dtype=self.options.dtype if "dtype" in self.given else packed.dtype,
-            vae=self.options.vae if "vae" in self.given else packed.vae,
-        )
+    asked: Mapping[str, Any] = field(default_factory=dict, hash=False)
+    """Those of the options that the user asked for; for the others a bundle may have others."""
 
 
 def resolve(
@@ -260,17 +229,9 @@ def _resolved(
     if not is_bundle(place.board):
         return place, plan_film(load(place.board), fingerprints, engine)
     bundle = unpack(place.board, place.cache, fingerprints)
-    place = replace(place, cache=bundle.cache or place.cache, bundle=bundle)
-    engine = engine or place.engine
-    plan, found = bundled_film(
-        bundle, engine, models if engine and spec_of(engine).uses_weights else None, fingerprints
-    )
-    return replace(place, names={path: name for name, path in found.items()}), plan
-
-
-def is_bundle(path: Path) -> bool:
-    """Whether a path names a bundle rather than a board."""
-    return path.suffix.lower() == SUFFIX
+    engine = engine or bundle.manifest.settings.engine
+    board = load_bundled(bundle, models if spec_of(engine).uses_weights else None, fingerprints)
+    return replace(place, cache=bundle.cache or place.cache), plan_film(board, fingerprints, engine)
 
 
 def prepare(
@@ -281,19 +242,20 @@ def prepare(
     identity = cache(lambda name, options: implementation_of(name).identity_of(options, fingerprints.file))
     jobs = []
     for place, plan in plans:
-        options = choice.options_for(place)
+        bundle = bundle_of(plan)
+        packed = bundle.manifest.settings.options if bundle else {}
+        options = replace(choice.options, **{**packed, **choice.asked})
         jobs.append(_keyed(place, plan, options, identity(plan.engine, options)))
     return jobs, rejected
 
 
 def _keyed(place: Place, plan: FilmPlan, options: EngineOptions, identity: Identity) -> Job:
-    if place.bundle:  # what is said of its segments names the bundle
-        plan = under_name(plan, place.board)
+    plan = under_name(plan, place.board)
     try:
         return Job(place, with_keys(plan, identity), options)
     except InputError as error:
-        missing = explained(error, place.bundle, options.models) if place.bundle else error
-        return Job(place, plan, options, missing)
+        problems = dict.fromkeys(map(plan.resolver.rephrase, error.problems))
+        return Job(place, plan, options, InputError(*problems))
 
 
 def under_name(plan: FilmPlan, board: Path) -> FilmPlan:
@@ -305,19 +267,14 @@ def under_name(plan: FilmPlan, board: Path) -> FilmPlan:
     return replace(plan, shots=tuple(shots))
 
 
-def settings_of(job: Job) -> Settings:
-    """What decides about a job's frames besides its board."""
-    about = {"engine": job.plan.engine, "dtype": job.options.dtype, "vae": job.options.vae}
-    return Settings.model_validate(about)
-
-
 def notices(job: Job) -> Iterator[Event]:
     """What is to be said of a bundle before it is used; nothing of a board."""
-    bundle = job.place.bundle
+    bundle = bundle_of(job.plan)
     if bundle is None:
         return
-    yield BundleOpened(bundle.zip, bundle.board, str(settings_of(job)), str(bundle.manifest.settings))
-    if not job.missing and (other := differs(bundle, job.segments)):
+    settings = settings_of(job.plan.engine, job.options)
+    yield BundleOpened(bundle.zip, bundle.board, str(settings), str(bundle.manifest.settings))
+    if not job.missing and (other := difference(bundle, job.segments)):
         yield Warned(other)
 
 

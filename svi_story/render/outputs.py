@@ -10,6 +10,8 @@ import os
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from svi_story.bundle.archive import first_manifest
+from svi_story.bundle.format import is_bundle
 from svi_story.cache.outputs import is_plain, place_of
 from svi_story.cache.store import Store
 from svi_story.cut.media import is_note, note_path
@@ -18,7 +20,6 @@ from svi_story.errors import InputError, Problem
 from svi_story.events import Warned
 from svi_story.files import read_regular
 from svi_story.render.jobs import Rejected
-from svi_story.render.members import first_manifest
 from svi_story.render.ownership import (
     FOLDER,
     FOREIGN,
@@ -276,7 +277,7 @@ class _Read:
 
 def _files_of(place: Place, plan: FilmPlan) -> Iterator[tuple[Path, str]]:
     """Every file that a board is or names, each once, and as what."""
-    files: dict[Path, str] = {place.board: "bundle" if place.bundle else "board"}
+    files: dict[Path, str] = {place.board: "bundle" if is_bundle(place.board) else "board"}
     for shot in plan.shots:
         for segment in shot.segments:
             files.setdefault(segment.anchor.path, "reference")

@@ -10,12 +10,12 @@ import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, NamedTuple
 
+from svi_story.bundle.format import is_bundle
 from svi_story.cache.outputs import is_plain, place_of
 from svi_story.cut.boxes import read_xmp
 from svi_story.cut.media import is_as_noted, is_note, note_path
 from svi_story.cut.xmp import is_own_packet
 from svi_story.files import sha256_file
-from svi_story.render.bundle import SUFFIX
 from svi_story.render.record import RECORD_VERSION, read_record
 
 if TYPE_CHECKING:
@@ -114,8 +114,7 @@ class FilmFiles:
                 return ""
         except (OSError, ValueError):
             return ""
-        bundled = self._place.bundle is not None or board.suffix.lower() == SUFFIX
-        if bundled and record.made.digest == self._plan.digest:
+        if (is_bundle(ours) or is_bundle(board)) and record.made.digest == self._plan.digest:
             return ""  # a board and its bundle are one
         return "" if _is_copied(board, ours, film) else record.board
 

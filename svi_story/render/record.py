@@ -12,6 +12,7 @@ from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
 
 from svi_story import __version__
+from svi_story.cache.layout import Layout
 from svi_story.cache.outputs import Outputs, is_plain
 from svi_story.cut.audio import audio_inputs
 from svi_story.cut.edit_list import encoding_of, pieces_of, ranges_of, soundtrack_of
@@ -19,12 +20,13 @@ from svi_story.cut.encoding import piece_inputs
 from svi_story.cut.subtitles import srt
 from svi_story.events import Warned
 from svi_story.files import UnfitError, disk, read_regular, sha256_file
-from svi_story.plan.description import ClipDescription as MadeClip
-from svi_story.plan.description import FilmDescription as MadeFilm
-from svi_story.plan.description import SegmentDescription as MadeSegment
-from svi_story.plan.description import describe_cut as described_cut
-from svi_story.plan.description import describe_film as described_film
-from svi_story.plan.description import describe_finish as described_finish
+from svi_story.plan.description import (
+    ClipDescription,
+    FilmDescription,
+    SegmentDescription,
+    describe_cut,
+    describe_finish,
+)
 from svi_story.plan.keys import key_of
 from svi_story.render.metadata import extras_of
 
@@ -71,7 +73,7 @@ class Record:
     sha256: str
     captions: tuple[str, ...]
     """sha256 of the captions that were written beside it, and of those before them."""
-    made: MadeFilm
+    made: FilmDescription
     bundle: str | None = None
     """sha256 of the bundle that brought the film's segments; None where they are of the usual cache."""
     film: str = ""
@@ -95,17 +97,17 @@ def read_record(film: Path) -> Record | None:
         return None
 
 
-def _made(found: dict[str, Any]) -> MadeFilm:
+def _made(found: dict[str, Any]) -> FilmDescription:
     known = {"fps": found["fps"], "crf": found["crf"]} if found["version"] == 1 else dict(found["cut"])
     clips = tuple(_made_clip(clip) for clip in found["clips"])
-    return MadeFilm(str(found["title"]), str(found["board_sha256"]), known, clips)
+    return FilmDescription(str(found["title"]), str(found["board_sha256"]), known, clips)
 
 
-def _made_clip(clip: dict[str, Any]) -> MadeClip:
-    segments = tuple(MadeSegment(str(part["key"]), dict(part["inputs"])) for part in clip["segments"])
+def _made_clip(clip: dict[str, Any]) -> ClipDescription:
+    segments = tuple(SegmentDescription(str(part["key"]), dict(part["inputs"])) for part in clip["segments"])
     finish = dict(clip.get("finish", {}))
     fade, dip = int(clip["fade"]), int(clip.get("dip", 0))
-    return MadeClip(str(clip["id"]), str(clip["prompt"]), segments, fade, dip, finish)
+    return ClipDescription(str(clip["id"]), str(clip["prompt"]), segments, fade, dip, finish)
 
 
 def is_up_to_date(film: Path, recipe: str) -> bool:
@@ -139,7 +141,7 @@ def write_record(
         "sha256": sha256_file(film),
         "captions_sha256": list(captions),
         "recipe": recipe,
-        "bundle": job.place.origin,
+        "bundle": Layout(job.place.cache).origin,
         "title": plan.title,
         "board": str(job.place.board.resolve()),
         "board_sha256": plan.digest,
@@ -151,7 +153,7 @@ def write_record(
         "width": plan.size.width,
         "height": plan.size.height,
         "board_fps": str(plan.fps),
-        "cut": described_cut(plan, job.spelled),
+        "cut": describe_cut(plan),
         "references": _references(job),
         "clips": [_clip(shot, job, makers) for shot in plan.shots],
         "makers": makers.known,
@@ -186,7 +188,7 @@ def _references(job: Job) -> list[Json]:
     anchors = dict.fromkeys(segment.anchor for shot in job.plan.shots for segment in shot.segments)
     return [
         {
-            "path": job.spelled(anchor.path),
+            "path": job.plan.resolver.name(anchor.path),
             "sha256": _file_hash(anchor),
             "fit": anchor.fit,
             "pixels": anchor.pixels,
@@ -210,11 +212,11 @@ def _clip(shot: Shot, job: Job, makers: _Makers) -> dict[str, Any]:
         "negative_prompt": shot.segments[0].negative_prompt,
         "seed": shot.seed,
         "asked_frames": shot.asked_frames,
-        "reference": job.spelled(shot.segments[0].anchor.path),
+        "reference": job.plan.resolver.name(shot.segments[0].anchor.path),
         "loras": list(_loras(shot.segments[0], job)),
         "fade": shot.fade,
         "dip": shot.dip,
-        "finish": described_finish(shot, job.spelled),
+        "finish": describe_finish(shot, job.plan.resolver),
         "segments": [
             {
                 "key": segment.key,
@@ -240,16 +242,11 @@ def _loras(segment: Segment, job: Job) -> Iterator[Json]:
         entry = hashes.get(lora)
         digest = entry.get("sha256") if isinstance(entry, dict) else None
         yield {
-            "path": job.spelled(lora.path),
+            "path": job.plan.resolver.name(lora.path),
             "high": lora.high,
             "low": lora.low,
             "sha256": digest,
         }
-
-
-def planned_film(job: Job) -> MadeFilm:
-    """A plan as it would be made, to compare with a record."""
-    return described_film(job.plan, job.spelled)
 
 
 def versions() -> dict[str, str]:
@@ -348,6 +345,7 @@ def recipe_of(job: Job) -> str:
         "sound": audio_inputs(soundtrack_of(job.plan)),
         "extras": extras_of(job.plan, ranges_of(job.plan)).identity(),
     }
-    if job.place.origin:
-        inputs["bundle"] = job.place.origin
+    origin = Layout(job.place.cache).origin
+    if origin:
+        inputs["bundle"] = origin
     return key_of(inputs)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
 from fractions import Fraction
 from typing import TYPE_CHECKING, Annotated, Any, Literal, Self
 
@@ -36,9 +35,7 @@ from svi_story.storyboard.cut_schema import Caption, CutSettings, SoundField, So
 from svi_story.storyboard.rules import find_conflicts
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
-
-    from svi_story.fields import Loc
+    from collections.abc import Sequence
 
 
 LintName = Literal[
@@ -325,35 +322,3 @@ def _for_authors(node: Any) -> Any:
         del kept["anyOf"]
         return {**kinds[0], **kept}
     return {**kept, "anyOf": kinds} if "anyOf" in kept else kept
-
-
-@dataclass(frozen=True)
-class NamedFile:
-    """A file as the author named it, and where."""
-
-    loc: Loc
-    name: str
-    kind: Literal["image", "recording", "weights"]
-
-
-def named_files(story: Storyboard) -> Iterator[NamedFile]:
-    """Every file that a board names; one that is named twice comes twice."""
-    yield NamedFile(("reference",), story.reference, "image")
-    engine = story.engine
-    for number, lora in enumerate(engine.loras):
-        yield NamedFile(("engine", "loras", number, "path"), lora.path, "weights")
-    if engine.distill is not None:
-        yield NamedFile(("engine", "distill", "high"), engine.distill.high, "weights")
-        yield NamedFile(("engine", "distill", "low"), engine.distill.low, "weights")
-    for index, clip in enumerate(story.clips):
-        at: Loc = ("clips", index)
-        if clip.reference is not None:
-            yield NamedFile((*at, "reference"), clip.reference, "image")
-        for number, lora in enumerate(clip.loras):
-            yield NamedFile((*at, "loras", number, "path"), lora.path, "weights")
-        if clip.voice is not None:
-            yield NamedFile((*at, "voice"), clip.voice.path, "recording")
-        for number, sound in enumerate(clip.sounds):
-            yield NamedFile((*at, "sounds", number), sound.path, "recording")
-    if story.cut.audio is not None:
-        yield NamedFile(("cut", "audio"), story.cut.audio.path, "recording")

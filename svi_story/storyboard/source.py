@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal, Protocol
 
 from svi_story.errors import InputError, Problem
 from svi_story.fields import Loc, format_path, format_value
@@ -14,7 +14,7 @@ from svi_story.storyboard.validation import MOST_ERRORS, FieldError, validate
 from svi_story.storyboard.yaml12 import parse
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Collection, Iterator, Mapping
     from pathlib import Path
 
     from svi_story.storyboard.validation import Data, Validation
@@ -34,6 +34,59 @@ class Lines:
         return 0
 
 
+FileKind = Literal["image", "recording", "weights"]
+
+
+@dataclass(frozen=True)
+class NamedFile:
+    """A file as the author named it, and where."""
+
+    loc: Loc
+    name: str
+    kind: FileKind
+
+
+class Resolver(Protocol):
+    """From the file names on a board to paths on this machine, and back."""
+
+    def path(self, name: str) -> Path:
+        """The path of the file that the board calls `name`."""
+
+    def name(self, path: Path) -> str:
+        """What the board calls the file at `path`."""
+
+    def unusable(self, name: str, kind: FileKind) -> str:
+        """Why a name cannot be used, and the remedy; empty when it can."""
+
+    def rephrase(self, problem: Problem) -> Problem:
+        """The same problem with the file names that the user knows."""
+
+
+@dataclass(frozen=True)
+class FolderResolver:
+    """Names are paths, relative to the board's folder."""
+
+    folder: Path
+
+    def path(self, name: str) -> Path:
+        """The joined path; it may not exist."""
+        return self.folder / name
+
+    def name(self, path: Path) -> str:
+        """The path, relative to the board's folder where it lies below it."""
+        return str(path.relative_to(self.folder)) if path.is_relative_to(self.folder) else str(path)
+
+    def unusable(self, name: str, kind: FileKind) -> str:
+        """Images and recordings must exist; a LoRA is checked when the cache keys are computed."""
+        reason = "" if kind == "weights" else absent(self.folder / name)
+        what = "an image" if kind == "image" else "an audio file"
+        return f"{reason}; name {what}, relative to the board's folder" if reason else ""
+
+    def rephrase(self, problem: Problem) -> Problem:
+        """Paths are the user's already."""
+        return problem
+
+
 @dataclass(frozen=True)
 class BoardFile:
     """A storyboard that was read, and what messages need to name its places."""
@@ -48,24 +101,33 @@ class BoardFile:
     """sha256 (hex) of the file's bytes."""
     text: str
     """Its text, with `\\n` line breaks."""
-    elsewhere: Mapping[str, Path] | None = None
-    """Where the files lie that it names, by name, if not where it says; then it can name no others."""
+    resolver: Resolver
+    named: tuple[NamedFile, ...]
+    """Every file that it names; one that is named twice comes twice."""
 
     def file(self, name: str) -> Path:
-        """Where a file lies that this board names."""
-        return self.path.parent / name if self.elsewhere is None else self.elsewhere[name]
+        """The path of a file that this board names."""
+        return self.resolver.path(name)
 
     def problem(self, loc: Loc, what: str) -> Problem:
         """Something wrong at a place of this board."""
-        return Problem(what, file=str(self.path), line=self.lines.of(loc), path=format_path(loc))
+        problem = Problem(what, file=str(self.path), line=self.lines.of(loc), path=format_path(loc))
+        return self.resolver.rephrase(problem)
 
 
-def load(path: Path, elsewhere: Mapping[str, Path] | None = None) -> BoardFile:
+def load(path: Path, resolver: Resolver | None = None) -> BoardFile:
     """Read a board. Raises InputError with everything that is wrong with it, in the order of its lines.
 
-    Images and recordings are looked for, not opened: `plan` does that. Where `elsewhere` is given, the files
-    are those, and nothing is looked for.
+    `resolver` finds the files that it names, by default in its folder. They are not opened: `plan` does that.
     """
+    resolver = resolver or FolderResolver(path.parent)
+    try:
+        return _load(path, resolver)
+    except InputError as error:
+        raise InputError(*map(resolver.rephrase, error.problems)) from error
+
+
+def _load(path: Path, resolver: Resolver) -> BoardFile:
     raw = read_bytes(path)
     text = decode(raw, str(path))
     document = parse(text, str(path))
@@ -75,17 +137,16 @@ def load(path: Path, elsewhere: Mapping[str, Path] | None = None) -> BoardFile:
         raise InputError(Problem(what, file=str(path), line=document.lines[()]))
     lines = Lines(document.lines)
     checked = validate(document.data)
-    known = document.data if checked.valid else {}
-    reported = {error.loc for error in checked.errors}
-    missing = _missing_files(known, reported, path.parent) if elsewhere is None else ()
-    errors = (*checked.errors, *_conflicts(checked, lines), *missing)
+    named = tuple(_named_files(document.data if checked.valid else {}))
+    invalid = {error.loc for error in checked.errors}
+    errors = (*checked.errors, *_conflicts(checked, lines), *_unusable_files(named, invalid, resolver))
     problems = [Problem(what, str(path), lines.of(loc), format_path(loc)) for loc, what in errors]
     problems += document.problems
     if problems or checked.story is None:
         raise InputError(*sorted(problems, key=lambda problem: problem.line))
     ids = resolved_ids(checked.story.clips)
     digest = hashlib.sha256(raw).hexdigest()
-    return BoardFile(path, checked.story, ids, lines, digest, text, elsewhere)
+    return BoardFile(path, checked.story, ids, lines, digest, text, resolver, named)
 
 
 def _conflicts(checked: Validation, lines: Lines) -> Iterator[FieldError]:
@@ -96,35 +157,52 @@ def _conflicts(checked: Validation, lines: Lines) -> Iterator[FieldError]:
         yield FieldError(rest[0].loc, f"and {len(rest)} more like these")
 
 
-def _missing_files(data: Data, reported: set[Loc], folder: Path) -> Iterator[FieldError]:
-    """Images and recordings that do not exist, at places without other errors. Each is looked up once."""
-    reasons: dict[str, str] = {}
-    for loc, name, kind in _files_in(data):
-        if not isinstance(name, str) or reported & {loc, (*loc, "path")}:
+def _unusable_files(
+    named: Collection[NamedFile], invalid: set[Loc], resolver: Resolver
+) -> Iterator[FieldError]:
+    """Names of files that cannot be used, at places without other errors. Each is looked up once."""
+    reasons: dict[tuple[str, FileKind], str] = {}
+    for each in named:
+        if invalid & {each.loc, (*each.loc, "path")}:
             continue
-        if name not in reasons:
-            reasons[name] = absent(folder / name)
-        if reasons[name]:
-            what = f"{format_value(name)} {reasons[name]}; name {kind}, relative to the board's folder"
-            yield FieldError(loc, what)
+        key = each.name, each.kind
+        if key not in reasons:
+            reasons[key] = resolver.unusable(*key)
+        if reasons[key]:
+            yield FieldError(each.loc, f"{format_value(each.name)} {reasons[key]}")
 
 
-def _files_in(data: Data) -> Iterator[tuple[Loc, object, str]]:
-    """Every image and recording in possibly invalid data: where, what is written there, what is expected."""
-
-    def path_of(recording: object) -> object:
-        return recording.get("path") if isinstance(recording, dict) else recording
-
-    image, recording = "an image", "an audio file"
-    yield ("reference",), data.get("reference"), image
+def _named_files(data: Data) -> Iterator[NamedFile]:
+    """Every file that a board names; other parts of the data may be invalid."""
+    image: FileKind = "image"
+    recording: FileKind = "recording"
+    found: list[tuple[Loc, object, FileKind]] = [(("reference",), data.get("reference"), image)]
+    engine = _mapping(data.get("engine"))
+    found += _loras(("engine", "loras"), engine.get("loras"))
+    distill = _mapping(engine.get("distill"))
+    found += [(("engine", "distill", name), distill.get(name), "weights") for name in ("high", "low")]
     clips = data.get("clips")
-    for index, clip in enumerate(clips if isinstance(clips, list) else ()):
-        if not isinstance(clip, dict):
-            continue
-        yield ("clips", index, "reference"), clip.get("reference"), image
-        yield ("clips", index, "voice"), path_of(clip.get("voice")), recording
+    for index, clip in enumerate(map(_mapping, clips if isinstance(clips, list) else ())):
+        at: Loc = ("clips", index)
+        found.append(((*at, "reference"), clip.get("reference"), image))
+        found += _loras((*at, "loras"), clip.get("loras"))
+        found.append(((*at, "voice"), _path_of(clip.get("voice")), recording))
         sounds = clip.get("sounds")
         for number, each in enumerate(sounds if isinstance(sounds, list) else ()):
-            yield ("clips", index, "sounds", number), path_of(each), recording
-    cut = data.get("cut")
-    yield ("cut", "audio"), path_of(cut.get("audio") if isinstance(cut, dict) else None), recording
+            found.append(((*at, "sounds", number), _path_of(each), recording))
+    found.append((("cut", "audio"), _path_of(_mapping(data.get("cut")).get("audio")), recording))
+    return (NamedFile(loc, name, kind) for loc, name, kind in found if isinstance(name, str))
+
+
+def _loras(at: Loc, written: object) -> Iterator[tuple[Loc, object, FileKind]]:
+    for number, lora in enumerate(written if isinstance(written, list) else ()):
+        yield (*at, number, "path"), _mapping(lora).get("path"), "weights"
+
+
+def _mapping(value: object) -> Mapping[str, object]:
+    return value if isinstance(value, dict) else {}
+
+
+def _path_of(recording: object) -> object:
+    """The file of a recording, which may be written as its path alone."""
+    return recording.get("path") if isinstance(recording, dict) else recording

@@ -1,8 +1,8 @@
-"""A bundle: one zip with a board, the files it names, and a manifest that vouches for every byte.
+"""The format of a bundle: one zip with a board, the files it names, and a manifest with every file's hash.
 
-Every member's name is one of a few forms, and every member is stored as it is: nothing in a bundle can leave
-its folder, be a link, or grow when it is unpacked. The board's text is the author's; what it names is looked
-up in the manifest by name and never on the disk.
+Member names have one of a few forms, and members are stored uncompressed: nothing in a bundle can leave its
+folder, be a link, or grow when it is unpacked. The board's text is unchanged; the files that it names are
+looked up in the manifest by name and never on the disk.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from __future__ import annotations
 import hashlib
 import re
 from pathlib import PurePath
-from typing import TYPE_CHECKING, Annotated, Literal, Self
+from typing import TYPE_CHECKING, Annotated, Any, Literal, Self
 
 from pydantic import AfterValidator, Field, ValidationError, model_validator
 
@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
     from pathlib import Path
 
+    from svi_story.enginespec import EngineOptions
     from svi_story.plan.model import Segment
 
 SUFFIX = ".zip"
@@ -34,7 +35,7 @@ BOARD = "board.yaml"
 FILES = "files/"
 ENTRIES = "entries/"
 MODE = 0o100644 << 16
-"""What the zip says of every member: a regular file of its owner's (upper half: Unix)."""
+"""The external attributes of every member: a regular file with mode 644 (upper half: Unix)."""
 
 LARGEST_MANIFEST = 16 * 2**20
 LONGEST_NAME = 200
@@ -46,6 +47,11 @@ _MEMBER = (
 )
 _UNSAFE = re.compile(r"[^a-z0-9_.-]")
 AGAIN = "have it exported again, with `svi-story export BOARD --to bundle`"
+
+
+def is_bundle(path: Path) -> bool:
+    """Whether a path names a bundle rather than a board."""
+    return path.suffix.lower() == SUFFIX
 
 
 def unfit_name(name: str) -> str:
@@ -71,8 +77,8 @@ MemberName = Annotated[str, Field(pattern=_MEMBER)]
 BoardName = Annotated[str, AfterValidator(_fit_name)]
 
 
-class Sealed(Part):
-    """A file's content."""
+class FileHash(Part):
+    """A file's size and hash."""
 
     bytes: int = Field(ge=0)
     sha256: Sha256
@@ -91,9 +97,19 @@ class Settings(Part):
     dtype: Literal["bfloat16", "float32"]
     vae: Literal["whole", "tiles"]
 
+    @property
+    def options(self) -> dict[str, Any]:
+        """The fields of EngineOptions among them."""
+        return {"dtype": self.dtype, "vae": self.vae}
+
     def __str__(self) -> str:
         shown = {"dtype": self.dtype, "vae": f"vae {self.vae}"}
         return ", ".join([self.engine, *(shown[name] for name in spec_of(self.engine).frame_options)])
+
+
+def settings_of(engine: str, options: EngineOptions) -> Settings:
+    """What decides about a film's frames besides its board."""
+    return Settings.model_validate({"engine": engine, "dtype": options.dtype, "vae": options.vae})
 
 
 class Manifest(Part):
@@ -105,16 +121,16 @@ class Manifest(Part):
     board: BoardName
     """The board's file name: a film's default title."""
     settings: Settings
-    members: dict[MemberName, Sealed]
+    members: dict[MemberName, FileHash]
     """Every member but the manifest."""
     files: dict[str, MemberName]
     """Images and recordings, from their names on the board to their members."""
-    weights: dict[str, Sealed | None]
-    """LoRAs, from their names on the board; they stay outside. None: not there when it was packed."""
+    weights: dict[str, FileHash | None]
+    """LoRAs, from their names on the board; they stay outside. None: missing when it was packed."""
     keys: Annotated[tuple[Sha256, ...], Field(strict=False, max_length=MOST_SEGMENTS)]
     """Every segment's key in film order; empty where they were not known."""
     made_of: dict[str, Sha256]
-    """What the first segment's frames depend on: hashes by name, to tell what differs elsewhere."""
+    """What the first segment's frames depend on: hashes by name, to find what differs elsewhere."""
 
     @model_validator(mode="after")
     def _agrees(self) -> Self:
@@ -150,7 +166,7 @@ def file_member(digest: str, name: str) -> str:
     return f"{FILES}{digest[:16]}-{plain}"
 
 
-def made_of(segments: Iterable[Segment]) -> dict[str, str]:
+def input_hashes(segments: Iterable[Segment]) -> dict[str, str]:
     """A hash of every input of the first segment."""
     first = next(iter(segments), None)
     inputs = first.inputs["inputs"] if first else None
@@ -165,7 +181,7 @@ def made_of(segments: Iterable[Segment]) -> dict[str, str]:
 
 
 def write_manifest(manifest: Manifest) -> bytes:
-    """The one spelling of a manifest."""
+    """A manifest as JSON; equal manifests give equal bytes."""
     return (manifest.model_dump_json(indent=1) + "\n").encode()
 
 

@@ -1,4 +1,7 @@
-"""Reading a stranger's zip: nothing in it is believed."""
+"""Reading a zip that may be hostile.
+
+Every byte of it must belong to one plain, stored member, or to the list of them: nothing can hide in it.
+"""
 
 from __future__ import annotations
 
@@ -9,20 +12,17 @@ from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, BinaryIO
 from zipfile import ZIP_STORED, BadZipFile, LargeZipFile, ZipFile, ZipInfo
 
+from svi_story.bundle.format import AGAIN, LARGEST_MANIFEST, MANIFEST, MODE, Manifest, read_manifest
 from svi_story.errors import InputError, Problem
 from svi_story.files import open_regular
-from svi_story.render.bundle import AGAIN, LARGEST_MANIFEST, MANIFEST, MODE, Manifest, read_manifest
-from svi_story.render.seamless import check_seamless
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Sequence
     from pathlib import Path
 
-    from svi_story.render.bundle import Sealed
+    from svi_story.bundle.format import FileHash
 
 CHUNK = 2**20
-LOCAL = 30
-"""Bytes of what a zip says of a member before its name."""
 LARGEST_READ = 16 * 2**20
 """Bytes: zipfile reads the list of members at once, as long as the zip says it is."""
 
@@ -33,8 +33,21 @@ BROKEN = (
 """What zipfile raises on files that are none."""
 
 
+LOCAL = struct.Struct("<4s5H3L2H")
+"""The local header before each member: see 4.3.7 of PKWARE's APPNOTE.TXT."""
+LISTED = 46
+"""Bytes for each member in the list at the end, besides its name and what is too large for 32 bits."""
+END, END_64, LOCATOR_64 = 22, 56, 20
+
+PLAIN_DATE = (0, 33)
+"""1980-01-01, as a zip writes it: bundles know no time."""
+LARGE = 2**31 - 1
+"""Larger numbers are written with 64 bits."""
+MOST = 2**32 - 1
+
+
 @contextmanager
-def opened(path: Path, digest: str) -> Iterator[ZipFile]:
+def open_archive(path: Path, digest: str) -> Iterator[ZipFile]:
     """The zip, opened once, of plain members and nothing besides them.
 
     Raises InputError when it is none, or changes while it is read.
@@ -44,7 +57,7 @@ def opened(path: Path, digest: str) -> Iterator[ZipFile]:
             before = _state(file)
             if hashlib.file_digest(file, "sha256").hexdigest() != digest:
                 raise _refused(path, "changed while it was read; run the same command again")
-            with ZipFile(_Careful(file)) as archive:
+            with ZipFile(_BoundedReader(file)) as archive:
                 _check_members(archive.infolist(), path)
                 check_seamless(file, archive.infolist())
                 yield archive
@@ -62,7 +75,7 @@ def _state(file: BinaryIO) -> tuple[int, ...]:
     return status.st_size, status.st_mtime_ns, status.st_ctime_ns
 
 
-class _Careful:
+class _BoundedReader:
     """A file that is never read in one large piece, whatever a zip says of its size."""
 
     def __init__(self, file: BinaryIO) -> None:
@@ -79,7 +92,7 @@ class _Careful:
 def first_manifest(path: Path) -> Manifest | None:
     """The manifest that a file begins with, if it is a bundle that svi-story packed; nothing else is read."""
     with suppress(OSError, InputError, struct.error), open_regular(path) as file:
-        head = file.read(LOCAL)
+        head = file.read(LOCAL.size)
         signature, method, size, name_size, extra = struct.unpack("<4s4xH8x4xIHH", head)
         if (signature, method, extra) == (b"PK\3\4", ZIP_STORED, 0) and size <= LARGEST_MANIFEST:
             name = file.read(min(name_size, len(MANIFEST) + 1))
@@ -115,7 +128,7 @@ def _check_members(infos: list[ZipInfo], path: Path) -> None:
         seen.add(name)
 
 
-def content(archive: ZipFile, name: str, wanted: Sealed, path: Path) -> Iterator[bytes]:
+def content(archive: ZipFile, name: str, wanted: FileHash, path: Path) -> Iterator[bytes]:
     """A member piece by piece, never more than the manifest says. Raises InputError when it is not that."""
     digest, left = hashlib.sha256(), wanted.bytes
     with archive.open(name) as source:
@@ -129,3 +142,58 @@ def content(archive: ZipFile, name: str, wanted: Sealed, path: Path) -> Iterator
 
 def _refused(path: Path, what: str) -> InputError:
     return InputError(Problem(what, file=str(path)))
+
+
+def check_seamless(file: BinaryIO, infos: Sequence[ZipInfo]) -> None:
+    """Raises BadZipFile for bytes before, between or after the members, or that belong to two of them."""
+    at, listed = 0, 0
+    for info in infos:
+        if info.header_offset != at or info.comment or info.extra != _large_numbers(info):
+            raise BadZipFile(f"bytes around its member {info.filename[:100]!r} belong to none")
+        at = _after(file, info)
+        listed += LISTED + len(_raw_name(info)) + len(info.extra)
+    _check_end(file, at + listed)
+
+
+def _after(file: BinaryIO, info: ZipInfo) -> int:
+    """Where a member ends, if all that stands before it is what the list says of it."""
+    file.seek(info.header_offset)
+    head = file.read(LOCAL.size)
+    if len(head) != LOCAL.size:
+        raise BadZipFile("it ends within a member")
+    sign, _version, flags, method, *date, crc, packed, size, length, more = LOCAL.unpack(head)
+    name, extra = file.read(length), file.read(more)
+    wide = struct.pack("<HHQQ", 1, 16, info.file_size, info.file_size)
+    sizes = (packed, size, extra) in (
+        (info.file_size, info.file_size, b""),
+        (MOST, MOST, wide),
+    )
+    said = (sign, flags, method, tuple(date), crc, name)
+    if not sizes or said != (b"PK\3\4", 0, 0, PLAIN_DATE, info.CRC, _raw_name(info)):
+        raise BadZipFile(f"its member {info.filename[:100]!r} is not what its list says")
+    return file.tell() + info.file_size
+
+
+def _large_numbers(info: ZipInfo) -> bytes:
+    """What the list holds of a member besides its name: its numbers that 32 bits are too few for."""
+    sizes = [info.file_size] * 2 if info.file_size > LARGE else []
+    numbers = [*sizes, *([info.header_offset] if info.header_offset > LARGE else [])]
+    return struct.pack(f"<HH{len(numbers)}Q", 1, 8 * len(numbers), *numbers) if numbers else b""
+
+
+def _check_end(file: BinaryIO, at: int) -> None:
+    """The zip ends right behind its list, with the few bytes that every zip ends with, and no comment."""
+    size = file.seek(0, os.SEEK_END)
+    file.seek(min(at, size))
+    end = file.read(END_64 + LOCATOR_64 + END + 1)
+    if len(end) == END_64 + LOCATOR_64 + END:
+        (length,) = struct.unpack_from("<Q", end, 4)
+        if (end[:4], length, end[END_64 : END_64 + 4]) != (b"PK\6\6", END_64 - 12, b"PK\6\7"):
+            raise BadZipFile("bytes behind its members belong to none")
+        end = end[-END:]
+    if len(end) != END or end[:4] != b"PK\5\6" or end[-2:] != b"\0\0":
+        raise BadZipFile("bytes behind its members belong to none")
+
+
+def _raw_name(info: ZipInfo) -> bytes:
+    return info.orig_filename.encode("cp437")  # as zipfile decodes what is not flagged as UTF-8

@@ -1,7 +1,7 @@
-"""Unpacking a stranger's bundle: once, checked to the last byte, into a folder of its own in the cache.
+"""Unpacking a bundle: once, with every byte checked, into a folder of its own in the cache.
 
-Nothing in the zip is believed. A member is as large as its hash says, or refused; all members together are no
-larger than the zip. The folder is seen complete or not at all.
+The zip may be hostile. A member is as large as its hash says, or refused; all members together are no
+larger than the zip. The folder appears complete or not at all.
 """
 
 from __future__ import annotations
@@ -14,6 +14,17 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from svi_story.bundle.archive import content, manifest_of, open_archive
+from svi_story.bundle.format import (
+    BOARD,
+    ENTRIES,
+    LARGEST_MANIFEST,
+    MANIFEST,
+    Manifest,
+    entry_members,
+    read_manifest,
+    write_manifest,
+)
 from svi_story.cache.aside import quarantine
 from svi_story.cache.entry import open_entry
 from svi_story.cache.layout import BOARD_FOLDER, FRAMES, LATENTS, Layout, names, own_cache
@@ -33,17 +44,6 @@ from svi_story.files import (
     sync,
     temp_name,
 )
-from svi_story.render.bundle import (
-    BOARD,
-    ENTRIES,
-    LARGEST_MANIFEST,
-    MANIFEST,
-    Manifest,
-    entry_members,
-    read_manifest,
-    write_manifest,
-)
-from svi_story.render.members import content, manifest_of, opened
 from svi_story.storyboard.files import absent
 
 if TYPE_CHECKING:
@@ -62,7 +62,7 @@ DOING = "unpacking the bundle"
 
 
 @dataclass(frozen=True)
-class Unpacked:
+class UnpackedBundle:
     """A bundle's content on the disk."""
 
     zip: Path
@@ -89,10 +89,10 @@ class Unpacked:
         return self.folder / member
 
 
-def unpack(path: Path, cache: Path, fingerprints: Fingerprints) -> Unpacked:
+def unpack(path: Path, cache: Path, fingerprints: Fingerprints) -> UnpackedBundle:
     """A bundle, unpacked into the cache unless it is there already.
 
-    Raises InputError for whatever is no bundle of ours, and RenderError when the disk refuses.
+    Raises InputError for files that are not bundles, and RenderError when the disk refuses.
     """
     reason = absent(path)
     if reason:
@@ -101,97 +101,97 @@ def unpack(path: Path, cache: Path, fingerprints: Fingerprints) -> Unpacked:
     digest = fingerprints.file(path)
     folder = layout.bundle(digest)
 
-    def look() -> Unpacked | None:
-        return _look(path, folder, fingerprints) or _mend(path, folder, layout, fingerprints)
+    def look() -> UnpackedBundle | None:
+        return _valid_copy(path, folder, fingerprints) or _repair(path, folder, layout, fingerprints)
 
-    found = _look(path, folder, fingerprints)
+    found = _valid_copy(path, folder, fingerprints)
     if found is None:
         layout.create()
         waiting = Warned(f"another process is unpacking {path}; waiting for it")
         with locked(layout.lock(digest), lambda: fingerprints.report(waiting)) as hold:
             if hold is Hold.HELD:
-                _sweep(folder)
+                _remove_temps(folder)
             found = look() or _unpack(path, folder, look, fingerprints.report)
     with suppress(OSError):  # the time of last use is for `gc` only, and a cache may be read-only
         os.utime(found.folder)
     return found
 
 
-def _look(path: Path, folder: Path, fingerprints: Fingerprints) -> Unpacked | None:
-    """What was unpacked before, if its files are as they were.
+def _valid_copy(path: Path, folder: Path, fingerprints: Fingerprints) -> UnpackedBundle | None:
+    """What was unpacked before, if its files are unchanged.
 
-    Its entries are verified by the store, when they are used. Raises RenderError for what cannot be read now:
-    that says nothing about its content.
+    Its entries are verified by the store, when they are used. Raises RenderError for files that cannot be
+    read now, which does not mean that they are damaged.
     """
     try:
         raw = read_regular(folder / MANIFEST, LARGEST_MANIFEST)
-        found = Unpacked(path, folder, read_manifest(raw, path))
+        found = UnpackedBundle(path, folder, read_manifest(raw, path))
     except (InputError, OSError) as error:
-        _check_damage(error, folder)
+        _raise_unless_damage(error, folder)
         return None
-    return found if all(_is_whole(found, name, fingerprints) for name in _outside(found)) else None
+    return found if all(_is_whole(found, name, fingerprints) for name in _files(found)) else None
 
 
-def _outside(found: Unpacked) -> Iterator[str]:
-    """The members that are in no cache."""
+def _files(found: UnpackedBundle) -> Iterator[str]:
+    """The members that are not in the bundle's own cache."""
     return (name for name in found.manifest.members if not name.startswith(ENTRIES))
 
 
-def _is_whole(found: Unpacked, member: str, fingerprints: Fingerprints) -> bool:
+def _is_whole(found: UnpackedBundle, member: str, fingerprints: Fingerprints) -> bool:
     wanted, place = found.manifest.members[member], found.place(member)
     try:
         return regular_size(place) == wanted.bytes and fingerprints.file(place) == wanted.sha256
     except (InputError, OSError) as error:
-        _check_damage(error, place)
+        _raise_unless_damage(error, place)
         return False
 
 
-def _check_damage(error: Exception, place: Path) -> None:
-    """Raises RenderError for what may be read another time: it is not damaged."""
+def _raise_unless_damage(error: Exception, place: Path) -> None:
+    """Raises RenderError for an error that says nothing about the content."""
     cause = error if isinstance(error, OSError) else error.__cause__
     if isinstance(cause, OSError) and cause.errno not in DAMAGED:
         with disk(place, "reading what was unpacked of the bundle"):
             raise cause
 
 
-def _mend(path: Path, folder: Path, layout: Layout, fingerprints: Fingerprints) -> Unpacked | None:
-    """Unpack again what is damaged, and nothing else: segments that were rendered since lie beside it.
+def _repair(path: Path, folder: Path, layout: Layout, fingerprints: Fingerprints) -> UnpackedBundle | None:
+    """Unpack damaged files again, and nothing else: segments that were rendered since lie beside them.
 
-    None where nothing was unpacked. What is replaced is set aside with a warning.
+    None where nothing was unpacked. Damaged files go to quarantine with a warning.
     """
     if not os.path.lexists(folder):
         return None
 
-    def out_of_the_way(thing: Path) -> None:
+    def set_aside(thing: Path) -> None:
         quarantine(layout, fingerprints.report, folder.name, f"{thing} is damaged", {thing.name: thing})
 
     if folder.is_symlink() or not folder.is_dir():
-        out_of_the_way(folder)
+        set_aside(folder)
         return None
-    with opened(path, folder.name) as archive:
-        found = Unpacked(path, folder, manifest_of(archive, path))
-        for name in _outside(found):
+    with open_archive(path, folder.name) as archive:
+        found = UnpackedBundle(path, folder, manifest_of(archive, path))
+        for name in _files(found):
             place = found.place(name)
             if not _is_whole(found, name, fingerprints):
-                out_of_the_way(place if place.parent.is_dir() else place.parent)
-                _put(place, content(archive, name, found.manifest.members[name], path))
-    _mend_manifest(found, out_of_the_way)
+                set_aside(place if place.parent.is_dir() else place.parent)
+                _write(place, content(archive, name, found.manifest.members[name], path))
+    _repair_manifest(found, set_aside)
     return found
 
 
-def _mend_manifest(found: Unpacked, out_of_the_way: Callable[[Path], None]) -> None:
+def _repair_manifest(found: UnpackedBundle, set_aside: Callable[[Path], None]) -> None:
     place, text = found.folder / MANIFEST, write_manifest(found.manifest)
     with disk(place, DOING):
         try:
             if read_regular(place, len(text)) == text:
                 return
         except OSError as error:
-            _check_damage(error, place)
-        out_of_the_way(place)
-        _put(place, (text,))
+            _raise_unless_damage(error, place)
+        set_aside(place)
+        _write(place, (text,))
 
 
-def _put(place: Path, pieces: Iterable[bytes]) -> None:
+def _write(place: Path, pieces: Iterable[bytes]) -> None:
     """A file under its name, complete or not at all."""
     with disk(place, DOING):
         make_folder(place.parent)
@@ -207,32 +207,34 @@ def _put(place: Path, pieces: Iterable[bytes]) -> None:
             temp.unlink(missing_ok=True)
 
 
-def _sweep(folder: Path) -> None:
-    """Remove what killed processes left of this bundle, half unpacked."""
+def _remove_temps(folder: Path) -> None:
+    """Remove half unpacked copies of this bundle that killed processes left."""
     for path in names(folder.parent):
         if is_temp_of_this_host(path.name) and path.name.endswith(folder.name):
             shutil.rmtree(path, ignore_errors=True)
 
 
-def _unpack(path: Path, folder: Path, look: Callable[[], Unpacked | None], report: Reporter) -> Unpacked:
+def _unpack(
+    path: Path, folder: Path, look: Callable[[], UnpackedBundle | None], report: Reporter
+) -> UnpackedBundle:
     temp = folder.with_name(f"{temp_name()}-{folder.name}")
     try:
         with disk(folder, DOING):
             make_folder(temp)
-        with opened(path, folder.name) as archive:
-            made = Unpacked(path, temp, manifest_of(archive, path))
-            _extract(archive, made)
-        _drop_unfit(made, report)
+        with open_archive(path, folder.name) as archive:
+            unpacked = UnpackedBundle(path, temp, manifest_of(archive, path))
+            _extract(archive, unpacked)
+        _drop_invalid_entries(unpacked, report)
         with disk(folder, DOING):
-            (temp / MANIFEST).write_bytes(write_manifest(made.manifest))
-            _settle(temp)
+            (temp / MANIFEST).write_bytes(write_manifest(unpacked.manifest))
+            _fsync(temp)
             theirs = publish(temp, folder, look)
     finally:
         shutil.rmtree(temp, ignore_errors=True)
-    return theirs or Unpacked(path, folder, made.manifest)
+    return theirs or UnpackedBundle(path, folder, unpacked.manifest)
 
 
-def _extract(archive: ZipFile, found: Unpacked) -> None:
+def _extract(archive: ZipFile, found: UnpackedBundle) -> None:
     for name, wanted in found.manifest.members.items():
         target = found.place(name)
         with disk(target, DOING):
@@ -241,8 +243,8 @@ def _extract(archive: ZipFile, found: Unpacked) -> None:
                 file.writelines(content(archive, name, wanted, found.zip))
 
 
-def _settle(folder: Path) -> None:
-    """Force all to the disk but the entries, which the store verifies when they are used."""
+def _fsync(folder: Path) -> None:
+    """Sync everything to the disk but the entries, which the store verifies when they are used."""
     own = own_cache(folder).root
     files: list[Path] = []
     folders: list[Path] = []
@@ -256,8 +258,8 @@ def _settle(folder: Path) -> None:
                 pass
 
 
-def _drop_unfit(found: Unpacked, report: Reporter) -> None:
-    """Leave out entries that are not what their keys say: they are made again."""
+def _drop_invalid_entries(found: UnpackedBundle, report: Reporter) -> None:
+    """Leave out entries that are not what their keys say: they are rendered again."""
     reasons: list[str] = []
     for key in sorted(found.manifest.entries):
         folder = found.place(entry_members(key)[0]).parent

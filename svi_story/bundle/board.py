@@ -1,0 +1,168 @@
+"""A bundle's board on this machine: its files, its LoRAs, and whether the frames will be the same."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections import defaultdict
+from dataclasses import dataclass, replace
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from svi_story.bundle.format import FILES, input_hashes
+from svi_story.errors import InputError, Problem
+from svi_story.fields import format_value as shown
+from svi_story.files import regular_size
+from svi_story.storyboard.source import load
+
+if TYPE_CHECKING:
+    from collections.abc import Collection, Iterator, Mapping, Sequence
+
+    from svi_story.bundle.format import FileHash
+    from svi_story.bundle.unpack import UnpackedBundle
+    from svi_story.plan.fingerprints import Fingerprints
+    from svi_story.plan.model import FilmPlan, Segment
+    from svi_story.storyboard.source import BoardFile, FileKind
+
+MOST_NAMED = 5
+
+
+@dataclass(frozen=True)
+class BundleResolver:
+    """A closed table: a name that is not in it is never looked for on the disk."""
+
+    bundle: UnpackedBundle
+    files: Mapping[str, Path]
+    """Images and recordings, where they were unpacked."""
+    weights: Mapping[str, Path]
+    """LoRAs, where they were found by content; paths at which there is nothing for those that were not."""
+    models: Path | None
+    """The folder in which they were searched; None where the engine uses none."""
+
+    def path(self, name: str) -> Path:
+        """The path in the table. Raises InputError for any other name."""
+        found = self.files.get(name) or self.weights.get(name)
+        if found is None:
+            raise InputError(Problem(f"{shown(name)} is not in the bundle", file=str(self.bundle.zip)))
+        return found
+
+    def name(self, path: Path) -> str:
+        """The name on the board."""
+        return self._names.get(path, str(path))
+
+    def unusable(self, name: str, kind: FileKind) -> str:
+        """Weights cannot come from the bundle, and nothing else from outside it."""
+        held = self.weights if kind == "weights" else self.files
+        return "" if name in held else "is not in the bundle, and its board can name nothing else"
+
+    def rephrase(self, problem: Problem) -> Problem:
+        """With the author's names of files for paths in the cache, and where a missing LoRA belongs."""
+        for name, lora in self.bundle.manifest.weights.items():
+            if problem.file == str(_nowhere(self.bundle, lora)):
+                return Problem(self._missing_lora(name, lora), file=str(self.bundle.zip))
+        file = self._unpacked.get(problem.file)
+        return replace(
+            problem,
+            what=self._unpacked_path.sub(self._named, problem.what),
+            file=f"{self.bundle.zip} ({file})" if file else problem.file,
+        )
+
+    @cached_property
+    def _names(self) -> dict[Path, str]:
+        return {path: name for name, path in {**self.weights, **self.files}.items()}
+
+    @cached_property
+    def _unpacked(self) -> dict[str, str]:
+        """The author's names by paths in the cache."""
+        manifest = self.bundle.manifest
+        names = {str(self.bundle.place(member)): name for name, member in manifest.files.items()}
+        return {**names, str(self.bundle.board): manifest.board}
+
+    @cached_property
+    def _unpacked_path(self) -> re.Pattern[str]:
+        board, files = re.escape(str(self.bundle.board)), re.escape(f"{self.bundle.folder / FILES}{os.sep}")
+        return re.compile(f"{board}|{files}[a-z0-9_.-]+")
+
+    def _named(self, match: re.Match[str]) -> str:
+        path = match[0] if match[0] in self._unpacked else match[0].rstrip(".")  # the end of a sentence
+        return shown(self._unpacked[path]) + match[0][len(path) :] if path in self._unpacked else match[0]
+
+    def _missing_lora(self, name: str, lora: FileHash | None) -> str:
+        if lora is None:
+            return f"the LoRA {shown(name)} was not there when this bundle was packed; pack it where it is"
+        return (
+            f"the LoRA {shown(name)} is not below {self.models}: put it there, under any name that ends in "
+            f".safetensors ({lora.bytes} bytes, sha256 {lora.sha256})"
+        )
+
+
+def load_bundled(bundle: UnpackedBundle, models: Path | None, fingerprints: Fingerprints) -> BoardFile:
+    """The board of a bundle; its LoRAs are looked for below `models`, or nowhere (None).
+
+    Raises InputError for whatever is wrong with it, as for names of files that the bundle does not hold.
+    """
+    manifest = bundle.manifest
+    wanted = list(dict.fromkeys(lora for lora in manifest.weights.values() if lora))
+    found = _find_weights(wanted, models, fingerprints) if models and wanted else {}
+    weights = {
+        name: found.get(lora.sha256 if lora else "", _nowhere(bundle, lora))
+        for name, lora in manifest.weights.items()
+    }
+    files = {name: bundle.place(member) for name, member in manifest.files.items()}
+    return load(bundle.board, BundleResolver(bundle, files, weights, models))
+
+
+def bundle_of(plan: FilmPlan) -> UnpackedBundle | None:
+    """The bundle that a film's board came in; None for a board in a folder."""
+    return plan.resolver.bundle if isinstance(plan.resolver, BundleResolver) else None
+
+
+def _nowhere(bundle: UnpackedBundle, lora: FileHash | None) -> Path:
+    """Stands for a LoRA that is not on this machine: nothing is ever there."""
+    return bundle.folder / "lacking" / (lora.sha256 if lora else "unknown")
+
+
+def _find_weights(wanted: Collection[FileHash], models: Path, fingerprints: Fingerprints) -> dict[str, Path]:
+    """Where wanted files lie below the models folder, by sha256. Only files of a wanted size are hashed."""
+    sizes: defaultdict[int, list[Path]] = defaultdict(list)
+    for path, size in _safetensors_below(models):
+        sizes[size].append(path)
+    found: dict[str, Path] = {}
+    for each in wanted:
+        for path in sizes[each.bytes]:
+            try:
+                digest = fingerprints.file(path)
+            except InputError:  # of a file that is not needed, perhaps
+                continue
+            if digest == each.sha256:
+                found[each.sha256] = path
+                break
+    return found
+
+
+def _safetensors_below(folder: Path) -> Iterator[tuple[Path, int]]:
+    """Every safetensors file below a folder with its size, in order of name; links are followed, once."""
+    seen: set[tuple[int, int]] = set()
+    for parent, names, files in os.walk(folder, followlinks=True):
+        names.sort()
+        status = Path(parent).stat()
+        if (status.st_dev, status.st_ino) in seen:
+            names.clear()
+            continue
+        seen.add((status.st_dev, status.st_ino))
+        for path in (Path(parent, name) for name in sorted(files) if name.endswith(".safetensors")):
+            size = regular_size(path) if path.exists() else None
+            if size is not None:
+                yield path, size
+
+
+def difference(bundle: UnpackedBundle, segments: Sequence[Segment]) -> str:
+    """Why these frames differ from those the bundle was packed with; empty when they do not."""
+    packed = bundle.manifest.keys
+    if not packed or not segments or packed == tuple(segment.key for segment in segments):
+        return ""
+    here, there = input_hashes(segments), bundle.manifest.made_of
+    odd = sorted(name for name in here.keys() | there.keys() if here.get(name) != there.get(name))
+    why = f"{', '.join(odd[:MOST_NAMED])} differ" if odd else "later segments differ"
+    return f"{bundle.zip}: these are not the frames it was packed with: {why}"
