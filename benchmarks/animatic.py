@@ -25,7 +25,7 @@ from common import (
 
 from svi_story.engines.animatic import Animatic
 from svi_story.plan.fingerprints import Fingerprints
-from svi_story.plan.shots import plan_film
+from svi_story.plan.resolve import plan_film
 from svi_story.storyboard.source import load
 
 if TYPE_CHECKING:

@@ -1,4 +1,4 @@
-"""Every error a user can meet: where, what, got, do this; and the exit code it ends with."""
+"""Errors for users: the place, the problem, the value, the remedy, and the exit code."""
 
 from __future__ import annotations
 
@@ -8,12 +8,12 @@ from dataclasses import dataclass
 _UNSEEN = re.compile(
     "[\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff\u061c\u200e\u200f\u202a-\u202e\u2066-\u2069]"
 )
-"""What steers a terminal, breaks a line, turns the reading direction around, or cannot be written."""
+"""Terminal control characters, line breaks, changes of text direction, and unencodable characters."""
 _SHORT = {"\n": "\\n", "\r": "\\r", "\t": "\\t"}
 
 
 def on_one_line(text: str) -> str:
-    """Text whose every character can be seen: control characters, line breaks and the like are escaped."""
+    """Text with control characters, line breaks and other invisible characters escaped."""
     return _UNSEEN.sub(_escaped, text)
 
 
@@ -24,10 +24,10 @@ def _escaped(found: re.Match[str]) -> str:
 
 @dataclass(frozen=True)
 class Problem:
-    """One thing to mend, as `board.yaml:14: clips[3].frames: 80 is not 4k+1; use 81 (or 77)`."""
+    """One thing to fix, as `board.yaml:14: clips[3].frames: 80 is not 4k+1; use 81 (or 77)`."""
 
     what: str
-    """What is wrong, the value that was got, and what to do about it."""
+    """What is wrong, the actual value, and the remedy."""
     file: str = ""
     """The file as the user named it."""
     line: int = 0
@@ -36,13 +36,13 @@ class Problem:
     """The place inside the file, as `clips[3].frames`."""
 
     def __str__(self) -> str:
-        """One line, whatever the names of files and the words of authors hold."""
+        """One line, whatever characters file names and values contain."""
         place = f"{self.file}:{self.line}" if self.file and self.line else self.file
         return on_one_line(": ".join(part for part in (place, self.path, self.what) if part))
 
 
 class StoryError(Exception):
-    """An error with a cure. Never shown as a traceback."""
+    """An error with a remedy. Never shown as a traceback."""
 
     exit_code = 1
 
@@ -56,16 +56,16 @@ class StoryError(Exception):
 
 
 class InputError(StoryError):
-    """Found wrong before anything was started: nothing was rendered, nothing was written."""
+    """An error in the input, found before anything was rendered or written."""
 
     exit_code = 2
 
 
 class RenderError(StoryError):
-    """A board could not be finished. What was rendered is kept."""
+    """A board could not be finished. Rendered segments are kept."""
 
     exit_code = 1
 
 
 class TransientError(RenderError):
-    """What may pass by itself, as a full disk or a worker that died: worth trying again."""
+    """A temporary condition, such as a full disk or a worker that died: worth another try."""

@@ -1,4 +1,4 @@
-"""What happened, as frozen values. A reporter is a callable; nothing below the CLI prints."""
+"""Events as frozen values. A reporter is a callable that receives them; nothing below the CLI prints."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from pathlib import Path
 
 @dataclass(frozen=True)
 class Event:
-    """Something that happened. As text, it is a sentence for people."""
+    """Something that happened. Its text is a message for the user."""
 
 
 @dataclass(frozen=True)
@@ -38,15 +38,15 @@ class Hashing(Event):
 
 @dataclass(frozen=True)
 class BundleOpened(Event):
-    """A bundle is unpacked, and made with these settings."""
+    """A bundle was unpacked; it is rendered with these settings."""
 
     bundle: Path
     board: Path
-    """Its board, where it was unpacked to."""
+    """The path of its unpacked board."""
     engine: str
-    """With the settings that change frames, as `svi, float32, vae whole`."""
+    """Including the settings that change frames: `svi, float32, vae whole`."""
     packed: str
-    """The same as it was packed."""
+    """The same when it was packed."""
 
     def __str__(self) -> str:
         other = "" if self.engine == self.packed else f", not as it was packed: {self.packed}"
@@ -55,7 +55,7 @@ class BundleOpened(Event):
 
 @dataclass(frozen=True)
 class RunStarted(Event):
-    """All the work is known, and starts."""
+    """The work of the run is known and starts."""
 
     boards: int
     segments: int
@@ -66,7 +66,7 @@ class RunStarted(Event):
 
 @dataclass(frozen=True)
 class BoardRefused(Event):
-    """A board that cannot be rendered; nothing of it was started."""
+    """A board cannot be rendered; nothing of it was started."""
 
     board: Path
     problems: tuple[str, ...]
@@ -99,7 +99,7 @@ class BoardStarted(Event):
     to_render: int
 
     def __str__(self) -> str:
-        return f"{self.board}: {self.to_render} of {self.segments} segments to make ({self.clips} clips)"
+        return f"{self.board}: {self.to_render} of {self.segments} segments to render ({self.clips} clips)"
 
 
 @dataclass(frozen=True)
@@ -112,29 +112,29 @@ class SegmentEvent(Event):
 
     @property
     def where(self) -> str:
-        """The segment's name for people."""
+        """The segment's name in messages."""
         return f"{self.board}: {self.clip}/{self.segment}"
 
 
 @dataclass(frozen=True)
 class SegmentReused(SegmentEvent):
-    """A segment was made already."""
+    """A segment was cached."""
 
     key: str
 
     def __str__(self) -> str:
-        return f"{self.where}: made already"
+        return f"{self.where}: cached"
 
 
 @dataclass(frozen=True)
 class SegmentStarted(SegmentEvent):
-    """A segment's making starts."""
+    """The rendering of a segment starts."""
 
     key: str
     frames: int
 
     def __str__(self) -> str:
-        return f"{self.where}: making {self.frames} frames"
+        return f"{self.where}: rendering {self.frames} frames"
 
 
 @dataclass(frozen=True)
@@ -150,11 +150,11 @@ class StepDone(SegmentEvent):
 
 @dataclass(frozen=True)
 class PhaseDone(SegmentEvent):
-    """One model has done its part of a segment's sampling."""
+    """One model has finished its part of a segment's sampling."""
 
     model: str
     steps: int
-    """Taken now; 0 where they had been taken before."""
+    """Taken in this run; 0 when an earlier run took them."""
     seconds: float
 
     def __str__(self) -> str:
@@ -163,14 +163,14 @@ class PhaseDone(SegmentEvent):
 
 @dataclass(frozen=True)
 class EngineSettled(Event):
-    """An engine has decided how it works on this machine; told again when memory makes it change that."""
+    """An engine has chosen its settings for this machine; sent again when it changes the memory mode."""
 
     engine: str
     device: str
     dtype: str
     attention: str
     rung: str
-    """Of memory."""
+    """The memory mode."""
 
     def __str__(self) -> str:
         return f"{self.engine}: {self.dtype} on {self.device}, --memory {self.rung}, {self.attention}"
@@ -178,7 +178,7 @@ class EngineSettled(Event):
 
 @dataclass(frozen=True)
 class WorkerStarted(Event):
-    """A process of a cluster is there to make segments."""
+    """A process of a cluster is ready to render segments."""
 
     worker: int
     host: str
@@ -191,11 +191,11 @@ class WorkerStarted(Event):
 
 @dataclass(frozen=True)
 class WorkerLost(Event):
-    """A process of a cluster died, or cannot work; what it had not finished goes to others."""
+    """A process of a cluster died or cannot work; others take over its unfinished segments."""
 
     worker: int
     host: str
-    """Empty when it never came up."""
+    """Empty when it never started."""
     reason: str
 
     def __str__(self) -> str:
@@ -205,18 +205,18 @@ class WorkerLost(Event):
 
 @dataclass(frozen=True)
 class ChainGiven(SegmentEvent):
-    """A worker got segments to make, each of which continues from the one before; this is the first."""
+    """A worker was assigned segments of one chain; this is the first."""
 
     worker: int
     segments: int
 
     def __str__(self) -> str:
-        return f"{self.where}: {self.segments} segments given to worker {self.worker}"
+        return f"{self.where}: {self.segments} segments assigned to worker {self.worker}"
 
 
 @dataclass(frozen=True)
 class ModelLoaded(Event):
-    """A model was read from its files, into the memory where it works or waits."""
+    """A model was read from its files into device memory or RAM."""
 
     model: str
     bytes: int
@@ -228,7 +228,7 @@ class ModelLoaded(Event):
 
 @dataclass(frozen=True)
 class ModelMoved(Event):
-    """A model was brought to the device from RAM, in the place of another."""
+    """A model was moved from RAM to the device, replacing another."""
 
     model: str
     bytes: int
@@ -240,7 +240,7 @@ class ModelMoved(Event):
 
 @dataclass(frozen=True)
 class FramesDone(SegmentEvent):
-    """Some of a segment's frames are decoded and written."""
+    """Some of a segment's frames were decoded and written."""
 
     done: int
     frames: int
@@ -257,7 +257,7 @@ class SegmentDone(SegmentEvent):
     seconds: float
     sampling: float
     decoding: float
-    """Seconds, too."""
+    """Seconds."""
 
     def __str__(self) -> str:
         return f"{self.where}: done in {self.seconds:.1f} s"
@@ -280,10 +280,10 @@ class PieceDone(Event):
 
     board: Path
     clip: str
-    """The clip it belongs to, or the card it is."""
+    """Its clip, or the card that it is."""
     frames: int
     seconds: float
-    """Spent on it."""
+    """Time spent."""
 
     def __str__(self) -> str:
         return f"{self.board}: {self.clip}: {self.frames} frames encoded in {self.seconds:.1f} s"
@@ -297,7 +297,7 @@ class SoundDone(Event):
     length: float
     """Seconds of sound."""
     seconds: float
-    """Spent on it."""
+    """Time spent."""
 
     def __str__(self) -> str:
         return f"{self.board}: {self.length:.1f} s of sound mixed in {self.seconds:.1f} s"
@@ -305,19 +305,19 @@ class SoundDone(Event):
 
 @dataclass(frozen=True)
 class PreviewDone(Event):
-    """The film of what exists so far was refreshed."""
+    """The preview film of the finished clips was updated."""
 
     board: Path
     preview: Path
     frames: int
 
     def __str__(self) -> str:
-        return f"{self.preview}: what exists so far: {self.frames} frames"
+        return f"{self.preview}: preview of the finished clips: {self.frames} frames"
 
 
 @dataclass(frozen=True)
 class FilmDone(Event):
-    """The film is complete, counted and in place."""
+    """The film is complete, verified and in place."""
 
     board: Path
     film: Path
@@ -325,7 +325,7 @@ class FilmDone(Event):
     seconds: float
     """Length of the film."""
     made: bool
-    """False when an up-to-date film was there already."""
+    """False when the film was already up to date."""
 
     def __str__(self) -> str:
         state = "done" if self.made else "up to date"
@@ -334,7 +334,7 @@ class FilmDone(Event):
 
 @dataclass(frozen=True)
 class BoardDelayed(Event):
-    """A board failed by what may pass by itself; it is tried again after all others."""
+    """A board failed with a transient error; it is tried again after all others."""
 
     board: Path
     message: str
@@ -345,12 +345,12 @@ class BoardDelayed(Event):
 
 @dataclass(frozen=True)
 class MediaDone(Event):
-    """A file that an editor opens is in place."""
+    """A media file for an editor is in place."""
 
     board: Path
     media: Path
     made: bool
-    """False: it was there already, made from the same frames."""
+    """False when it already existed, made from the same frames."""
 
     def __str__(self) -> str:
         return f"{self.media}: {'written' if self.made else 'up to date'}"

@@ -1,4 +1,4 @@
-"""Fields of the YAML files that people write: what their values may be, and how messages show them."""
+"""Types of the values in a storyboard, and how messages quote them."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 
 class Part(BaseModel):
-    """A mapping with known fields only, of the declared types, never changed."""
+    """A mapping with known fields only, of the declared types; frozen."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)
 
@@ -25,61 +25,48 @@ class Part(BaseModel):
 Loc = tuple[str | int, ...]
 """A place inside a board: `("clips", 3, "frames")`."""
 
-_SHOWN = 60
+_MOST_CHARACTERS = 60
 _LONGEST_TYPO = 64
 _SURROGATE = re.compile("[\ud800-\udfff]")
-_UNFIT = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\ud800-\udfff]")
-_UNFIT_IN_LINE = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]")
+_FORBIDDEN = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\ud800-\udfff]")
+_FORBIDDEN_IN_LINE = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]")
 _SIMPLE_KEY = re.compile(r"[\w<>-]{1,64}")
 
 
-def shown(value: object) -> str:
-    """A value for a message: short, on one line, nothing in it that steers a terminal."""
-    for kind, say in _SAID:
-        if isinstance(value, kind):
-            return say(value)
-    return _escaped(str(value))[:_SHOWN]
-
-
-def _shown_int(value: int) -> str:
-    if abs(value) < 10**24:
-        return str(value)
-    return f"a number of {int(abs(value).bit_length() * 0.30103) + 1} digits"
-
-
-def _shown_text(value: str) -> str:
-    short = value if len(value) <= _SHOWN else value[: _SHOWN - 1] + "…"
-    return _escaped(json.dumps(short, ensure_ascii=False))
-
-
-_SAID: tuple[tuple[type, Callable[[Any], str]], ...] = (
-    (bool, lambda value: "true" if value else "false"),
-    (int, _shown_int),
-    (float, repr),
-    (str, _shown_text),
-    (dict, lambda _: "a mapping"),
-    (list, lambda _: "a list"),
-)
+def format_value(value: object) -> str:
+    """A value for a message: short, on one line, and without terminal control characters."""
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    if isinstance(value, int) and abs(value) >= 10**24:
+        return f"a number of {int(abs(value).bit_length() * 0.30103) + 1} digits"
+    if isinstance(value, int | float):
+        return repr(value)
+    if isinstance(value, str):
+        short = value if len(value) <= _MOST_CHARACTERS else value[: _MOST_CHARACTERS - 1] + "…"
+        return _escaped(json.dumps(short, ensure_ascii=False))
+    if isinstance(value, dict | list):
+        return "a mapping" if isinstance(value, dict) else "a list"
+    return _escaped(str(value))[:_MOST_CHARACTERS]
 
 
 def _escaped(text: str) -> str:
     return "".join(c if c.isprintable() else f"\\u{ord(c):04x}" for c in text)
 
 
-def spelled(loc: Loc) -> str:
-    """A place as an author reads it: `clips[3].frames`."""
+def format_path(loc: Loc) -> str:
+    """A place as text: `clips[3].frames`."""
     parts: list[str] = []
     for step in loc:
         if isinstance(step, int):
             parts.append(f"[{step}]")
         else:
-            name = step if _SIMPLE_KEY.fullmatch(step) else shown(step)
+            name = step if _SIMPLE_KEY.fullmatch(step) else format_value(step)
             parts.append(f".{name}" if parts else name)
     return "".join(parts)
 
 
 def nearest(word: str, choices: Iterable[str]) -> str:
-    """The choice that a mistyped word probably means; empty when none is near."""
+    """The choice that a mistyped word probably means; empty when none is close."""
     if len(word) > _LONGEST_TYPO:
         return ""
     found = difflib.get_close_matches(word.lower(), list(choices), cutoff=0.66)
@@ -87,26 +74,26 @@ def nearest(word: str, choices: Iterable[str]) -> str:
 
 
 def joined_surrogates(text: str) -> str:
-    """Text with each pair of surrogates (JSON's `\\ud83d\\ude00`) made the one character it stands for."""
+    """Text with each pair of surrogates (JSON's `\\ud83d\\ude00`) replaced by its character."""
     if not _SURROGATE.search(text):
         return text
     return text.encode("utf-16", "surrogatepass").decode("utf-16", "surrogatepass")
 
 
-def unfit(text: str, *, one_line: bool = False) -> str:
-    """What text may not hold: control characters and half characters. Empty when it holds none."""
-    match = (_UNFIT_IN_LINE if one_line else _UNFIT).search(text)
+def text_problem(text: str, *, one_line: bool = False) -> str:
+    """Why text cannot be used: it contains a control character or half a surrogate pair. Else empty."""
+    match = (_FORBIDDEN_IN_LINE if one_line else _FORBIDDEN).search(text)
     if match is None:
         return ""
     code = ord(match.group())
     kind = "a line break" if match.group() in "\n\r\u2028\u2029" else "a control character"
     if _SURROGATE.match(match.group()):
-        kind = "half a character"
-    return f"holds {kind} (U+{code:04X}); remove it"
+        kind = "an unpaired surrogate"
+    return f"contains {kind} (U+{code:04X}); remove it"
 
 
 def blank(text: str) -> bool:
-    """Whether nobody could see anything in it."""
+    """Whether it has no visible character."""
     return not any(c.isprintable() and not c.isspace() for c in text)
 
 
@@ -116,7 +103,7 @@ LONGEST = Fraction(3600)
 
 _BROADCAST = tuple(Fraction(1000 * whole, 1001) for whole in (24, 30, 48, 60, 120, 240))
 _ROUNDED = Fraction(1, 100)
-"""Decimals this near to a rate over 1001 mean it: 23.976, 23.98 and 23.97 are all 24000/1001."""
+"""A decimal this close to a broadcast rate is that rate, rounded: 23.976, 23.98 and 23.97 are 24000/1001."""
 
 _FPS = re.compile(r"([0-9]{1,9})/([0-9]{1,9})")
 _DURATION = re.compile(r"(-?[0-9]{1,9}(?:\.[0-9]{1,9})?) ?(ms|s|m|h)")
@@ -124,12 +111,12 @@ _UNITS = {"ms": Fraction(1, 1000), "s": Fraction(1), "m": Fraction(60), "h": Fra
 
 
 def wrong(what: str) -> PydanticCustomError:
-    """A refusal whose words reach the author as they are."""
+    """An error whose message reaches the author unchanged."""
     return PydanticCustomError("wrong", "{what}", {"what": what})
 
 
 def is_number(value: object) -> bool:
-    """Whether a value is written as a number: true is none, nor are NaN and the infinities."""
+    """Whether a value is a finite number, and not a bool."""
     return type(value) in (int, float) and math.isfinite(value)  # type: ignore[arg-type]  # narrowed by type()
 
 
@@ -143,10 +130,12 @@ def frame_rate(value: object) -> Fraction:
     rate = _written_rate(value)
     low, high = FPS_RANGE
     if not low <= rate <= high:
-        raise wrong(f"{shown(value)} is not between {low} and {high} frames per second; 15 is what SVI knows")
+        raise wrong(
+            f"{format_value(value)} is not from {low} to {high} frames per second; use a rate in between"
+        )
     if max(rate.numerator, rate.denominator) > _FPS_PARTS:
         plain = rate.limit_denominator(1001)
-        raise wrong(f"{shown(value)} is finer than a video can say; use {plain}")
+        raise wrong(f"{format_value(value)} is finer than a video file can store; use {plain}")
     return rate
 
 
@@ -154,18 +143,18 @@ def _written_rate(value: object) -> Fraction:
     if isinstance(value, Fraction):
         return value
     if isinstance(value, int | float) and is_number(value):
-        return _unrounded(value)
+        return _checked_rate(value)
     match = _FPS.fullmatch(value) if isinstance(value, str) else None
     if match is None or int(match[2]) == 0:
-        raise wrong(f"{shown(value)} is not a frame rate; write 15, or a fraction, as 24000/1001")
+        raise wrong(f"{format_value(value)} is not a frame rate; write 15, or a fraction, as 24000/1001")
     return Fraction(int(match[1]), int(match[2]))
 
 
-def _unrounded(value: float) -> Fraction:
+def _checked_rate(value: float) -> Fraction:
     rate = exactly(value)
     meant = next((known for known in _BROADCAST if abs(rate - known) < _ROUNDED), None)
     if meant:
-        raise wrong(f"{shown(value)} is a rounded frame rate, and the film would drift; use {meant}")
+        raise wrong(f"{format_value(value)} is a rounded frame rate, and the film would drift; use {meant}")
     return rate
 
 
@@ -173,17 +162,17 @@ def duration(value: object) -> Fraction:
     """Seconds from 2.5, "2.5s", "400ms", "2m", "1h" or a Fraction: more than 0, at most an hour."""
     seconds = _written_duration(value)
     if seconds <= 0:
-        raise wrong(f"{shown(value)} is not more than 0; write seconds, as 5s or 0.5s")
+        raise wrong(f"{format_value(value)} is not more than 0; write seconds, as 5s or 0.5s")
     if seconds > LONGEST:
-        raise wrong(f"{shown(value)} is longer than an hour; write 1h or less")
+        raise wrong(f"{format_value(value)} is longer than an hour; write 1h or less")
     return seconds
 
 
-def wait(value: object) -> Fraction:
-    """Seconds as in a duration; 0 too."""
+def delay(value: object) -> Fraction:
+    """Seconds as in a duration, or 0."""
     seconds = _written_duration(value)
     if seconds < 0:
-        raise wrong(f"{shown(value)} is less than 0; write seconds, as 0.5s, or 0")
+        raise wrong(f"{format_value(value)} is less than 0; write seconds, as 0.5s, or 0")
     return Fraction(0) if seconds == 0 else duration(value)
 
 
@@ -194,46 +183,46 @@ def _written_duration(value: object) -> Fraction:
         return exactly(value)
     match = _DURATION.fullmatch(value) if isinstance(value, str) else None
     if match is None:
-        raise wrong(f"{shown(value)} is not a duration; write seconds, as 5s or 2.5s")
+        raise wrong(f"{format_value(value)} is not a duration; write seconds, as 5s or 2.5s")
     return Fraction(match[1]) * _UNITS[match[2]]
 
 
 LONGEST_TEXT = 10_000
-"""Characters. The text encoder reads 512 tokens; a stranger's board must not fill the memory."""
+"""Characters. The text encoder reads 512 tokens; a board from a third party must not fill the memory."""
 
 
-def _words(value: str) -> str:
+def _text(value: str) -> str:
     if len(value) > LONGEST_TEXT:
-        raise wrong(f"holds {len(value)} characters, more than {LONGEST_TEXT}; the model reads about 2,000")
-    found = unfit(value)
+        raise wrong(f"has {len(value)} characters, more than {LONGEST_TEXT}; the model reads about 2,000")
+    found = text_problem(value)
     if found:
         raise wrong(found)
     return value
 
 
 def short_text(most: int) -> Callable[[str], str]:
-    """A check for texts that are seen on the picture: not blank, and at most so many characters."""
+    """A validator for text on the picture: not blank, and at most `most` characters."""
 
     def check(value: str) -> str:
         if blank(value):
-            raise wrong(f"{shown(value)} is blank; write something, or remove the line")
+            raise wrong(f"{format_value(value)} is blank; write something, or remove the line")
         if len(value) > most:
-            raise wrong(f"holds {len(value)} characters, more than the {most} that can be read; shorten it")
+            raise wrong(f"has {len(value)} characters, more than {most}; shorten it")
         return value
 
     return check
 
 
-def _visible(value: str) -> str:
+def _prompt(value: str) -> str:
     if blank(value):
-        raise wrong(f"{shown(value)} is blank; describe what is seen")
-    return _words(value)
+        raise wrong(f"{format_value(value)} is blank; describe what is seen")
+    return _text(value)
 
 
 def _one_line(value: str) -> str:
     if blank(value):
-        raise wrong(f"{shown(value)} is blank; write something, or remove the line")
-    found = unfit(value, one_line=True)
+        raise wrong(f"{format_value(value)} is blank; write something, or remove the line")
+    found = text_problem(value, one_line=True)
     if found:
         raise wrong(found)
     return value
@@ -259,16 +248,16 @@ Duration = Annotated[
         {"type": "string", "pattern": f"^{_DURATION.pattern.replace('-?', '')}$"},
     ),
 ]
-Wait = Annotated[
+Delay = Annotated[
     Fraction,
-    PlainValidator(wait),
+    PlainValidator(delay),
     _either(
         {"type": "number", "minimum": 0, "maximum": int(LONGEST)},
         {"type": "string", "pattern": f"^{_DURATION.pattern.replace('-?', '')}$"},
     ),
 ]
 PassFrames = Annotated[int, Field(ge=5, le=1025)]
-Text = Annotated[str, AfterValidator(_words)]
-Prompt = Annotated[str, AfterValidator(_visible), WithJsonSchema({"type": "string", "pattern": r"\S"})]
+Text = Annotated[str, AfterValidator(_text)]
+Prompt = Annotated[str, AfterValidator(_prompt), WithJsonSchema({"type": "string", "pattern": r"\S"})]
 Line = Annotated[str, AfterValidator(_one_line), WithJsonSchema({"type": "string", "pattern": r"^.*\S.*$"})]
 Seed = Annotated[int, Field(ge=0, le=2**63 - 1)]

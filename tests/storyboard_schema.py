@@ -5,11 +5,9 @@ from __future__ import annotations
 import re
 from typing import TYPE_CHECKING, Any
 
-from svi_story.enginespec.sampling import WrittenScale
-from svi_story.storyboard.cutting import Card, CutSettings, Music, Sound
-from svi_story.storyboard.lints import LintSettings
-from svi_story.storyboard.schema import Clip, EngineSettings, Storyboard, json_schema
-from svi_story.storyboard.transitions import Dip, Fade
+from svi_story.enginespec.sampling import GuidanceSettings
+from svi_story.storyboard.cut_schema import CardSettings, CutSettings, Dip, Fade, MusicSettings, SoundSettings
+from svi_story.storyboard.schema import Clip, EngineSettings, LintSettings, Storyboard, json_schema
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -18,13 +16,13 @@ PARTS = (
     Storyboard,
     EngineSettings,
     Clip,
-    WrittenScale,
+    GuidanceSettings,
     Fade,
     Dip,
     CutSettings,
-    Card,
-    Music,
-    Sound,
+    CardSettings,
+    MusicSettings,
+    SoundSettings,
     LintSettings,
 )
 SCHEMA = json_schema()

@@ -12,7 +12,7 @@ from svi_story.engines.animatic import AnimaticIdentity
 from svi_story.plan.fingerprints import Fingerprints
 from svi_story.plan.keys import canonical, key_of, with_keys
 from svi_story.plan.model import Anchor
-from svi_story.plan.shots import plan_film
+from svi_story.plan.resolve import plan_film
 from svi_story.storyboard.source import load
 
 if TYPE_CHECKING:

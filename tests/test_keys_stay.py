@@ -15,7 +15,7 @@ from svi_story.engines.svi.identity import SviIdentity
 from svi_story.plan.fingerprints import Fingerprints
 from svi_story.plan.keys import with_keys
 from svi_story.plan.model import Anchor, Recording
-from svi_story.plan.shots import plan_film
+from svi_story.plan.resolve import plan_film
 from svi_story.render.record import read_record
 from svi_story.render.record import versions as frame_versions
 from svi_story.storyboard.source import load

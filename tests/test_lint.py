@@ -13,11 +13,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from svi_story.plan import lint_film, lint_model
 from svi_story.plan.fingerprints import Fingerprints
-from svi_story.plan.lint_model import amount
-from svi_story.plan.shots import plan_film
-from svi_story.storyboard.lints import LintName
+from svi_story.plan.lint import FILM_CHECKS, MODEL_CHECKS, count_words
+from svi_story.plan.resolve import plan_film
+from svi_story.storyboard.schema import LintName
 from svi_story.storyboard.source import load
 
 if TYPE_CHECKING:
@@ -155,7 +154,7 @@ def test_what_is_warned_of(
 
 def test_every_name_is_found_in_these_tests_and_has_a_check() -> None:
     names = set(get_args(LintName))
-    assert names == set(lint_film.CHECKS) | set(lint_model.CHECKS)
+    assert names == set(FILM_CHECKS) | set(MODEL_CHECKS)
     voices = {"overlapping-voices", "voice-cut-off"}
     assert {name for _, expected in CASES for name, _ in expected} | voices == names
 
@@ -281,7 +280,7 @@ def test_a_stranger_s_words_stay_words(write_board: Write, svi_story: Run) -> No
 
 @given(st.text())
 def test_counting_words_takes_any_text(text: str) -> None:
-    assert 0 <= amount(text) <= len(text)
+    assert 0 <= count_words(text) <= len(text)
 
 
 @pytest.mark.parametrize(
@@ -289,7 +288,7 @@ def test_counting_words_takes_any_text(text: str) -> None:
     [("", 0), ("A cat sits.", 3), ("a - b", 2), ("雨が降る", 2), ("बिल्ली खिड़की पर बैठी है", 5), ("😀 😀", 0)],
 )
 def test_counting_words(text: str, count: int) -> None:
-    assert amount(text) == count
+    assert count_words(text) == count
 
 
 def test_every_name_is_in_the_reference_page() -> None:

@@ -15,7 +15,7 @@ from svi_story.enginespec.sampling import Guidance
 from svi_story.errors import InputError
 from svi_story.plan.fingerprints import Fingerprints
 from svi_story.plan.model import Card, Cut, Music, Recording, Size, Sound
-from svi_story.plan.shots import plan_film
+from svi_story.plan.resolve import plan_film
 from svi_story.storyboard.source import load
 
 if TYPE_CHECKING:
@@ -123,7 +123,10 @@ PRO = {"variant": "2.0-pro", "motion_latents": 2, "max_frames": 33}
     [
         ({"engine": PRO | {"max_frames": 9}}, "engine.max_frames: 9 is too few"),
         ({"engine": PRO, "clips": [clip(), clip(frames=9)]}, "clips[1].frames: 9 is too few"),
-        ({"engine": PRO, "clips": [clip(frames=5), clip()]}, "clips[0]: makes 5 frames, too few to carry"),
+        (
+            {"engine": PRO, "clips": [clip(frames=5), clip()]},
+            "clips[0]: its last pass has 5 frames, too few",
+        ),
         ({"clips": [clip(seed=1), clip(seed=1)]}, "clips[1].seed: seed 1 is used by clip clip-01"),
         ({"clips": [clip(duration="2s"), clip(seed=1)]}, "clips[1].seed: seed 1 is used by clip clip-01"),
         ({"seed": 2**63 - 1}, "clips[1].seed: the clip's seeds reach"),

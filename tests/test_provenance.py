@@ -20,10 +20,10 @@ from svi_story.cache.entry import Entry
 from svi_story.cut.extras import Chapter, Cue
 from svi_story.cut.xmp import IPTC, OWN, TRAINED, XMP
 from svi_story.enginespec import EngineOptions
-from svi_story.plan.described import described_film
+from svi_story.plan.description import describe_film
 from svi_story.plan.fingerprints import Fingerprints
 from svi_story.plan.keys import with_keys
-from svi_story.plan.shots import plan_film
+from svi_story.plan.resolve import plan_film
 from svi_story.render.jobs import Job, Place
 from svi_story.render.metadata import extras_of
 from svi_story.render.record import is_up_to_date, read_record, write_record
@@ -246,7 +246,7 @@ def test_the_record_tells_who_made_what(write_board: Write, tmp_path: Path) -> N
     ]
     read = read_record(job.place.film)
     assert read is not None
-    assert read.made == described_film(job.plan)
+    assert read.made == describe_film(job.plan)
     assert is_up_to_date(job.place.film, "recipe")
 
 

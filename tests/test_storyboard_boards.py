@@ -8,12 +8,11 @@ from pathlib import Path
 
 import pytest
 
-from svi_story.enginespec.sampling import WrittenScale
+from svi_story.enginespec.sampling import GuidanceSettings
 from svi_story.errors import InputError
-from svi_story.storyboard.cutting import Card, CutSettings, Music, Sound
+from svi_story.storyboard.cut_schema import CardSettings, CutSettings, Dip, Fade, MusicSettings, SoundSettings
 from svi_story.storyboard.schema import NOT_YET, Resolution
 from svi_story.storyboard.source import load
-from svi_story.storyboard.transitions import Dip, Fade
 
 BOARDS = Path(__file__).parent / "boards"
 BAD = sorted(path.name for path in BOARDS.glob("bad-*.yaml"))
@@ -79,19 +78,19 @@ def test_every_field_reaches_the_model() -> None:
     assert story.lint.ignore == ("short-prompt", "long-pass")
     engine = story.engine
     assert (engine.name, engine.variant, engine.preset, engine.steps) == ("animatic", "2.0", "draft", 6)
-    assert (engine.guidance, engine.shift, engine.boundary) == (WrittenScale(high=4.0, low=3.5), 8.0, 0.9)
+    assert (engine.guidance, engine.shift, engine.boundary) == (GuidanceSettings(high=4.0, low=3.5), 8.0, 0.9)
     assert (engine.motion_latents, engine.max_frames) == (2, 121)
     assert type(engine.shift) is float  # so that 8 and 8.0 make one key
     window, jump, street, home, end = story.clips
     assert (window.id, window.seed, window.duration) == ("window", 0, Fraction(5))
     assert window.prompt == "A tabby cat sits by the window, its tail flicking."
-    assert window.guidance == WrittenScale(high=6.0, low=6.0)
+    assert window.guidance == GuidanceSettings(high=6.0, low=6.0)
     assert (jump.frames, jump.transition) == (121, "continue")
     assert window.caption == "It has been raining since Tuesday."
-    assert window.voice == Sound(path="sounds/voice.wav")
+    assert window.voice == SoundSettings(path="sounds/voice.wav")
     assert jump.sounds == (
-        Sound(path="sounds/voice.wav"),
-        Sound(
+        SoundSettings(path="sounds/voice.wav"),
+        SoundSettings(
             path="sounds/voice.wav",
             volume=0.5,
             start=Fraction(1, 2),
@@ -108,12 +107,12 @@ def test_every_field_reaches_the_model() -> None:
 
 def _every_field_of_the_cut(cut: CutSettings) -> None:
     second = Fraction(1)
-    assert cut.audio == Music(
+    assert cut.audio == MusicSettings(
         path="sounds/voice.wav", volume=0.8, fade_in=second, fade_out=2 * second, loop=False, duck=0.25
     )
     assert (cut.captions, cut.codec, cut.crf, cut.preset) == ("both", "av1", 4, 8)
-    assert cut.title_card == Card(text="Your cat\nis still your cat\n", duration=Fraction(5, 2))
-    assert cut.end_card == Card(text="The end", duration=Fraction(2))
+    assert cut.title_card == CardSettings(text="Your cat\nis still your cat\n", duration=Fraction(5, 2))
+    assert cut.end_card == CardSettings(text="The end", duration=Fraction(2))
     assert (cut.fade_in, cut.fade_out, cut.fps) == (second / 2, second, Fraction(30))
 
 

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from svi_story.errors import InputError
 from svi_story.events import Event, Warned
-from svi_story.fields import blank, unfit
+from svi_story.fields import blank, text_problem
 from svi_story.storyboard.importers import board_from_prompts, read_prompts, title_for, write_board
 from svi_story.storyboard.schema import MODELINE
 from svi_story.storyboard.source import load
@@ -56,8 +56,8 @@ def test_lists_of_texts_are_read(text: str, prompts: tuple[str, ...]) -> None:
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("", ': holds no list of prompts; write prompts = ["...", "..."]'),
-        ("# nothing\n", ': holds no list of prompts; write prompts = ["...", "..."]'),
+        ("", ': has no list of prompts; write prompts = ["...", "..."]'),
+        ("# nothing\n", ': has no list of prompts; write prompts = ["...", "..."]'),
         ("prompts = []", ':1: the list of prompts is empty; write prompts = ["...", "..."]'),
         ("\nprompts = list('a')", ':2: `list` is not a list; write prompts = ["...", "..."]'),
         ('["one"]]\n\n', ":1: `]` after the list; remove it"),
@@ -66,35 +66,47 @@ def test_lists_of_texts_are_read(text: str, prompts: tuple[str, ...]) -> None:
         ('["one",\n 2]', ':2: `2` is not text in quotes; write prompts = ["...", "..."]'),
         ('["one",,]', ':1: `,` is not text in quotes; write prompts = ["...", "..."]'),
         ('["one", ["two"]]', ':1: `[` is not text in quotes; write prompts = ["...", "..."]'),
-        ('["one", ("two", "three")]', ":1: a list inside of the list; write every prompt as one text"),
-        ('["one" + "two"]', ":1: `+` stands where a comma or the end must be; write prompts = ["),
+        ('["one", ("two", "three")]', ":1: a list inside the list; write every prompt as one text"),
+        ('["one" + "two"]', ":1: `+` in place of a comma or the end of the list; write prompts = ["),
         ('["one"] * 3', ":1: `*` after the list; remove it"),
-        ('["one"]\n["two"]', ":2: a second list of prompts, after the one in line 1; keep one"),
-        ('["one"]\nprompts.append("two")', ":2: is not a list of prompts, and code is never run; write pro"),
-        ('import os\nprompts = ["one"]', ":1: is not a list of prompts, and code is never run; write pro"),
-        ('prompts += ["one"]', ":1: is not a list of prompts, and code is never run; write prompts"),
-        ("A cat sits by the window.\n", ":1: is not a list of prompts, and code is never run; write prompts"),
-        ('[f"a {b}"]', ":1: f before a quote makes it more than text; remove the f"),
-        ('["one",\nb"two"]', ":2: b before a quote makes it more than text; remove the b"),
+        ('["one"]\n["two"]', ":2: a second list of prompts, after the one on line 1; keep one"),
+        (
+            '["one"]\nprompts.append("two")',
+            ":2: is not a list of prompts, and code is never executed; write pro",
+        ),
+        (
+            'import os\nprompts = ["one"]',
+            ":1: is not a list of prompts, and code is never executed; write pro",
+        ),
+        ('prompts += ["one"]', ":1: is not a list of prompts, and code is never executed; write prompts"),
+        (
+            "A cat sits by the window.\n",
+            ":1: is not a list of prompts, and code is never executed; write prompts",
+        ),
+        ('[f"a {b}"]', ":1: f before a quote makes it more than a plain text; remove the f"),
+        ('["one",\nb"two"]', ":2: b before a quote makes it more than a plain text; remove the b"),
         ('["one', ":1: a quote that is never closed; write prompts"),
         ('["""one', ":1: a quote that is never closed; write prompts"),
         ('["one",', ":1: the list that starts here is never closed; write prompts"),
         ("[“one”]", ":1: `“` is not text in quotes; write prompts"),
-        ('["\\x4"]', ":1: an escape with a backslash that Python does not know; write \\\\ for a backslash"),
+        ('["\\x4"]', ":1: an escape with a backslash that Python does not have; write \\\\ for a backslash"),
         (
             '["\\N{no such}"]',
-            ":1: an escape with a backslash that Python does not know; write \\\\ for a back",
+            ":1: an escape with a backslash that Python does not have; write \\\\ for a back",
         ),
         (
             '["one",\n " ",\n ""]',
             ':2: prompt " " is blank; describe what is seen\nprompt.txt:3: prompt "" is',
         ),
-        ('["a\\x1b[2J"]', ":1: holds a control character (U+001B); remove it"),
-        ('["a\\ud83d"]', ":1: holds half a character (U+D83D); remove it"),
-        (b'["a\x00"]', ":1: an invisible character (U+0000) that a text file may not hold; remove it"),
+        ('["a\\x1b[2J"]', ":1: contains a control character (U+001B); remove it"),
+        ('["a\\ud83d"]', ":1: contains an unpaired surrogate (U+D83D); remove it"),
+        (b'["a\x00"]', ":1: an invisible character (U+0000) is not allowed here; remove it"),
         (b'["one",\n "M\xe4dchen"]', ":2: is not UTF-8 (byte 0xE4); save it as UTF-8"),
         ('["one"]'.encode("utf-16"), ": is UTF-16 or UTF-32; save it as UTF-8"),
-        ("if 1:\n    a = 1\n  b = 2\n", ":1: is not a list of prompts, and code is never run; write prompts"),
+        (
+            "if 1:\n    a = 1\n  b = 2\n",
+            ":1: is not a list of prompts, and code is never executed; write prompts",
+        ),
     ],
 )
 def test_anything_else_is_refused_by_line(text: str | bytes, message: str) -> None:
@@ -182,7 +194,7 @@ def test_any_signs(signs: list[str]) -> None:
 
 
 fit_texts = st.text(st.characters(codec="utf-8"), min_size=1).filter(
-    lambda text: not blank(text) and not unfit(text)
+    lambda text: not blank(text) and not text_problem(text)
 )
 
 
@@ -194,7 +206,7 @@ fit_texts = st.text(st.characters(codec="utf-8"), min_size=1).filter(
     "b",
 )
 def test_every_prompt_comes_through_exactly(prompts: list[str], reference: str, title: str) -> None:
-    name = "".join(c for c in reference if not unfit(c, one_line=True))[:50].replace("/", "_")
+    name = "".join(c for c in reference if not text_problem(c, one_line=True))[:50].replace("/", "_")
     if name in ("", ".", "..") or len(name.encode()) > 200 or blank(name):
         name = "anchor.png"
     Path(name).write_bytes(b"")
@@ -202,7 +214,7 @@ def test_every_prompt_comes_through_exactly(prompts: list[str], reference: str, 
     story = load(Path("board.yaml")).story
     assert [clip.prompt for clip in story.clips] == prompts
     assert story.reference == name
-    assert story.title == (None if unfit(title, one_line=True) else title)
+    assert story.title == (None if text_problem(title, one_line=True) else title)
 
 
 def test_an_imported_board_is_pleasant_to_read() -> None:
@@ -231,7 +243,9 @@ def test_a_board_is_written_once_and_whole(monkeypatch: pytest.MonkeyPatch) -> N
     assert path.read_text("utf-8") == "version: 1\n"
     with pytest.raises(InputError, match=r"boards/sea\.yaml: exists already"):
         write_board(path, "other")
-    with pytest.raises(InputError, match=r"sea\.txt: is not a board's name; end it in \.yaml, as sea\.yaml"):
+    with pytest.raises(
+        InputError, match=r"sea\.txt: is not a name for a board; end it in \.yaml, as sea\.yaml"
+    ):
         write_board(Path("boards/sea.txt"), "other")
     with pytest.raises(InputError, match="cannot be written"):
         write_board(path / "below.yaml", "other")
@@ -247,7 +261,7 @@ def test_a_board_is_written_once_and_whole(monkeypatch: pytest.MonkeyPatch) -> N
 
 @pytest.mark.parametrize("name", ["sea", ".", "boards/.yaml", "sea.yaml.txt", "sea.json"])
 def test_a_board_is_named_as_one(name: str) -> None:
-    with pytest.raises(InputError, match=r"is not a board's name; end it in \.yaml, as \S+\.yaml"):
+    with pytest.raises(InputError, match=r"is not a name for a board; end it in \.yaml, as \S+\.yaml"):
         write_board(Path(name), "version: 1\n")
 
 

@@ -11,15 +11,15 @@ import pytest
 from pydantic import BaseModel, ValidationError
 from storyboard_schema import PARTS, SCHEMA, SILENT, accepts
 
-from svi_story.storyboard.cutting import Card, CutSettings, Music, Sound
+from svi_story.storyboard.cut_schema import CardSettings, CutSettings, MusicSettings, SoundSettings
 from svi_story.storyboard.files import decode
-from svi_story.storyboard.lints import LintSettings
 from svi_story.storyboard.schema import (
     MODELINE,
     NOT_YET,
     SCHEMA_FILE,
     Clip,
     EngineSettings,
+    LintSettings,
     Resolution,
     Storyboard,
     resolved_ids,
@@ -133,8 +133,8 @@ def test_the_reference_page_tells_of_every_field() -> None:
 def test_the_reference_page_tells_the_defaults() -> None:
     page = (DOCS / "storyboard.md").read_text("utf-8")
     sections: dict[type[BaseModel], str] = {
-        EngineSettings: "## `engine`", CutSettings: "## `cut`", Sound: "### Sound",
-        Music: "### Music", Card: "### Captions and cards", LintSettings: "## `lint`",
+        EngineSettings: "## `engine`", CutSettings: "## `cut`", SoundSettings: "### Sound",
+        MusicSettings: "### Music", CardSettings: "### Captions and cards", LintSettings: "## `lint`",
     }  # fmt: skip
     for part, heading in sections.items():
         section = page.partition(f"{heading}\n")[2]

@@ -94,7 +94,7 @@ def test_references_are_relative_to_the_board_and_absolute_ones_stay() -> None:
         ("/dev/zero", "is not a regular file"),
         ("loop.yaml", "cannot be read (Too many levels of symbolic links)"),
         ("x" * 300 + ".yaml", "cannot be read (File name too long)"),
-        ("nul\0.yaml", "cannot be read (no file's name holds a NUL)"),
+        ("nul\0.yaml", "cannot be read (its name contains NUL)"),
     ],
 )
 def test_what_is_no_file_is_refused_without_opening_it(name: str, reason: str) -> None:

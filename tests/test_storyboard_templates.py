@@ -109,7 +109,7 @@ def test_another_image_in_the_way_is_told_with_a_folder_that_works(kind: str) ->
         templates.create("minimal", Path("b.yaml"))
     assert tree(Path()) == before
     assert str(caught.value) == (
-        f'{image}: exists already and is not the template\'s; choose another folder, as "b/b.yaml"'
+        f'{image}: exists already and differs from the template\'s file; choose another folder, as "b/b.yaml"'
     )
     assert load(templates.create("minimal", Path("b/b.yaml"))).ids
 
@@ -167,7 +167,7 @@ def test_a_place_that_cannot_be_written_is_told() -> None:
 )
 def test_names_that_name_nothing_are_refused(name: str, own_ground: Path) -> None:
     before = tree(own_ground)
-    with pytest.raises(InputError, match="cannot name a board"):
+    with pytest.raises(InputError, match="is not a name for a board"):
         templates.create("minimal", Path(name))
     assert tree(own_ground) == before
 

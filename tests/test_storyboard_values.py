@@ -12,16 +12,16 @@ from pydantic import ValidationError
 from pydantic_core import PydanticCustomError
 
 from svi_story.enginespec import spec_of
-from svi_story.enginespec.sampling import WrittenScale
+from svi_story.enginespec.sampling import GuidanceSettings
 from svi_story.fields import (
     blank,
     duration,
+    format_path,
+    format_value,
     frame_rate,
     joined_surrogates,
     nearest,
-    shown,
-    spelled,
-    unfit,
+    text_problem,
 )
 from svi_story.storyboard.schema import Clip, EngineSettings, Resolution, Storyboard
 from svi_story.storyboard.yaml12 import NOTHING, Refused, scalar
@@ -60,7 +60,7 @@ def test_a_fraction_between_1_and_240_is_a_frame_rate(numerator: int, denominato
     if 1 <= rate <= 240:
         assert frame_rate(f"{numerator}/{denominator}") == rate
     else:
-        with pytest.raises(PydanticCustomError, match="is not between 1 and 240"):
+        with pytest.raises(PydanticCustomError, match="is not from 1 to 240"):
             frame_rate(f"{numerator}/{denominator}")
 
 
@@ -182,8 +182,8 @@ def test_sizes_are_written_one_way(written: str) -> None:
 
 
 def test_a_bare_number_of_guidance_means_both_experts() -> None:
-    assert clip(guidance=6).guidance == WrittenScale(high=6.0, low=6.0)
-    assert clip(guidance={"high": 4, "low": 3.5}).guidance == WrittenScale(high=4.0, low=3.5)
+    assert clip(guidance=6).guidance == GuidanceSettings(high=6.0, low=6.0)
+    assert clip(guidance={"high": 4, "low": 3.5}).guidance == GuidanceSettings(high=4.0, low=3.5)
 
 
 @pytest.mark.parametrize(("written", "variant"), [(2.0, "2.0"), ("2.0", "2.0"), ("2.0-pro", "2.0-pro")])
@@ -263,7 +263,7 @@ def test_plain_scalars_are_those_of_yaml_1_2(text: str, value: object) -> None:
 @settings(deadline=None)
 @given(st.one_of(st.text(), st.integers(), st.floats(), st.lists(st.none()), st.binary(), st.booleans()))
 def test_whatever_is_shown_is_short_and_harmless(value: object) -> None:
-    text = shown(value)
+    text = format_value(value)
     assert text.isprintable()
     assert len(text) < 700
 
@@ -271,13 +271,13 @@ def test_whatever_is_shown_is_short_and_harmless(value: object) -> None:
 @settings(deadline=None)
 @given(st.lists(st.one_of(st.text(), st.integers(0))))
 def test_whatever_place_is_spelled_is_harmless(loc: list[str | int]) -> None:
-    assert spelled(tuple(loc)).isprintable()
+    assert format_path(tuple(loc)).isprintable()
 
 
 def test_places_are_spelled_as_authors_read_them() -> None:
-    assert spelled(("clips", 3, "transition", "fade")) == "clips[3].transition.fade"
-    assert spelled(()) == ""
-    assert spelled(("two words",)) == '"two words"'
+    assert format_path(("clips", 3, "transition", "fade")) == "clips[3].transition.fade"
+    assert format_path(()) == ""
+    assert format_path(("two words",)) == '"two words"'
 
 
 @settings(deadline=None)
@@ -286,13 +286,13 @@ def test_pairs_of_surrogates_are_joined_and_halves_are_found(text: str) -> None:
     raw = text.encode("utf-16-le")
     pairs = "".join(chr(int.from_bytes(raw[n : n + 2], "little")) for n in range(0, len(raw), 2))
     assert joined_surrogates(pairs) == text
-    assert "half a character" in unfit("\ud83d" + "a")
+    assert "an unpaired surrogate" in text_problem("\ud83d" + "a")
 
 
 def test_text_may_hold_every_script_and_no_control_characters() -> None:
-    assert not unfit("猫 🐱 قطة\n\tनमस्ते \u200d \u2028")
-    assert "U+001B" in unfit("\x1b[2J")
-    assert "a line break" in unfit("a\nb", one_line=True)
+    assert not text_problem("猫 🐱 قطة\n\tनमस्ते \u200d \u2028")
+    assert "U+001B" in text_problem("\x1b[2J")
+    assert "a line break" in text_problem("a\nb", one_line=True)
 
 
 @pytest.mark.parametrize("text", ["", " ", "\t\n", "\u200b", "\u00a0", "\u2028"])

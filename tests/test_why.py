@@ -9,8 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from svi_story.plan.made import MadeClip, MadeFilm, MadeSegment
-from svi_story.plan.why import what_changed
+from svi_story.plan.description import ClipDescription, FilmDescription, SegmentDescription
+from svi_story.plan.diff import what_changed
 
 if TYPE_CHECKING:
     from svi_story.plan.keys import Json
@@ -25,15 +25,15 @@ CUT: dict[str, Any] = {
     "end_card": None,
     "music": {"path": "a.wav", "sha256": "1", "volume": 1.0},
 }
-NEUTRAL = "; it is cut again, no frame is made"
+NEUTRAL = "; it is cut again, no frame is rendered"
 
 
-def film(*clips: tuple[str, dict[str, Any]], **about: Any) -> MadeFilm:
+def film(*clips: tuple[str, dict[str, Any]], **about: Any) -> FilmDescription:
     """A chain of one-segment clips, keyed as the real ones: by their inputs and their parent's key.
 
     `cut` among a clip's inputs starts a chain, `fade` and `dip` too; `finish` is none of its inputs.
     """
-    made: list[MadeClip] = []
+    made: list[ClipDescription] = []
     parent: str | None = None
     for clip_id, written in clips:
         inputs = {"clip": clip_id, **written}
@@ -41,16 +41,18 @@ def film(*clips: tuple[str, dict[str, Any]], **about: Any) -> MadeFilm:
         parent = None if inputs.pop("cut", False) or fade or dip else parent
         full = {"engine": "animatic", "revision": 1, "inputs": inputs, "parent": parent}
         parent = f"{sorted(inputs.items())} after {parent}"
-        made.append(MadeClip(clip_id, inputs["prompt"], (MadeSegment(parent, full),), fade, dip, finish))
-    return MadeFilm(**{"title": "Fog", "digest": "d", "cut": CUT, "clips": tuple(made), **about})
+        made.append(
+            ClipDescription(clip_id, inputs["prompt"], (SegmentDescription(parent, full),), fade, dip, finish)
+        )
+    return FilmDescription(**{"title": "Fog", "digest": "d", "cut": CUT, "clips": tuple(made), **about})
 
 
-def chain(names: str = "abcdef", **changed: dict[str, Any]) -> MadeFilm:
+def chain(names: str = "abcdef", **changed: dict[str, Any]) -> FilmDescription:
     """Clips with ids of their own."""
     return film(*((name, {"prompt": name, "seed": 0, **changed.get(name, {})}) for name in names))
 
 
-def numbered(prompts: str, **inputs: Any) -> MadeFilm:
+def numbered(prompts: str, **inputs: Any) -> FilmDescription:
     """Clips with default ids."""
     return film(*((f"clip-{n:02d}", {"prompt": p, **inputs}) for n, p in enumerate(prompts, 1)))
 
@@ -95,8 +97,10 @@ def test_another_clip_in_the_place_of_one() -> None:
 
 
 def test_another_engine() -> None:
-    segment = MadeSegment("k", {"engine": "svi", "inputs": {"prompt": "a", "steps": 50}, "parent": None})
-    other = replace(chain("a"), clips=(MadeClip("a", "a", (segment,)),))
+    segment = SegmentDescription(
+        "k", {"engine": "svi", "inputs": {"prompt": "a", "steps": 50}, "parent": None}
+    )
+    other = replace(chain("a"), clips=(ClipDescription("a", "a", (segment,)),))
     assert what_changed(chain("a"), other) == ("clip 1 (a): engine changed from animatic to svi",)
 
 
@@ -205,7 +209,7 @@ def test_what_goes_along_with_a_change_is_not_told() -> None:
         ({"cut": {**CUT, "end_card": {"text": "End", "frames": 20}}}, "end card added"),
         ({"cut": {**CUT, "music": {"path": "a.wav", "sha256": "2", "volume": 1.0}}}, "music changed"),
         ({"cut": {**CUT, "music": None}}, "music removed"),
-        ({"digest": "e"}, "a setting that touches no frame of this engine, or a comment, changed"),
+        ({"digest": "e"}, "a setting that affects no frame of this engine, or a comment, changed"),
     ],
 )
 def test_what_touches_no_frame(about: dict[str, Any], told: str) -> None:

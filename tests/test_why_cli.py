@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     Run = Callable[..., Ended]
 
 ANIMATIC = ("--engine", "animatic")
-NEUTRAL = "; it is cut again, no frame is made"
+NEUTRAL = "; it is cut again, no frame is rendered"
 
 
 def clips(*prompts: str, **last: Any) -> list[dict[str, Any]]:
@@ -54,7 +54,7 @@ def why(write_board: Write, svi_story: Run) -> Callable[[dict[str, Any], dict[st
         ({"cut": {"fps": 48}}, "fps changed from 15 to 48"),
         (
             {"negative_prompt": "rain"},
-            "a setting that touches no frame of this engine, or a comment, changed",
+            "a setting that affects no frame of this engine, or a comment, changed",
         ),
     ],
 )

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 from svi_story.bundle.format import FILES, input_hashes
 from svi_story.errors import InputError, Problem
-from svi_story.fields import shown
+from svi_story.fields import format_value as shown
 from svi_story.files import regular_size
 from svi_story.storyboard.source import load
 

@@ -19,7 +19,7 @@ from svi_story.enginespec import engine_names, spec_of
 from svi_story.errors import InputError, Problem
 from svi_story.fields import Part
 from svi_story.plan.keys import canonical
-from svi_story.plan.shots import MOST_SEGMENTS
+from svi_story.plan.resolve import MOST_SEGMENTS
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping

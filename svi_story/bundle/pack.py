@@ -26,7 +26,7 @@ from svi_story.bundle.format import (
 from svi_story.enginespec import spec_of
 from svi_story.errors import InputError, Problem, RenderError
 from svi_story.events import Warned
-from svi_story.fields import shown
+from svi_story.fields import format_value as shown
 from svi_story.files import atomic_file, disk, make_folder, open_regular, remove_stale_temps
 from svi_story.storyboard.files import absent
 from svi_story.storyboard.source import load

@@ -11,8 +11,8 @@ from svi_story.cache.layout import Layout
 from svi_story.cli.terminal import shorten, table
 from svi_story.engines import implementation_of
 from svi_story.enginespec import spec_of
-from svi_story.plan.described import described_film
-from svi_story.plan.why import what_changed
+from svi_story.plan.description import describe_film
+from svi_story.plan.diff import what_changed
 from svi_story.render.record import is_finished, is_up_to_date, read_record, recipe_of
 from svi_story.units import gib
 
@@ -148,8 +148,8 @@ def reasons(job: Job) -> tuple[str, ...]:
         return ("no film has been made yet: everything is new",)
     origin = Layout(job.place.cache).origin
     if record.bundle != origin:
-        return (*what_changed(record.made, described_film(job.plan)), _other_origin(origin, record))
-    return what_changed(record.made, described_film(job.plan)) or (_beside_the_board(job, record),)
+        return (*what_changed(record.made, describe_film(job.plan)), _other_origin(origin, record))
+    return what_changed(record.made, describe_film(job.plan)) or (_beside_the_board(job, record),)
 
 
 def _other_origin(origin: str | None, record: Record) -> str:
@@ -167,7 +167,7 @@ def _beside_the_board(job: Job, record: Record) -> str:
     if record.recipe == recipe:
         if job.place.film.exists():
             return "the film's file is not as it was made; move it away, to have it cut again"
-        return "the film's file is missing; it is cut again, no frame is made"
+        return "the film's file is missing; it is cut again, no frame is rendered"
     return "no frame changed since the last film; it is cut again"
 
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 from pydantic import BeforeValidator, Field, GetJsonSchemaHandler, WithJsonSchema
 from pydantic_core import CoreSchema  # noqa: TC002 - pydantic reads the annotation
 
-from svi_story.fields import Line, Part, PassFrames, is_number, shown, wrong
+from svi_story.fields import Line, Part, PassFrames, format_value, is_number, wrong
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -18,7 +18,7 @@ Variant = Literal["2.0", "2.0-pro"]
 LARGEST_GUIDANCE = 100.0
 
 
-class WrittenScale(Part):
+class GuidanceSettings(Part):
     """How strongly the prompt steers, for each expert; one number means both."""
 
     high: float = Field(
@@ -35,23 +35,23 @@ class WrittenScale(Part):
 
 
 def _guidance(value: object) -> object:
-    if isinstance(value, dict | WrittenScale):
+    if isinstance(value, dict | GuidanceSettings):
         return value
     if isinstance(value, bool) or not isinstance(value, int | float):
-        raise wrong(f"{shown(value)} is not a number; write 5.0, or {{high: 4.0, low: 3.5}}")
+        raise wrong(f"{format_value(value)} is not a number; write 5.0, or {{high: 4.0, low: 3.5}}")
     if not is_number(value) or not 0 <= value <= LARGEST_GUIDANCE:
-        raise wrong(f"{shown(value)} is not between 0 and {LARGEST_GUIDANCE:g}; SVI's authors use 5.0")
-    return WrittenScale(high=value, low=value)
+        raise wrong(f"{format_value(value)} is not between 0 and {LARGEST_GUIDANCE:g}; SVI's authors use 5.0")
+    return GuidanceSettings(high=value, low=value)
 
 
 def _variant(value: object) -> object:
     return "2.0" if type(value) is float and value == 2.0 else value
 
 
-WrittenGuidance = Annotated[WrittenScale, BeforeValidator(_guidance)]
+GuidanceField = Annotated[GuidanceSettings, BeforeValidator(_guidance)]
 
 
-class WrittenLora(Part):
+class LoraSettings(Part):
     """A LoRA besides the variant's own pair."""
 
     path: Line = Field(
@@ -62,7 +62,7 @@ class WrittenLora(Part):
     low: float = Field(1.0, ge=-10, le=10, description="Strength on the low-noise expert; 0: unused.")
 
 
-WrittenLoras = Annotated[tuple[WrittenLora, ...], Field(strict=False)]
+LorasField = Annotated[tuple[LoraSettings, ...], Field(strict=False)]
 
 
 class DistillPair(Part):
@@ -86,7 +86,7 @@ class SamplingSettings(Part):
     steps: int | None = Field(
         None, ge=1, le=1000, examples=[50], description="Sampling steps. Default: the preset's."
     )
-    guidance: WrittenGuidance | None = Field(
+    guidance: GuidanceField | None = Field(
         None,
         examples=[5.0, {"high": 4.0, "low": 3.5}],
         description="How strongly the prompt steers: one number, or one per expert. Default: the preset's.",
@@ -107,7 +107,7 @@ class SamplingSettings(Part):
     max_frames: PassFrames = Field(
         81, description="The most frames of one model pass, 4k+1. The model was trained at 81."
     )
-    loras: WrittenLoras = Field(
+    loras: LorasField = Field(
         (),
         examples=[[{"path": "loras/style.safetensors", "high": 0.8, "low": 1.0}]],
         description="LoRAs for every clip, besides the variant's own pair.",

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from svi_story.enginespec.base import OpenFile
-    from svi_story.enginespec.sampling import WrittenScale
+    from svi_story.enginespec.sampling import GuidanceSettings
 
 GRID = 4
 """Frames per latent: the VAE's temporal stride."""
@@ -59,7 +59,7 @@ def continued(settings: SamplingSettings) -> int:
     return GRID * settings.motion_latents + 1 if settings.variant == "2.0-pro" else 0
 
 
-def options(settings: SamplingSettings, guidance: WrittenScale | None, open_file: OpenFile) -> Sampler:
+def options(settings: SamplingSettings, guidance: GuidanceSettings | None, open_file: OpenFile) -> Sampler:
     """The sampler of a clip: its own guidance, else the board's settings, else the preset's."""
     preset = PRESETS[settings.preset]
     scale = guidance or settings.guidance or preset.guidance

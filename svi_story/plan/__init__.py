@@ -1,1 +1,1 @@
-"""What to make: frame arithmetic, merged defaults, chains, and the content address of every segment."""
+"""What to render: one resolved model of the film, cache keys, lints, differences to the previous film."""

@@ -23,14 +23,13 @@ if TYPE_CHECKING:
     from svi_story.plan.model import Fit, Size
 
 READING = 1
-"""Raised whenever a recording is read otherwise than before."""
+"""Raised whenever recordings are decoded differently than before."""
 
 LARGEST = 64 * 2**20
-"""Bytes of a memo: 400,000 hashes."""
+"""Bytes of the memo file: 400,000 hashes."""
 
 RULES = 1
-"""Raised whenever the guard refuses files that it read before: what was found under older rules, or before
-there were any, is not trusted."""
+"""Raised whenever the media guard becomes stricter: results found under older rules are not trusted."""
 
 CHUNK = 64 * 2**20
 """Bytes hashed at a time."""
@@ -38,7 +37,7 @@ CHUNK = 64 * 2**20
 
 @dataclass
 class Fingerprints:
-    """Hashes found so far. `memo` is the JSON file that keeps them; losing it costs time, nothing else."""
+    """Hashes found so far. `memo` is the JSON file that stores them; losing it only costs time."""
 
     memo: Path
     known: dict[str, str] = field(default_factory=dict)
@@ -47,14 +46,14 @@ class Fingerprints:
 
     @classmethod
     def load(cls, memo: Path, report: Reporter = lambda _event: None) -> Fingerprints:
-        """The hashes a memo holds; an unreadable memo is an empty one."""
+        """The hashes of a memo file; an unreadable one is treated as empty."""
         known: dict[str, str] = {}
         with contextlib.suppress(OSError, ValueError, AttributeError, RecursionError):
             known = {str(k): str(v) for k, v in json.loads(read_regular(memo, LARGEST)).items()}
         return cls(memo, known, report=report)
 
     def save(self) -> None:
-        """Write what is new. A memo that cannot be written is done without."""
+        """Write the new hashes. A memo file that cannot be written is ignored."""
         if not self.fresh:
             return
         with contextlib.suppress(OSError):
@@ -62,7 +61,7 @@ class Fingerprints:
             write_atomic(self.memo, json.dumps(Fingerprints.load(self.memo).known | self.fresh).encode())
 
     def file(self, path: Path) -> str:
-        """A file's sha256 in hex, told while it is found the first time. Raises InputError."""
+        """A file's sha256 in hex; reports progress while it is computed. Raises InputError."""
         memo_key = f"sha256 {_file_state(path)}"
         digest = self.known.get(memo_key)
         if digest is None:
@@ -88,7 +87,7 @@ class Fingerprints:
         return digest.hexdigest()
 
     def anchor(self, path: Path, size: Size, fit: Fit) -> Anchor:
-        """A reference image with the hash of its pixels after fit. Raises InputError for a bad picture."""
+        """A reference image with the hash of its pixels after fit. Raises InputError for an invalid image."""
         state = _file_state(path)
         memo_key = f"pixels {size} {fit} rules-{RULES} pillow-{version('pillow')} {state}"
         pixels = self.known.get(memo_key)
@@ -99,9 +98,9 @@ class Fingerprints:
         return Anchor(path, size, fit, pixels)
 
     def recording(self, path: Path) -> Recording:
-        """An audio file, read to its end once for each state of it. Raises InputError where it cannot be.
+        """An audio file, read completely once for each state of it. Raises InputError.
 
-        What is hashed and what is read are the same bytes: later readers trust a file of that hash.
+        The bytes that are hashed are those that were read, because later readers trust a file with that hash.
         """
         state = _file_state(path)
         samples = self.known.get(_samples_key(state))
@@ -110,7 +109,7 @@ class Fingerprints:
         return Recording(path, self.known[f"sha256 {state}"], int(samples))
 
     def _read(self, path: Path) -> tuple[str, str]:
-        """The state of a recording that did not change while it was hashed and read, and its samples."""
+        """The state of a recording that did not change while it was read and hashed, and its samples."""
         from svi_story.media.audio_files import SoundError, open_sound
         from svi_story.media.guard import count_samples
 
@@ -134,7 +133,7 @@ def _samples_key(state: str) -> str:
 
 
 def _file_state(path: Path) -> str:
-    """What changes whenever a file's content does; empty when it cannot be asked (reading it says why)."""
+    """What changes whenever a file's content does; reading a file without one reports the error."""
     try:
         stat = os.stat(path)  # noqa: PTH116 - Path.stat raises ValueError for a NUL in some versions, as this does
     except (OSError, ValueError):

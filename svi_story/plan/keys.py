@@ -1,4 +1,4 @@
-"""Content addresses. Same key, same machine, same versions: same frames."""
+"""Cache keys: content addresses of segments. Same key, same machine, same versions: same frames."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ Json = str | int | float | bool | None | list["Json"] | dict[str, "Json"]
 
 
 class Identity(Protocol):
-    """What an engine tells the plan about itself, without loading anything."""
+    """What an engine contributes to cache keys, without loading anything."""
 
     @property
     def name(self) -> str:
@@ -27,7 +27,7 @@ class Identity(Protocol):
 
     @property
     def revision(self) -> int:
-        """Raised whenever the same inputs make other frames than before."""
+        """Raised whenever the same inputs give other frames than before."""
         ...
 
     def inputs(self, segment: Segment) -> Mapping[str, Json]:
@@ -36,7 +36,7 @@ class Identity(Protocol):
 
 
 def canonical(value: object) -> bytes:
-    """The one spelling of a JSON value: sorted keys, no white space, UTF-8, no NaN."""
+    """The canonical encoding of a JSON value: sorted keys, no white space, UTF-8, no NaN."""
     text = json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
     return text.encode("utf-8", "surrogatepass")
 

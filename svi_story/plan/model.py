@@ -1,4 +1,4 @@
-"""The resolved film as frozen values without optionals: nothing after this asks "is it set?"."""
+"""The resolved film as frozen values: all defaults are filled in."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ class Size:
 
 @dataclass(frozen=True)
 class Anchor:
-    """The reference image of a chain, as the model sees it."""
+    """The reference image of a chain, fitted to the film's size."""
 
     path: Path
     size: Size
@@ -46,7 +46,7 @@ class Anchor:
 
 @dataclass(frozen=True)
 class Segment:
-    """One pass of the model."""
+    """One pass of the engine."""
 
     clip: str
     """The clip's id."""
@@ -59,30 +59,30 @@ class Segment:
     size: Size
     fps: Fraction
     frames: int
-    """What the engine makes in one pass."""
+    """Frames of the pass, overlap included."""
     overlap: int
     """Leading frames that repeat the parent's last ones and never reach the film; 0 where a chain starts."""
     first_frame: int
     """Frame 0's place within the clip; negative where the overlap reaches back into the clip before."""
     anchor: Anchor
     engine: str
-    """The name of the engine that makes it."""
+    """The name of the engine that renders it."""
     options: object
     """The engine's own settings, from `EngineSpec.options`."""
     loras: tuple[Lora, ...] = ()
     """The board's, then the clip's."""
     key: str = ""
-    """Its content address, 64 hex digits; empty while the engine is missing what the key depends on."""
+    """Its cache key, 64 hex digits; empty while the engine is missing something that the key depends on."""
     parent: str | None = None
     """The key of the segment it continues from; None where a chain starts."""
     inputs: Mapping[str, Json] = field(default_factory=dict, compare=False, repr=False)
     """Everything that went into the key."""
     board: Path = field(default=Path(), compare=False)
-    """Its board, as the user named it: what events call it by."""
+    """Its board, as the user named it; used in events."""
 
     @property
     def sampler(self) -> Sampler:
-        """The options of an engine that samples."""
+        """The options, for an engine that samples."""
         assert isinstance(self.options, Sampler), f"{self.engine} does not sample"
         return self.options
 
@@ -94,7 +94,7 @@ class Segment:
 
 @dataclass(frozen=True)
 class Recording:
-    """An audio file that was read to its end once."""
+    """An audio file that was read completely once."""
 
     path: Path
     sha256: str
@@ -111,17 +111,17 @@ class Sound:
     fade_in: Fraction
     fade_out: Fraction
     start: Fraction = Fraction(0)
-    """After its clip's first frame, or the film's."""
+    """Delay after its clip's first frame, or the film's."""
 
 
 @dataclass(frozen=True)
 class Music:
-    """The bed under the whole film."""
+    """The music under the whole film."""
 
     sound: Sound
     loop: bool
     duck: float
-    """What is left of its volume under a voice."""
+    """Factor on its volume under a voice."""
 
 
 @dataclass(frozen=True)
@@ -135,7 +135,7 @@ class Card:
 
 @dataclass(frozen=True)
 class Cut:
-    """How the film is put together. Frames are counted at the board's rate."""
+    """How the film is assembled. Frames are counted at the board's rate."""
 
     codec: Literal["h264", "av1"]
     crf: int
@@ -143,9 +143,9 @@ class Cut:
     fps: Fraction
     """The film's rate."""
     burnt: bool
-    """Whether captions are drawn into the picture."""
+    """Whether captions are drawn into the picture (burned in)."""
     soft: bool
-    """Whether captions are a track of their own and a file beside the film."""
+    """Whether captions are a subtitle track and a file beside the film."""
     fade_in: int
     """From black."""
     fade_out: int
@@ -157,19 +157,19 @@ class Cut:
 
 @dataclass(frozen=True)
 class Shot:
-    """One clip of the board, resolved: the segments that make it and how it follows the one before."""
+    """One clip of the board, resolved: its segments, its sound and how it follows the previous clip."""
 
     id: str
     prompt: str
     seed: int
     asked_frames: int
-    """The frames that the author's duration or frames comes to, before the model's grid."""
+    """The frames that the author asked for, before rounding to the engine's grid."""
     segments: tuple[Segment, ...]
     starts_chain: bool
     fade: int = 0
-    """Frames this clip shares with the one before; 0 unless `transition: {fade: ...}`."""
+    """Frames this clip shares with the previous one; 0 unless `transition: {fade: ...}`."""
     dip: int = 0
-    """Frames that go through black, half of them in the clip before; 0 unless `transition: {dip: ...}`."""
+    """Frames that go through black, half of them in the previous clip; 0 unless `transition: {dip: ...}`."""
     caption: str = ""
     voices: tuple[Sound, ...] = ()
     sounds: tuple[Sound, ...] = ()
@@ -182,10 +182,9 @@ class Shot:
 
 @dataclass(frozen=True)
 class Lint:
-    """Something that the field knows to go wrong; the board may say that it is meant."""
+    """A warning about a known mistake; a board can ignore it by name."""
 
     name: str
-    """What a board ignores it by."""
     problem: Problem
 
 
@@ -197,7 +196,7 @@ class FilmPlan:
     title: str
     size: Size
     fps: Fraction
-    """The board's rate, at which clips are made; the film's is the cut's."""
+    """The board's rate, at which clips are rendered; the film's rate is the cut's."""
     engine: str
     digest: str
     """sha256 of the board file's bytes."""

@@ -1,6 +1,6 @@
 """Frame arithmetic, in integers and fractions only.
 
-An engine makes `grid` * k + 1 frames in one pass. Inside a chain the first `overlap` of them, `grid` * n + 1
+An engine renders `grid` * k + 1 frames in one pass. In a chain the first `overlap` of them, `grid` * n + 1
 frames, repeat the parent's last ones and are dropped. So the first clip of a chain contributes `grid` * k + 1
 frames and every later one `grid` * k.
 """
@@ -31,16 +31,16 @@ def nearest_contribution(frames: int, *, starts_chain: bool, grid: int) -> int:
 def split(
     contribution: int, *, starts_chain: bool, max_frames: int, overlap: int, grid: int
 ) -> tuple[int, ...]:
-    """The passes that make a clip: the fewest that hold it, as equal as the grid allows, longer first.
+    """The passes of a clip: as few as possible, as equal as the grid allows, longer ones first.
 
     `contribution` is on the grid of `nearest_contribution`; returns the frames of each pass.
     """
-    repeated = overlap // grid  # whole grid steps that every continuing pass makes again
+    repeated = overlap // grid  # grid steps that every continuing pass repeats
     largest = max_frames // grid
     own = contribution // grid
-    spared = repeated if starts_chain else 0  # a chain's first pass repeats nothing
-    passes = max(1, ceil(Fraction(own - spared, largest - repeated)))
-    share, longer = divmod(own - spared + passes * repeated, passes)
+    not_repeated = repeated if starts_chain else 0  # by a chain's first pass
+    passes = max(1, ceil(Fraction(own - not_repeated, largest - repeated)))
+    share, longer = divmod(own - not_repeated + passes * repeated, passes)
     return tuple(grid * (share + (index < longer)) + 1 for index in range(passes))
 
 

@@ -20,7 +20,7 @@ from svi_story.errors import InputError, Problem, RenderError
 from svi_story.events import BundleOpened, Warned
 from svi_story.files import folds_case
 from svi_story.plan.keys import with_keys
-from svi_story.plan.shots import plan_film
+from svi_story.plan.resolve import plan_film
 from svi_story.render.record import partial_film
 from svi_story.storyboard.files import absent
 from svi_story.storyboard.source import load

@@ -20,9 +20,14 @@ from svi_story.cut.encoding import piece_inputs
 from svi_story.cut.subtitles import srt
 from svi_story.events import Warned
 from svi_story.files import UnfitError, disk, read_regular, sha256_file
-from svi_story.plan.described import described_cut, described_finish
+from svi_story.plan.description import (
+    ClipDescription,
+    FilmDescription,
+    SegmentDescription,
+    describe_cut,
+    describe_finish,
+)
 from svi_story.plan.keys import key_of
-from svi_story.plan.made import MadeClip, MadeFilm, MadeSegment
 from svi_story.render.metadata import extras_of
 
 if TYPE_CHECKING:
@@ -68,7 +73,7 @@ class Record:
     sha256: str
     captions: tuple[str, ...]
     """sha256 of the captions that were written beside it, and of those before them."""
-    made: MadeFilm
+    made: FilmDescription
     bundle: str | None = None
     """sha256 of the bundle that brought the film's segments; None where they are of the usual cache."""
     film: str = ""
@@ -92,17 +97,17 @@ def read_record(film: Path) -> Record | None:
         return None
 
 
-def _made(found: dict[str, Any]) -> MadeFilm:
+def _made(found: dict[str, Any]) -> FilmDescription:
     known = {"fps": found["fps"], "crf": found["crf"]} if found["version"] == 1 else dict(found["cut"])
     clips = tuple(_made_clip(clip) for clip in found["clips"])
-    return MadeFilm(str(found["title"]), str(found["board_sha256"]), known, clips)
+    return FilmDescription(str(found["title"]), str(found["board_sha256"]), known, clips)
 
 
-def _made_clip(clip: dict[str, Any]) -> MadeClip:
-    segments = tuple(MadeSegment(str(part["key"]), dict(part["inputs"])) for part in clip["segments"])
+def _made_clip(clip: dict[str, Any]) -> ClipDescription:
+    segments = tuple(SegmentDescription(str(part["key"]), dict(part["inputs"])) for part in clip["segments"])
     finish = dict(clip.get("finish", {}))
     fade, dip = int(clip["fade"]), int(clip.get("dip", 0))
-    return MadeClip(str(clip["id"]), str(clip["prompt"]), segments, fade, dip, finish)
+    return ClipDescription(str(clip["id"]), str(clip["prompt"]), segments, fade, dip, finish)
 
 
 def is_up_to_date(film: Path, recipe: str) -> bool:
@@ -148,7 +153,7 @@ def write_record(
         "width": plan.size.width,
         "height": plan.size.height,
         "board_fps": str(plan.fps),
-        "cut": described_cut(plan),
+        "cut": describe_cut(plan),
         "references": _references(job),
         "clips": [_clip(shot, job, makers) for shot in plan.shots],
         "makers": makers.known,
@@ -211,7 +216,7 @@ def _clip(shot: Shot, job: Job, makers: _Makers) -> dict[str, Any]:
         "loras": list(_loras(shot.segments[0], job)),
         "fade": shot.fade,
         "dip": shot.dip,
-        "finish": described_finish(shot, job.plan.resolver),
+        "finish": describe_finish(shot, job.plan.resolver),
         "segments": [
             {
                 "key": segment.key,

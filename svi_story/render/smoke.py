@@ -128,7 +128,7 @@ def segments(trial: Trial, folder: Path) -> tuple[Segment, Segment, Segment]:
     from PIL import Image
 
     from svi_story.plan.fingerprints import Fingerprints
-    from svi_story.plan.shots import plan_film
+    from svi_story.plan.resolve import plan_film
     from svi_story.storyboard.source import load
     from svi_story.storyboard.templates import create
 

@@ -1,4 +1,4 @@
-"""Reading a small text file from a stranger: regular files only, size first, UTF-8 only."""
+"""Reads small untrusted text files (regular files only, limited in size, UTF-8) and writes new ones."""
 
 from __future__ import annotations
 
@@ -20,11 +20,11 @@ MAX_BYTES = 2_000_000
 _OTHER_ENCODINGS = (BOM_UTF32_LE, BOM_UTF32_BE, BOM_UTF16_LE, BOM_UTF16_BE)
 # U+0085, U+2028 and U+2029 break lines in some YAML and Python readers and not in others.
 FORBIDDEN = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\u2028\u2029\ufffe\uffff]")
-"""What no text file may hold."""
+"""Characters that no text file may contain."""
 
 
 def absent(path: Path) -> str:
-    """Why a path is no regular file that can be read; empty when it is one."""
+    """Why a path is not a readable regular file; empty when it is one."""
     try:
         mode = path.stat().st_mode
     except FileNotFoundError:
@@ -32,22 +32,22 @@ def absent(path: Path) -> str:
     except OSError as error:
         return f"cannot be read ({error.strerror})"
     except ValueError:
-        return "cannot be read (no file's name holds a NUL)"
+        return "cannot be read (its name contains NUL)"
     if stat.S_ISDIR(mode):
         return "is a folder"
     return "" if stat.S_ISREG(mode) else "is not a regular file"
 
 
 def read_bytes(path: Path) -> bytes:
-    """A regular file's bytes. Raises InputError when there is none, or more than MAX_BYTES."""
+    """A regular file's bytes. Raises InputError when it does not exist or is larger than MAX_BYTES."""
     reason = absent(path)
     if reason:
         raise InputError(Problem(f"{reason}; check the path", file=str(path)))
     try:
         return read_regular(path, MAX_BYTES)
     except UnfitError as error:
-        cure = "run the same command again" if error.strerror == CHANGED else "split it into several"
-        raise InputError(Problem(f"{error.strerror}; {cure}", file=str(path))) from error
+        remedy = "run the same command again" if error.strerror == CHANGED else "split it into several"
+        raise InputError(Problem(f"{error.strerror}; {remedy}", file=str(path))) from error
     except OSError as error:
         what = f"cannot be read ({error.strerror}); check its permissions"
         raise InputError(Problem(what, file=str(path))) from error
@@ -67,13 +67,13 @@ def decode(raw: bytes, file: str) -> str:
     found = FORBIDDEN.search(text)
     if found:
         line = text.count("\n", 0, found.start()) + 1
-        what = f"an invisible character (U+{ord(found.group()):04X}) that a text file may not hold; remove it"
+        what = f"an invisible character (U+{ord(found.group()):04X}) is not allowed here; remove it"
         raise InputError(Problem(what, file=file, line=line))
     return text
 
 
 def write_new(path: Path, raw: bytes) -> None:
-    """Write a new file, whole or not at all, and the folders above it.
+    """Write a new file completely or not at all; creates its parent folders.
 
     Raises InputError when the file exists or cannot be written.
     """
@@ -100,7 +100,7 @@ def write_new(path: Path, raw: bytes) -> None:
 
 
 def unwritable(path: Path, error: OSError) -> InputError:
-    """A failed write, with its reason."""
+    """The error for a failed write."""
     return InputError(
-        Problem(f"cannot be written ({error.strerror}); mend that and try again", file=str(path))
+        Problem(f"cannot be written ({error.strerror}); fix that and try again", file=str(path))
     )

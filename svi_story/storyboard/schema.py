@@ -12,12 +12,13 @@ from pydantic import (
     Field,
     PlainValidator,
     WithJsonSchema,
+    create_model,
     model_validator,
 )
 from pydantic_core import PydanticCustomError
 
 from svi_story.enginespec import DEFAULT, engine_names, spec_of, specs
-from svi_story.enginespec.sampling import SamplingSettings, WrittenGuidance, WrittenLoras
+from svi_story.enginespec.sampling import GuidanceField, LorasField, SamplingSettings
 from svi_story.fields import (
     Duration,
     FrameRate,
@@ -26,16 +27,43 @@ from svi_story.fields import (
     Prompt,
     Seed,
     Text,
-    shown,
+    format_path,
+    format_value,
     wrong,
 )
-from svi_story.storyboard import clashes
-from svi_story.storyboard.cutting import Caption, CutSettings, Sounds, WrittenSound
-from svi_story.storyboard.lints import LintSettings
-from svi_story.storyboard.transitions import Transition
+from svi_story.storyboard.cut_schema import Caption, CutSettings, SoundField, SoundsField, Transition
+from svi_story.storyboard.rules import find_conflicts
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
+
+
+LintName = Literal[
+    "aspect",
+    "few-steps",
+    "frame-rate",
+    "hurried-text",
+    "large-picture",
+    "lightx2v-high",
+    "long-pass",
+    "long-prompt",
+    "low-guidance",
+    "other-length",
+    "overlapping-voices",
+    "short-prompt",
+    "starts-to",
+    "unused-distill",
+    "voice-cut-off",
+]
+
+
+class LintSettings(Part):
+    """Warnings that the author has seen and accepts."""
+
+    ignore: Annotated[tuple[LintName, ...], Field(strict=False)] = Field(
+        (), examples=[["short-prompt"]], description="Names of the warnings to silence for this board."
+    )
+
 
 NOT_YET = frozenset(
     {
@@ -52,18 +80,18 @@ NOT_YET = frozenset(
         "video",
     }
 )
-"""Fields the format knows or will know that do nothing yet. A feature arrives: its name leaves this table."""
+"""Reserved fields that are not supported yet. A feature that arrives removes its names here."""
 
 WAN_NEGATIVE_PROMPT = (
     "色调艳丽，过曝，静态，细节模糊不清，字幕，风格，作品，画作，画面，静止，整体发灰，"
     "最差质量，低质量，JPEG压缩残留，丑陋的，残缺的，多余的手指，画得不好的手部，画得不好的脸部，"
     "畸形的，毁容的，形态畸形的肢体，手指融合，静止不动的画面，杂乱的背景，三条腿，背景人很多，倒着走"
 )
-"""What Wan 2.2 was tuned to steer away from, as its authors wrote it."""
+"""The negative prompt that Wan 2.2 was tuned with, as its authors wrote it."""
 
 SCHEMA_FILE = "storyboard.schema.json"
 MODELINE = f"# yaml-language-server: $schema={SCHEMA_FILE}"
-"""A board's first line: editors look for the schema beside it, where `svi-story schema` was written to."""
+"""A board's first line: editors look for the schema beside the board."""
 
 SIDES = (16, 4096)
 
@@ -87,25 +115,25 @@ def _resolution(value: object) -> Resolution:
     elif match:
         width, height = int(match[1]), int(match[2])
     else:
-        raise wrong(f"{shown(value)} is not a size; write width x height, as 832x480, or 480p or 720p")
+        raise wrong(f"{format_value(value)} is not a size; write width x height, as 832x480, or 480p or 720p")
     sides = [min(max((side + 8) // 16 * 16, SIDES[0]), SIDES[1]) for side in (width, height)]
     if sides != [width, height]:
         limits = f"multiples of 16 from {SIDES[0]} to {SIDES[1]}"
-        raise wrong(f"{shown(value)} cannot be made: sides are {limits}; use {sides[0]}x{sides[1]}")
+        raise wrong(f"{format_value(value)} is not supported: sides are {limits}; use {sides[0]}x{sides[1]}")
     return Resolution(width=width, height=height)
 
 
-def _some(clips: tuple[Clip, ...]) -> tuple[Clip, ...]:
-    if not clips:  # pydantic's own min_length counts sound clips only, and would call wrong ones missing
-        raise wrong("holds no clip; add one, as `- prompt: ...`")
+def _not_empty(clips: tuple[Clip, ...]) -> tuple[Clip, ...]:
+    if not clips:  # pydantic's min_length counts valid clips only, so invalid ones would be called missing
+        raise wrong("is empty; add a clip, as `- prompt: ...`")
     return clips
 
 
 def _version(value: object) -> object:
     if type(value) is not int:
-        raise wrong(f"{shown(value)} is not a version; write `version: 1`")
+        raise wrong(f"{format_value(value)} is not a version; write `version: 1`")
     if value != 1:
-        raise wrong(f"{shown(value)} is not a version this svi-story reads; write `version: 1`")
+        raise wrong(f"{format_value(value)} is a version this svi-story cannot read; write `version: 1`")
     return value
 
 
@@ -114,19 +142,21 @@ ClipId = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$")]
 if TYPE_CHECKING:
 
     class EngineSettings(SamplingSettings):
-        """Who makes the frames, and how. What is left open comes from the preset."""
+        """The engine that renders the frames, and its settings. Omitted ones come from the preset."""
 
         name: str = DEFAULT
 else:
-
-    class _Named(Part):
-        name: Literal[engine_names()] = Field(
-            DEFAULT, description="; ".join(f"{spec.name} {spec.summary}" for spec in specs()) + "."
-        )
-
-    # The fields of all engines: a check says which ones belong to another engine than the board's.
-    class EngineSettings(*{spec.settings: None for spec in reversed(specs())}, _Named):
-        """Who makes the frames, and how. What is left open comes from the preset."""
+    # The fields of all engines: `rules` reports those that belong to another engine than the board's.
+    EngineSettings = create_model(
+        "EngineSettings",
+        __doc__="The engine that renders the frames, and its settings. Omitted ones come from the preset.",
+        __base__=(*dict.fromkeys(spec.settings for spec in reversed(specs())),),
+        __module__=__name__,
+        name=(
+            Literal[engine_names()],
+            Field(DEFAULT, description="; ".join(f"{spec.name} {spec.summary}" for spec in specs()) + "."),
+        ),
+    )
 
 
 class Clip(Part):
@@ -141,7 +171,7 @@ class Clip(Part):
     duration: Duration | None = Field(
         None,
         examples=["5s", 2.5],
-        description="How much the clip adds to the film; a bare number is seconds. Not with `frames`.",
+        description="The length that the clip adds to the film; a bare number is seconds. Not with `frames`.",
     )
     frames: Annotated[int, Field(ge=5)] | None = Field(
         None, examples=[81], description="Frames of one model pass, 4k+1. Default: engine.max_frames."
@@ -151,21 +181,21 @@ class Clip(Part):
         examples=[1234],
         description="The clip's seed. Default: the board's + 42 for each clip before it in its chain.",
     )
-    guidance: WrittenGuidance | None = Field(
+    guidance: GuidanceField | None = Field(
         None, examples=[6.0], description="As engine.guidance, for this clip only."
     )
     transition: Transition | None = Field(
         None,
         examples=["cut", {"fade": "0.5s"}, {"dip": "1s"}],
-        description="How it follows the clip before: continue (default), cut, {fade: 0.5s} into each "
-        "other, or {dip: 1s} through black.",
+        description="How it follows the previous clip: continue (default), cut, {fade: 0.5s} for a "
+        "cross-fade, or {dip: 1s} through black.",
     )
     reference: Line | None = Field(
         None,
         examples=["images/street.jpg"],
         description="A new identity anchor from here on; needs a cut or a fade. Relative to the board.",
     )
-    loras: WrittenLoras = Field(
+    loras: LorasField = Field(
         (),
         examples=[[{"path": "loras/rain.safetensors", "low": 0.5}]],
         description="LoRAs for this clip, besides the board's.",
@@ -173,17 +203,17 @@ class Clip(Part):
     caption: Caption | None = Field(
         None,
         examples=["It has been raining since Tuesday."],
-        description="Words shown while the clip is. Where they go: cut.captions.",
+        description="Text shown during the clip. How it is shown: cut.captions.",
     )
-    voice: WrittenSound | None = Field(
+    voice: SoundField | None = Field(
         None,
         examples=["voices/01.wav"],
-        description="A voice from the clip's first frame on; the music gives way to it.",
+        description="A voice that starts at the clip's first frame; the music is ducked under it.",
     )
-    sounds: Sounds = Field(
+    sounds: SoundsField = Field(
         (),
         examples=[["sounds/rain.wav"]],
-        description="Other sounds from the clip's first frame on.",
+        description="Other sounds that start at the clip's first frame.",
     )
 
 
@@ -219,24 +249,25 @@ class Storyboard(Part):
         description="Frames per second when played: 1 to 240; fractions like 24000/1001 too.",
     )
     fit: Literal["crop", "pad", "stretch"] = Field(
-        "crop", description="How a reference of another shape is brought to the resolution."
+        "crop", description="How a reference image of another aspect ratio is fitted to the resolution."
     )
-    seed: Seed = Field(0, description="The first clip's seed; the others count on from it.")
+    seed: Seed = Field(0, description="The first clip's seed; the others are counted from it.")
     style: Text = Field(
-        "", examples=["35mm film, soft window light"], description="Joined to every prompt, after a space."
+        "", examples=["35mm film, soft window light"], description="Appended to every prompt, after a space."
     )
     negative_prompt: Text = Field(
-        WAN_NEGATIVE_PROMPT, description="What to steer away from. Default: the one Wan 2.2 was tuned with."
+        WAN_NEGATIVE_PROMPT,
+        description="What the model should avoid. Default: the one of Wan 2.2's authors.",
     )
     allow_repeated_seeds: bool = Field(
-        default=False, description="Let segments of one chain share a seed; they tend to look alike."
+        default=False, description="Allow segments of one chain to share a seed; they tend to look alike."
     )
     engine: EngineSettings = Field(
         default_factory=lambda: EngineSettings(),  # noqa: PLW0108 - it gets its fields at run time
         examples=[{"name": "svi"}],
-        description="Which engine makes the frames, and its settings.",
+        description="The engine that renders the frames, and its settings.",
     )
-    clips: Annotated[tuple[Clip, ...], Field(strict=False), AfterValidator(_some)] = Field(
+    clips: Annotated[tuple[Clip, ...], Field(strict=False), AfterValidator(_not_empty)] = Field(
         json_schema_extra={"minItems": 1},
         examples=[[{"prompt": "A tabby cat sits by the window."}]],
         description="The clips, in the order of the film.",
@@ -247,7 +278,7 @@ class Storyboard(Part):
     lint: LintSettings = Field(
         default_factory=LintSettings,
         examples=[{"ignore": ["short-prompt"]}],
-        description="Warnings of `validate` and `plan` that are not meant for this board.",
+        description="Which warnings of `validate` and `plan` do not apply to this board.",
     )
 
     @property
@@ -257,26 +288,26 @@ class Storyboard(Part):
 
     @model_validator(mode="after")
     def _fields_agree(self) -> Self:
-        found = tuple(clashes.of(self, resolved_ids(self.clips)))
+        found = tuple(find_conflicts(self, resolved_ids(self.clips)))
         if found:
-            what = "; ".join(f"{clash.place}: {clash.text()}" for clash in found)
-            raise PydanticCustomError("clash", "{what}", {"what": what, "clashes": found})
+            what = "; ".join(f"{format_path(each.loc)}: {each.text()}" for each in found)
+            raise PydanticCustomError("conflict", "{what}", {"what": what, "conflicts": found})
         return self
 
 
 def resolved_ids(clips: Sequence[Clip]) -> tuple[str, ...]:
-    """Every clip's id. A default counts from 1 and never gets wider: a new clip must not rename old ones."""
+    """Every clip's id. Default ids have no total width: one more clip must not rename the others."""
     return tuple(clip.id or f"clip-{number:02d}" for number, clip in enumerate(clips, start=1))
 
 
 def json_schema() -> dict[str, Any]:
-    """What an author may write, as JSON Schema (draft 2020-12) with descriptions."""
+    """The JSON Schema (draft 2020-12) of a storyboard, with descriptions."""
     draft = "https://json-schema.org/draft/2020-12/schema"
     return {"$schema": draft, "title": "svi-story storyboard", **_for_authors(Storyboard.model_json_schema())}
 
 
 def _for_authors(node: Any) -> Any:
-    """The schema without what only the models know: nulls for "not written", and generated titles."""
+    """The schema without pydantic's titles and without the nulls that stand for omitted fields."""
     if isinstance(node, list):
         return [_for_authors(item) for item in node]
     if not isinstance(node, dict):

@@ -1,4 +1,4 @@
-"""A board's file: read, checked and typed, with the line of every place in it."""
+"""Loads a board: its file read, checked and typed, with the line of every place in it."""
 
 from __future__ import annotations
 
@@ -7,27 +7,27 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal, Protocol
 
 from svi_story.errors import InputError, Problem
-from svi_story.fields import Loc, shown, spelled
-from svi_story.storyboard.checks import MOST_FAULTS, Fault, check
+from svi_story.fields import Loc, format_path, format_value
 from svi_story.storyboard.files import absent, decode, read_bytes
 from svi_story.storyboard.schema import Storyboard, resolved_ids
+from svi_story.storyboard.validation import MOST_ERRORS, FieldError, validate
 from svi_story.storyboard.yaml12 import parse
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterator, Mapping
     from pathlib import Path
 
-    from svi_story.storyboard.checks import Checked, Data
+    from svi_story.storyboard.validation import Data, Validation
 
 
 @dataclass(frozen=True)
 class Lines:
-    """Where every place of a board is written."""
+    """The line of every place of a board."""
 
     written: Mapping[Loc, int]
 
     def of(self, loc: Loc) -> int:
-        """The 1-based line of a place, or of the nearest written part that holds it; 0 when there is none."""
+        """The 1-based line of a place, or of the nearest written parent; 0 when there is none."""
         for length in range(len(loc), -1, -1):
             if loc[:length] in self.written:
                 return self.written[loc[:length]]
@@ -38,8 +38,8 @@ FileKind = Literal["image", "recording", "weights"]
 
 
 @dataclass(frozen=True)
-class Named:
-    """A file's name as the author wrote it, and where."""
+class NamedFile:
+    """A file as the author named it, and where."""
 
     loc: Loc
     name: str
@@ -50,16 +50,16 @@ class Resolver(Protocol):
     """From the file names on a board to paths on this machine, and back."""
 
     def path(self, name: str) -> Path:
-        """Where the file lies that the board calls `name`."""
+        """The path of the file that the board calls `name`."""
 
     def name(self, path: Path) -> str:
         """What the board calls the file at `path`."""
 
     def unusable(self, name: str, kind: FileKind) -> str:
-        """Why a name cannot be used, and what to do about it; empty when it can."""
+        """Why a name cannot be used, and the remedy; empty when it can."""
 
     def rephrase(self, problem: Problem) -> Problem:
-        """The same problem in terms of the files that the user knows."""
+        """The same problem with the file names that the user knows."""
 
 
 @dataclass(frozen=True)
@@ -69,7 +69,7 @@ class FolderResolver:
     folder: Path
 
     def path(self, name: str) -> Path:
-        """The path, joined; nothing is looked for."""
+        """The joined path; it may not exist."""
         return self.folder / name
 
     def name(self, path: Path) -> str:
@@ -89,7 +89,7 @@ class FolderResolver:
 
 @dataclass(frozen=True)
 class BoardFile:
-    """A storyboard that was read, with all that is needed to speak about its places."""
+    """A storyboard that was read, and what messages need to name its places."""
 
     path: Path
     """As the user gave it."""
@@ -100,18 +100,18 @@ class BoardFile:
     digest: str
     """sha256 (hex) of the file's bytes."""
     text: str
-    """What is written in it, with `\\n` line breaks."""
+    """Its text, with `\\n` line breaks."""
     resolver: Resolver
-    named: tuple[Named, ...]
-    """Every file that it names, as often as it does."""
+    named: tuple[NamedFile, ...]
+    """Every file that it names; one that is named twice comes twice."""
 
     def file(self, name: str) -> Path:
-        """Where a file lies that this board names."""
+        """The path of a file that this board names."""
         return self.resolver.path(name)
 
     def problem(self, loc: Loc, what: str) -> Problem:
         """Something wrong at a place of this board."""
-        problem = Problem(what, file=str(self.path), line=self.lines.of(loc), path=spelled(loc))
+        problem = Problem(what, file=str(self.path), line=self.lines.of(loc), path=format_path(loc))
         return self.resolver.rephrase(problem)
 
 
@@ -132,14 +132,15 @@ def _load(path: Path, resolver: Resolver) -> BoardFile:
     text = decode(raw, str(path))
     document = parse(text, str(path))
     if not isinstance(document.data, dict):
-        what = f"{shown(document.data)} is no board; start with `version: 1` and write `name: value` lines"
+        what = "is not a board; start with `version: 1` and write `name: value` lines"
+        what = f"{format_value(document.data)} {what}"
         raise InputError(Problem(what, file=str(path), line=document.lines[()]))
     lines = Lines(document.lines)
-    checked = check(document.data)
-    named = tuple(_named_files(document.data if checked.sound else {}))
-    doubtful = {fault.loc for fault in checked.faults}
-    faults = (*checked.faults, *_clashes(checked, lines), *_unusable_files(named, doubtful, resolver))
-    problems = [Problem(f.what, str(path), lines.of(f.loc), spelled(f.loc)) for f in faults]
+    checked = validate(document.data)
+    named = tuple(_named_files(document.data if checked.valid else {}))
+    invalid = {error.loc for error in checked.errors}
+    errors = (*checked.errors, *_conflicts(checked, lines), *_unusable_files(named, invalid, resolver))
+    problems = [Problem(what, str(path), lines.of(loc), format_path(loc)) for loc, what in errors]
     problems += document.problems
     if problems or checked.story is None:
         raise InputError(*sorted(problems, key=lambda problem: problem.line))
@@ -148,29 +149,31 @@ def _load(path: Path, resolver: Resolver) -> BoardFile:
     return BoardFile(path, checked.story, ids, lines, digest, text, resolver, named)
 
 
-def _clashes(checked: Checked, lines: Lines) -> Iterator[Fault]:
-    for clash in checked.clashes[:MOST_FAULTS]:
-        yield Fault(clash.loc, clash.text(lines.of(clash.other)))
-    rest = checked.clashes[MOST_FAULTS:]
+def _conflicts(checked: Validation, lines: Lines) -> Iterator[FieldError]:
+    for conflict in checked.conflicts[:MOST_ERRORS]:
+        yield FieldError(conflict.loc, conflict.text(lines.of(conflict.other)))
+    rest = checked.conflicts[MOST_ERRORS:]
     if rest:
-        yield Fault(rest[0].loc, f"and {len(rest)} more like these")
+        yield FieldError(rest[0].loc, f"and {len(rest)} more like these")
 
 
-def _unusable_files(named: Collection[Named], doubtful: set[Loc], resolver: Resolver) -> Iterator[Fault]:
-    """Names of files that cannot be used, where nothing else is wrong. Each is looked up once."""
+def _unusable_files(
+    named: Collection[NamedFile], invalid: set[Loc], resolver: Resolver
+) -> Iterator[FieldError]:
+    """Names of files that cannot be used, at places without other errors. Each is looked up once."""
     reasons: dict[tuple[str, FileKind], str] = {}
     for each in named:
-        if doubtful & {each.loc, (*each.loc, "path")}:
+        if invalid & {each.loc, (*each.loc, "path")}:
             continue
         key = each.name, each.kind
         if key not in reasons:
             reasons[key] = resolver.unusable(*key)
         if reasons[key]:
-            yield Fault(each.loc, f"{shown(each.name)} {reasons[key]}")
+            yield FieldError(each.loc, f"{format_value(each.name)} {reasons[key]}")
 
 
-def _named_files(data: Data) -> Iterator[Named]:
-    """Every file a board names; other parts of it may be wrong."""
+def _named_files(data: Data) -> Iterator[NamedFile]:
+    """Every file that a board names; other parts of the data may be invalid."""
     image: FileKind = "image"
     recording: FileKind = "recording"
     found: list[tuple[Loc, object, FileKind]] = [(("reference",), data.get("reference"), image)]
@@ -188,7 +191,7 @@ def _named_files(data: Data) -> Iterator[Named]:
         for number, each in enumerate(sounds if isinstance(sounds, list) else ()):
             found.append(((*at, "sounds", number), _path_of(each), recording))
     found.append((("cut", "audio"), _path_of(_mapping(data.get("cut")).get("audio")), recording))
-    return (Named(loc, name, kind) for loc, name, kind in found if isinstance(name, str))
+    return (NamedFile(loc, name, kind) for loc, name, kind in found if isinstance(name, str))
 
 
 def _loras(at: Loc, written: object) -> Iterator[tuple[Loc, object, FileKind]]:

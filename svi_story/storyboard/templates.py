@@ -1,4 +1,4 @@
-"""Starting points for new boards: a folder each, with `board.yaml` and its images."""
+"""Templates for new boards: a folder each, with `board.yaml` and its images."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import shutil
 from pathlib import Path
 
 from svi_story.errors import InputError, Problem
-from svi_story.fields import nearest, shown, unfit
+from svi_story.fields import format_value, nearest, text_problem
 from svi_story.files import remove_stale_temps, temp_name
 from svi_story.storyboard.files import unwritable, write_new
 
@@ -21,7 +21,7 @@ def names() -> tuple[str, ...]:
 
 
 def describe(name: str) -> str:
-    """What a template is for, in one line: the first comment in its board that is not for editors."""
+    """A template's purpose in one line: the first comment in its board that is not for editors."""
     for line in (_folder(name) / BOARD).read_text("utf-8").splitlines():
         comment = line.removeprefix("#").strip()
         if line.startswith("#") and comment and not comment.startswith("yaml-language-server"):
@@ -33,20 +33,24 @@ def create(name: str, target: Path) -> Path:
     """Copy a template and return the new board's path.
 
     A target that ends in .yaml or .yml becomes the board, its images beside it; any other becomes a folder
-    with `<its name>.yaml` in it. An image that is there already, the same to the byte, is used as it is.
+    with `<its name>.yaml` in it. An image that exists already with the same bytes is kept.
     Raises InputError, having written nothing, for an unknown template, for an unusable name, and when
     anything else that would be written exists.
     """
     source = _folder(name)
-    _check_name(target)
+    if not target.name or target.name.startswith(".") or text_problem(str(target), one_line=True):
+        what = (
+            f"{format_value(str(target))} is not a name for a board; write a name, as my-film or my-film.yaml"
+        )
+        raise InputError(what)
     try:
-        return _beside(source, target) if target.suffix in SUFFIXES else _into_folder(source, target)
+        return _write_beside(source, target) if target.suffix in SUFFIXES else _write_folder(source, target)
     except OSError as error:
         raise unwritable(target, error) from error
 
 
 def _root() -> Path:
-    """Where templates are: inside the package when installed, beside it in a checkout."""
+    """The folder of the templates: inside the package when installed, beside it in a checkout."""
     package = Path(__file__).parents[1]
     installed = package / "templates"
     return installed if installed.is_dir() else package.parent / "templates"
@@ -58,17 +62,10 @@ def _folder(name: str) -> Path:
         return _root() / name
     meant = nearest(name, known)
     guess = f'did you mean "{meant}"? ' if meant else ""
-    raise InputError(f"{shown(name)} is not a template; {guess}use one of {', '.join(known)}")
+    raise InputError(f"{format_value(name)} is not a template; {guess}use one of {', '.join(known)}")
 
 
-def _check_name(target: Path) -> None:
-    if not target.name or target.name.startswith(".") or unfit(str(target), one_line=True):
-        raise InputError(
-            f"{shown(str(target))} cannot name a board; write a name, as my-film or my-film.yaml"
-        )
-
-
-def _into_folder(source: Path, target: Path) -> Path:
+def _write_folder(source: Path, target: Path) -> Path:
     _refuse_existing(target)
     work = target.with_name(temp_name())
     remove_stale_temps(target.absolute().parent)
@@ -82,13 +79,13 @@ def _into_folder(source: Path, target: Path) -> Path:
     return target / f"{target.name}.yaml"
 
 
-def _beside(source: Path, target: Path) -> Path:
+def _write_beside(source: Path, target: Path) -> Path:
     places = [
         (target if file.name == BOARD else target.parent / file.relative_to(source), file)
         for file in _files(source)
     ]
     _refuse_existing(target)
-    missing = [(place, file) for place, file in places if not _is_there(place, file, target)]
+    missing = [(place, file) for place, file in places if not _is_present(place, file, target)]
     written: list[Path] = []
     try:
         for place, file in missing:
@@ -102,18 +99,19 @@ def _beside(source: Path, target: Path) -> Path:
 
 
 def _files(source: Path) -> list[Path]:
-    """A template's files, the board last: it appears when its images are there."""
+    """A template's files, the board last: when it appears, its images exist."""
     files = sorted(path for path in source.rglob("*") if path.is_file())
     return sorted(files, key=lambda path: path.name == BOARD)
 
 
-def _is_there(place: Path, file: Path, board: Path) -> bool:
-    """Whether a template's file is at its place already. Raises InputError for another file there."""
+def _is_present(place: Path, file: Path, board: Path) -> bool:
+    """Whether a template's file exists at its target already. Raises InputError for another file there."""
     if not _exists(place):
         return False
     if not (place.is_file() and filecmp.cmp(place, file, shallow=False)):
         elsewhere = board.parent / board.stem / board.name
-        what = f"exists already and is not the template's; choose another folder, as {shown(str(elsewhere))}"
+        what = "exists already and differs from the template's file; choose another folder, as "
+        what += format_value(str(elsewhere))
         raise InputError(Problem(what, file=str(place)))
     return True
 

@@ -1,4 +1,4 @@
-"""YAML with the scalars of YAML 1.2's core schema, read in one pass: plain values and the line of each."""
+"""Parses YAML with the scalars of YAML 1.2's core schema into plain values and the line of each."""
 
 from __future__ import annotations
 
@@ -19,8 +19,48 @@ from yaml.events import (
 )
 
 from svi_story.errors import InputError, Problem
-from svi_story.fields import Loc, joined_surrogates, shown, spelled
-from svi_story.storyboard.yamlwords import said
+from svi_story.fields import Loc, format_path, format_value, joined_surrogates
+
+_MESSAGES = (
+    (r"found character '\\t'", "a tab where YAML requires spaces; indent with spaces"),
+    (r"found character '(.)' that cannot start", "text cannot start with {0}; put it in quotes"),
+    (
+        r"mapping values are not allowed here",
+        '": " is not allowed here; put the text in quotes, or fix the indentation',
+    ),
+    (r"could not find expected ':'", "is not `name: value`; add the colon, or fix quotes and indentation"),
+    (r"found unexpected end of stream", "the quote that opens here is never closed; close it"),
+    (
+        r"found unexpected document separator",
+        "the quote that opens here is not closed before the ---; close it",
+    ),
+    (
+        r"found unknown escape character '(.+)'",
+        "\\{0} is not an escape in double quotes; write \\\\{0}, or use single quotes",
+    ),
+    (
+        r"expected escape sequence of (\d) hex",
+        "an escape in double quotes is missing some of its {0} hex digits; complete it",
+    ),
+    (r"expected ',' or '(.)'", "a comma is missing, or the list that opens here is not closed with {0}"),
+    (r"expected '<document start>'", "does not belong to what comes before; fix the indentation"),
+    (r"expected <block end>", "does not fit what comes before; fix quotes and indentation"),
+)
+_AT_START = ("found unexpected", "could not find expected", "expected ','")
+
+
+def _message_of(error: yaml.MarkedYAMLError) -> tuple[int, str]:
+    """The 1-based line of a YAML error, and what to do about it."""
+    problem = str(error.problem or "")
+    at_start = problem.startswith(_AT_START) and error.context_mark is not None
+    mark = error.context_mark if at_start else error.problem_mark or error.context_mark
+    line = mark.line + 1 if mark else 0
+    for pattern, message in _MESSAGES:
+        match = re.search(pattern, problem)
+        if match:
+            return line, message.format(*match.groups())
+    return line, f"is not YAML ({problem}); fix quotes and indentation"
+
 
 MAX_DEPTH = 50
 MAX_ALIASED = 10_000
@@ -39,7 +79,7 @@ _NUMBER_STARTS = frozenset("+-.0123456789")
 
 @dataclass(frozen=True)
 class Refused:
-    """Stands for something that was written and is no value."""
+    """Stands in for something that was written and is not a valid value."""
 
     what: str
 
@@ -56,29 +96,29 @@ class Document:
     lines: dict[Loc, int]
     """1-based line of every place that is written out."""
     problems: tuple[Problem, ...]
-    """What is wrong with it although it could be read."""
+    """Problems that did not stop the parser."""
 
 
 def parse(text: str, file: str) -> Document:
     """Read one document. `text` has `\\n` line breaks; `file` names it in messages.
 
-    Raises InputError for what is no YAML, for tags, and beyond MAX_DEPTH, MAX_ALIASED and MAX_VALUES.
+    Raises InputError for invalid YAML, for tags, and beyond MAX_DEPTH, MAX_ALIASED and MAX_VALUES.
     """
     events = _Events(text)
     builder = _Builder(events, file)
     try:
         data = builder.document()
     except yaml.MarkedYAMLError as error:
-        line, what = said(error)
+        line, what = _message_of(error)
         raise InputError(Problem(what, file=file, line=line)) from error
     except (ValueError, OverflowError) as error:  # PyYAML on "\UFFFFFFFF" and on %YAML with a long number
-        what = "an escape or a number that YAML does not know; write it plainly"
+        what = "an escape or a number that YAML does not have; write it plainly"
         raise InputError(Problem(what, file=file, line=events.line + 1)) from error
     return Document(data, builder.lines, tuple(builder.problems))
 
 
 def scalar(text: str) -> object:
-    """What an unquoted scalar means: null is NOTHING, and a number beyond all use is Refused."""
+    """The value of an unquoted scalar: null is NOTHING, and an unusably long number is Refused."""
     if text in _NULL:
         return NOTHING
     if text in _BOOL:
@@ -103,7 +143,7 @@ def _number(text: str) -> object:
 
 
 class _Events(yaml.SafeLoader):
-    """SafeLoader's events of a text whose only line breaks are `\\n`, so its reader is short and fast."""
+    """SafeLoader's events; faster, because the text's only line breaks are `\\n`."""
 
     buffer: str
     pointer: int
@@ -138,7 +178,7 @@ class _Events(yaml.SafeLoader):
 
 @dataclass
 class _Builder:
-    """Turns events into values, counting what it makes."""
+    """Turns events into values and counts them."""
 
     events: _Events
     file: str
@@ -206,10 +246,10 @@ class _Builder:
             place = (*loc, name)
             data = self.value(self.events.take(), place, depth + 1)
             if name == "<<":
-                self.report(place, line, "YAML 1.2 knows no merge keys; write the fields out")
+                self.report(place, line, "YAML 1.2 has no merge keys; write the fields out")
             elif name in found:
                 first = self.lines[place]
-                self.report(place, line, f"is written twice, first in line {first}; keep one")
+                self.report(place, line, f"is written twice, first on line {first}; keep one")
             else:
                 found[name] = data
                 self.lines[place] = line
@@ -218,10 +258,10 @@ class _Builder:
 
     def alias(self, event: AliasEvent) -> object:
         if event.anchor not in self.anchors:
-            self.stop(event, f"*{event.anchor} means nothing yet; write &{event.anchor} before its first use")
+            self.stop(event, f"*{event.anchor} is not defined; write &{event.anchor} before its first use")
         data, size = self.anchors[event.anchor]
         if not size:
-            self.stop(event, f"*{event.anchor} stands inside of what it names; write that part out")
+            self.stop(event, f"*{event.anchor} is used inside its own definition; write that part out")
         self.values += size - 1
         self.aliased += size
         if self.aliased > MAX_ALIASED:
@@ -231,16 +271,16 @@ class _Builder:
     def refuse_tag(self, event: Event) -> None:
         tag = getattr(event, "tag", None)
         if tag is not None:
-            written = shown(str(tag).replace("tag:yaml.org,2002:", "!!"))
+            written = format_value(str(tag).replace("tag:yaml.org,2002:", "!!"))
             self.stop(event, f"tags such as {written} are not supported; remove it")
 
     def count(self, event: Event) -> None:
         self.values += 1
         if self.values > MAX_VALUES:
-            self.stop(event, f"holds more than {MAX_VALUES:,} values; split the board")
+            self.stop(event, f"has more than {MAX_VALUES:,} values; split the board")
 
     def report(self, loc: Loc, line: int, what: str) -> None:
-        self.problems.append(Problem(what, file=self.file, line=line, path=spelled(loc)))
+        self.problems.append(Problem(what, file=self.file, line=line, path=format_path(loc)))
         if len(self.problems) == MAX_PROBLEMS:
             raise InputError(*self.problems, Problem("and more like these", file=self.file))
 
