@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import opentimelineio as otio
 
 from svi_story.cut.edit_list import card_key, pieces_of
-from svi_story.cut.otio import Take, rows_of, timeline
 from svi_story.enginespec import EngineOptions
 from svi_story.enginespec.sampling import Guidance, Sampler
+from svi_story.export.otio import Take, rows_of, timeline
 from svi_story.plan.keys import key_of
 from svi_story.plan.model import Anchor, Card, Cut, FilmPlan, Segment, Shot, Size
 from svi_story.render.jobs import Job, Place

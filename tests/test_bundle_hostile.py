@@ -32,8 +32,8 @@ from bundle_support import (
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from svi_story.cache.entry import ENTRY, seal
 from svi_story.cache.frames import write_frames
-from svi_story.cache.sealed import ENTRY, seal
 from svi_story.cache.store import Store
 from svi_story.cache.tensors import encode
 from svi_story.errors import InputError

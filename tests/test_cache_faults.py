@@ -280,7 +280,7 @@ def test_what_may_not_be_read_is_an_error_and_not_damage(
             raise OSError(code, os.strerror(code))
 
         with monkeypatch.context() as patch:
-            patch.setattr("svi_story.cache.sealed.sha256_file", refuse)
+            patch.setattr("svi_story.cache.entry.sha256_file", refuse)
             with pytest.raises(RenderError, match="reading the cache failed"):
                 store.entry(KEY)
             assert [bool(item.problem) for item in store.verify()] == [True, True]
@@ -298,7 +298,7 @@ def test_a_lost_block_is_damage(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
         raise OSError(errno.EIO, "Input/output error")
 
     with monkeypatch.context() as patch:
-        patch.setattr("svi_story.cache.sealed.sha256_file", lost)
+        patch.setattr("svi_story.cache.entry.sha256_file", lost)
         assert store.entry(KEY) is None
     assert "Input/output error" in heard.warnings[0]
     assert is_consistent(render(tmp_path, heard))

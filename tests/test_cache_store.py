@@ -499,7 +499,7 @@ def test_an_entry_that_is_set_aside_while_it_is_read_is_just_a_miss(
         whole.rename(whole.with_name("gone"))
         return path.read_text()
 
-    monkeypatch.setattr("svi_story.cache.sealed.sha256_file", gone)
+    monkeypatch.setattr("svi_story.cache.entry.sha256_file", gone)
     assert store.entry(KEY) is None
     assert heard.warnings == []
 
@@ -620,7 +620,7 @@ def test_no_locks_are_no_obstacle(
 
 
 def test_stale_halves_are_swept_only_under_a_held_lock(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
-    from svi_story.cache import locks
+    from svi_story import files
     from svi_story.files import temp_name
 
     folder = store.layout.work(KEY)
@@ -630,7 +630,7 @@ def test_stale_halves_are_swept_only_under_a_held_lock(store: Store, monkeypatch
     half = folder / f"{temp_name()}-checkpoint.safetensors"
     half.touch()
     with monkeypatch.context() as patch:
-        patch.setattr(locks, "_try", lambda _: locks.Hold.UNSUPPORTED)
+        patch.setattr(files, "_try", lambda _: files.Hold.UNSUPPORTED)
         begun(store)
     assert ours.exists()
     assert half.exists()

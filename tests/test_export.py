@@ -17,9 +17,9 @@ from cut_frames import Library
 from svi_story.cache.frames import Frames
 from svi_story.cache.store import Store
 from svi_story.cut.frames import PieceFrames
-from svi_story.cut.media import CODECS, is_made, made_from, write_media
 from svi_story.cut.timeline import Piece, Span
 from svi_story.errors import RenderError
+from svi_story.export.media import CODECS, is_made, made_from, write_media
 from svi_story.plan.model import Size
 
 if TYPE_CHECKING:

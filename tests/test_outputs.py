@@ -14,7 +14,7 @@ from sound_files import wav_bytes
 
 from svi_story.cache.outputs import Outputs
 from svi_story.cache.store import Store
-from svi_story.cut.boxes import add_xmp, read_xmp
+from svi_story.cut.mp4 import add_xmp, read_xmp
 from svi_story.errors import InputError, RenderError
 from svi_story.render.smoke import Made, Trial, save_pictures
 from svi_story.review.preview import is_sheet

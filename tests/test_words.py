@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from svi_story.cut.words import CAPTION, Overlay, caption_over, card, darken, has_room
+from svi_story.cut.captions import CAPTION, Overlay, caption_over, card, darken, has_room
 
 if TYPE_CHECKING:
     from fractions import Fraction

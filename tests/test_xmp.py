@@ -15,7 +15,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from svi_story.cut.xmp import DC, IPTC, OWN, RDF, TRAINED, XMP, About, xmp_packet
+from svi_story.cut.extras import DC, IPTC, OWN, RDF, TRAINED, XMP, About, xmp_packet
 
 ABOUT = About("Fog", "svi-story 0.1", "Stable Video Infinity 2.0", {"storyboard": "version: 1\n"})
 
@@ -128,7 +128,7 @@ def test_packets_of_several_threads_and_of_other_users_of_the_same_names() -> No
 
 
 def test_the_same_bytes_in_another_process() -> None:
-    code = "import sys\nfrom svi_story.cut.xmp import About, xmp_packet\n"
+    code = "import sys\nfrom svi_story.cut.extras import About, xmp_packet\n"
     code += f"sys.stdout.buffer.write(xmp_packet({ABOUT!r}))"
     root = str(Path(__file__).parent.parent)
     for seed in ("1", "2"):

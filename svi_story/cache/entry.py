@@ -1,23 +1,157 @@
-"""An entry: one finished segment."""
+"""Entries and pieces: folders published whole, with a manifest of every file's size and sha256."""
 
 from __future__ import annotations
 
+import errno
+import hashlib
+import json
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from svi_story.cache.frames import Frames
-from svi_story.cache.layout import FRAMES, LATENTS
-from svi_story.cache.sealed import ENTRY, unseal
+from svi_story.cache.layout import FRAMES, LATENTS, PIECE_FILE
 from svi_story.cache.tensors import load_tensors
-from svi_story.files import CorruptError
+from svi_story.files import (
+    DAMAGED,
+    CorruptError,
+    UnfitError,
+    make_folder,
+    read_regular,
+    regular_size,
+    sha256_file,
+    sync,
+    write_new,
+)
+from svi_story.plan.keys import canonical, key_of
 
 if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
     from pathlib import Path
 
     from numpy.typing import NDArray
 
-    from svi_story.cache.sealed import Manifest
     from svi_story.plan.keys import Json
+
+    Manifest = Mapping[str, Json]
+
+
+T = TypeVar("T")
+
+FORMAT = 1
+LARGEST_MANIFEST = 16 * 2**20
+
+TAKEN = (errno.EEXIST, errno.ENOTEMPTY, errno.ENOTDIR)
+
+
+@dataclass(frozen=True)
+class Kind:
+    """What a sealed folder of one kind holds."""
+
+    manifest: str
+    files: tuple[str, ...]
+
+
+ENTRY = Kind("entry.json", (LATENTS, FRAMES))
+PIECE = Kind("piece.json", (PIECE_FILE,))
+
+
+def seal(
+    folder: Path, kind: Kind, key: str, inputs: Mapping[str, Json], about: Mapping[str, Json]
+) -> Manifest:
+    """Write the manifest that vouches for the folder's files, last; they must be on the disk already."""
+    assert key_of(inputs) == key, "the inputs are not those of the key"
+    body: dict[str, Json] = {
+        **about,
+        "format": FORMAT,
+        "key": key,
+        "inputs": dict(inputs),
+        "files": {name: _described(folder / name) for name in kind.files},
+        "made": datetime.now(UTC).isoformat(timespec="seconds"),
+    }
+    text = json.dumps({**body, "sha256": _seal(body)}, indent=1, ensure_ascii=False, allow_nan=False)
+    write_new(folder / kind.manifest, text.encode("utf-8", "surrogatepass"))
+    return body
+
+
+def unseal(folder: Path, kind: Kind, key: str) -> Manifest:
+    """The manifest of a folder whose every byte is as it was sealed, under this key.
+
+    CorruptError says what is wrong; files of other names are not ours and not looked at. An OSError that
+    says nothing about the content (no right to read, too many open files) comes as it is.
+    """
+    try:
+        manifest = read_manifest(folder / kind.manifest)
+        if manifest.get("key") != key or key_of(_mapping(manifest, "inputs")) != key:
+            raise CorruptError(f"{kind.manifest} belongs to another key")
+        recorded = _mapping(manifest, "files")
+        for file in kind.files:
+            _check(folder / file, recorded.get(file))
+    except OSError as error:
+        if error.errno not in DAMAGED:
+            raise
+        raise CorruptError(f"{error.filename or folder}: {error.strerror}") from error
+    return manifest
+
+
+def publish(private: Path, target: Path, look: Callable[[], T | None]) -> T | None:
+    """Give a sealed folder its name: it is seen complete or not at all.
+
+    None when ours took the name; what `look` finds when it was taken already. `look` sets aside what is not
+    whole, so that a second attempt has room. OSError when neither works.
+    """
+    sync(private)
+    make_folder(target.parent)
+    for last_attempt in (False, True):
+        try:
+            private.rename(target)
+        except OSError as error:
+            # Taken; or a network file system sent a rename twice, and the second answer counts.
+            if (theirs := look()) is not None:
+                return theirs
+            if last_attempt or error.errno not in TAKEN:
+                raise
+        else:
+            break
+    sync(target.parent)
+    return None
+
+
+def _described(path: Path) -> Json:
+    return {"bytes": path.stat().st_size, "sha256": sha256_file(path)}
+
+
+def _check(path: Path, recorded: Json) -> None:
+    size = regular_size(path)
+    if not isinstance(recorded, dict) or size != recorded.get("bytes"):
+        wanted = recorded.get("bytes") if isinstance(recorded, dict) else "no"
+        raise CorruptError(f"{path.name} holds {size} bytes where {wanted} were written")
+    if sha256_file(path) != recorded.get("sha256"):
+        raise CorruptError(f"{path.name} holds other bytes than were written")
+
+
+def _seal(body: Manifest) -> str:
+    return hashlib.sha256(canonical(body)).hexdigest()
+
+
+def read_manifest(path: Path) -> Manifest:
+    """A manifest whose own seal is whole; its files are not looked at. CorruptError or OSError."""
+    try:
+        manifest = json.loads(read_regular(path, LARGEST_MANIFEST).decode("utf-8", "surrogatepass"))
+        body = {name: value for name, value in manifest.items() if name != "sha256"}
+        whole = manifest.get("format") == FORMAT and manifest.get("sha256") == _seal(body)
+    except (UnfitError, ValueError, AttributeError, RecursionError) as error:
+        raise CorruptError(f"{path.name} is no manifest") from error
+    if not whole:
+        raise CorruptError(f"{path.name} is not what was written")
+    return body
+
+
+def _mapping(manifest: Manifest, name: str) -> Mapping[str, Json]:
+    value = manifest.get(name)
+    if not isinstance(value, dict):
+        raise CorruptError(f"the manifest has no {name}")
+    return value
 
 
 @dataclass(frozen=True)

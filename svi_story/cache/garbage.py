@@ -1,27 +1,137 @@
-"""What nothing needs any more, and deleting it."""
+"""What is in the cache, which films use it, whether it is intact, and deleting what nothing needs."""
 
 from __future__ import annotations
 
+import hashlib
+import json
 import os
 import secrets
 from contextlib import nullcontext, suppress
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
-from svi_story.cache.films import gone, serves, used
-from svi_story.cache.layout import CHECKPOINT, LATENTS, TRASH, names, own_cache
-from svi_story.cache.locks import Hold, lock_if_free
+from svi_story.cache.entry import ENTRY, PIECE, open_entry, read_manifest, unseal
+from svi_story.cache.layout import BOARD_FOLDER, CHECKPOINT, LATENTS, TRASH, names, own_cache
 from svi_story.cache.outputs import written_and_gone
-from svi_story.files import TEMP, disk, measure, remove, sync
+from svi_story.cache.quarantine import quarantine
+from svi_story.errors import RenderError
+from svi_story.events import Warned
+from svi_story.files import (
+    TEMP,
+    CorruptError,
+    Hold,
+    disk,
+    lock_if_free,
+    make_folder,
+    measure,
+    read_regular,
+    remove,
+    sync,
+    write_atomic,
+)
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Callable, Iterable, Iterator, Mapping
     from datetime import timedelta
     from pathlib import Path
 
-    from svi_story.cache.films import Used
     from svi_story.cache.layout import Layout
     from svi_story.events import Reporter
+    from svi_story.plan.keys import Json
+
+
+LARGEST = 16 * 2**20
+"""Bytes of a record; a film of the most segments takes 3 MB."""
+
+
+@dataclass(frozen=True)
+class Film:
+    """The record of one film."""
+
+    film: Path
+    board: Path
+    keys: frozenset[str]
+    """Of entries."""
+    pieces: frozenset[str]
+
+    @property
+    def exists(self) -> bool:
+        """Whether there is still a film or a board that would miss what it is made of."""
+        return os.path.lexists(self.film) or os.path.lexists(self.board)
+
+
+@dataclass(frozen=True)
+class Used:
+    """What films are made of. A damaged record could name anything: then everything counts as used."""
+
+    keys: frozenset[str]
+    known: bool
+
+    def __contains__(self, key: str) -> bool:
+        return key != "" and (key in self.keys or not self.known)
+
+
+def remember(
+    layout: Layout, film: Path, board: Path, keys: Iterable[str], pieces: Iterable[str] | None
+) -> None:
+    """Record what a film is made of, in place of what it was made of before; None keeps its old pieces.
+
+    Paths are kept relative to the cache: a project that moves as a whole keeps what it uses.
+    """
+    layout.create()
+    name = os.path.relpath(film, layout.root)
+    path = layout.films / f"{hashlib.sha256(os.fsencode(name)).hexdigest()}.json"
+    before = _read(path, layout.root)
+    if pieces is None:
+        pieces = before.pieces if before else ()
+    record = {
+        "film": name,
+        "board": os.path.relpath(board, layout.root),
+        "keys": sorted(set(keys)),
+        "pieces": sorted(set(pieces)),
+    }
+    with disk(path, "recording what the film is made of"):
+        make_folder(layout.films)
+        write_atomic(path, json.dumps(record, indent=1).encode())
+
+
+def used(layout: Layout, report: Reporter) -> Used:
+    """The keys of all films that exist, or whose board does."""
+    keys: set[str] = set()
+    known = True
+    for path, film in _records(layout):
+        if film is None:
+            known = False
+            report(Warned(f"{path} is damaged: while it is there, everything counts as used by a film"))
+        elif film.exists:
+            keys |= film.keys | film.pieces
+    return Used(frozenset(keys), known)
+
+
+def serves(layout: Layout) -> bool:
+    """Whether any film would miss this cache."""
+    return any(film is None or film.exists for _, film in _records(layout))
+
+
+def gone(layout: Layout) -> Iterator[Path]:
+    """The records of films that do not exist, and whose boards do not either."""
+    return (path for path, film in _records(layout) if film is not None and not film.exists)
+
+
+def _records(layout: Layout) -> Iterator[tuple[Path, Film | None]]:
+    """Every record with its film, None where it is damaged."""
+    for path in names(layout.films):
+        if path.suffix == ".json" and not path.name.startswith("."):
+            yield path, _read(path, layout.root)
+
+
+def _read(path: Path, root: Path) -> Film | None:
+    try:
+        record = json.loads(read_regular(path, LARGEST))
+        film, board = root / str(record["film"]), root / str(record["board"])
+        return Film(film, board, frozenset(record["keys"]), frozenset(record["pieces"]))
+    except (OSError, ValueError, KeyError, TypeError, RecursionError):
+        return None
 
 
 @dataclass(frozen=True)
@@ -131,3 +241,102 @@ def _discard(path: Path) -> None:
         sync(trash.parent)
     with suppress(OSError):  # what stays is listed by the next `gc`
         remove(trash)
+
+
+Held = Literal["entry", "piece", "work", "bundle", "set aside"]
+
+
+@dataclass(frozen=True)
+class Usage:
+    """One thing in the cache, by presence: its files were not read."""
+
+    kind: Held
+    key: str
+    path: Path
+    bytes: int
+    last_used: float
+    """Seconds since the epoch."""
+    notes: Mapping[str, Json]
+    """What the renderer noted in an entry (clip, prompt, ...); empty where its manifest is damaged."""
+    in_use: bool
+    """Whether a film is made of it that exists, or whose board does."""
+
+
+@dataclass(frozen=True)
+class Checked:
+    """An entry or piece that was verified."""
+
+    kind: Literal["entry", "piece"]
+    key: str
+    path: Path
+    problem: str
+    """What is wrong; empty when every byte is as it was written."""
+
+
+def usage(layout: Layout, report: Reporter) -> Iterator[Usage]:
+    """Everything finished or under way."""
+    in_use = used(layout, report)
+    for folder in layout.entries():
+        yield _usage("entry", folder, in_use, _notes(folder))
+    for folder in layout.pieces():
+        yield _usage("piece", folder, in_use, {})
+    for folder in layout.works():
+        yield _usage("work", folder, in_use, {})
+    for folder in layout.bundles():
+        yield _bundle(folder)
+    for folder in names(layout.set_aside):
+        yield _usage("set aside", folder, in_use, {})
+
+
+def verify(layout: Layout, report: Reporter) -> Iterator[Checked]:
+    """Read every byte of every entry and piece, bundles' too; damaged ones are set aside with a warning."""
+    for folder in layout.entries():
+        yield _checked(layout, report, "entry", folder, open_entry)
+    for folder in layout.pieces():
+        yield _checked(layout, report, "piece", folder, lambda path, key: unseal(path, PIECE, key))
+    for folder in layout.bundles():
+        yield from verify(own_cache(folder), report)
+
+
+def _usage(
+    kind: Held,
+    folder: Path,
+    in_use: Used,
+    notes: Mapping[str, Json],
+) -> Usage:
+    size, last_used = measure(folder)
+    return Usage(kind, folder.name, folder, size, last_used, notes, folder.name in in_use)
+
+
+def _bundle(folder: Path) -> Usage:
+    """An unpacked bundle, with all that its own cache holds."""
+    size, last_used = measure(folder)
+    notes: dict[str, Json] = {"board": ", ".join(board.name for board in names(folder / BOARD_FOLDER))}
+    return Usage("bundle", folder.name, folder, size, last_used, notes, serves(own_cache(folder)))
+
+
+def _notes(folder: Path) -> Mapping[str, Json]:
+    try:
+        notes = read_manifest(folder / ENTRY.manifest).get("notes")
+    except (CorruptError, OSError):
+        return {}
+    return notes if isinstance(notes, dict) else {}
+
+
+def _checked(
+    layout: Layout,
+    report: Reporter,
+    kind: Literal["entry", "piece"],
+    folder: Path,
+    open_folder: Callable[[Path, str], object],
+) -> Checked:
+    key = folder.name
+    try:
+        with disk(folder, "reading the cache"):
+            open_folder(folder, key)
+    except CorruptError as error:
+        quarantine(layout, report, key, f"{folder} is damaged: {error}", {kind: folder})
+        return Checked(kind, key, folder, str(error))
+    except RenderError as error:
+        return Checked(kind, key, folder, str(error))
+    return Checked(kind, key, folder, "")

@@ -10,22 +10,18 @@ from contextlib import contextmanager, suppress
 from datetime import timedelta
 from typing import TYPE_CHECKING, Literal, TypeVar
 
-from svi_story.cache.aside import FORCED, quarantine, set_aside, set_aside_for
-from svi_story.cache.entry import Entry, open_entry
-from svi_story.cache.films import remember
-from svi_story.cache.garbage import Garbage, delete, garbage
+from svi_story.cache.entry import ENTRY, PIECE, Entry, open_entry, publish, seal, unseal
+from svi_story.cache.garbage import Garbage, delete, garbage, remember, usage, verify
 from svi_story.cache.layout import CHECKPOINT, LATENTS, PIECE_FILE, Layout
-from svi_story.cache.locks import locked
-from svi_story.cache.sealed import ENTRY, PIECE, publish, seal, unseal
-from svi_story.cache.upkeep import usage, verify
+from svi_story.cache.quarantine import FORCED, quarantine, set_aside, set_aside_for
 from svi_story.cache.work import Kept, Work, bench, kept_embedding, waiting
-from svi_story.files import CorruptError, disk, sync
+from svi_story.files import CorruptError, disk, locked, sync
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping
     from pathlib import Path
 
-    from svi_story.cache.upkeep import Checked, Usage
+    from svi_story.cache.garbage import Checked, Usage
     from svi_story.events import Reporter
     from svi_story.plan.keys import Json
 

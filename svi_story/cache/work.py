@@ -8,19 +8,19 @@ from contextlib import contextmanager, suppress
 from itertools import islice
 from typing import TYPE_CHECKING, Any
 
-from svi_story.cache.aside import quarantine
-from svi_story.cache.entry import Entry
+from svi_story.cache.entry import ENTRY, Entry, publish, seal
 from svi_story.cache.frames import write_frames
 from svi_story.cache.layout import CHECKPOINT, FRAMES, LATENTS, names
-from svi_story.cache.locks import Hold, locked
-from svi_story.cache.sealed import ENTRY, publish, seal
+from svi_story.cache.quarantine import quarantine
 from svi_story.cache.tensors import encode, load_tensors, save_tensors
 from svi_story.errors import RenderError
 from svi_story.events import Warned
 from svi_story.files import (
     CorruptError,
+    Hold,
     disk,
     is_temp_of_this_host,
+    locked,
     make_folder,
     remove,
     temp_name,

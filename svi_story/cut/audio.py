@@ -1,24 +1,41 @@
-"""The edit list of the film's sound: what is heard from which sample to which, at 48 kHz. Integers only.
+"""The film's sound: which recording plays from which sample to which, mixed, limited and encoded as AAC.
 
-A film's frame f begins with sample round(f / fps * 48000), halves up; the film ends with the last of them, so
-its sound is as long as its picture to the sample.
+Integers only, at 48 kHz. A film's frame f begins with sample round(f / fps * 48000), halves up; the film ends
+with the last of them, so its sound is as long as its picture to the sample.
 """
 
 from __future__ import annotations
 
+from contextlib import ExitStack, closing
 from dataclasses import dataclass, replace
 from fractions import Fraction
 from importlib.metadata import version
 from math import floor
 from typing import TYPE_CHECKING
 
-from svi_story.media.audio import RATE
+import numpy as np
+
+from svi_story.cut.ffmpeg import import_moviepy
+from svi_story.errors import InputError, Problem, RenderError
+from svi_story.files import atomic_file, unwritable
+from svi_story.media.audio import RATE, RecordingReader
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Mapping
+    from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
+    from pathlib import Path
+    from types import TracebackType
+    from typing import Any, Self
+
+    from av import AudioFrame
+    from moviepy import AudioClip
+    from numpy.typing import NDArray
 
     from svi_story.plan.keys import Json
     from svi_story.plan.model import FilmPlan, Recording, Shot, Sound
+
+    Block = NDArray[np.float64]
+    """n x 2 samples; full scale is 1.0."""
+
 
 MIX_VERSION = 1
 """Raised whenever the same inputs make another sound than before."""
@@ -145,3 +162,248 @@ def _music(plan: FilmPlan, voices: Iterable[Track], total: int) -> Iterator[Trac
         stop = total if music.loop else min(music.sound.recording.samples, total)
         track = _track(music.sound, 0, stop)
         yield replace(track, loop=music.loop, gain=ducked(voices, music.duck) if music.duck < 1 else ())
+
+
+_BLOCK = RATE
+
+
+def compose(soundtrack: Soundtrack) -> Generator[Block]:
+    """The sum of all tracks, not limited, a second at a time.
+
+    Raises RenderError where a recording is not any more what was planned with.
+    """
+    import_moviepy()
+    from moviepy import CompositeAudioClip
+
+    with _Stage(soundtrack.tracks) as stage:
+        for first in range(0, soundtrack.samples, _BLOCK):
+            stop = min(first + _BLOCK, soundtrack.samples)
+            clips = stage.clips(first, stop)
+            moments = (np.arange(first, stop) + 0.5) / RATE
+            yield CompositeAudioClip(clips).get_frame(moments) if clips else np.zeros((stop - first, 2))
+        stage.clear(soundtrack.samples)
+
+
+class _Stage:
+    """The tracks that are heard at a time, each with its recording open."""
+
+    def __init__(self, tracks: Iterable[Track]) -> None:
+        self._waiting = sorted(tracks, key=lambda track: track.start, reverse=True)
+        self._playing: list[_Player] = []
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        with ExitStack() as stack:
+            for player in self._playing:
+                stack.callback(player.close)
+
+    def clips(self, first: int, stop: int) -> list[AudioClip]:
+        """The clips that are heard in [first, stop), which does not lie before what was asked for last."""
+        self.clear(first)
+        while self._waiting and self._waiting[-1].start < stop:
+            self._playing.append(_Player(self._waiting.pop()))
+        return [player.clip for player in self._playing]
+
+    def clear(self, first: int) -> None:
+        """Let go of what is heard no more. Raises RenderError where somebody wrote into a file meanwhile."""
+        for player in [player for player in self._playing if player.track.stop <= first]:
+            self._playing.remove(player)
+            player.finish()
+
+
+class _Player:
+    """One track as a clip of moviepy's."""
+
+    def __init__(self, track: Track) -> None:
+        self.track = track
+        self._reader = _opened(track)
+        self.clip = self._clip()
+
+    def close(self) -> None:
+        """Let go of the recording."""
+        self._reader.close()
+
+    def finish(self) -> None:
+        """Let go of the recording. Raises RenderError where somebody wrote into it meanwhile."""
+        unchanged = self._reader.unchanged()
+        self.close()
+        if not unchanged:
+            raise _changed(self.track)
+
+    def _clip(self) -> AudioClip:
+        from moviepy import AudioClip
+        from moviepy.audio.fx import AudioFadeIn, AudioFadeOut, MultiplyVolume
+
+        track = self.track
+        effects = [MultiplyVolume(track.volume)]
+        if track.fade_in:
+            effects.append(AudioFadeIn(track.fade_in / RATE))
+        if track.fade_out:
+            effects.append(AudioFadeOut(track.fade_out / RATE))
+        clip = AudioClip(self._frames, duration=track.samples / RATE, fps=RATE).with_effects(effects)
+        if track.gain:
+            clip = clip.transform(self._ducked)
+        return clip.with_start(track.start / RATE)
+
+    def _frames(self, seconds: Any) -> Block:
+        if np.isscalar(seconds):  # it wants to know how many channels there are
+            return np.zeros(2)
+        return self._samples(int(np.floor(seconds[0] * RATE)), len(seconds))
+
+    def _samples(self, first: int, count: int) -> Block:
+        """Samples [first, first + count) of the track, silent where it has none."""
+        samples = np.zeros((count, 2))
+        length = self.track.recording.samples
+        at, stop = max(first, 0), min(first + count, self.track.samples)
+        while at < stop:
+            place = at % length if self.track.loop else at
+            part = self._read(place, min(stop - at, length - place))
+            if place == 0 and len(part) == length:  # whole rounds at once: a loop may be one sample long
+                part = np.tile(part, (max(1, (stop - at) // length), 1))
+            samples[at - first :][: len(part)] = part
+            at += len(part)
+        return samples
+
+    def _read(self, start: int, count: int) -> NDArray[np.float32]:
+        try:
+            part = self._reader.read(start, count)
+        except InputError as error:
+            raise RenderError(*error.problems) from error
+        if len(part) < count:
+            raise _changed(self.track)
+        return part
+
+    def _ducked(self, get_frame: Callable[[Any], Block], seconds: Any) -> Block:
+        samples = np.floor(np.asarray(seconds) * RATE) + self.track.start
+        places, gains = zip(*self.track.gain, strict=True)
+        ducked: Block = get_frame(seconds) * np.interp(samples, places, gains)[..., np.newaxis]
+        return ducked
+
+
+def _opened(track: Track) -> RecordingReader:
+    try:
+        reader = RecordingReader(track.recording.path)
+    except InputError as error:
+        raise RenderError(*error.problems) from error
+    try:
+        if reader.digest() != track.recording.sha256:
+            raise _changed(track)
+    except BaseException:
+        reader.close()
+        raise
+    return reader
+
+
+def _changed(track: Track) -> RenderError:
+    what = "this sound changed while the film was made; run the same command again"
+    return RenderError(Problem(what, file=str(track.recording.path)))
+
+
+_LIMITER = "limit=1:level=0:attack=5:release=50:latency=1"
+"""libavfilter's alimiter turns down, within 5 ms before a peak and 50 ms after it, what would go over full
+scale; everything else passes bit for bit and in its place."""
+
+
+def mix(
+    soundtrack: Soundtrack, target: Path, on_samples: Callable[[int, int], None] = lambda _done, _all: None
+) -> int:
+    """Mix a film's sound into an .m4a: AAC in stereo at 48 kHz, exactly as long as the film.
+
+    It is under its name only when it is whole. Returns how many samples would have gone over full scale and
+    were turned down. `on_samples` hears (done, in all) every second of sound. Raises RenderError where a
+    recording is not any more what was planned with, or the disk refuses.
+    """
+    import av
+
+    with atomic_file(target) as temporary, closing(compose(soundtrack)) as blocks:
+        loud = _Loudness(blocks)
+        try:
+            _encode(limit(loud), temporary, lambda done: on_samples(done, soundtrack.samples))
+            made = _length(temporary)
+        except av.FFmpegError as error:
+            raise unwritable(target, getattr(error, "strerror", None) or str(error)) from error
+        if made != soundtrack.samples:
+            raise unwritable(target, f"{made} of its {soundtrack.samples} samples arrived")
+    return loud.over
+
+
+def limit(blocks: Iterable[Block]) -> Iterator[Block]:
+    """The same samples, none of them over full scale; those that are not near a peak are untouched."""
+    import av
+    from av.filter import Graph
+
+    graph = Graph()
+    nodes = (
+        graph.add(
+            "abuffer", sample_rate=str(RATE), sample_fmt="dbl", channel_layout="stereo", time_base=f"1/{RATE}"
+        ),
+        graph.add("alimiter", _LIMITER),
+        graph.add("abuffersink"),
+    )
+    graph.link_nodes(*nodes).configure()
+
+    def ready() -> Iterator[Block]:
+        while True:
+            try:
+                yield np.asarray(graph.pull().to_ndarray(), np.float64).reshape(-1, 2)
+            except (av.BlockingIOError, av.EOFError):
+                return
+
+    done = 0
+    for block in blocks:
+        graph.push(_frame(block, done))
+        done += len(block)
+        yield from ready()
+    graph.push(None)
+    yield from ready()
+
+
+class _Loudness:
+    """Counts the samples over full scale of what passes."""
+
+    def __init__(self, blocks: Iterable[Block]) -> None:
+        self._blocks = blocks
+        self.over = 0
+
+    def __iter__(self) -> Iterator[Block]:
+        for block in self._blocks:
+            self.over += int(np.count_nonzero((np.abs(block) > 1).any(axis=1)))
+            yield block
+
+
+def _encode(blocks: Iterable[Block], path: Path, on_samples: Callable[[int], None]) -> None:
+    import av
+
+    # the movie's clock counts samples, so that the edit list can say where the sound begins and ends
+    with av.open(str(path), "w", format="mp4", options={"movie_timescale": str(RATE)}) as file:
+        stream = file.add_stream("aac", rate=RATE, layout="stereo", bit_rate=BITRATE)
+        done = 0
+        for block in blocks:
+            file.mux(stream.encode(_frame(block, done)))
+            done += len(block)
+            on_samples(done)
+        file.mux(stream.encode(None))
+
+
+def _frame(block: Block, first: int) -> AudioFrame:
+    import av
+
+    samples = np.ascontiguousarray(block).reshape(1, -1)
+    frame = av.AudioFrame.from_ndarray(samples, format="dbl", layout="stereo")
+    frame.sample_rate, frame.time_base, frame.pts = RATE, Fraction(1, RATE), first
+    return frame
+
+
+def _length(path: Path) -> int:
+    """How many samples a file of ours says it has, if every packet of it can be read; else 0."""
+    import av
+
+    with av.open(str(path), "r") as file:
+        stream = file.streams.audio[0]
+        if any(packet.is_corrupt for packet in file.demux(stream)):
+            return 0
+        return stream.duration or 0

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from svi_story.cut.audio import tracks_of
-from svi_story.cut.encoding import Encoding
+from svi_story.cut.encode import Encoding
 from svi_story.cut.timeline import Ramp, Span, Strip, darkened, dips, edit_list, paced, ranges
 from svi_story.plan.keys import key_of
 

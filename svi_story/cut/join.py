@@ -1,31 +1,233 @@
-"""Pieces become the film: packets are copied, nothing is encoded again."""
+"""Joins pieces, sound and captions into the film: packets are copied, nothing is encoded again."""
 
 from __future__ import annotations
 
 import heapq
-from contextlib import ExitStack
+import re
+import struct
+from contextlib import ExitStack, contextmanager
 from fractions import Fraction
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
-from svi_story.cut.boxes import add_xmp, hide_captions
-from svi_story.cut.pieces import UNDECODED, Pictures, PieceError, opened
-from svi_story.cut.tracks import captions, sound
-from svi_story.files import atomic_file, refusals, remove_stale_temps, unwritable
+from svi_story.cut.extras import in_turn
+from svi_story.cut.mp4 import add_xmp, hide_captions
+from svi_story.errors import Problem, RenderError
+from svi_story.files import atomic_file, check_regular, refusals, remove_stale_temps, unwritable
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
     from pathlib import Path
 
-    from av import Packet
-    from av.container import OutputContainer
+    from av import Packet, VideoStream
+    from av.audio.stream import AudioStream
+    from av.container import InputContainer, OutputContainer
     from av.container.core import Chapter as MadeChapter
+    from av.subtitles.stream import SubtitleStream
 
     from svi_story.cache.outputs import Publish
-    from svi_story.cut.encoding import Encoding
-    from svi_story.cut.extras import Chapter, Extras
+    from svi_story.cut.encode import Encoding
+    from svi_story.cut.extras import Chapter, Cue, Extras
 
     Timed = Iterator[tuple[float, Packet[Any]]]
     """Packets, each with the second it is due."""
+
+
+UNDECODED = {"skip_frame": "all"}
+"""Opening a file decodes a frame to learn what nobody asks here; without that it is ten times as fast."""
+
+
+class PieceError(RenderError):
+    """A piece, or the sound, that cannot be part of the film; made again, it can."""
+
+    def __init__(self, piece: Path, what: str) -> None:
+        self.piece = piece
+        super().__init__(Problem(f"this piece of the film {what}; delete it and render again", str(piece)))
+
+
+class _Shape(NamedTuple):
+    """What pieces of one film have in common."""
+
+    codec: str
+    width: int
+    height: int
+    time_base: Fraction | None
+    extradata: bytes | None
+
+
+class Pictures:
+    """The packets of all pieces on one clock whose tick is a frame. One piece is open at a time.
+
+    Raises PieceError for a piece that is unreadable, or encoded otherwise than the first.
+    """
+
+    def __init__(self, pieces: Sequence[Path], encoding: Encoding, film: OutputContainer) -> None:
+        self.frames = 0
+        """That the packets handed out so far stand for."""
+        self._pieces = pieces
+        self._encoding = encoding
+        with opened(pieces[0]) as source:
+            self._shape = _shape(pieces[0], source)
+            self._stream = film.add_stream_from_template(source.streams.video[0], opaque=True)
+
+    def __iter__(self) -> Iterator[Packet[VideoStream]]:
+        encoding = self._encoding
+        size = encoding.width, encoding.height
+        for piece in self._pieces:
+            with opened(piece) as source:
+                shape = _shape(piece, source)
+                if shape != self._shape or (shape.width, shape.height) != size:
+                    raise PieceError(piece, "was not encoded like the rest of it")
+                start = self.frames
+                for number, packet in _frames(piece, source, encoding):
+                    packet.stream, packet.time_base = self._stream, 1 / encoding.fps
+                    packet.pts, packet.duration = start + number, 1
+                    packet.dts = self.frames - encoding.codec.reorder
+                    self.frames += 1
+                    yield packet
+
+
+@contextmanager
+def opened(piece: Path) -> Iterator[InputContainer]:
+    """A file that was made here, to be closed. Raises PieceError where it cannot be opened."""
+    import av
+
+    try:
+        check_regular(piece)
+        source = av.open(str(piece.absolute()), "r", options=UNDECODED)
+    except (av.FFmpegError, OSError) as error:
+        raise PieceError(piece, f"cannot be read ({error.strerror})") from error
+    with source:
+        yield source
+
+
+def _shape(piece: Path, source: InputContainer) -> _Shape:
+    if not source.streams.video:
+        raise PieceError(piece, "holds no pictures")
+    video = source.streams.video[0]
+    context = video.codec_context
+    return _Shape(context.name, context.width, context.height, video.time_base, context.extradata)
+
+
+def _frames(
+    piece: Path, source: InputContainer, encoding: Encoding
+) -> Iterator[tuple[int, Packet[VideoStream]]]:
+    """A piece's packets in decoding order, each with its frame's number. All are there, or: PieceError."""
+    import av
+
+    video = source.streams.video[0]
+    ticks = 1 / (encoding.fps * (video.time_base or 1))  # that a frame lasts
+    if ticks.denominator > 1:
+        raise PieceError(piece, f"was not encoded at {encoding.fps} frames a second")
+    numbers: list[int] = []
+    try:
+        for packet in source.demux(video=0):
+            if not packet.size:  # the demuxer's last one says only that there are no more
+                continue
+            number, rest = divmod(packet.pts or 0, ticks.numerator)
+            if rest or number < len(numbers) - encoding.codec.reorder or packet.is_corrupt:
+                raise PieceError(piece, "is damaged")
+            numbers.append(number)
+            yield number, packet
+    except av.FFmpegError as error:
+        raise PieceError(piece, f"cannot be read ({error.strerror})") from error
+    due = video.frames  # a truncated file still tells how many it had
+    if not due or sorted(numbers) != list(range(due)):
+        raise PieceError(piece, "is damaged: it has not every frame once")
+
+
+LONGEST_CUE = 65_535
+"""Bytes: what a sample of text can count."""
+
+FASTEST = 48_000
+"""Ticks in a second of the sound's clock. libav ends a caption when another track's packet has a greater
+number, whatever their clocks are."""
+
+_CONTROLS = re.compile(r"[\x00-\x09\x0b-\x1f\x7f-\x9f\u2028\u2029]")
+
+_ASS = """[Script Info]
+ScriptType: v4.00+
+PlayResX: {width}
+PlayResY: {height}
+
+[V4+ Styles]
+Format: Name, Fontname, Fontsize, PrimaryColour, SecondaryColour, OutlineColour, BackColour, Bold, Italic, \
+Underline, StrikeOut, ScaleX, ScaleY, Spacing, Angle, BorderStyle, Outline, Shadow, Alignment, MarginL, \
+MarginR, MarginV, Encoding
+Style: Default,sans-serif,{size},&Hffffff,&Hffffff,&H0,&H0,0,0,0,0,100,100,0,0,1,1,0,2,10,10,10,1
+
+[Events]
+Format: Layer, Start, End, Style, Name, MarginL, MarginR, MarginV, Effect, Text
+"""
+"""How the captions look, in the words that libav turns into the head of a text track."""
+
+
+def sound(path: Path, source: InputContainer, film: OutputContainer) -> Iterator[Packet[Any]]:
+    """The packets of a sound file, on its own clock: those that only prime the decoder come before 0.
+
+    Raises PieceError where it holds no sound, or is damaged.
+    """
+    if not source.streams.audio:
+        raise PieceError(path, "holds no sound")
+    return _samples(path, source, film.add_stream_from_template(source.streams.audio[0]))
+
+
+def _samples(path: Path, source: InputContainer, stream: AudioStream) -> Iterator[Packet[Any]]:
+    import av
+
+    try:
+        for packet in source.demux(audio=0):
+            if packet.is_corrupt:
+                raise PieceError(path, "is damaged")
+            if packet.size:
+                packet.stream = stream
+                yield packet
+    except av.FFmpegError as error:
+        raise PieceError(path, f"cannot be read ({error.strerror})") from error
+
+
+def captions(cues: Iterable[Cue], encoding: Encoding, film: OutputContainer) -> Iterator[Packet[Any]]:
+    """A track of plain text: a packet for every cue, an empty one for every gap before one."""
+    stream = film.add_stream("mov_text")
+    height = encoding.height
+    header = _ASS.format(width=encoding.width, height=height, size=max(height // 18, 1))
+    stream.codec_context.subtitle_header = header.encode()
+    stream.time_base = Fraction(1, _ticks(encoding))
+    return _texts(in_turn(cues), encoding.fps, stream)
+
+
+def _ticks(encoding: Encoding) -> int:
+    """Of the captions' clock in a second: every frame lasts a whole number of them, and none is quicker."""
+    ticks = encoding.timescale
+    while ticks < FASTEST:
+        ticks *= 2
+    return ticks
+
+
+def _texts(cues: Sequence[Cue], fps: Fraction, stream: SubtitleStream) -> Iterator[Packet[Any]]:
+    end = 0
+    for cue in cues:
+        if end < cue.start:
+            yield _text_packet(b"", end, cue.start, stream, fps)
+        yield _text_packet(_plain(cue.text), cue.start, cue.stop, stream, fps)
+        end = cue.stop
+
+
+def _plain(text: str) -> bytes:
+    """Text as a track holds it: UTF-8, line feeds, nothing invisible, cut between two characters."""
+    lines = _CONTROLS.sub("", text.replace("\r\n", "\n").replace("\r", "\n")).strip()
+    raw = lines.encode("utf-8", "replace")[:LONGEST_CUE]
+    return raw.decode("utf-8", "ignore").encode()
+
+
+def _text_packet(raw: bytes, start: int, stop: int, stream: SubtitleStream, fps: Fraction) -> Packet[Any]:
+    from av import Packet
+
+    packet: Packet[Any] = Packet(struct.pack(">H", len(raw)) + raw)
+    packet.stream, packet.time_base = stream, 1 / fps
+    packet.pts = packet.dts = start
+    packet.duration = stop - start
+    return packet
+
 
 LONGEST_TITLE = 255
 """Bytes: what one of the two lists of chapters in an mp4 can count."""

@@ -6,8 +6,7 @@ import json
 from typing import TYPE_CHECKING
 
 from svi_story import __version__
-from svi_story.cut.extras import Chapter, Cue, Extras
-from svi_story.cut.xmp import About, xmp_packet
+from svi_story.cut.extras import About, Chapter, Cue, Extras, xmp_packet
 from svi_story.enginespec import spec_of
 from svi_story.plan.keys import canonical
 

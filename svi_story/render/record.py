@@ -14,9 +14,9 @@ from typing import TYPE_CHECKING, Any
 from svi_story import __version__
 from svi_story.cache.outputs import Outputs, is_plain
 from svi_story.cut.audio import audio_inputs
+from svi_story.cut.captions import srt
 from svi_story.cut.edit_list import encoding_of, pieces_of, ranges_of, soundtrack_of
-from svi_story.cut.encoding import piece_inputs
-from svi_story.cut.subtitles import srt
+from svi_story.cut.encode import piece_inputs
 from svi_story.events import Warned
 from svi_story.files import UnfitError, disk, read_regular, sha256_file
 from svi_story.plan.described import described_cut, described_film, described_finish

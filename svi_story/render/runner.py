@@ -16,8 +16,8 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
-from svi_story.cache.aside import FORCED
 from svi_story.cache.outputs import Outputs
+from svi_story.cache.quarantine import FORCED
 from svi_story.cache.store import Store
 from svi_story.engines import implementation_of
 from svi_story.errors import InputError, Problem, StoryError, TransientError

@@ -8,29 +8,40 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from svi_story.cache.layout import FRAMES
+from svi_story.cache.outputs import place_of
+from svi_story.cut.captions import card as drawn
+from svi_story.cut.captions import srt
 from svi_story.cut.edit_list import ranges_of, strips_of
 from svi_story.cut.frames import PieceFrames, Still
-from svi_story.cut.media import is_made, made_from, media_path, write_media
-from svi_story.cut.otio import Take, as_bytes, rows_of, timeline
-from svi_story.cut.subtitles import srt
 from svi_story.cut.timeline import Piece, Span
-from svi_story.cut.words import card as drawn
 from svi_story.errors import InputError, Problem
 from svi_story.events import MediaDone
-from svi_story.files import disk, make_folder, remove_stale_temps
+from svi_story.export.media import (
+    is_as_noted,
+    is_made,
+    is_note,
+    made_from,
+    media_path,
+    note_path,
+    write_media,
+)
+from svi_story.export.otio import Take, as_bytes, is_timeline, rows_of, timeline
+from svi_story.files import disk, make_folder, read_regular, remove_stale_temps
 from svi_story.plan.model import Segment
 from svi_story.render.metadata import captions_of
+from svi_story.render.outputs import Target, check, export_claim, raise_first
+from svi_story.render.ownership import EDITED, FOREIGN, OURS, FilmFiles, Standing, known
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Callable, Iterable, Mapping, Sequence
     from pathlib import Path
 
     from svi_story.cache.entry import Entry
     from svi_story.cache.frames import Frames
     from svi_story.cache.outputs import Outputs
     from svi_story.cache.store import Store
-    from svi_story.cut.media import Codec, Pictures
     from svi_story.events import Reporter
+    from svi_story.export.media import Codec, Pictures
     from svi_story.plan.keys import Json
     from svi_story.plan.model import Card, Segment
     from svi_story.render.jobs import Job
@@ -188,3 +199,49 @@ def export_srt(job: Job, target: Path, outputs: Outputs) -> None:
     with disk(target, "making room for the captions"):
         make_folder(target.absolute().parent)
     _write(target, data, outputs)
+
+
+def check_timeline(
+    job: Job, timeline: Path, media: Iterable[Path], outputs: Outputs, report: Reporter
+) -> None:
+    """Raises InputError where a timeline, or one of the clips' files that go with it, may not be written."""
+    targets = [Target(timeline, "its timeline", known(outputs, is_timeline))]
+    for path in media:
+        targets += [
+            Target(path, "the clip's file", _media_look(outputs), beside=True),
+            Target(note_path(path), "the note about a clip's file", known(outputs, is_note), beside=True),
+        ]
+    raise_first(check([export_claim(job, targets)], outputs, report))
+
+
+def check_subtitles(job: Job, target: Path, data: bytes, outputs: Outputs, report: Reporter) -> None:
+    """Raises InputError where captions may not be written."""
+    film = FilmFiles(job.place, job.plan, outputs)
+
+    def look(path: Path) -> Standing:
+        is_beside = place_of(path) == place_of(film.path.with_suffix(".srt"))
+        with_film = film.captions(path) if is_beside else FOREIGN
+        if with_film is OURS or _holds(path, data):
+            return OURS
+        return with_film if with_film.kind == "edited" else known(outputs, lambda _path: False)(path)
+
+    raise_first(check([export_claim(job, [Target(target, "its captions", look)])], outputs, report))
+
+
+def _media_look(outputs: Outputs) -> Callable[[Path], Standing]:
+    """Looks at the ledger, and at the note that lies beside a clip's file."""
+
+    def look(path: Path) -> Standing:
+        if outputs.is_ours(path) or is_as_noted(path):
+            return OURS
+        return EDITED if outputs.is_listed(path) or is_note(note_path(path)) else FOREIGN
+
+    return look
+
+
+def _holds(path: Path, data: bytes) -> bool:
+    """Whether a file holds these bytes already."""
+    try:
+        return read_regular(path, len(data)) == data
+    except OSError:
+        return False
