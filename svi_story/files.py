@@ -30,38 +30,52 @@ CHANGED = "changed while it was read"
 CHUNK = 2**20
 """Bytes read at a time."""
 
-SPACE = "free some space (`svi-story cache gc` lists what is old), then run the same command again"
-RIGHTS = "make it writable for you, or choose another cache with --cache, then run the same command again"
+CLEAN_UP = "free some space (`svi-story cache gc` lists what is old), then run the same command again"
+PERMISSIONS = (
+    "make it writable for you, or choose another cache with --cache, then run the same command again"
+)
 IN_THE_WAY = "move away what is there under that name, then run the same command again"
-CURES = {
-    errno.ENOSPC: SPACE,
-    errno.EDQUOT: SPACE,
+REMEDIES = {
+    errno.ENOSPC: CLEAN_UP,
+    errno.EDQUOT: CLEAN_UP,
     errno.EFBIG: "this file system holds no file of that size: choose another cache with --cache",
     errno.EROFS: "choose another cache with --cache (or SVI_STORY_CACHE), then run the same command again",
-    errno.EACCES: RIGHTS,
-    errno.EPERM: RIGHTS,
+    errno.EACCES: PERMISSIONS,
+    errno.EPERM: PERMISSIONS,
     errno.EEXIST: IN_THE_WAY,
     errno.ENOTEMPTY: IN_THE_WAY,
     errno.ENOTDIR: IN_THE_WAY,
     errno.EISDIR: IN_THE_WAY,
     errno.ELOOP: IN_THE_WAY,
 }
+"""For files of the cache."""
+OUTPUT_REMEDIES = {
+    errno.ENOSPC: "free some space on that disk (`svi-story cache gc` lists what is old)",
+    errno.EDQUOT: "free some of your quota on that disk (`svi-story cache gc` lists what is old)",
+    errno.EACCES: "choose a place you may write to",
+    errno.EPERM: "choose a place you may write to",
+    errno.EROFS: "choose a place that is not read-only",
+    errno.ENOENT: "make that folder",
+    errno.ENAMETOOLONG: "choose a shorter name",
+    errno.EISDIR: "move away the folder that is there under that name",
+    errno.ENOTDIR: "move away what lies there instead of a folder",
+}
+"""For files that a user asked for."""
 TRANSIENT = (
     *(errno.ENOSPC, errno.EDQUOT),  # somebody may clean up
-    *(errno.EIO, errno.ESTALE, errno.ETIMEDOUT),  # a disk of the network
+    *(errno.EIO, errno.ESTALE, errno.ETIMEDOUT),  # a network disk
     *(errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.EAGAIN, errno.EBUSY),  # other programs may end
 )
-"""What may be otherwise in a while."""
+"""Errors that may go away by themselves."""
 DAMAGED = (
     *(errno.EIO, errno.EBADMSG, getattr(errno, "EUCLEAN", errno.EIO)),  # a disk that lost a block; UnfitError
     *(errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.ELOOP),  # something else lies where the file was
 )
-"""What says that a file is not what was written; anything else says nothing about its content."""
-CHECK = "check the disk, then run the same command again"
+"""Errors that mean the content is not what was written; any other says nothing about the content."""
 
 
 class CorruptError(RenderError):
-    """A file is not what was written. Internal: the store makes a miss and a warning of it."""
+    """A file is not what was written. Internal: the store turns it into a cache miss and a warning."""
 
 
 class UnfitError(OSError):
@@ -72,24 +86,45 @@ class UnfitError(OSError):
 
 
 @contextmanager
-def disk(path: Path, doing: str) -> Iterator[None]:
-    """Turn any OSError inside into a RenderError that names `path`, what was being done, and the cure.
+def disk(path: Path, doing: str = "") -> Iterator[None]:
+    """Turn any OSError inside into a RenderError about `path`, with a remedy.
 
-    It is a TransientError where it may pass by itself.
+    Raises as `disk_error`; without `doing` as `unwritable`, for a file that a user asked for.
     """
     try:
         yield
     except OSError as error:
-        raise refused(error, path, doing) from error
+        raise (
+            disk_error(error, path, doing) if doing else unwritable(path, error.strerror or str(error))
+        ) from error
 
 
-def refused(error: OSError, path: Path, doing: str) -> RenderError:
-    """What the system refused, as an error that names the remedy."""
-    cure = IN_THE_WAY if isinstance(error, UnfitError) else CURES.get(error.errno or 0, CHECK)
+def disk_error(error: OSError, path: Path, doing: str) -> RenderError:
+    """The error for a failed access to the cache: what was being done, why it failed and a remedy.
+
+    A TransientError where it may go away by itself.
+    """
+    remedy = REMEDIES.get(error.errno or 0, "check the disk, then run the same command again")
+    if isinstance(error, UnfitError):
+        remedy = IN_THE_WAY
     reason = error.strerror or str(error)
-    what = f"{doing} failed: {reason}; {cure}: everything rendered so far is kept"
+    what = f"{doing} failed: {reason}; {remedy}: everything rendered so far is kept"
     kind = TransientError if error.errno in TRANSIENT else RenderError
     return kind(Problem(what, file=str(path)))
+
+
+def unwritable(target: Path, reason: str) -> RenderError:
+    """The error for a file that a user asked for and that cannot be written.
+
+    The remedy, and whether it is a TransientError, are taken from the reason, which may quote the system's.
+    """
+    remedies = [remedy for code, remedy in OUTPUT_REMEDIES.items() if os.strerror(code) in reason]
+    remedy = remedies[0] if remedies else "see that its disk is well and has room"
+    what = (
+        f"cannot be written: {reason}; {remedy}, then run the same command again: what was rendered is kept"
+    )
+    kind = TransientError if any(os.strerror(code) in reason for code in TRANSIENT) else RenderError
+    return kind(Problem(what, file=str(target)))
 
 
 def temp_name() -> str:
@@ -134,14 +169,6 @@ def make_folder(folder: Path) -> None:
         sync(made.parent)
 
 
-def write_new(path: Path, data: bytes) -> None:
-    """Write a file that must not exist yet, down to the disk. Not atomic: for folders nobody else reads."""
-    with path.open("xb") as file:
-        file.write(data)
-        file.flush()
-        os.fsync(file.fileno())
-
-
 def rename_new(source: Path, target: Path) -> None:
     """Give a file a name that nothing has yet. Raises FileExistsError where something has it.
 
@@ -157,19 +184,6 @@ def rename_new(source: Path, target: Path) -> None:
         source.rename(target)
     else:
         source.unlink()
-
-
-def write_atomic(path: Path, data: bytes) -> None:
-    """Replace a file's content at once, durably; its folder must exist."""
-    temp = path.with_name(f"{temp_name()}-{path.name[-40:]}")
-    try:
-        write_new(temp, data)
-        temp.replace(path)
-    except BaseException:
-        with suppress(OSError):
-            temp.unlink(missing_ok=True)
-        raise
-    sync(path.parent)
 
 
 def open_regular(path: Path, most: int | None = None) -> BufferedReader:
@@ -284,50 +298,26 @@ def remove(path: Path) -> None:
         path.unlink()
 
 
-WRITE_CURES = {
-    errno.ENOSPC: "free some space on that disk (`svi-story cache gc` lists what is old)",
-    errno.EDQUOT: "free some of your quota on that disk (`svi-story cache gc` lists what is old)",
-    errno.EACCES: "choose a place you may write to",
-    errno.EPERM: "choose a place you may write to",
-    errno.EROFS: "choose a place that is not read-only",
-    errno.ENOENT: "make that folder",
-    errno.ENAMETOOLONG: "choose a shorter name",
-    errno.EISDIR: "move away the folder that is there under that name",
-    errno.ENOTDIR: "move away what lies there instead of a folder",
-}
-
-
-def unwritable(target: Path, reason: str) -> RenderError:
-    """The error for a file that could not be written, with the cure where the system's reason tells it.
-
-    A TransientError where the reason may pass by itself.
-    """
-    cures = [cure for code, cure in WRITE_CURES.items() if os.strerror(code) in reason]
-    cure = cures[0] if cures else "see that its disk is well and has room"
-    what = f"cannot be written: {reason}; {cure}, then run the same command again: what was rendered is kept"
-    kind = TransientError if any(os.strerror(code) in reason for code in TRANSIENT) else RenderError
-    return kind(Problem(what, file=str(target)))
-
-
 @contextmanager
-def atomic_file(target: Path, before: Callable[[Path], None] | None = None) -> Iterator[Path]:
-    """A temporary name beside the target, absolute, with its extension; on leaving it becomes the target.
+def atomic_file(
+    target: Path, before: Callable[[Path], None] | None = None, doing: str = ""
+) -> Iterator[Path]:
+    """A temporary file beside the target, with its extension; on leaving it is synced and becomes the target.
 
-    The file is synced and closed before the rename, and its folder synced after it. `before` is called
-    before the rename, with the temporary file. Whatever is raised inside, or by `before`, the temporary file
-    is removed and the target stays what it was. Raises RenderError where the disk refuses.
+    `before` is called with it just before the rename. Whatever is raised inside, or by `before`, the file is
+    removed and the target stays what it was. Its own errors are those of `disk`; others pass.
     """
     target = target.absolute()
     temporary = target.with_name(f"{temp_name()}-{target.name[-40:]}")
-    with refusals(target):
+    with disk(target, doing):
         descriptor = os.open(temporary, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o666)
     try:
         with suppress(OSError):  # some network disks have no locks; then nobody ever sweeps this file
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         yield temporary
-        with refusals(target):
+        with disk(target, doing):
             os.fsync(descriptor)
-            # Closing tells of failed writes too (NFS, quotas). It is a copy: the other one keeps the lock.
+            # Closing reports failed writes too (NFS, quotas). It is a copy: the other one keeps the lock.
             os.close(os.dup(descriptor))
             if before:
                 before(temporary)
@@ -342,6 +332,12 @@ def atomic_file(target: Path, before: Callable[[Path], None] | None = None) -> I
             os.close(descriptor)
 
 
+def write_atomic(path: Path, data: bytes, doing: str = "") -> None:
+    """Replace a file's content at once, durably; its folder must exist. Raises as `atomic_file`."""
+    with atomic_file(path, doing=doing) as temporary, disk(path, doing):
+        temporary.write_bytes(data)
+
+
 def remove_stale_temps(folder: Path) -> None:
     """Remove the temporary files and folders that killed processes of this machine left in a folder.
 
@@ -350,8 +346,16 @@ def remove_stale_temps(folder: Path) -> None:
     """
     with suppress(OSError):
         for path in sorted(folder.iterdir()):
-            if is_temp_of_this_host(path.name) and not _is_running(path.name.split("-")[2]):
-                _remove_unlocked(path)
+            if not is_temp_of_this_host(path.name) or _is_running(path.name.split("-")[2]):
+                continue
+            with suppress(OSError):
+                access = os.O_RDONLY if path.is_dir() else os.O_RDWR
+                descriptor = os.open(path, access | os.O_NOFOLLOW | os.O_NONBLOCK)
+                try:
+                    fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                    remove(path)
+                finally:
+                    os.close(descriptor)
 
 
 def _is_running(process: str) -> bool:
@@ -362,26 +366,6 @@ def _is_running(process: str) -> bool:
     except (OSError, OverflowError):
         return True
     return True
-
-
-def _remove_unlocked(path: Path) -> None:
-    with suppress(OSError):
-        access = os.O_RDONLY if path.is_dir() else os.O_RDWR
-        descriptor = os.open(path, access | os.O_NOFOLLOW | os.O_NONBLOCK)
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            remove(path)
-        finally:
-            os.close(descriptor)
-
-
-@contextmanager
-def refusals(target: Path) -> Iterator[None]:
-    """What the system refuses, as a RenderError about this file."""
-    try:
-        yield
-    except OSError as error:
-        raise unwritable(target, error.strerror or str(error)) from error
 
 
 POLL_SECONDS = 0.1

@@ -32,7 +32,7 @@ from bundle_support import (
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from svi_story.cache.entry import ENTRY, seal
+from svi_story.cache.entry import ENTRY, write_manifest
 from svi_story.cache.frames import write_frames
 from svi_story.cache.store import Store
 from svi_story.cache.tensors import encode
@@ -431,7 +431,7 @@ def forge(
     write_frames(work / "frames.avi", [red] * frames, Fraction(15))
     pose = np.array([0.5, 0.5, 1.0]) if pose is None else pose
     (work / "latents.safetensors").write_bytes(encode({"start": pose, "pose": pose}, {"key": key}))
-    seal(work, ENTRY, key, inputs, {"frames": frames, "notes": {}})
+    write_manifest(work, ENTRY, key, inputs, {"frames": frames, "notes": {}})
     return {f"entries/{key}/{path.name}": path.read_bytes() for path in work.iterdir()}
 
 
@@ -485,7 +485,7 @@ def reseal(key: str, inputs: dict[str, Json], change: Callable[[Path], Any]) -> 
     work = Path("again") / key
     (work / "entry.json").unlink()
     change(work)
-    seal(work, ENTRY, key, inputs, {"frames": 13, "notes": {}})
+    write_manifest(work, ENTRY, key, inputs, {"frames": 13, "notes": {}})
     return {f"entries/{key}/{path.name}": path.read_bytes() for path in work.iterdir()}
 
 

@@ -216,7 +216,7 @@ heard = Heard()
 store = Store(root, heard)
 print(digest(store.entry(KEY)))
 print(len(list(store.usage())), len(store.garbage(time.time() + 1e9)))
-for use in (lambda: store.work("0" * 64).__enter__(), lambda: store.set_aside(KEY, "forced"),
+for use in (lambda: store.work("0" * 64).__enter__(), lambda: store.quarantine(KEY, "forced"),
             lambda: store.delete(store.garbage(time.time() + 1e9))):
     try:
         use()
@@ -251,7 +251,7 @@ def test_every_refusal_has_a_cure(code: int, cure: str) -> None:
     assert text.endswith("everything rendered so far is kept")
 
 
-def test_what_cannot_be_set_aside_is_left_out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_cannot_be_quarantined_is_ignored(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     render(tmp_path, Heard())
     heard = Heard()
     store = Store(tmp_path, heard)
@@ -263,7 +263,7 @@ def test_what_cannot_be_set_aside_is_left_out(tmp_path: Path, monkeypatch: pytes
     with monkeypatch.context() as patch:
         patch.setattr(os, "rename", refuse)
         assert store.entry(KEY) is None
-        assert "could not be set aside: " in heard.warnings[0]
+        assert "could not be quarantined: " in heard.warnings[0]
         assert [item.problem != "" for item in store.verify()] == [True, False]
 
 

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from otio_frames import FOLDER, Wanted, by_clip, by_segment, film_of, job_of, shown_by
 
 from svi_story.export.otio import as_bytes
-from svi_story.export.transitions import Edit, Item, Join, dissolve
+from svi_story.export.transitions import EditedTrack, TrackItem, Transition, dissolve
 from svi_story.plan.model import Card, Music, Recording, Sound
 
 if TYPE_CHECKING:
@@ -233,11 +233,11 @@ def test_a_tiny_recording_does_not_make_a_huge_file() -> None:
 
 
 def test_a_transition_that_meets_another_is_not_put() -> None:
-    edit = Edit([Item((8,)), Item((8,))])
+    edit = EditedTrack([TrackItem((8,)), TrackItem((8,))])
     assert edit.set(1, dissolve(5))
     assert not edit.set(1, dissolve(1))
-    assert not edit.set(0, Join("black", 0, 4))
-    assert edit.set(0, Join("black", 0, 3))
+    assert not edit.set(0, Transition("black", 0, 4))
+    assert edit.set(0, Transition("black", 0, 3))
     assert edit.frames == 11
     assert edit.starts == (0, 3)
 

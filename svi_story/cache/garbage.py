@@ -10,9 +10,9 @@ from contextlib import nullcontext, suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
-from svi_story.cache.entry import ENTRY, PIECE, open_entry, read_manifest, unseal
+from svi_story.cache.entry import ENTRY, PIECE, open_entry, read_manifest, verify_folder
 from svi_story.cache.layout import BOARD_FOLDER, CHECKPOINT, LATENTS, TRASH, names, own_cache
-from svi_story.cache.outputs import written_and_gone
+from svi_story.cache.outputs import notes_of_deleted_files
 from svi_story.cache.quarantine import quarantine
 from svi_story.errors import RenderError
 from svi_story.events import Warned
@@ -40,13 +40,13 @@ if TYPE_CHECKING:
     from svi_story.plan.keys import Json
 
 
-LARGEST = 16 * 2**20
-"""Bytes of a record; a film of the most segments takes 3 MB."""
+LARGEST_RECORD = 16 * 2**20
+"""Bytes; a film of the most segments takes 3 MB."""
 
 
 @dataclass(frozen=True)
-class Film:
-    """The record of one film."""
+class FilmReferences:
+    """What one film refers to in the cache."""
 
     film: Path
     board: Path
@@ -61,17 +61,17 @@ class Film:
 
 
 @dataclass(frozen=True)
-class Used:
-    """What films are made of. A damaged record could name anything: then everything counts as used."""
+class InUse:
+    """What films refer to. A damaged record could name anything: then everything counts as in use."""
 
     keys: frozenset[str]
-    known: bool
+    complete: bool
 
     def __contains__(self, key: str) -> bool:
-        return key != "" and (key in self.keys or not self.known)
+        return key != "" and (key in self.keys or not self.complete)
 
 
-def remember(
+def record_film(
     layout: Layout, film: Path, board: Path, keys: Iterable[str], pieces: Iterable[str] | None
 ) -> None:
     """Record what a film is made of, in place of what it was made of before; None keeps its old pieces.
@@ -92,51 +92,51 @@ def remember(
     }
     with disk(path, "recording what the film is made of"):
         make_folder(layout.films)
-        write_atomic(path, json.dumps(record, indent=1).encode())
+        write_atomic(path, json.dumps(record, indent=1).encode(), "recording what the film is made of")
 
 
-def used(layout: Layout, report: Reporter) -> Used:
+def keys_in_use(layout: Layout, report: Reporter) -> InUse:
     """The keys of all films that exist, or whose board does."""
     keys: set[str] = set()
-    known = True
+    complete = True
     for path, film in _records(layout):
         if film is None:
-            known = False
+            complete = False
             report(Warned(f"{path} is damaged: while it is there, everything counts as used by a film"))
         elif film.exists:
             keys |= film.keys | film.pieces
-    return Used(frozenset(keys), known)
+    return InUse(frozenset(keys), complete)
 
 
-def serves(layout: Layout) -> bool:
+def is_in_use(layout: Layout) -> bool:
     """Whether any film would miss this cache."""
     return any(film is None or film.exists for _, film in _records(layout))
 
 
-def gone(layout: Layout) -> Iterator[Path]:
+def records_of_deleted_films(layout: Layout) -> Iterator[Path]:
     """The records of films that do not exist, and whose boards do not either."""
     return (path for path, film in _records(layout) if film is not None and not film.exists)
 
 
-def _records(layout: Layout) -> Iterator[tuple[Path, Film | None]]:
+def _records(layout: Layout) -> Iterator[tuple[Path, FilmReferences | None]]:
     """Every record with its film, None where it is damaged."""
     for path in names(layout.films):
         if path.suffix == ".json" and not path.name.startswith("."):
             yield path, _read(path, layout.root)
 
 
-def _read(path: Path, root: Path) -> Film | None:
+def _read(path: Path, root: Path) -> FilmReferences | None:
     try:
-        record = json.loads(read_regular(path, LARGEST))
+        record = json.loads(read_regular(path, LARGEST_RECORD))
         film, board = root / str(record["film"]), root / str(record["board"])
-        return Film(film, board, frozenset(record["keys"]), frozenset(record["pieces"]))
+        return FilmReferences(film, board, frozenset(record["keys"]), frozenset(record["pieces"]))
     except (OSError, ValueError, KeyError, TypeError, RecursionError):
         return None
 
 
 @dataclass(frozen=True)
 class Garbage:
-    """Something that nothing needs."""
+    """Something that may be deleted."""
 
     path: Path
     bytes: int
@@ -149,7 +149,7 @@ class Garbage:
 
 def garbage(layout: Layout, report: Reporter, now: float, min_age: timedelta) -> list[Garbage]:
     """What may be deleted: unused for `min_age`, no film's, and nobody working on it."""
-    in_use = used(layout, report)
+    in_use = keys_in_use(layout, report)
     old = now - min_age.total_seconds()
     unused = [item for item in _candidates(layout) if not _is_needed(layout, item, in_use)]
     found = [_garbage(path, "half deleted") for path in layout.trash()]
@@ -160,7 +160,7 @@ def garbage(layout: Layout, report: Reporter, now: float, min_age: timedelta) ->
 
 def delete(layout: Layout, report: Reporter, items: Iterable[Garbage]) -> list[Garbage]:
     """Delete what still is garbage; returns what was. Killed half-way, it leaves no half of an entry."""
-    in_use = used(layout, report)
+    in_use = keys_in_use(layout, report)
     return [item for item in items if not _is_needed(layout, item, in_use) and _delete(layout, item)]
 
 
@@ -180,13 +180,13 @@ def _unkeyed(layout: Layout) -> Iterator[Garbage]:
     works = set(layout.works())
     for path in layout.embeddings():
         yield _garbage(path, "a prompt that was not met again")
-    for path in names(layout.set_aside):
+    for path in names(layout.quarantine):
         yield _garbage(path, "set aside")
     for path in layout.temps():
         yield _garbage(path, "half written", path.parent.name if path.parent in works else "")
-    for path in gone(layout):
+    for path in records_of_deleted_films(layout):
         yield _garbage(path, "the record of a film that is gone")
-    for path in written_and_gone(layout):
+    for path in notes_of_deleted_files(layout):
         yield _garbage(path, "the note about a file that is gone")
 
 
@@ -195,10 +195,10 @@ def _garbage(path: Path, why: str, key: str = "") -> Garbage:
     return Garbage(path, size, why, last_used, key)
 
 
-def _is_needed(layout: Layout, item: Garbage, in_use: Used) -> bool:
+def _is_needed(layout: Layout, item: Garbage, in_use: InUse) -> bool:
     """Whether a film is, or is to be, made of it."""
     if item.key and item.path == layout.bundle(item.key):
-        return serves(own_cache(item.path))
+        return is_in_use(own_cache(item.path))
     if item.key not in in_use or item.path.name.startswith(TEMP):
         return False
     if item.path == layout.work(item.key) and not _holds_work(item.path):
@@ -257,14 +257,14 @@ class Usage:
     last_used: float
     """Seconds since the epoch."""
     notes: Mapping[str, Json]
-    """What the renderer noted in an entry (clip, prompt, ...); empty where its manifest is damaged."""
+    """What was noted in an entry (clip, prompt, ...); empty where its manifest is damaged."""
     in_use: bool
     """Whether a film is made of it that exists, or whose board does."""
 
 
 @dataclass(frozen=True)
-class Checked:
-    """An entry or piece that was verified."""
+class Verified:
+    """The result for one entry or piece."""
 
     kind: Literal["entry", "piece"]
     key: str
@@ -275,7 +275,7 @@ class Checked:
 
 def usage(layout: Layout, report: Reporter) -> Iterator[Usage]:
     """Everything finished or under way."""
-    in_use = used(layout, report)
+    in_use = keys_in_use(layout, report)
     for folder in layout.entries():
         yield _usage("entry", folder, in_use, _notes(folder))
     for folder in layout.pieces():
@@ -284,16 +284,16 @@ def usage(layout: Layout, report: Reporter) -> Iterator[Usage]:
         yield _usage("work", folder, in_use, {})
     for folder in layout.bundles():
         yield _bundle(folder)
-    for folder in names(layout.set_aside):
+    for folder in names(layout.quarantine):
         yield _usage("set aside", folder, in_use, {})
 
 
-def verify(layout: Layout, report: Reporter) -> Iterator[Checked]:
-    """Read every byte of every entry and piece, bundles' too; damaged ones are set aside with a warning."""
+def verify(layout: Layout, report: Reporter) -> Iterator[Verified]:
+    """Read every byte of every entry and piece, bundles' too; damaged ones are quarantined with a warning."""
     for folder in layout.entries():
         yield _checked(layout, report, "entry", folder, open_entry)
     for folder in layout.pieces():
-        yield _checked(layout, report, "piece", folder, lambda path, key: unseal(path, PIECE, key))
+        yield _checked(layout, report, "piece", folder, lambda path, key: verify_folder(path, PIECE, key))
     for folder in layout.bundles():
         yield from verify(own_cache(folder), report)
 
@@ -301,7 +301,7 @@ def verify(layout: Layout, report: Reporter) -> Iterator[Checked]:
 def _usage(
     kind: Held,
     folder: Path,
-    in_use: Used,
+    in_use: InUse,
     notes: Mapping[str, Json],
 ) -> Usage:
     size, last_used = measure(folder)
@@ -312,7 +312,7 @@ def _bundle(folder: Path) -> Usage:
     """An unpacked bundle, with all that its own cache holds."""
     size, last_used = measure(folder)
     notes: dict[str, Json] = {"board": ", ".join(board.name for board in names(folder / BOARD_FOLDER))}
-    return Usage("bundle", folder.name, folder, size, last_used, notes, serves(own_cache(folder)))
+    return Usage("bundle", folder.name, folder, size, last_used, notes, is_in_use(own_cache(folder)))
 
 
 def _notes(folder: Path) -> Mapping[str, Json]:
@@ -329,14 +329,14 @@ def _checked(
     kind: Literal["entry", "piece"],
     folder: Path,
     open_folder: Callable[[Path, str], object],
-) -> Checked:
+) -> Verified:
     key = folder.name
     try:
         with disk(folder, "reading the cache"):
             open_folder(folder, key)
     except CorruptError as error:
         quarantine(layout, report, key, f"{folder} is damaged: {error}", {kind: folder})
-        return Checked(kind, key, folder, str(error))
+        return Verified(kind, key, folder, str(error))
     except RenderError as error:
-        return Checked(kind, key, folder, str(error))
-    return Checked(kind, key, folder, "")
+        return Verified(kind, key, folder, str(error))
+    return Verified(kind, key, folder, "")

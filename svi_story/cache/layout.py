@@ -1,4 +1,4 @@
-"""Where everything lies below the cache's root."""
+"""The paths of everything below the cache's root."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ OLD_TEMP = re.compile(r"tmp[a-z0-9_]{8}")
 
 @dataclass(frozen=True)
 class Layout:
-    """The places of a cache. Asking for a place creates nothing."""
+    """The paths of a cache. Asking for one creates nothing."""
 
     root: Path
 
@@ -65,7 +65,7 @@ class Layout:
         return (path for path in names(self.root / "embeddings") if KEY.fullmatch(path.stem))
 
     def work(self, key: str) -> Path:
-        """The folder of a segment or piece under way."""
+        """The folder of a segment or piece in progress."""
         return self.root / "work" / _checked(key)
 
     def lock(self, key: str) -> Path:
@@ -73,8 +73,8 @@ class Layout:
         return self.root / "locks" / f"{_checked(key)}.lock"
 
     @property
-    def set_aside(self) -> Path:
-        """Where what was found damaged, or was made again by force, is kept."""
+    def quarantine(self) -> Path:
+        """Where what was found damaged, or is rendered again by force, is kept."""
         return self.root / "set-aside"
 
     @property
@@ -100,7 +100,7 @@ class Layout:
         with disk(self.root, "creating the cache"):
             if not (self.root / TAG_NAME).exists():
                 make_folder(self.root)
-                write_atomic(self.root / TAG_NAME, TAG)
+                write_atomic(self.root / TAG_NAME, TAG, "creating the cache")
 
     def entries(self) -> Iterator[Path]:
         """The folders of all finished segments, by key."""
@@ -111,7 +111,7 @@ class Layout:
         return self._all("pieces")
 
     def works(self) -> Iterator[Path]:
-        """The folders of all work under way or left behind."""
+        """The folders of all work in progress or left behind."""
         return keyed(self.root / "work")
 
     def locks(self) -> Iterator[Path]:
@@ -119,7 +119,7 @@ class Layout:
         return (path for path in names(self.root / "locks") if LOCK.fullmatch(path.name))
 
     def trash(self) -> Iterator[Path]:
-        """What a deletion left, half gone."""
+        """What an interrupted deletion left."""
         shards = [shard for kind in ("entries", "pieces") for shard in names(self.root / kind)]
         for folder in (*shards, *self._folders()):
             yield from (path for path in names(folder) if path.name.startswith(TRASH))
@@ -136,7 +136,7 @@ class Layout:
 
     def _folders(self) -> Iterator[Path]:
         """Every folder in which files come and go, apart from the shards of finished folders."""
-        yield from (self.root, self.set_aside, self.films, self.ledger)
+        yield from (self.root, self.quarantine, self.films, self.ledger)
         yield from (self.root / "locks", self.root / "embeddings")
         yield from (self.root / "work", *self.works())
         yield self.root / "bundles"

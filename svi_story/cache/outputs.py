@@ -1,7 +1,7 @@
-"""The files that svi-story writes outside its cache, and the ledger that tells them from everybody else's.
+"""The files that svi-story writes outside its cache, and the ledger of what it wrote.
 
 The ledger has one small file for each path: which contents svi-story wrote there last. It may be lost:
-without it, a film and what lies beside it are known by what they say about themselves.
+without it, a film and the files beside it are recognised by their own metadata.
 """
 
 from __future__ import annotations
@@ -162,7 +162,7 @@ class Outputs:
         return found[1] if found and found[0] == name else ()
 
 
-def written_and_gone(layout: Layout) -> Iterator[Path]:
+def notes_of_deleted_files(layout: Layout) -> Iterator[Path]:
     """The notes about files that are not there any more, and what cannot be a note."""
     for path in names(layout.ledger):
         if path.suffix == ".json" and not path.name.startswith("."):

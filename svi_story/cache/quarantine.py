@@ -1,4 +1,4 @@
-"""Setting aside: out of the way, never deleted, with the reason beside it."""
+"""Quarantine: what is damaged, or rendered again by force, is moved away with the reason, never deleted."""
 
 from __future__ import annotations
 
@@ -20,33 +20,47 @@ if TYPE_CHECKING:
     from svi_story.events import Reporter
 
 FORCED = "forced"
-"""The reason of what a user asked to make again."""
+"""The reason for what a user asked to render again."""
 
 REASON = "reason.txt"
 LONGEST_REASON = 2**16
 KEY_LENGTH = 64
 
 
-def set_aside(layout: Layout, key: str, reason: str, things: Mapping[str, Path]) -> Path | None:
-    """Move things (file or folder, by the name they get there) to a folder of their own below `set-aside/`.
+def move_to_quarantine(layout: Layout, key: str, reason: str, things: Mapping[str, Path]) -> Path | None:
+    """Move things (file or folder, by the name they get there) to a new folder below `set-aside/`.
 
-    Returns the folder; None when nothing was there to move. OSError when it cannot be moved.
+    Returns the folder; None when there was nothing to move. OSError or RenderError when it cannot be moved.
     """
     present = {name: path for name, path in things.items() if os.path.lexists(path)}
     if not present:
         return None
     layout.create()
-    folder = _new_folder(layout.set_aside, key)
-    write_atomic(folder / REASON, f"{reason}\n".encode("utf-8", "replace"))
+    make_folder(layout.quarantine)
+    stamp = datetime.now(UTC).strftime("%Y%m%dT%H%M%SZ")
+    candidates = (layout.quarantine / f"{key}-{stamp}-{n}" for n in count(1))
+    folder = next(candidate for candidate in candidates if _is_created(candidate))
+    write_atomic(folder / REASON, f"{reason}\n".encode("utf-8", "replace"), "quarantining")
     moved = [_move(path, folder / name) for name, path in present.items()]
     return folder if any(moved) else None
 
 
-def set_aside_for(layout: Layout, reason: str) -> frozenset[str]:
-    """The keys of what was set aside for this reason and is still kept there."""
+def quarantine(layout: Layout, report: Reporter, key: str, reason: str, things: Mapping[str, Path]) -> None:
+    """Quarantine damaged things with a warning; where they cannot be moved, warn about that."""
+    try:
+        folder = move_to_quarantine(layout, key, reason, things)
+    except (OSError, RenderError) as error:
+        report(Warned(f"{reason}; it is ignored, and could not be quarantined: {error}"))
+    else:
+        if folder:
+            report(Warned(f"{reason}; it was moved to {folder} (quarantine) and the next render replaces it"))
+
+
+def quarantined_for(layout: Layout, reason: str) -> frozenset[str]:
+    """The keys of what was quarantined for this reason and is still kept there."""
     return frozenset(
         folder.name[:KEY_LENGTH]
-        for folder in names(layout.set_aside)
+        for folder in names(layout.quarantine)
         if KEY.fullmatch(folder.name[:KEY_LENGTH]) and _reason(folder) == reason
     )
 
@@ -58,28 +72,12 @@ def _reason(folder: Path) -> str:
         return ""
 
 
-def quarantine(layout: Layout, report: Reporter, key: str, reason: str, things: Mapping[str, Path]) -> None:
-    """Set damaged things aside and say so; where that is not possible, say that."""
+def _is_created(folder: Path) -> bool:
     try:
-        folder = set_aside(layout, key, reason, things)
-    except (OSError, RenderError) as error:
-        report(Warned(f"{reason}; it is left out, and could not be set aside: {error}"))
-    else:
-        if folder:
-            report(Warned(f"{reason}; it was set aside as {folder} and is made again by the next render"))
-
-
-def _new_folder(parent: Path, key: str) -> Path:
-    make_folder(parent)
-    stamp = datetime.now(UTC).strftime("%Y%m%dT%H%M%SZ")
-    for n in count(1):
-        folder = parent / f"{key}-{stamp}-{n}"
-        try:
-            folder.mkdir()
-        except FileExistsError:
-            continue
-        return folder
-    raise AssertionError("count() ended")
+        folder.mkdir()
+    except FileExistsError:
+        return False
+    return True
 
 
 def _move(path: Path, target: Path) -> bool:

@@ -1,4 +1,4 @@
-"""Named tensors in a safetensors file that checks itself."""
+"""Named tensors in a safetensors file that holds its own checksum."""
 
 from __future__ import annotations
 
@@ -49,10 +49,8 @@ def encode(tensors: Tensors, note: Mapping[str, str] = NO_NOTE) -> bytes:
 
 
 def save_tensors(path: Path, tensors: Tensors, note: Mapping[str, str] = NO_NOTE) -> None:
-    """Replace the file at once, durably; its folder must exist. RenderError when the disk refuses."""
-    data = encode(tensors, note)
-    with disk(path, "writing tensors"):
-        write_atomic(path, data)
+    """Replace the file at once, durably; its folder must exist. RenderError when it cannot be written."""
+    write_atomic(path, encode(tensors, note), "writing tensors")
 
 
 def load_tensors(path: Path, note: Mapping[str, str] = NO_NOTE) -> dict[str, NDArray[Any]] | None:
@@ -81,10 +79,10 @@ def _decoded(path: Path, data: bytes, note: Mapping[str, str]) -> dict[str, NDAr
             raise ValueError("its header is too long")
         tensors = load(data)
         about = json.loads(_metadata(data)[META])
-        whole = about["note"] == dict(note) and about["sha256"] == _digest(tensors, note)
+        intact = about["note"] == dict(note) and about["sha256"] == _digest(tensors, note)
     except (SafetensorError, ValueError, KeyError, TypeError, RecursionError) as error:
-        raise CorruptError(f"{path} is not a safetensors file of ours") from error
-    if not whole:
+        raise CorruptError(f"{path} is not a safetensors file of svi-story") from error
+    if not intact:
         raise CorruptError(f"{path} holds other tensors than were written")
     return tensors
 

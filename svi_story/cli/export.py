@@ -27,7 +27,7 @@ from svi_story.cli.terminal import answer
 
 if TYPE_CHECKING:
     from svi_story.cache.outputs import Outputs
-    from svi_story.export.media import Codec
+    from svi_story.export.media import MediaCodec
     from svi_story.plan.fingerprints import Fingerprints
     from svi_story.render.jobs import Choice, Job
 
@@ -102,7 +102,7 @@ def export(
     answer(str(target))
 
 
-def _timeline(job: Job, target: Path, codec: Codec | None, outputs: Outputs) -> None:
+def _timeline(job: Job, target: Path, codec: MediaCodec | None, outputs: Outputs) -> None:
     """Write a timeline, with the clips' files where there is a codec."""
     from svi_story.cli.console import tell, warn
     from svi_story.export.write import check_timeline, export_otio, media_paths

@@ -23,8 +23,7 @@ from svi_story.media.audio import RATE, RecordingReader
 if TYPE_CHECKING:
     from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
     from pathlib import Path
-    from types import TracebackType
-    from typing import Any, Self
+    from typing import Any
 
     from av import AudioFrame
     from moviepy import AudioClip
@@ -52,7 +51,7 @@ Envelope = tuple[tuple[int, float], ...]
 
 @dataclass(frozen=True)
 class Track:
-    """One recording in the film, heard in [start, stop). All lengths in samples of the film."""
+    """One recording in the film, audible in [start, stop). All lengths in samples of the film."""
 
     recording: Recording
     volume: float
@@ -69,13 +68,13 @@ class Track:
 
     @property
     def samples(self) -> int:
-        """How long it is heard."""
+        """How long it plays."""
         return self.stop - self.start
 
 
 @dataclass(frozen=True)
 class Soundtrack:
-    """All that is heard in a film."""
+    """All sound of a film."""
 
     samples: int
     """Its length, which is the film's."""
@@ -136,18 +135,17 @@ def audio_inputs(soundtrack: Soundtrack) -> dict[str, Json]:
         "av": version("av"),
         "moviepy": version("moviepy"),
         "samples": soundtrack.samples,
-        "tracks": [_inputs(track) for track in soundtrack.tracks],
-    }
-
-
-def _inputs(track: Track) -> dict[str, Json]:
-    return {
-        "recording": track.recording.sha256,
-        "volume": track.volume,
-        "span": [track.start, track.stop],
-        "fades": [track.fade_in, track.fade_out],
-        "loop": track.loop,
-        "gain": [[sample, gain] for sample, gain in track.gain],
+        "tracks": [
+            {
+                "recording": track.recording.sha256,
+                "volume": track.volume,
+                "span": [track.start, track.stop],
+                "fades": [track.fade_in, track.fade_out],
+                "loop": track.loop,
+                "gain": [[sample, gain] for sample, gain in track.gain],
+            }
+            for track in soundtrack.tracks
+        ],
     }
 
 
@@ -175,60 +173,53 @@ def compose(soundtrack: Soundtrack) -> Generator[Block]:
     import_moviepy()
     from moviepy import CompositeAudioClip
 
-    with _Stage(soundtrack.tracks) as stage:
+    with _Mixer(soundtrack.tracks) as mixer:
         for first in range(0, soundtrack.samples, _BLOCK):
             stop = min(first + _BLOCK, soundtrack.samples)
-            clips = stage.clips(first, stop)
+            clips = mixer.clips(first, stop)
             moments = (np.arange(first, stop) + 0.5) / RATE
             yield CompositeAudioClip(clips).get_frame(moments) if clips else np.zeros((stop - first, 2))
-        stage.clear(soundtrack.samples)
+        mixer.close_finished(soundtrack.samples)
 
 
-class _Stage:
-    """The tracks that are heard at a time, each with its recording open."""
+class _Mixer(ExitStack):
+    """The tracks that play at a time, each with its recording open."""
 
     def __init__(self, tracks: Iterable[Track]) -> None:
+        super().__init__()
         self._waiting = sorted(tracks, key=lambda track: track.start, reverse=True)
         self._playing: list[_Player] = []
 
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        with ExitStack() as stack:
-            for player in self._playing:
-                stack.callback(player.close)
-
     def clips(self, first: int, stop: int) -> list[AudioClip]:
-        """The clips that are heard in [first, stop), which does not lie before what was asked for last."""
-        self.clear(first)
+        """The clips that play in [first, stop), which does not lie before what was asked for last."""
+        self.close_finished(first)
         while self._waiting and self._waiting[-1].start < stop:
-            self._playing.append(_Player(self._waiting.pop()))
+            player = _Player(self._waiting.pop())
+            self.callback(player.close)
+            self._playing.append(player)
         return [player.clip for player in self._playing]
 
-    def clear(self, first: int) -> None:
-        """Let go of what is heard no more. Raises RenderError where somebody wrote into a file meanwhile."""
+    def close_finished(self, first: int) -> None:
+        """Close what ends before `first`. Raises RenderError where a file was written to meanwhile."""
         for player in [player for player in self._playing if player.track.stop <= first]:
             self._playing.remove(player)
             player.finish()
 
 
 class _Player:
-    """One track as a clip of moviepy's."""
+    """One track as a moviepy clip."""
 
     def __init__(self, track: Track) -> None:
         self.track = track
-        self._reader = _opened(track)
+        self._reader = _open_recording(track)
         self.clip = self._clip()
 
     def close(self) -> None:
-        """Let go of the recording."""
+        """Close the recording."""
         self._reader.close()
 
     def finish(self) -> None:
-        """Let go of the recording. Raises RenderError where somebody wrote into it meanwhile."""
+        """Close the recording. Raises RenderError where it was written to meanwhile."""
         unchanged = self._reader.unchanged()
         self.close()
         if not unchanged:
@@ -284,7 +275,7 @@ class _Player:
         return ducked
 
 
-def _opened(track: Track) -> RecordingReader:
+def _open_recording(track: Track) -> RecordingReader:
     try:
         reader = RecordingReader(track.recording.path)
     except InputError as error:
@@ -319,16 +310,23 @@ def mix(
     """
     import av
 
+    too_loud = 0
+
+    def counted(blocks: Iterable[Block]) -> Iterator[Block]:
+        nonlocal too_loud
+        for block in blocks:
+            too_loud += int(np.count_nonzero((np.abs(block) > 1).any(axis=1)))
+            yield block
+
     with atomic_file(target) as temporary, closing(compose(soundtrack)) as blocks:
-        loud = _Loudness(blocks)
         try:
-            _encode(limit(loud), temporary, lambda done: on_samples(done, soundtrack.samples))
-            made = _length(temporary)
+            _encode(limit(counted(blocks)), temporary, lambda done: on_samples(done, soundtrack.samples))
+            encoded = _length(temporary)
         except av.FFmpegError as error:
             raise unwritable(target, getattr(error, "strerror", None) or str(error)) from error
-        if made != soundtrack.samples:
-            raise unwritable(target, f"{made} of its {soundtrack.samples} samples arrived")
-    return loud.over
+        if encoded != soundtrack.samples:
+            raise unwritable(target, f"{encoded} of its {soundtrack.samples} samples arrived")
+    return too_loud
 
 
 def limit(blocks: Iterable[Block]) -> Iterator[Block]:
@@ -360,19 +358,6 @@ def limit(blocks: Iterable[Block]) -> Iterator[Block]:
         yield from ready()
     graph.push(None)
     yield from ready()
-
-
-class _Loudness:
-    """Counts the samples over full scale of what passes."""
-
-    def __init__(self, blocks: Iterable[Block]) -> None:
-        self._blocks = blocks
-        self.over = 0
-
-    def __iter__(self) -> Iterator[Block]:
-        for block in self._blocks:
-            self.over += int(np.count_nonzero((np.abs(block) > 1).any(axis=1)))
-            yield block
 
 
 def _encode(blocks: Iterable[Block], path: Path, on_samples: Callable[[int], None]) -> None:

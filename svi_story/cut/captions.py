@@ -32,7 +32,7 @@ SHRINKING = 0.92
 
 
 @dataclass(frozen=True)
-class Type:
+class Typography:
     """How large words are set. Shares of the picture, which may be wide or tall."""
 
     height: float
@@ -47,8 +47,8 @@ class Type:
     """Of the em."""
 
 
-CAPTION = Type(height=1 / 17, width=0.88, room=0.4, lines=3, outline=0.11)
-CARD = Type(height=1 / 11, width=0.84, room=0.84, lines=7, outline=0.0)
+CAPTION = Typography(height=1 / 17, width=0.88, room=0.4, lines=3, outline=0.11)
+CARD = Typography(height=1 / 11, width=0.84, room=0.84, lines=7, outline=0.0)
 LAST_ROOM = 0.86
 """What words may take of the picture's height where they would not be whole otherwise."""
 MARGIN = 0.055
@@ -71,23 +71,23 @@ def card(text: str, width: int, height: int) -> Frame:
     return Overlay(drawn, (height - drawn.shape[0]) // 2, (width - drawn.shape[1]) // 2).over(black)
 
 
-def _draw(text: str, kind: Type, width: int, height: int) -> tuple[NDArray[np.uint8], int]:
+def _draw(text: str, kind: Typography, width: int, height: int) -> tuple[NDArray[np.uint8], int]:
     """The text in the largest type in which it is comfortable, and the margin that is around it."""
     style = _style_for(text, kind, width, height)
     return draw_text(text, style), style.margin
 
 
-def has_room(text: str, kind: Type, width: int, height: int) -> bool:
+def fits(text: str, kind: Typography, width: int, height: int) -> bool:
     """Whether all of a text is seen; else it ends in an ellipsis."""
     return is_whole(text, _style_for(text, kind, width, height))
 
 
-def _style_for(text: str, kind: Type, width: int, height: int) -> TextStyle:
+def _style_for(text: str, kind: Typography, width: int, height: int) -> TextStyle:
     styles = list(_styles(kind, width, height))
     return next((style for style in styles if is_whole(text, style)), styles[-1])
 
 
-def _styles(kind: Type, width: int, height: int) -> Iterator[TextStyle]:
+def _styles(kind: Typography, width: int, height: int) -> Iterator[TextStyle]:
     """From the most comfortable to the last resort, which takes all lines that there is room for."""
     size = max(SMALLEST, round(min(height, width * 9 / 16) * kind.height))
     sizes = [size]
@@ -101,7 +101,7 @@ def _styles(kind: Type, width: int, height: int) -> Iterator[TextStyle]:
             yield replace(style, max_lines=max(1, int(room * height) // style.line_height))
 
 
-def _style(kind: Type, size: int, width: int) -> TextStyle:
+def _style(kind: Typography, size: int, width: int) -> TextStyle:
     outline = size * kind.outline
     return TextStyle(size, int(width * kind.width), kind.lines, align="center", outline=outline)
 

@@ -37,7 +37,7 @@ if TYPE_CHECKING:
 
 
 PIECE_VERSION = 2
-"""Raised whenever the same inputs make other pieces than before."""
+"""Raised whenever the same inputs give other pieces than before."""
 
 THREADS = 4
 """x264's output depends on how many there are, so the machine does not choose."""
@@ -45,7 +45,7 @@ THREADS = 4
 
 @dataclass(frozen=True)
 class Codec:
-    """An encoder, and what makes the pieces of one film alike."""
+    """An encoder, with the options that make the pieces of one film compatible."""
 
     encoder: str
     """ffmpeg's name of it."""
@@ -151,7 +151,7 @@ def _spans(spans: tuple[Span, ...]) -> list[Json]:
 def encode_piece(
     piece: Piece, open_frames: OpenFrames, encoding: Encoding, target: Path, on_frame: OnFrame
 ) -> None:
-    """Encode a piece; it is under its name only when it is whole and counted.
+    """Encode a piece; it gets its name only when it is complete and its frames are counted.
 
     Frames are read one by one, each entry opened once and at most two at a time. Raises RenderError where
     ffmpeg or the disk fails; what reading or `on_frame` raises passes through. Neither leaves a file or a
@@ -160,50 +160,47 @@ def encode_piece(
     with atomic_file(target) as temporary:
         try:
             with PieceFrames(piece, open_frames) as frames:
-                _write(_composed(piece, frames, encoding), piece.frames, encoding, temporary, on_frame)
+                film_frames = _compose(piece, frames, encoding).iter_frames(
+                    float(encoding.fps), dtype="uint8"
+                )
+                with _ffmpeg(encoding, temporary) as write:
+                    for done, frame in enumerate(film_frames, start=1):
+                        write(frame)
+                        on_frame(done, piece.frames)
         except _FfmpegError as stopped:
             raise unwritable(target, str(stopped)) from None
-        made = count_frames(temporary)
-        if made != piece.frames:
-            raise unwritable(target, f"{made} of its {piece.frames} frames arrived")
+        encoded = count_frames(temporary)
+        if encoded != piece.frames:
+            raise unwritable(target, f"{encoded} of its {piece.frames} frames arrived")
 
 
-def _composed(piece: Piece, frames: PieceFrames, encoding: Encoding) -> VideoClip:
-    """The piece as moviepy's clip: its frames, then words on them, then what darkens both."""
+def _compose(piece: Piece, frames: PieceFrames, encoding: Encoding) -> VideoClip:
+    """The piece as a moviepy clip: its frames, then the caption on them, then what darkens both."""
     import_moviepy()
     from moviepy import VideoClip
 
     fps = float(encoding.fps)
 
-    def place(seconds: float) -> int:
+    def index(seconds: float) -> int:
         return int(seconds * fps + 0.5)
 
-    # moviepy makes int(duration * fps) frames: the quarter frame keeps the last one whatever floats do
-    clip = VideoClip(
-        lambda seconds: _checked(frames[place(seconds)], encoding), duration=(piece.frames + 0.25) / fps
-    )
+    def frame_at(seconds: float) -> Frame:
+        frame = frames[index(seconds)]
+        if frame.shape != (encoding.height, encoding.width, 3):  # ffmpeg would read it as skewed pictures
+            raise ValueError(
+                f"a frame of {encoding.width}x{encoding.height} was due, got shape {frame.shape}"
+            )
+        return frame
+
+    # moviepy plays int(duration * fps) frames: the quarter frame keeps the last one whatever floats do
+    clip = VideoClip(frame_at, duration=(piece.frames + 0.25) / fps)
     if piece.caption:
         clip = clip.image_transform(caption_over(piece.caption, encoding.width, encoding.height).over)
     if piece.ramps:
         clip = clip.transform(
-            lambda frame, seconds: darken(frame(seconds), piece.frame(place(seconds)).level)
+            lambda frame, seconds: darken(frame(seconds), piece.frame(index(seconds)).level)
         )
     return clip
-
-
-def _write(clip: VideoClip, count: int, encoding: Encoding, path: Path, on_frame: OnFrame) -> None:
-    """Play a clip into ffmpeg."""
-    with _ffmpeg(encoding, path) as write:
-        for done, frame in enumerate(clip.iter_frames(fps=float(encoding.fps), dtype="uint8"), start=1):
-            write(frame)
-            on_frame(done, count)
-
-
-def _checked(frame: Frame, encoding: Encoding) -> Frame:
-    """The frame, if it has the film's size: ffmpeg would take any other for a run of skewed pictures."""
-    if frame.shape != (encoding.height, encoding.width, 3):
-        raise ValueError(f"a frame of {encoding.width}x{encoding.height} was due, got shape {frame.shape}")
-    return frame
 
 
 class _FfmpegError(Exception):
@@ -212,21 +209,45 @@ class _FfmpegError(Exception):
 
 @contextmanager
 def _ffmpeg(encoding: Encoding, path: Path) -> Iterator[Callable[[Frame], None]]:
-    """A running ffmpeg as a function that takes frames. At the end it is gone, and well, or: _FfmpegError."""
+    """A running ffmpeg as a function that takes frames. On leaving it has ended; _FfmpegError if badly."""
     with _open_log() as log:
         process = _start(encoding, path, log)
+        stdin = process.stdin
+        assert stdin is not None
+
+        def write(frame: Frame) -> None:
+            try:
+                stdin.write(frame.tobytes())
+            except OSError as error:
+                raise _FfmpegError from error
+
+        def close() -> None:
+            with suppress(OSError):  # a dead one no longer takes what was still on its way
+                stdin.close()
+            process.wait()
+
         try:
-            with suppress(_FfmpegError):  # its last words say more
-                yield lambda frame: _send(process, frame)
-            _close(process)
+            with suppress(_FfmpegError):  # ffmpeg's log says more
+                yield write
+            close()
         except BaseException:
             process.kill()
-            _close(process)
+            close()
             raise
         finally:
             process.wait()
         if process.returncode != 0:
-            raise _FfmpegError(f"ffmpeg ended with status {process.returncode} {_tail(log)}".strip())
+            log.seek(0)
+            last = " ".join(log.read()[-500:].split())
+            what = f"ffmpeg ended with status {process.returncode}"
+            raise _FfmpegError(f"{what} ({last})" if last else what)
+
+
+def _open_log() -> IO[str]:
+    try:
+        return tempfile.TemporaryFile("w+", encoding="utf-8", errors="replace")
+    except OSError as error:
+        raise _FfmpegError(f"there is no place for ffmpeg's log ({error})") from error
 
 
 def _start(encoding: Encoding, path: Path, log: IO[str]) -> subprocess.Popen[bytes]:
@@ -250,32 +271,3 @@ def _start(encoding: Encoding, path: Path, log: IO[str]) -> subprocess.Popen[byt
         )
     except OSError as error:
         raise _FfmpegError(f"ffmpeg cannot be started: {error}") from error
-
-
-def _open_log() -> IO[str]:
-    try:
-        return tempfile.TemporaryFile("w+", encoding="utf-8", errors="replace")
-    except OSError as error:
-        raise _FfmpegError(f"there is no place for ffmpeg's log ({error})") from error
-
-
-def _send(process: subprocess.Popen[bytes], frame: Frame) -> None:
-    assert process.stdin is not None
-    try:
-        process.stdin.write(frame.tobytes())
-    except OSError as error:
-        raise _FfmpegError from error
-
-
-def _close(process: subprocess.Popen[bytes]) -> None:
-    """Let ffmpeg finish and wait for it. A dead one no longer takes what was still on its way."""
-    assert process.stdin is not None
-    with suppress(OSError):
-        process.stdin.close()
-    process.wait()
-
-
-def _tail(log: IO[str]) -> str:
-    log.seek(0)
-    words = " ".join(log.read()[-500:].split())
-    return f"({words})" if words else ""

@@ -96,7 +96,7 @@ _NOT_XML = re.compile("[^\t\n\r\x20-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
 
 
 @dataclass(frozen=True)
-class About:
+class XmpFields:
     """What there is to say about a film. Nothing of it depends on when it is said."""
 
     title: str
@@ -108,7 +108,7 @@ class About:
     """More, in a namespace of our own; the names are XML names."""
 
 
-def xmp_packet(about: About) -> bytes:
+def xmp_packet(about: XmpFields) -> bytes:
     """An XMP packet in UTF-8: same values, same bytes. Text is escaped; what XML cannot hold is left out.
 
     Written as text: `ElementTree` takes prefixes from one table for the whole process, and several threads

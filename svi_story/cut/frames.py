@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from svi_story.cut.timeline import Piece, Source
+    from svi_story.cut.timeline import FrameRef, Piece
 
     Frame = NDArray[np.uint8]
     """One picture: height x width x 3, RGB."""
@@ -106,7 +106,7 @@ class _Reader:
         self._key = ""
         self._frames: FrameSource | None = None
 
-    def read(self, source: Source) -> Frame:
+    def read(self, source: FrameRef) -> Frame:
         if self._frames is None or self._key != source.key:
             self.close()
             self._frames, self._key = self._open_frames(source.key), source.key

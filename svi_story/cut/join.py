@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from svi_story.cut.extras import in_turn
 from svi_story.cut.mp4 import add_xmp, hide_captions
 from svi_story.errors import Problem, RenderError
-from svi_story.files import atomic_file, check_regular, refusals, remove_stale_temps, unwritable
+from svi_story.files import atomic_file, check_regular, disk, remove_stale_temps, unwritable
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
@@ -37,15 +37,15 @@ UNDECODED = {"skip_frame": "all"}
 
 
 class PieceError(RenderError):
-    """A piece, or the sound, that cannot be part of the film; made again, it can."""
+    """A piece, or the sound, that cannot be part of the film until it is encoded again."""
 
     def __init__(self, piece: Path, what: str) -> None:
         self.piece = piece
         super().__init__(Problem(f"this piece of the film {what}; delete it and render again", str(piece)))
 
 
-class _Shape(NamedTuple):
-    """What pieces of one film have in common."""
+class _StreamFormat(NamedTuple):
+    """What all pieces of one film have in common."""
 
     codec: str
     width: int
@@ -54,7 +54,7 @@ class _Shape(NamedTuple):
     extradata: bytes | None
 
 
-class Pictures:
+class PiecePackets:
     """The packets of all pieces on one clock whose tick is a frame. One piece is open at a time.
 
     Raises PieceError for a piece that is unreadable, or encoded otherwise than the first.
@@ -65,17 +65,17 @@ class Pictures:
         """That the packets handed out so far stand for."""
         self._pieces = pieces
         self._encoding = encoding
-        with opened(pieces[0]) as source:
-            self._shape = _shape(pieces[0], source)
+        with open_piece(pieces[0]) as source:
+            self._format = _format_of(pieces[0], source)
             self._stream = film.add_stream_from_template(source.streams.video[0], opaque=True)
 
     def __iter__(self) -> Iterator[Packet[VideoStream]]:
         encoding = self._encoding
         size = encoding.width, encoding.height
         for piece in self._pieces:
-            with opened(piece) as source:
-                shape = _shape(piece, source)
-                if shape != self._shape or (shape.width, shape.height) != size:
+            with open_piece(piece) as source:
+                found = _format_of(piece, source)
+                if found != self._format or (found.width, found.height) != size:
                     raise PieceError(piece, "was not encoded like the rest of it")
                 start = self.frames
                 for number, packet in _frames(piece, source, encoding):
@@ -87,7 +87,7 @@ class Pictures:
 
 
 @contextmanager
-def opened(piece: Path) -> Iterator[InputContainer]:
+def open_piece(piece: Path) -> Iterator[InputContainer]:
     """A file that was made here, to be closed. Raises PieceError where it cannot be opened."""
     import av
 
@@ -100,12 +100,12 @@ def opened(piece: Path) -> Iterator[InputContainer]:
         yield source
 
 
-def _shape(piece: Path, source: InputContainer) -> _Shape:
+def _format_of(piece: Path, source: InputContainer) -> _StreamFormat:
     if not source.streams.video:
         raise PieceError(piece, "holds no pictures")
     video = source.streams.video[0]
     context = video.codec_context
-    return _Shape(context.name, context.width, context.height, video.time_base, context.extradata)
+    return _StreamFormat(context.name, context.width, context.height, video.time_base, context.extradata)
 
 
 def _frames(
@@ -191,16 +191,11 @@ def captions(cues: Iterable[Cue], encoding: Encoding, film: OutputContainer) -> 
     height = encoding.height
     header = _ASS.format(width=encoding.width, height=height, size=max(height // 18, 1))
     stream.codec_context.subtitle_header = header.encode()
-    stream.time_base = Fraction(1, _ticks(encoding))
-    return _texts(in_turn(cues), encoding.fps, stream)
-
-
-def _ticks(encoding: Encoding) -> int:
-    """Of the captions' clock in a second: every frame lasts a whole number of them, and none is quicker."""
-    ticks = encoding.timescale
+    ticks = encoding.timescale  # of which every frame lasts a whole number
     while ticks < FASTEST:
         ticks *= 2
-    return ticks
+    stream.time_base = Fraction(1, ticks)
+    return _texts(in_turn(cues), encoding.fps, stream)
 
 
 def _texts(cues: Sequence[Cue], fps: Fraction, stream: SubtitleStream) -> Iterator[Packet[Any]]:
@@ -255,14 +250,23 @@ def join(
     if not pieces:
         raise ValueError("a film needs a piece")
     remove_stale_temps(target.absolute().parent)
+    options = {
+        "movflags": "faststart",
+        "video_track_timescale": str(encoding.timescale),
+        "movie_timescale": str(encoding.timescale),
+        "max_interleave_delta": "1",  # microseconds: packets come in their order, none has to wait in memory
+    }
     with publish(target) as temporary:
         try:
-            with av.open(str(temporary), "w", format="mp4", options=_options(encoding)) as film:
+            with av.open(str(temporary), "w", format="mp4", options=options) as film:
                 frames = _copy_all(pieces, encoding, film, extras)
         except av.FFmpegError as error:
             raise unwritable(target, error.strerror or str(error)) from error
-        with refusals(target):
-            _finish(temporary, extras)
+        with disk(target), temporary.open("r+b") as file:  # what libav does not write; nothing it wrote moves
+            if extras.captions and not extras.captions_on:
+                hide_captions(file)
+            if extras.xmp:
+                add_xmp(file, extras.xmp)
         counted = count_frames(temporary)
         if counted != frames:
             raise unwritable(target, f"{counted} of its {frames} frames arrived")
@@ -283,31 +287,22 @@ def count_frames(path: Path) -> int:
     return count
 
 
-def _options(encoding: Encoding) -> dict[str, str]:
-    timescale = str(encoding.timescale)
-    return {
-        "movflags": "faststart",
-        "video_track_timescale": timescale,
-        "movie_timescale": timescale,
-        "max_interleave_delta": "1",  # microseconds: packets come in their order, none has to wait in memory
-    }
-
-
 def _copy_all(pieces: Sequence[Path], encoding: Encoding, film: OutputContainer, extras: Extras) -> int:
     """Copy the packets of all tracks in the order of time; returns the frames."""
     film.metadata.update({name: _text(value) for name, value in extras.metadata.items() if value})
     if extras.chapters:
         film.set_chapters([_chapter(*each, encoding.fps) for each in enumerate(extras.chapters)])
-    pictures = Pictures(pieces, encoding, film)
+    pictures = PiecePackets(pieces, encoding, film)
     heard = Fraction(0)
     with ExitStack() as files:
-        tracks = [_by_start(pictures)]
+        tracks = [_timed(pictures)]
         if extras.audio:
-            source = files.enter_context(opened(extras.audio))
-            tracks.append(_by_end(sound(extras.audio, source, film)))
+            source = files.enter_context(open_piece(extras.audio))
+            # by their ends: when the pictures are past that, it is known that the film lasts so long
+            tracks.append(_timed(sound(extras.audio, source, film), at_end=True))
         if extras.captions:
             # before pictures that are due at the same time: libav would end the cue before with an empty one
-            tracks.insert(0, _by_start(captions(extras.captions, encoding, film)))
+            tracks.insert(0, _timed(captions(extras.captions, encoding, film)))
         for _, packet in heapq.merge(*tracks, key=lambda timed: timed[0]):
             if packet.stream.type == "audio":
                 heard = _fit(packet, pictures.frames / encoding.fps)
@@ -318,19 +313,11 @@ def _copy_all(pieces: Sequence[Path], encoding: Encoding, film: OutputContainer,
     return pictures.frames
 
 
-def _by_start(packets: Iterable[Packet[Any]]) -> Timed:
-    return ((_seconds(packet, packet.dts or 0), packet) for packet in packets)
-
-
-def _by_end(packets: Iterable[Packet[Any]]) -> Timed:
-    """Packets that come when the pictures are past them: then it is known that the film lasts so long."""
-    return ((_seconds(packet, (packet.dts or 0) + (packet.duration or 0)), packet) for packet in packets)
-
-
-def _seconds(packet: Packet[Any], ticks: int) -> float:
-    """Good enough to put packets in order, and many times faster than fractions."""
-    base = packet.time_base
-    return ticks * base.numerator / base.denominator
+def _timed(packets: Iterable[Packet[Any]], *, at_end: bool = False) -> Timed:
+    """Packets with the second of their start or end, as a float: fractions take much longer to sort."""
+    for packet in packets:
+        ticks = (packet.dts or 0) + ((packet.duration or 0) if at_end else 0)
+        yield ticks * packet.time_base.numerator / packet.time_base.denominator, packet
 
 
 def _fit(packet: Packet[Any], end: Fraction) -> Fraction:
@@ -355,12 +342,3 @@ def _chapter(number: int, chapter: Chapter, fps: Fraction) -> MadeChapter:
 def _text(value: str) -> str:
     """What a C string in UTF-8 can hold of it."""
     return value.replace("\0", "").encode("utf-8", "replace").decode()
-
-
-def _finish(film: Path, extras: Extras) -> None:
-    """What libav does not write. Nothing that it wrote moves."""
-    with film.open("r+b") as file:
-        if extras.captions and not extras.captions_on:
-            hide_captions(file)
-        if extras.xmp:
-            add_xmp(file, extras.xmp)

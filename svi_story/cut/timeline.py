@@ -8,12 +8,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from fractions import Fraction
-from itertools import takewhile, zip_longest
+from itertools import zip_longest
 from math import ceil, floor, prod
 from typing import TYPE_CHECKING, NamedTuple
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator, Sequence
+    from collections.abc import Iterable, Iterator, Sequence
 
 
 @dataclass(frozen=True)
@@ -53,7 +53,7 @@ class Strip:
         return _count(self.spans)
 
 
-class Source(NamedTuple):
+class FrameRef(NamedTuple):
     """One frame of one entry."""
 
     key: str
@@ -63,8 +63,8 @@ class Source(NamedTuple):
 class FilmFrame(NamedTuple):
     """What one frame of the film shows."""
 
-    over: Source
-    under: Source | None = None
+    over: FrameRef
+    under: FrameRef | None = None
     """The outgoing frame, inside a fade only."""
     weight: Fraction = Fraction(1)
     """Share of `over`; `under` has the rest."""
@@ -149,10 +149,10 @@ class Piece:
     @property
     def frames(self) -> int:
         """How many frames of the film it makes."""
-        return self.pace.frames(self.made_of)
+        return self.pace.frames(self.source_frames)
 
     @property
-    def made_of(self) -> int:
+    def source_frames(self) -> int:
         """How many frames it has before any is repeated."""
         return _count(self.spans)
 
@@ -167,7 +167,7 @@ class Piece:
         over, level = _source(self.spans, place), prod(ramp.level(place) for ramp in self.ramps)
         if not self.under:
             return FilmFrame(over, level=Fraction(level))
-        weight = Fraction(place + 1, self.made_of + 1)
+        weight = Fraction(place + 1, self.source_frames + 1)
         return FilmFrame(over, _source(self.under, place), weight, Fraction(level))
 
 
@@ -198,9 +198,9 @@ def darkened(pieces: Sequence[Piece], ramps: Sequence[Ramp]) -> tuple[Piece, ...
     dark: list[Piece] = []
     first = 0
     for piece in pieces:
-        seen = (ramp.seen_from(first, piece.made_of) for ramp in ramps)
+        seen = (ramp.seen_from(first, piece.source_frames) for ramp in ramps)
         dark.append(replace(piece, ramps=tuple(ramp for ramp in seen if ramp)))
-        first += piece.made_of
+        first += piece.source_frames
     return tuple(dark)
 
 
@@ -223,7 +223,7 @@ def paced(pieces: Iterable[Piece], rate: Fraction) -> tuple[Piece, ...]:
     pace, run = Pace(rate), []
     for piece in pieces:
         run.append(replace(piece, pace=pace))
-        pace = pace.after(piece.made_of)
+        pace = pace.after(piece.source_frames)
     return tuple(run)
 
 
@@ -244,11 +244,6 @@ def ranges(strips: Sequence[Strip], rate: Fraction) -> dict[str, tuple[int, int]
 def film_frames(pieces: Iterable[Piece]) -> Iterator[FilmFrame]:
     """What every frame of the film shows, in order."""
     return (piece.frame(index) for piece in pieces for index in range(piece.frames))
-
-
-def shown(pieces: Iterable[Piece], available: Callable[[str], bool]) -> tuple[Piece, ...]:
-    """The leading pieces whose entries all exist: what a preview can show by now."""
-    return tuple(takewhile(lambda piece: all(map(available, piece.keys)), pieces))
 
 
 def _count(spans: Iterable[Span]) -> int:
@@ -275,10 +270,10 @@ def _cut(spans: Iterable[Span], start: int, stop: int) -> tuple[Span, ...]:
     return tuple(parts)
 
 
-def _source(spans: Iterable[Span], index: int) -> Source:
+def _source(spans: Iterable[Span], index: int) -> FrameRef:
     left = index
     for span in spans:
         if 0 <= left < span.frames:
-            return Source(span.key, span.start + left)
+            return FrameRef(span.key, span.start + left)
         left -= span.frames
     raise IndexError(f"no frame {index}")

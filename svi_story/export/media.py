@@ -39,7 +39,7 @@ BT709, VIDEO_RANGE = 1, 1
 """As H.273 numbers the colours of HD video and its range of levels."""
 
 
-class Pictures(Protocol):
+class FrameSequence(Protocol):
     """Frames of one size, by number."""
 
     def __len__(self) -> int: ...
@@ -48,7 +48,7 @@ class Pictures(Protocol):
 
 
 @dataclass(frozen=True)
-class Codec:
+class MediaCodec:
     """An editor's codec, in a QuickTime file: 4:2:2, 10 bits, BT.709."""
 
     name: str
@@ -71,8 +71,8 @@ class Codec:
 
 
 CODECS = {
-    "prores": Codec("prores", "ProRes 422 HQ", "prores_ks", (("profile", "3"), ("vendor", "apl0"))),
-    "dnxhr": Codec("dnxhr", "DNxHR HQX", "dnxhd", (("profile", "dnxhr_hqx"),), least=(256, 120)),
+    "prores": MediaCodec("prores", "ProRes 422 HQ", "prores_ks", (("profile", "3"), ("vendor", "apl0"))),
+    "dnxhr": MediaCodec("dnxhr", "DNxHR HQX", "dnxhd", (("profile", "dnxhr_hqx"),), least=(256, 120)),
 }
 
 
@@ -80,12 +80,12 @@ LARGEST_NOTE = 2**20
 """Bytes of what is told of a clip's file; a clip of 100 spans takes 10 kB."""
 
 
-def media_path(folder: Path, name: str, codec: Codec) -> Path:
+def media_path(folder: Path, name: str, codec: MediaCodec) -> Path:
     """A clip's file; its name stays when other clips come and go, so that an editor finds it again."""
     return folder / f"{name}.{codec.name}.mov"
 
 
-def made_from(spans: Sequence[Span], codec: Codec, size: Size, fps: Fraction) -> dict[str, Json]:
+def media_inputs(spans: Sequence[Span], codec: MediaCodec, size: Size, fps: Fraction) -> dict[str, Json]:
     """All that decides what a file shows; the spans' keys are the hashes of their frames."""
     return {
         "version": MEDIA_VERSION,
@@ -99,7 +99,7 @@ def made_from(spans: Sequence[Span], codec: Codec, size: Size, fps: Fraction) ->
     }
 
 
-def is_made(target: Path, inputs: dict[str, Json]) -> bool:
+def is_current(target: Path, inputs: dict[str, Json]) -> bool:
     """Whether the file is there, made from this, and still what it was then."""
     try:
         note = read_note(target)
@@ -136,8 +136,8 @@ def read_note(target: Path) -> dict[str, Any]:
 
 def write_media(
     target: Path,
-    frames: Pictures,
-    codec: Codec,
+    frames: FrameSequence,
+    codec: MediaCodec,
     fps: Fraction,
     inputs: dict[str, Json],
     publish: Publish = atomic_file,
@@ -173,7 +173,7 @@ def note_path(target: Path) -> Path:
     return target.with_name(f"{target.name}.json")
 
 
-def _encode(path: Path, frames: Pictures, codec: Codec, fps: Fraction) -> None:
+def _encode(path: Path, frames: FrameSequence, codec: MediaCodec, fps: Fraction) -> None:
     import av
 
     container = av.open(str(path.absolute()), "w", format="mov")
@@ -193,7 +193,7 @@ def _abandon(container: OutputContainer) -> None:
         container.close()
 
 
-def _fill(container: OutputContainer, frames: Pictures, codec: Codec, fps: Fraction) -> None:
+def _fill(container: OutputContainer, frames: FrameSequence, codec: MediaCodec, fps: Fraction) -> None:
     import av
 
     height, width, _ = frames[0].shape

@@ -15,7 +15,7 @@ from urllib.parse import quote
 
 from svi_story import __version__
 from svi_story.cut.audio import samples_of
-from svi_story.export.transitions import Edit, Item, Join, dissolve, trimmed
+from svi_story.export.transitions import EditedTrack, TrackItem, Transition, dissolve, trimmed
 from svi_story.files import read_regular
 from svi_story.media.audio import RATE
 
@@ -80,7 +80,7 @@ MOST_LOOPS = 1000
 """Times that a short recording is laid out under a film; its metadata say how often it should be."""
 
 
-class Heard(NamedTuple):
+class AudioClip(NamedTuple):
     """A recording in the film."""
 
     recording: Recording
@@ -113,17 +113,17 @@ def sound_tracks(plan: FilmPlan, starts: Sequence[int], frames: int, folder: Pat
 
 def _placed(
     plan: FilmPlan, sounds: Sequence[Sequence[Sound]], starts: Sequence[int], stop: int
-) -> Iterator[Heard]:
+) -> Iterator[AudioClip]:
     """Every clip's sounds, as far as the film goes."""
     for shot, some, start in zip(plan.shots, sounds, starts, strict=True):
         for sound in some:
             first = samples_of(start / plan.fps + sound.start)
             samples = min(sound.recording.samples, stop - first)
             if samples > 0:
-                yield Heard(sound.recording, first, samples, {"clip": shot.id, **_mix(sound)})
+                yield AudioClip(sound.recording, first, samples, {"clip": shot.id, **_mix(sound)})
 
 
-def _music(plan: FilmPlan, stop: int) -> Iterator[Heard]:
+def _music(plan: FilmPlan, stop: int) -> Iterator[AudioClip]:
     """The bed, again and again if it loops, cut to the film's length."""
     music = plan.cut.music
     if music is None or not music.sound.recording.samples:
@@ -133,7 +133,7 @@ def _music(plan: FilmPlan, stop: int) -> Iterator[Heard]:
     about = {**_mix(music.sound), "duck": music.duck, "loop": music.loop, "times": times}
     for number in range(min(times, MOST_LOOPS)):
         start = number * recording.samples
-        yield Heard(recording, start, min(recording.samples, stop - start), about)
+        yield AudioClip(recording, start, min(recording.samples, stop - start), about)
 
 
 def _mix(sound: Sound) -> dict[str, object]:
@@ -145,9 +145,9 @@ def _mix(sound: Sound) -> dict[str, object]:
     }
 
 
-def _lanes(heard: Iterable[Heard]) -> list[list[Heard]]:
+def _lanes(heard: Iterable[AudioClip]) -> list[list[AudioClip]]:
     """As few tracks as hold them without overlap."""
-    lanes: list[list[Heard]] = []
+    lanes: list[list[AudioClip]] = []
     for each in sorted(heard, key=lambda each: each.start):
         free = next((lane for lane in lanes if lane[-1].stop <= each.start), None)
         if free is None:
@@ -157,7 +157,7 @@ def _lanes(heard: Iterable[Heard]) -> list[list[Heard]]:
     return lanes
 
 
-def _track(name: str, lane: Sequence[Heard], folder: Path) -> Any:
+def _track(name: str, lane: Sequence[AudioClip], folder: Path) -> Any:
     import opentimelineio as otio
 
     track = otio.schema.Track(name, kind=otio.schema.TrackKind.Audio)
@@ -186,7 +186,7 @@ CARD = "svi_story.card"
 
 
 @dataclass(frozen=True)
-class Take:
+class MediaRange:
     """A run of frames in a file: a clip, or one segment of it, as an editor opens it."""
 
     path: Path
@@ -200,11 +200,11 @@ class Take:
 
 
 @dataclass(frozen=True)
-class Row:
+class TimelineItem:
     """What becomes one item of the picture track; without takes a card that is only described."""
 
     name: str
-    takes: tuple[Take, ...]
+    takes: tuple[MediaRange, ...]
     shot: Shot | None
     card: Card | None = None
 
@@ -231,13 +231,13 @@ class Row:
         }
 
 
-def rows_of(
-    plan: FilmPlan, takes: Sequence[Sequence[Take]], cards: tuple[Take | None, Take | None]
-) -> tuple[Row, ...]:
+def timeline_items(
+    plan: FilmPlan, takes: Sequence[Sequence[MediaRange]], cards: tuple[MediaRange | None, MediaRange | None]
+) -> tuple[TimelineItem, ...]:
     """The film's items in order: title card, every clip with its files, end card."""
-    shots = [Row(shot.id, tuple(some), shot) for shot, some in zip(plan.shots, takes, strict=True)]
+    shots = [TimelineItem(shot.id, tuple(some), shot) for shot, some in zip(plan.shots, takes, strict=True)]
     title, end = (
-        [Row(name, (take,) if take else (), None, card)] if card else []
+        [TimelineItem(name, (take,) if take else (), None, card)] if card else []
         for name, card, take in zip(
             ("title card", "end card"), (plan.cut.title_card, plan.cut.end_card), cards, strict=True
         )
@@ -245,28 +245,28 @@ def rows_of(
     return tuple(title + shots + end)
 
 
-def timeline(plan: FilmPlan, rows: Sequence[Row], folder: Path) -> Any:
+def timeline(plan: FilmPlan, rows: Sequence[TimelineItem], folder: Path) -> Any:
     """The timeline, with references relative to the folder that it is going to lie in."""
     import opentimelineio as otio
 
-    edit = Edit([Item(row.runs) for row in rows])
+    edit = EditedTrack([TrackItem(row.runs) for row in rows])
     whole = otio.schema.Timeline(
         text(plan.title), global_start_time=at(0, plan.fps), metadata=noted(_about(plan, rows))
     )
     pictures = otio.schema.Track("Pictures", kind=otio.schema.TrackKind.Video)
-    for blackout in _lay_joins(plan, rows, edit):
+    for blackout in _place_transitions(plan, rows, edit):
         pictures.markers.append(_marker(*blackout, plan, color=otio.schema.MarkerColor.BLACK))
     for index, (row, item) in enumerate(zip(rows, edit.items, strict=True)):
-        pictures.extend(_transition(edit.joins[index], plan))
+        pictures.extend(_transition(edit.transitions[index], plan))
         pictures.extend(_clips(row, item, plan, folder))
-    pictures.extend(_transition(edit.joins[-1], plan))
+    pictures.extend(_transition(edit.transitions[-1], plan))
     whole.tracks.append(pictures)
     starts = [start for row, start in zip(rows, edit.starts, strict=True) if row.shot]
     whole.tracks.extend(list(sound_tracks(plan, starts, edit.frames, folder)))
     return whole
 
 
-def _about(plan: FilmPlan, rows: Sequence[Row]) -> dict[str, object]:
+def _about(plan: FilmPlan, rows: Sequence[TimelineItem]) -> dict[str, object]:
     cut = asdict(plan.cut)
     segments = [segment for row in rows for take in row.takes for segment in take.segments]
     return {
@@ -283,7 +283,9 @@ def _about(plan: FilmPlan, rows: Sequence[Row]) -> dict[str, object]:
     }
 
 
-def _lay_joins(plan: FilmPlan, rows: Sequence[Row], edit: Edit) -> list[tuple[str, int, int]]:
+def _place_transitions(
+    plan: FilmPlan, rows: Sequence[TimelineItem], edit: EditedTrack
+) -> list[tuple[str, int, int]]:
     """Put every transition where it belongs; what fits nowhere is returned: name, first frame, frames."""
     first = next(index for index, row in enumerate(rows) if row.shot)
     for index, shot in enumerate(plan.shots, first):
@@ -298,18 +300,18 @@ def _lay_joins(plan: FilmPlan, rows: Sequence[Row], edit: Edit) -> list[tuple[st
     return unfit
 
 
-def _blacks(plan: FilmPlan, first: int) -> Iterator[tuple[str, int, Join]]:
+def _blacks(plan: FilmPlan, first: int) -> Iterator[tuple[str, int, Transition]]:
     """The fades through, from and to black."""
     for index, shot in enumerate(plan.shots, first):
         if shot.dip:
-            yield "dip to black", index, Join("black", shot.dip // 2, shot.dip - shot.dip // 2)
+            yield "dip to black", index, Transition("black", shot.dip // 2, shot.dip - shot.dip // 2)
     if plan.cut.fade_in:
-        yield "fade from black", first, Join("black", 0, plan.cut.fade_in)
+        yield "fade from black", first, Transition("black", 0, plan.cut.fade_in)
     if plan.cut.fade_out:
-        yield "fade to black", first + len(plan.shots), Join("black", plan.cut.fade_out, 0)
+        yield "fade to black", first + len(plan.shots), Transition("black", plan.cut.fade_out, 0)
 
 
-def _transition(join: Join | None, plan: FilmPlan) -> list[Any]:
+def _transition(join: Transition | None, plan: FilmPlan) -> list[Any]:
     """A dissolve, from one picture or from nothing; OTIO has no word for a dip, so that is our own kind."""
     import opentimelineio as otio
 
@@ -331,7 +333,7 @@ def _transition(join: Join | None, plan: FilmPlan) -> list[Any]:
     ]
 
 
-def _clips(row: Row, item: Item, plan: FilmPlan, folder: Path) -> list[Any]:
+def _clips(row: TimelineItem, item: TrackItem, plan: FilmPlan, folder: Path) -> list[Any]:
     """The item as the track's children: one for every file, or one track that holds them all."""
     import opentimelineio as otio
 
@@ -353,7 +355,9 @@ def _clips(row: Row, item: Item, plan: FilmPlan, folder: Path) -> list[Any]:
     return children
 
 
-def _children(row: Row, ranges: Sequence[tuple[int, int]], plan: FilmPlan, folder: Path) -> list[Any]:
+def _children(
+    row: TimelineItem, ranges: Sequence[tuple[int, int]], plan: FilmPlan, folder: Path
+) -> list[Any]:
     import opentimelineio as otio
 
     if not row.takes:
@@ -375,7 +379,7 @@ def _children(row: Row, ranges: Sequence[tuple[int, int]], plan: FilmPlan, folde
     return clips
 
 
-def _card(row: Row, seen: tuple[int, int], plan: FilmPlan) -> Any:
+def _card(row: TimelineItem, seen: tuple[int, int], plan: FilmPlan) -> Any:
     import opentimelineio as otio
 
     assert row.card

@@ -18,14 +18,14 @@ from svi_story.errors import InputError, Problem
 from svi_story.events import MediaDone
 from svi_story.export.media import (
     is_as_noted,
-    is_made,
+    is_current,
     is_note,
-    made_from,
+    media_inputs,
     media_path,
     note_path,
     write_media,
 )
-from svi_story.export.otio import Take, as_bytes, is_timeline, rows_of, timeline
+from svi_story.export.otio import MediaRange, as_bytes, is_timeline, timeline, timeline_items
 from svi_story.files import disk, make_folder, read_regular, remove_stale_temps
 from svi_story.plan.model import Segment
 from svi_story.render.metadata import captions_of
@@ -41,7 +41,7 @@ if TYPE_CHECKING:
     from svi_story.cache.outputs import Outputs
     from svi_story.cache.store import Store
     from svi_story.events import Reporter
-    from svi_story.export.media import Codec, Pictures
+    from svi_story.export.media import FrameSequence, MediaCodec
     from svi_story.plan.keys import Json
     from svi_story.plan.model import Card, Segment
     from svi_story.render.jobs import Job
@@ -64,7 +64,7 @@ def finished(job: Job, store: Store) -> dict[str, Entry]:
 
 
 def export_otio(
-    job: Job, store: Store, target: Path, codec: Codec | None, report: Reporter, outputs: Outputs
+    job: Job, store: Store, target: Path, codec: MediaCodec | None, report: Reporter, outputs: Outputs
 ) -> None:
     """Write the film as an OpenTimelineIO timeline.
 
@@ -78,12 +78,12 @@ def export_otio(
     with disk(target, "making room for the timeline"):
         make_folder(target.absolute().parent)
     takes = _segments(job, entries)
-    cards: tuple[Take | None, Take | None] = (None, None)
+    cards: tuple[MediaRange | None, MediaRange | None] = (None, None)
     if codec:
         made = _Media(job, entries, media_folder(target), codec, report, outputs)
         takes, cards = made.clips(), made.cards()
     store.remember_film(job.place.film, job.place.board, entries, None)
-    rows = rows_of(job.plan, takes, cards)
+    rows = timeline_items(job.plan, takes, cards)
     _write(target, as_bytes(timeline(job.plan, rows, target.absolute().parent)), outputs)
 
 
@@ -92,7 +92,7 @@ def media_folder(target: Path) -> Path:
     return target.with_name(f"{target.stem}.media")
 
 
-def media_paths(job: Job, target: Path, codec: Codec) -> list[Path]:
+def media_paths(job: Job, target: Path, codec: MediaCodec) -> list[Path]:
     """The files of a timeline's clips and cards."""
     cut = job.plan.cut
     cards = zip(CARDS, (cut.title_card, cut.end_card), strict=True)
@@ -106,11 +106,11 @@ def _write(target: Path, data: bytes, outputs: Outputs) -> None:
         outputs.write(target, data)
 
 
-def _segments(job: Job, entries: Mapping[str, Entry]) -> list[list[Take]]:
+def _segments(job: Job, entries: Mapping[str, Entry]) -> list[list[MediaRange]]:
     """The cache's own files, one for each segment."""
     return [
         [
-            Take(
+            MediaRange(
                 entries[segment.key].folder / FRAMES,
                 segment.overlap,
                 segment.contributes,
@@ -131,7 +131,7 @@ class _Media:
         job: Job,
         entries: Mapping[str, Entry],
         folder: Path,
-        codec: Codec,
+        codec: MediaCodec,
         report: Reporter,
         outputs: Outputs,
     ) -> None:
@@ -142,14 +142,14 @@ class _Media:
             make_folder(folder.absolute())
         remove_stale_temps(folder.absolute())
 
-    def clips(self) -> list[list[Take]]:
+    def clips(self) -> list[list[MediaRange]]:
         """A file for every clip, with all that it contributes."""
         spans = {strip.clip: strip.spans for strip in strips_of(self._job.plan)}
         return [
             [self._clip(shot.id, spans[shot.id], shot.frames, shot.segments)] for shot in self._job.plan.shots
         ]
 
-    def cards(self) -> tuple[Take | None, Take | None]:
+    def cards(self) -> tuple[MediaRange | None, MediaRange | None]:
         """A file for every card."""
         cut = self._job.plan.cut
         title, end = (
@@ -158,24 +158,24 @@ class _Media:
         )
         return title, end
 
-    def _clip(self, clip: str, spans: Sequence[Span], count: int, segments: Sequence[Segment]) -> Take:
+    def _clip(self, clip: str, spans: Sequence[Span], count: int, segments: Sequence[Segment]) -> MediaRange:
         by_content = [replace(span, key=self._entries[span.key].frames_sha256) for span in spans]
         with PieceFrames(Piece(tuple(spans)), self._open) as frames:
             path = self._file(clip, by_content, frames)
-        return Take(path, 0, count, count, tuple(segments))
+        return MediaRange(path, 0, count, count, tuple(segments))
 
-    def _card(self, name: str, card: Card) -> Take:
+    def _card(self, name: str, card: Card) -> MediaRange:
         size = self._job.plan.size
         picture = drawn(card.text, size.width, size.height)
         content = Span(hashlib.sha256(picture.tobytes()).hexdigest(), 0, card.frames)
         path = self._file(name, [content], Still(picture, card.frames))
-        return Take(path, 0, card.frames, card.frames)
+        return MediaRange(path, 0, card.frames, card.frames)
 
-    def _file(self, name: str, by_content: Sequence[Span], frames: Pictures) -> Path:
+    def _file(self, name: str, by_content: Sequence[Span], frames: FrameSequence) -> Path:
         plan = self._job.plan
         path = media_path(self._folder, name, self._codec)
-        inputs: dict[str, Json] = made_from(by_content, self._codec, plan.size, plan.fps)
-        made = not is_made(path, inputs) and not self._outputs.keeps(path)
+        inputs: dict[str, Json] = media_inputs(by_content, self._codec, plan.size, plan.fps)
+        made = not is_current(path, inputs) and not self._outputs.keeps(path)
         if made:
             write_media(path, frames, self._codec, plan.fps, inputs, self._outputs.file)
         self._report(MediaDone(self._job.place.board, path, made))

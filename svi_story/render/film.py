@@ -10,7 +10,7 @@ from itertools import count, takewhile
 from typing import TYPE_CHECKING
 
 from svi_story.cut.audio import audio_inputs, mix
-from svi_story.cut.captions import CAPTION, CARD, card, has_room
+from svi_story.cut.captions import CAPTION, CARD, card, fits
 from svi_story.cut.edit_list import (
     END_CARD,
     TITLE_CARD,
@@ -41,7 +41,7 @@ if TYPE_CHECKING:
     from svi_story.cache.entry import Entry
     from svi_story.cache.outputs import Outputs
     from svi_story.cache.store import Store
-    from svi_story.cut.captions import Type
+    from svi_story.cut.captions import Typography
     from svi_story.cut.frames import FrameSource
     from svi_story.cut.timeline import Piece, Span
     from svi_story.events import Reporter
@@ -322,7 +322,7 @@ def _report_film(job: Job, context: RenderContext, *, made: bool) -> None:
 def _unreadable_texts(job: Job) -> Iterator[str]:
     """A sentence for every text that no font shows completely, or that there is no room for."""
     size, cut = job.plan.size, job.plan.cut
-    texts: list[tuple[str, str, Type]] = []
+    texts: list[tuple[str, str, Typography]] = []
     for name, shown in ((TITLE_CARD, cut.title_card), (END_CARD, cut.end_card)):
         if shown:
             texts.append((name, shown.text, CARD))
@@ -332,6 +332,6 @@ def _unreadable_texts(job: Job) -> Iterator[str]:
         missing = unseen(text)
         if missing:
             yield f"{name}: {missing}"
-        if not has_room(text, kind, size.width, size.height):
+        if not fits(text, kind, size.width, size.height):
             what = f"{len(text)} characters have no room in {size}, and end in an ellipsis; shorten the text"
             yield f"{name}: {what}"

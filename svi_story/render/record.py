@@ -326,7 +326,7 @@ def _hash(path: Path) -> str:
 
 def is_finished(job: Job, store: Store) -> bool:
     """Whether the film is there as it would be made, and no segment waits for being made again by force."""
-    if store.owed([segment.key for segment in job.segments]) or not is_up_to_date(
+    if store.pending_forced([segment.key for segment in job.segments]) or not is_up_to_date(
         job.place.film, recipe_of(job)
     ):
         return False
