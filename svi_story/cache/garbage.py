@@ -31,7 +31,7 @@ from svi_story.files import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator, Mapping
+    from collections.abc import Iterable, Iterator, Mapping
     from datetime import timedelta
     from pathlib import Path
 
@@ -167,17 +167,13 @@ def delete(layout: Layout, report: Reporter, items: Iterable[Garbage]) -> list[G
 def _candidates(layout: Layout) -> Iterator[Garbage]:
     for folder in (*layout.entries(), *layout.pieces()):
         yield _garbage(folder, "no film is made of it", folder.name)
-    for folder in layout.works():
+    works = set(layout.works())
+    for folder in sorted(works):
         yield _garbage(folder, "unfinished, or finished elsewhere", folder.name)
     for folder in layout.bundles():
         yield _garbage(folder, "an unpacked bundle", folder.name)
     for path in layout.locks():
         yield _garbage(path, "a lock that nobody holds", path.stem)
-    yield from _unkeyed(layout)
-
-
-def _unkeyed(layout: Layout) -> Iterator[Garbage]:
-    works = set(layout.works())
     for path in layout.embeddings():
         yield _garbage(path, "a prompt that was not met again")
     for path in names(layout.quarantine):
@@ -201,15 +197,11 @@ def _is_needed(layout: Layout, item: Garbage, in_use: InUse) -> bool:
         return is_in_use(own_cache(item.path))
     if item.key not in in_use or item.path.name.startswith(TEMP):
         return False
-    if item.path == layout.work(item.key) and not _holds_work(item.path):
+    resumable = any(os.path.lexists(item.path / name) for name in (LATENTS, CHECKPOINT))
+    if item.path == layout.work(item.key) and not resumable:
         return False
     finished = layout.entry(item.key).exists() or layout.piece(item.key).exists()
     return not (finished and item.path == layout.work(item.key))  # killed between publishing and tidying up
-
-
-def _holds_work(folder: Path) -> bool:
-    """Whether there is something in a work folder to go on with."""
-    return any(os.path.lexists(folder / name) for name in (LATENTS, CHECKPOINT))
 
 
 def _is_worked_on(layout: Layout, key: str) -> bool:
@@ -274,69 +266,50 @@ class Verified:
 
 
 def usage(layout: Layout, report: Reporter) -> Iterator[Usage]:
-    """Everything finished or under way."""
+    """Everything finished, in progress or quarantined."""
     in_use = keys_in_use(layout, report)
+
+    def measured(kind: Held, folder: Path, notes: Mapping[str, Json], *, used: bool = False) -> Usage:
+        size, last_used = measure(folder)
+        return Usage(kind, folder.name, folder, size, last_used, notes, used or folder.name in in_use)
+
     for folder in layout.entries():
-        yield _usage("entry", folder, in_use, _notes(folder))
+        notes: Json = None
+        with suppress(CorruptError, OSError):
+            notes = read_manifest(folder / ENTRY.manifest).get("notes")
+        yield measured("entry", folder, notes if isinstance(notes, dict) else {})
     for folder in layout.pieces():
-        yield _usage("piece", folder, in_use, {})
+        yield measured("piece", folder, {})
     for folder in layout.works():
-        yield _usage("work", folder, in_use, {})
-    for folder in layout.bundles():
-        yield _bundle(folder)
+        yield measured("work", folder, {})
+    for folder in layout.bundles():  # with all that a bundle's own cache holds
+        boards = ", ".join(board.name for board in names(folder / BOARD_FOLDER))
+        yield measured("bundle", folder, {"board": boards}, used=is_in_use(own_cache(folder)))
     for folder in names(layout.quarantine):
-        yield _usage("set aside", folder, in_use, {})
+        yield measured("set aside", folder, {})
 
 
 def verify(layout: Layout, report: Reporter) -> Iterator[Verified]:
     """Read every byte of every entry and piece, bundles' too; damaged ones are quarantined with a warning."""
+
+    def verified(kind: Literal["entry", "piece"], folder: Path) -> Verified:
+        key = folder.name
+        try:
+            with disk(folder, "reading the cache"):
+                if kind == "entry":
+                    open_entry(folder, key)
+                else:
+                    verify_folder(folder, PIECE, key)
+        except CorruptError as error:
+            quarantine(layout, report, key, f"{folder} is damaged: {error}", {kind: folder})
+            return Verified(kind, key, folder, str(error))
+        except RenderError as error:
+            return Verified(kind, key, folder, str(error))
+        return Verified(kind, key, folder, "")
+
     for folder in layout.entries():
-        yield _checked(layout, report, "entry", folder, open_entry)
+        yield verified("entry", folder)
     for folder in layout.pieces():
-        yield _checked(layout, report, "piece", folder, lambda path, key: verify_folder(path, PIECE, key))
+        yield verified("piece", folder)
     for folder in layout.bundles():
         yield from verify(own_cache(folder), report)
-
-
-def _usage(
-    kind: Held,
-    folder: Path,
-    in_use: InUse,
-    notes: Mapping[str, Json],
-) -> Usage:
-    size, last_used = measure(folder)
-    return Usage(kind, folder.name, folder, size, last_used, notes, folder.name in in_use)
-
-
-def _bundle(folder: Path) -> Usage:
-    """An unpacked bundle, with all that its own cache holds."""
-    size, last_used = measure(folder)
-    notes: dict[str, Json] = {"board": ", ".join(board.name for board in names(folder / BOARD_FOLDER))}
-    return Usage("bundle", folder.name, folder, size, last_used, notes, is_in_use(own_cache(folder)))
-
-
-def _notes(folder: Path) -> Mapping[str, Json]:
-    try:
-        notes = read_manifest(folder / ENTRY.manifest).get("notes")
-    except (CorruptError, OSError):
-        return {}
-    return notes if isinstance(notes, dict) else {}
-
-
-def _checked(
-    layout: Layout,
-    report: Reporter,
-    kind: Literal["entry", "piece"],
-    folder: Path,
-    open_folder: Callable[[Path, str], object],
-) -> Verified:
-    key = folder.name
-    try:
-        with disk(folder, "reading the cache"):
-            open_folder(folder, key)
-    except CorruptError as error:
-        quarantine(layout, report, key, f"{folder} is damaged: {error}", {kind: folder})
-        return Verified(kind, key, folder, str(error))
-    except RenderError as error:
-        return Verified(kind, key, folder, str(error))
-    return Verified(kind, key, folder, "")

@@ -1,4 +1,4 @@
-"""A finished film for others to go on with: a timeline for editors, or its captions."""
+"""Writes exports, after checking what lies at their paths: a timeline with its media files, or captions."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from svi_story.cache.layout import FRAMES
 from svi_story.cache.outputs import place_of
-from svi_story.cut.captions import card as drawn
+from svi_story.cut.captions import card as draw_card
 from svi_story.cut.captions import srt
 from svi_story.cut.edit_list import ranges_of, strips_of
 from svi_story.cut.frames import PieceFrames, Still
@@ -37,12 +37,10 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from svi_story.cache.entry import Entry
-    from svi_story.cache.frames import Frames
     from svi_story.cache.outputs import Outputs
     from svi_story.cache.store import Store
     from svi_story.events import Reporter
     from svi_story.export.media import FrameSequence, MediaCodec
-    from svi_story.plan.keys import Json
     from svi_story.plan.model import Card, Segment
     from svi_story.render.jobs import Job
 
@@ -68,32 +66,35 @@ def export_otio(
 ) -> None:
     """Write the film as an OpenTimelineIO timeline.
 
-    With a codec every clip becomes a file in `<target's stem>.media`, else the timeline points to the
-    cache's own. Raises InputError before anything is written, RenderError where the disk refuses.
+    With a codec every clip becomes a file in `<target's stem>.media`, else the timeline refers to the files
+    of the cache. Raises InputError before anything is written, RenderError where the disk fails.
     """
     refusal = codec.refuses(job.plan.size) if codec else ""
     if refusal:
         raise InputError(Problem(refusal, file=str(job.place.board)))
     entries = finished(job, store)
+    folder = target.absolute().parent
     with disk(target, "making room for the timeline"):
-        make_folder(target.absolute().parent)
-    takes = _segments(job, entries)
-    cards: tuple[MediaRange | None, MediaRange | None] = (None, None)
+        make_folder(folder)
     if codec:
-        made = _Media(job, entries, media_folder(target), codec, report, outputs)
-        takes, cards = made.clips(), made.cards()
+        clips, cards = _write_clips(job, entries, media_folder(target), codec, report, outputs)
+    else:
+        clips, cards = (
+            [[_cached(entries, each) for each in shot.segments] for shot in job.plan.shots],
+            (None, None),
+        )
     store.remember_film(job.place.film, job.place.board, entries, None)
-    rows = timeline_items(job.plan, takes, cards)
-    _write(target, as_bytes(timeline(job.plan, rows, target.absolute().parent)), outputs)
+    items = timeline_items(job.plan, clips, cards)
+    _write(target, as_bytes(timeline(job.plan, items, folder)), outputs)
 
 
 def media_folder(target: Path) -> Path:
-    """Where the clips' files of a timeline lie: beside it."""
+    """The folder of a timeline's media files: beside it."""
     return target.with_name(f"{target.stem}.media")
 
 
 def media_paths(job: Job, target: Path, codec: MediaCodec) -> list[Path]:
-    """The files of a timeline's clips and cards."""
+    """The media files of a timeline's clips and cards."""
     cut = job.plan.cut
     cards = zip(CARDS, (cut.title_card, cut.end_card), strict=True)
     names = [*(shot.id for shot in job.plan.shots), *(name for name, card in cards if card)]
@@ -106,83 +107,50 @@ def _write(target: Path, data: bytes, outputs: Outputs) -> None:
         outputs.write(target, data)
 
 
-def _segments(job: Job, entries: Mapping[str, Entry]) -> list[list[MediaRange]]:
-    """The cache's own files, one for each segment."""
-    return [
-        [
-            MediaRange(
-                entries[segment.key].folder / FRAMES,
-                segment.overlap,
-                segment.contributes,
-                segment.frames,
-                (segment,),
-            )
-            for segment in shot.segments
-        ]
-        for shot in job.plan.shots
-    ]
+def _cached(entries: Mapping[str, Entry], segment: Segment) -> MediaRange:
+    """A segment's contribution in the cache's own file."""
+    frames = entries[segment.key].folder / FRAMES
+    return MediaRange(frames, segment.overlap, segment.contributes, segment.frames, (segment,))
 
 
-class _Media:
-    """Makes the files of one export."""
+def _write_clips(
+    job: Job,
+    entries: Mapping[str, Entry],
+    folder: Path,
+    codec: MediaCodec,
+    report: Reporter,
+    outputs: Outputs,
+) -> tuple[list[list[MediaRange]], tuple[MediaRange | None, MediaRange | None]]:
+    """A media file for every clip, with all that it contributes, and every card; current files stay."""
+    with disk(folder, "making room for the clips' files"):
+        make_folder(folder.absolute())
+    remove_stale_temps(folder.absolute())
+    size, fps, cut = job.plan.size, job.plan.fps, job.plan.cut
 
-    def __init__(
-        self,
-        job: Job,
-        entries: Mapping[str, Entry],
-        folder: Path,
-        codec: MediaCodec,
-        report: Reporter,
-        outputs: Outputs,
-    ) -> None:
-        self._job, self._entries, self._codec, self._report = job, entries, codec, report
-        self._outputs = outputs
-        self._folder = folder
-        with disk(folder, "making room for the clips' files"):
-            make_folder(folder.absolute())
-        remove_stale_temps(folder.absolute())
-
-    def clips(self) -> list[list[MediaRange]]:
-        """A file for every clip, with all that it contributes."""
-        spans = {strip.clip: strip.spans for strip in strips_of(self._job.plan)}
-        return [
-            [self._clip(shot.id, spans[shot.id], shot.frames, shot.segments)] for shot in self._job.plan.shots
-        ]
-
-    def cards(self) -> tuple[MediaRange | None, MediaRange | None]:
-        """A file for every card."""
-        cut = self._job.plan.cut
-        title, end = (
-            self._card(name, card) if card else None
-            for name, card in zip(CARDS, (cut.title_card, cut.end_card), strict=True)
-        )
-        return title, end
-
-    def _clip(self, clip: str, spans: Sequence[Span], count: int, segments: Sequence[Segment]) -> MediaRange:
-        by_content = [replace(span, key=self._entries[span.key].frames_sha256) for span in spans]
-        with PieceFrames(Piece(tuple(spans)), self._open) as frames:
-            path = self._file(clip, by_content, frames)
-        return MediaRange(path, 0, count, count, tuple(segments))
-
-    def _card(self, name: str, card: Card) -> MediaRange:
-        size = self._job.plan.size
-        picture = drawn(card.text, size.width, size.height)
-        content = Span(hashlib.sha256(picture.tobytes()).hexdigest(), 0, card.frames)
-        path = self._file(name, [content], Still(picture, card.frames))
-        return MediaRange(path, 0, card.frames, card.frames)
-
-    def _file(self, name: str, by_content: Sequence[Span], frames: FrameSequence) -> Path:
-        plan = self._job.plan
-        path = media_path(self._folder, name, self._codec)
-        inputs: dict[str, Json] = media_inputs(by_content, self._codec, plan.size, plan.fps)
-        made = not is_current(path, inputs) and not self._outputs.keeps(path)
-        if made:
-            write_media(path, frames, self._codec, plan.fps, inputs, self._outputs.file)
-        self._report(MediaDone(self._job.place.board, path, made))
+    def write(name: str, by_content: Sequence[Span], frames: FrameSequence) -> Path:
+        path = media_path(folder, name, codec)
+        inputs = media_inputs(by_content, codec, size, fps)
+        is_new = not is_current(path, inputs) and not outputs.keeps(path)
+        if is_new:
+            write_media(path, frames, codec, fps, inputs, outputs.file)
+        report(MediaDone(job.place.board, path, is_new))
         return path
 
-    def _open(self, key: str) -> Frames:
-        return self._entries[key].frames()
+    def card_range(name: str, card: Card | None) -> MediaRange | None:
+        if card is None:
+            return None
+        picture = draw_card(card.text, size.width, size.height)
+        content = Span(hashlib.sha256(picture.tobytes()).hexdigest(), 0, card.frames)
+        return MediaRange(write(name, [content], Still(picture, card.frames)), 0, card.frames, card.frames)
+
+    spans = {strip.clip: strip.spans for strip in strips_of(job.plan)}
+    clips = []
+    for shot in job.plan.shots:
+        by_content = [replace(span, key=entries[span.key].frames_sha256) for span in spans[shot.id]]
+        with PieceFrames(Piece(tuple(spans[shot.id])), lambda key: entries[key].frames()) as frames:
+            path = write(shot.id, by_content, frames)
+        clips.append([MediaRange(path, 0, shot.frames, shot.frames, tuple(shot.segments))])
+    return clips, (card_range(CARDS[0], cut.title_card), card_range(CARDS[1], cut.end_card))
 
 
 def subtitles(job: Job) -> bytes:
