@@ -58,6 +58,9 @@ def load_tensors(path: Path, note: Mapping[str, str] = NO_NOTE) -> dict[str, NDA
 
     Read rather than mapped: a mapped file that shrinks kills the process.
     """
+    from safetensors import SafetensorError
+    from safetensors.numpy import load
+
     with disk(path, "reading tensors"):
         try:
             data = read_regular(path, LARGEST)
@@ -67,18 +70,13 @@ def load_tensors(path: Path, note: Mapping[str, str] = NO_NOTE) -> dict[str, NDA
             if error.errno not in DAMAGED:
                 raise
             raise CorruptError(f"{path} cannot be read: {error.strerror}") from error
-    return _decoded(path, data, note)
-
-
-def _decoded(path: Path, data: bytes, note: Mapping[str, str]) -> dict[str, NDArray[Any]]:
-    from safetensors import SafetensorError
-    from safetensors.numpy import load
-
     try:
-        if int.from_bytes(data[:8], "little") > LONGEST_HEADER:  # every tensor costs far more than its words
+        length = int.from_bytes(data[:8], "little")
+        if length > LONGEST_HEADER:  # parsing a tensor's description takes far more memory than its text
             raise ValueError("its header is too long")
         tensors = load(data)
-        about = json.loads(_metadata(data)[META])
+        # the library returns the metadata of a path only, and this reads the file once
+        about = json.loads(json.loads(data[8 : 8 + length])["__metadata__"][META])
         intact = about["note"] == dict(note) and about["sha256"] == _digest(tensors, note)
     except (SafetensorError, ValueError, KeyError, TypeError, RecursionError) as error:
         raise CorruptError(f"{path} is not a safetensors file of svi-story") from error
@@ -100,10 +98,3 @@ def _digest(tensors: Mapping[str, NDArray[Any]], note: Mapping[str, str]) -> str
     for name in names:
         digest.update(tensors[name].data)
     return digest.hexdigest()
-
-
-def _metadata(data: bytes) -> dict[str, str]:
-    """The metadata of a safetensors file; the library gives it for a path only, and we read once."""
-    length = int.from_bytes(data[:8], "little")
-    metadata: dict[str, str] = json.loads(data[8 : 8 + length])["__metadata__"]
-    return metadata

@@ -241,12 +241,10 @@ class _Player:
         return clip.with_start(track.start / RATE)
 
     def _frames(self, seconds: Any) -> Block:
-        if np.isscalar(seconds):  # it wants to know how many channels there are
+        """The track's samples at these consecutive times, silent where it has none."""
+        if np.isscalar(seconds):  # moviepy asks how many channels there are
             return np.zeros(2)
-        return self._samples(int(np.floor(seconds[0] * RATE)), len(seconds))
-
-    def _samples(self, first: int, count: int) -> Block:
-        """Samples [first, first + count) of the track, silent where it has none."""
+        first, count = int(np.floor(seconds[0] * RATE)), len(seconds)
         samples = np.zeros((count, 2))
         length = self.track.recording.samples
         at, stop = max(first, 0), min(first + count, self.track.samples)
@@ -321,7 +319,10 @@ def mix(
     with atomic_file(target) as temporary, closing(compose(soundtrack)) as blocks:
         try:
             _encode(limit(counted(blocks)), temporary, lambda done: on_samples(done, soundtrack.samples))
-            encoded = _length(temporary)
+            with av.open(str(temporary), "r") as file:
+                stream = file.streams.audio[0]
+                is_readable = not any(packet.is_corrupt for packet in file.demux(stream))
+                encoded = (stream.duration or 0) if is_readable else 0
         except av.FFmpegError as error:
             raise unwritable(target, getattr(error, "strerror", None) or str(error)) from error
         if encoded != soundtrack.samples:
@@ -381,14 +382,3 @@ def _frame(block: Block, first: int) -> AudioFrame:
     frame = av.AudioFrame.from_ndarray(samples, format="dbl", layout="stereo")
     frame.sample_rate, frame.time_base, frame.pts = RATE, Fraction(1, RATE), first
     return frame
-
-
-def _length(path: Path) -> int:
-    """How many samples a file of ours says it has, if every packet of it can be read; else 0."""
-    import av
-
-    with av.open(str(path), "r") as file:
-        stream = file.streams.audio[0]
-        if any(packet.is_corrupt for packet in file.demux(stream)):
-            return 0
-        return stream.duration or 0

@@ -93,17 +93,15 @@ def _styles(kind: Typography, width: int, height: int) -> Iterator[TextStyle]:
     sizes = [size]
     while sizes[-1] > max(SMALLEST, size // 2):
         sizes.append(max(SMALLEST, min(sizes[-1] - 1, int(sizes[-1] * SHRINKING))))
-    styles = [_style(kind, each, width) for each in sizes]
+    styles = [
+        TextStyle(em, int(width * kind.width), kind.lines, align="center", outline=em * kind.outline)
+        for em in sizes
+    ]
     for style in styles:
         yield style
     for room in (kind.room, LAST_ROOM):
         for style in styles:
             yield replace(style, max_lines=max(1, int(room * height) // style.line_height))
-
-
-def _style(kind: Typography, size: int, width: int) -> TextStyle:
-    outline = size * kind.outline
-    return TextStyle(size, int(width * kind.width), kind.lines, align="center", outline=outline)
 
 
 def darken(frame: Frame, level: Fraction) -> Frame:
@@ -164,13 +162,12 @@ def srt(cues: Iterable[Cue], fps: Fraction) -> str:
 
 def harmless(text: str) -> str:
     """Text that every player shows as it is: no blank lines, no control characters, no markup."""
-    lines = filter(None, map(_visible, text.splitlines()))
-    return _MARKUP.sub(lambda found: found.group().translate(_WIDE), "\n".join(lines))
-
-
-def _visible(line: str) -> str:
-    """A line without control characters and halves of characters, which no file can hold."""
-    return "".join(mark for mark in line if unicodedata.category(mark) not in ("Cc", "Cs")).strip()
+    lines = (
+        # without control characters and halves of characters, which no file can hold
+        "".join(mark for mark in line if unicodedata.category(mark) not in ("Cc", "Cs")).strip()
+        for line in text.splitlines()
+    )
+    return _MARKUP.sub(lambda found: found.group().translate(_WIDE), "\n".join(filter(None, lines)))
 
 
 def _clock(frame: int, fps: Fraction) -> str:

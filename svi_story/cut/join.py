@@ -21,12 +21,11 @@ if TYPE_CHECKING:
     from av import Packet, VideoStream
     from av.audio.stream import AudioStream
     from av.container import InputContainer, OutputContainer
-    from av.container.core import Chapter as MadeChapter
     from av.subtitles.stream import SubtitleStream
 
     from svi_story.cache.outputs import Publish
     from svi_story.cut.encode import Encoding
-    from svi_story.cut.extras import Chapter, Cue, Extras
+    from svi_story.cut.extras import Cue, Extras
 
     Timed = Iterator[tuple[float, Packet[Any]]]
     """Packets, each with the second it is due."""
@@ -288,10 +287,23 @@ def count_frames(path: Path) -> int:
 
 
 def _copy_all(pieces: Sequence[Path], encoding: Encoding, film: OutputContainer, extras: Extras) -> int:
-    """Copy the packets of all tracks in the order of time; returns the frames."""
+    """Copy the packets of all tracks, sorted by time; returns the frames."""
     film.metadata.update({name: _text(value) for name, value in extras.metadata.items() if value})
     if extras.chapters:
-        film.set_chapters([_chapter(*each, encoding.fps) for each in enumerate(extras.chapters)])
+        film.set_chapters(
+            [
+                {
+                    "id": number,
+                    "start": chapter.start,
+                    "end": chapter.stop,
+                    "time_base": 1 / encoding.fps,
+                    "metadata": {
+                        "title": _text(chapter.title).encode()[:LONGEST_TITLE].decode("utf-8", "ignore")
+                    },
+                }
+                for number, chapter in enumerate(extras.chapters)
+            ]
+        )
     pictures = PiecePackets(pieces, encoding, film)
     heard = Fraction(0)
     with ExitStack() as files:
@@ -305,7 +317,10 @@ def _copy_all(pieces: Sequence[Path], encoding: Encoding, film: OutputContainer,
             tracks.insert(0, _timed(captions(extras.captions, encoding, film)))
         for _, packet in heapq.merge(*tracks, key=lambda timed: timed[0]):
             if packet.stream.type == "audio":
-                heard = _fit(packet, pictures.frames / encoding.fps)
+                # cut at the end of the film, to 0 where it begins after that
+                rest = int(pictures.frames / encoding.fps / packet.time_base) - (packet.pts or 0)
+                packet.duration = max(min(packet.duration or 0, rest), 0)
+                heard = ((packet.pts or 0) + packet.duration) * packet.time_base
             if packet.duration:
                 film.mux_one(packet)
     if extras.audio and heard < pictures.frames / encoding.fps - SLACK:
@@ -318,25 +333,6 @@ def _timed(packets: Iterable[Packet[Any]], *, at_end: bool = False) -> Timed:
     for packet in packets:
         ticks = (packet.dts or 0) + ((packet.duration or 0) if at_end else 0)
         yield ticks * packet.time_base.numerator / packet.time_base.denominator, packet
-
-
-def _fit(packet: Packet[Any], end: Fraction) -> Fraction:
-    """Cut a packet's duration at the end of the film, to 0 where it begins after; returns when it is over."""
-    start = packet.pts or 0
-    packet.duration = max(min(packet.duration or 0, int(end / packet.time_base) - start), 0)
-    return (start + packet.duration) * packet.time_base
-
-
-def _chapter(number: int, chapter: Chapter, fps: Fraction) -> MadeChapter:
-    title = _text(chapter.title).encode()[:LONGEST_TITLE].decode("utf-8", "ignore")
-    frame = 1 / fps
-    return {
-        "id": number,
-        "start": chapter.start,
-        "end": chapter.stop,
-        "time_base": frame,
-        "metadata": {"title": title},
-    }
 
 
 def _text(value: str) -> str:

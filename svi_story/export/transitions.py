@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Literal
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Sequence
 
 TransitionKind = Literal["dissolve", "black"]
 """Of one picture into the other; or into black and out of it again."""
@@ -51,11 +51,11 @@ class TrackItem:
 
     @property
     def frames(self) -> int:
-        """All that it has to show, handles included."""
+        """All its frames, handles included."""
         return sum(self.runs)
 
     @property
-    def room(self) -> int:
+    def untouched(self) -> int:
         """Frames that no transition touches."""
         return self.frames - self.reach_in - self.reach_out
 
@@ -81,7 +81,11 @@ class EditedTrack:
         after = self.items[index] if index < len(self.items) else None
         lent, borrowed = join.handles
         out, into = join.before + lent, join.after + borrowed
-        if self.transitions[index] or (before and before.room < out) or (after and after.room < into):
+        if (
+            self.transitions[index]
+            or (before and before.untouched < out)
+            or (after and after.untouched < into)
+        ):
             return False
         if before:
             before.tail, before.reach_out = lent, out
@@ -93,18 +97,16 @@ class EditedTrack:
     @property
     def starts(self) -> tuple[int, ...]:
         """Where the film begins to show each item, in its transition: the first frame that has some of it."""
-        return tuple(self._starts())
+        starts, cut = [], 0
+        for item in self.items:
+            starts.append(cut - item.head)
+            cut += item.frames - item.head - item.tail
+        return tuple(starts)
 
     @property
     def frames(self) -> int:
         """The film's length."""
         return sum(item.frames - item.head - item.tail for item in self.items)
-
-    def _starts(self) -> Iterator[int]:
-        cut = 0
-        for item in self.items:
-            yield cut - item.head
-            cut += item.frames - item.head - item.tail
 
 
 def trimmed(runs: Sequence[int], head: int, tail: int) -> list[tuple[int, int]]:

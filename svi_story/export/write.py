@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import shlex
+from contextlib import suppress
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
@@ -27,7 +28,6 @@ from svi_story.export.media import (
 )
 from svi_story.export.otio import MediaRange, as_bytes, is_timeline, timeline, timeline_items
 from svi_story.files import disk, make_folder, read_regular, remove_stale_temps
-from svi_story.plan.model import Segment
 from svi_story.render.metadata import captions_of
 from svi_story.render.outputs import Target, check, export_claim, raise_first
 from svi_story.render.ownership import EDITED, FOREIGN, OURS, FilmFiles, Standing, known
@@ -41,7 +41,7 @@ if TYPE_CHECKING:
     from svi_story.cache.store import Store
     from svi_story.events import Reporter
     from svi_story.export.media import FrameSequence, MediaCodec
-    from svi_story.plan.model import Card, Segment
+    from svi_story.plan.model import Card
     from svi_story.render.jobs import Job
 
 CARDS = ("_title-card", "_end-card")
@@ -79,10 +79,15 @@ def export_otio(
     if codec:
         clips, cards = _write_clips(job, entries, media_folder(target), codec, report, outputs)
     else:
-        clips, cards = (
-            [[_cached(entries, each) for each in shot.segments] for shot in job.plan.shots],
-            (None, None),
-        )
+        clips, cards = [], (None, None)
+        for shot in job.plan.shots:
+            files = [(each, entries[each.key].folder / FRAMES) for each in shot.segments]
+            clips.append(
+                [
+                    MediaRange(path, each.overlap, each.contributes, each.frames, (each,))
+                    for each, path in files
+                ]
+            )
     store.remember_film(job.place.film, job.place.board, entries, None)
     items = timeline_items(job.plan, clips, cards)
     _write(target, as_bytes(timeline(job.plan, items, folder)), outputs)
@@ -105,12 +110,6 @@ def _write(target: Path, data: bytes, outputs: Outputs) -> None:
     remove_stale_temps(target.absolute().parent)
     with disk(target, "writing it"):
         outputs.write(target, data)
-
-
-def _cached(entries: Mapping[str, Entry], segment: Segment) -> MediaRange:
-    """A segment's contribution in the cache's own file."""
-    frames = entries[segment.key].folder / FRAMES
-    return MediaRange(frames, segment.overlap, segment.contributes, segment.frames, (segment,))
 
 
 def _write_clips(
@@ -189,8 +188,11 @@ def check_subtitles(job: Job, target: Path, data: bytes, outputs: Outputs, repor
     def look(path: Path) -> Standing:
         is_beside = place_of(path) == place_of(film.path.with_suffix(".srt"))
         with_film = film.captions(path) if is_beside else FOREIGN
-        if with_film is OURS or _holds(path, data):
+        if with_film is OURS:
             return OURS
+        with suppress(OSError):
+            if read_regular(path, len(data)) == data:
+                return OURS
         return with_film if with_film.kind == "edited" else known(outputs, lambda _path: False)(path)
 
     raise_first(check([export_claim(job, [Target(target, "its captions", look)])], outputs, report))
@@ -205,11 +207,3 @@ def _media_look(outputs: Outputs) -> Callable[[Path], Standing]:
         return EDITED if outputs.is_listed(path) or is_note(note_path(path)) else FOREIGN
 
     return look
-
-
-def _holds(path: Path, data: bytes) -> bool:
-    """Whether a file holds these bytes already."""
-    try:
-        return read_regular(path, len(data)) == data
-    except OSError:
-        return False
