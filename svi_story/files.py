@@ -62,7 +62,7 @@ OUTPUT_REMEDIES = {
 }
 """For files that a user asked for."""
 TRANSIENT = (
-    *(errno.ENOSPC, errno.EDQUOT),  # somebody may clean up
+    *(errno.ENOSPC, errno.EDQUOT),  # another program or user may free space
     *(errno.EIO, errno.ESTALE, errno.ETIMEDOUT),  # a network disk
     *(errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.EAGAIN, errno.EBUSY),  # other programs may end
 )
@@ -128,18 +128,18 @@ def unwritable(target: Path, reason: str) -> RenderError:
 
 
 def temp_name() -> str:
-    """A name that nobody else uses, on any host.
+    """A unique name, on any host.
 
-    Not from `tempfile`: its files and folders are for their owner only, and a cache may be a team's.
+    Not from `tempfile`: its files and folders are private to their owner, and a cache may be shared.
     """
     return f"{TEMP}{_host()}-{os.getpid()}-{secrets.token_hex(4)}"
 
 
 def is_temp_of_this_host(name: str) -> bool:
-    """Whether `temp_name` made it, here.
+    """Whether it is a name from `temp_name` on this host.
 
-    A lock that is really held says that nobody *here* works under it; a network file system may grant
-    the same lock to two hosts, so what another one left is for `cache gc`.
+    A held lock proves only that no process of *this* host works under it; a network file system may grant
+    the same lock to two hosts, so what another host left is for `cache gc`.
     """
     return re.fullmatch(rf"{re.escape(TEMP)}{re.escape(_host())}-\d+-[0-9a-f]{{8}}(-.*)?", name) is not None
 
@@ -162,11 +162,11 @@ def sync(path: Path) -> None:
 
 
 def make_folder(folder: Path) -> None:
-    """Make a folder and its parents where they are missing, durably."""
+    """Create a folder and its missing parents, durably."""
     missing = [place for place in (folder, *folder.parents) if not os.path.lexists(place)]
     folder.mkdir(parents=True, exist_ok=True)
-    for made in missing:
-        sync(made.parent)
+    for created in missing:
+        sync(created.parent)
 
 
 def rename_new(source: Path, target: Path) -> None:
@@ -189,9 +189,9 @@ def rename_new(source: Path, target: Path) -> None:
 def open_regular(path: Path, most: int | None = None) -> BufferedReader:
     """Open a regular file for reading, without ever waiting for it.
 
-    Every file that is read is opened here: a pipe would be waited for, a device has no end, and opening one
-    may do something. Links are followed. Raises UnfitError for anything else than a regular file, and for one
-    of more than `most` bytes; any other OSError comes as it is, ValueError for a name with a NUL.
+    Every file that is read is opened here: a pipe would block, a device has no end, and opening one may have
+    side effects. Links are followed. Raises UnfitError for anything else than a regular file, and for one
+    of more than `most` bytes; other OSErrors pass, ValueError for a name with a NUL.
     """
     _check_regular(path, path.stat(), most)
     # It may be swapped for a pipe meanwhile: O_NONBLOCK keeps that from being waited for.
@@ -265,9 +265,9 @@ def regular_size(path: Path) -> int | None:
 
 
 def folds_case(folder: Path) -> bool:
-    """Whether names that differ only in case are one file there, as far as names that are there can tell.
+    """Whether a folder ignores case in names, as far as the names it has can show.
 
-    Nothing is written. The folder need not exist yet: then it is asked of what it would lie in.
+    Nothing is written. Where the folder does not exist yet, its parents are examined.
     """
     for place in (folder.absolute(), *folder.absolute().parents):
         with suppress(OSError):
@@ -279,11 +279,11 @@ def folds_case(folder: Path) -> bool:
 
 
 def measure(path: Path) -> tuple[int, float]:
-    """Bytes and newest modification time of a file, or of a folder and all it holds; (0, 0) of nothing."""
+    """Bytes and newest modification time of a file, or of a folder and all it holds; (0, 0) if missing."""
     size, newest = 0, 0.0
     held = (Path(top, name) for top, folders, files in os.walk(path) for name in (*folders, *files))
     for place in (path, *held):
-        with suppress(OSError):  # deleted or published while we look, or not for us to see
+        with suppress(OSError):  # deleted or published meanwhile, or not readable
             status = place.lstat()
             newest = max(newest, status.st_mtime)
             size += 0 if stat.S_ISDIR(status.st_mode) else status.st_size
@@ -312,7 +312,7 @@ def atomic_file(
     with disk(target, doing):
         descriptor = os.open(temporary, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o666)
     try:
-        with suppress(OSError):  # some network disks have no locks; then nobody ever sweeps this file
+        with suppress(OSError):  # some network disks have no locks; then this file is never swept
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         yield temporary
         with disk(target, doing):
@@ -373,7 +373,7 @@ FOREVER = -1
 
 
 class Hold(Enum):
-    """What came of asking for a lock."""
+    """The result of trying to take a lock."""
 
     HELD = "held"
     BUSY = "busy"
@@ -397,24 +397,24 @@ def locked(path: Path, on_wait: Callable[[], None]) -> Iterator[Hold]:
 
 @contextmanager
 def lock_if_free(path: Path) -> Iterator[Hold]:
-    """Hold the lock unless somebody else does (BUSY)."""
+    """Hold the lock unless another process does (BUSY)."""
     lock = _lock(path)
     yield from _release_after(lock, _try(lock))
 
 
 def _lock(path: Path) -> FileLock:
-    # Not the fall-back to a marker file: one left by a host that died would make everybody wait for ever.
+    # No fall-back to a marker file: one left by a host that died would block everybody for ever.
     return FileLock(path, poll_interval=POLL_SECONDS, fallback_to_soft=False)
 
 
 def _try(lock: FileLock, timeout: float = 0) -> Hold:
-    there = os.path.lexists(lock.lock_file)
+    existed = os.path.lexists(lock.lock_file)
     try:
         lock.acquire(timeout=timeout)
     except Timeout:
         return Hold.BUSY
     except OSError:
-        if not there:  # its file was made for nothing
+        if not existed:  # its file was created for nothing
             with suppress(OSError):
                 os.unlink(lock.lock_file)  # noqa: PTH108 - filelock has it as text
         return Hold.UNSUPPORTED

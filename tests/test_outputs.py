@@ -437,7 +437,7 @@ def test_a_cache_does_not_replace_other_files(board: Path, svi_story: Run) -> No
         for command in ("render", "plan", "validate", "preview"):
             ended = svi_story(command, board, "--cache", "cache")
             assert ended.code == 2, command
-            assert f"cache/{name}: is none of a cache of svi-story" in ended.err
+            assert f"cache/{name}: is not part of a svi-story cache" in ended.err
         assert path.read_text() == text
         path.unlink()
     assert svi_story("plan", board, "--cache", "cache").code == 0

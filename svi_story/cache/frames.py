@@ -2,8 +2,8 @@
 
 Chosen by measurement: every frame decodes by itself, and a frame of 832x480 costs about 4 ms to write and
 5 ms to read. Not UT Video, which is as good otherwise: its encoder silently cuts frames short that hardly
-compress (noise, at small sizes nearly always). No codec notices a flipped bit, so whoever keeps such a file
-keeps its sha256 too.
+compress (noise, at small sizes nearly always). No codec notices a flipped bit, so a
+sha256 is kept with every such file.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ TRUSTED = {"codec_whitelist": CODEC}
 """A file from an untrusted bundle starts no other decoder."""
 ROW = 128
 _HEAD = 2**16
-"""Bytes of an .avi in which its streams are described; ours need a tenth of it."""
+"""Bytes of an .avi in which its streams are described; those written here need a tenth of it."""
 OPTIONS = {"pred": "gradient", "slices": "8"}
 """By default there are as many slices as the machine has cores, and the bytes would depend on that."""
 
@@ -102,7 +102,7 @@ def _encode(path: Path, frames: Iterable[Frame], fps: Fraction, shape: tuple[int
 
 
 def _declared_size(path: Path) -> tuple[int, int]:
-    """Width and height of the one stream of an .avi, before any library makes room for them.
+    """Width and height of the one stream of an .avi, before any library allocates memory for them.
 
     Raises CorruptError when there is no such stream, or the file is too small for one frame of that size:
     MagicYUV takes a bit for each value at least.
@@ -137,10 +137,10 @@ def _chunks(head: bytes, at: int, stop: int) -> Iterator[tuple[bytes, int]]:
 
 
 class Frames:
-    """The frames of a file, by number. In order it goes on decoding; a jump decodes that frame only.
+    """The frames of a file, by number. Sequential reads keep decoding; a jump decodes that frame only.
 
     Memory does not grow with the file. One reader serves one thread. CorruptError when the file is not
-    what `write_frames` made, as far as the container shows it.
+    what `write_frames` wrote, as far as the container shows it.
     """
 
     def __init__(self, path: Path) -> None:

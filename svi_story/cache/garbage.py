@@ -56,7 +56,7 @@ class FilmReferences:
 
     @property
     def exists(self) -> bool:
-        """Whether there is still a film or a board that would miss what it is made of."""
+        """Whether the film or its board still exists, and so needs what is recorded."""
         return os.path.lexists(self.film) or os.path.lexists(self.board)
 
 
@@ -74,7 +74,7 @@ class InUse:
 def record_film(
     layout: Layout, film: Path, board: Path, keys: Iterable[str], pieces: Iterable[str] | None
 ) -> None:
-    """Record what a film is made of, in place of what it was made of before; None keeps its old pieces.
+    """Record which entries and pieces a film uses, replacing its record; None keeps its old pieces.
 
     Paths are kept relative to the cache: a project that moves as a whole keeps what it uses.
     """
@@ -90,9 +90,10 @@ def record_film(
         "keys": sorted(set(keys)),
         "pieces": sorted(set(pieces)),
     }
-    with disk(path, "recording what the film is made of"):
+    doing = "recording what the film uses"
+    with disk(path, doing):
         make_folder(layout.films)
-        write_atomic(path, json.dumps(record, indent=1).encode(), "recording what the film is made of")
+    write_atomic(path, json.dumps(record, indent=1).encode(), doing)
 
 
 def keys_in_use(layout: Layout, report: Reporter) -> InUse:
@@ -148,18 +149,18 @@ class Garbage:
 
 
 def garbage(layout: Layout, report: Reporter, now: float, min_age: timedelta) -> list[Garbage]:
-    """What may be deleted: unused for `min_age`, no film's, and nobody working on it."""
+    """What may be deleted: unused for `min_age`, needed by no film, and not being worked on."""
     in_use = keys_in_use(layout, report)
     old = now - min_age.total_seconds()
     unused = [item for item in _candidates(layout) if not _is_needed(layout, item, in_use)]
     found = [_garbage(path, "half deleted") for path in layout.trash()]
     found += [item for item in unused if item.last_used <= old and not _is_worked_on(layout, item.key)]
-    whole = {item.path for item in found}
-    return [item for item in found if whole.isdisjoint(item.path.parents)]
+    paths = {item.path for item in found}
+    return [item for item in found if paths.isdisjoint(item.path.parents)]
 
 
 def delete(layout: Layout, report: Reporter, items: Iterable[Garbage]) -> list[Garbage]:
-    """Delete what still is garbage; returns what was. Killed half-way, it leaves no half of an entry."""
+    """Delete what still is garbage; returns what was deleted. A kill leaves no partial entry."""
     in_use = keys_in_use(layout, report)
     return [item for item in items if not _is_needed(layout, item, in_use) and _delete(layout, item)]
 
@@ -192,7 +193,7 @@ def _garbage(path: Path, why: str, key: str = "") -> Garbage:
 
 
 def _is_needed(layout: Layout, item: Garbage, in_use: InUse) -> bool:
-    """Whether a film is, or is to be, made of it."""
+    """Whether an existing film or board needs it."""
     if item.key and item.path == layout.bundle(item.key):
         return is_in_use(own_cache(item.path))
     if item.key not in in_use or item.path.name.startswith(TEMP):
@@ -205,14 +206,14 @@ def _is_needed(layout: Layout, item: Garbage, in_use: InUse) -> bool:
 
 
 def _is_worked_on(layout: Layout, key: str) -> bool:
-    if not key or not layout.lock(key).exists():  # asking for a lock makes its file
+    if not key or not layout.lock(key).exists():  # taking a lock creates its file
         return False
     with lock_if_free(layout.lock(key)) as hold:
         return hold is Hold.BUSY
 
 
 def _delete(layout: Layout, item: Garbage) -> bool:
-    if not os.path.lexists(item.path):  # asking for its lock would make one
+    if not os.path.lexists(item.path):  # taking its lock would create one
         return False
     lock = layout.lock(item.key) if item.key else None
     with disk(item.path, "deleting"), lock_if_free(lock) if lock else nullcontext(Hold.HELD) as hold:
@@ -221,12 +222,12 @@ def _delete(layout: Layout, item: Garbage) -> bool:
         if item.path != lock or lock.is_dir():
             _discard(item.path)
         if lock and not lock.is_dir():
-            lock.unlink(missing_ok=True)  # while it is held: whoever waits for it sees that it is gone
+            lock.unlink(missing_ok=True)  # while it is held: a process that waits for it sees that it is gone
     return True
 
 
 def _discard(path: Path) -> None:
-    """Delete under a name that nothing looks up; beside it, as a full disk has no room for a folder."""
+    """Rename within the folder to a name that nothing looks up, and delete. It works on a full disk."""
     trash = path
     if not path.name.startswith(TRASH):
         trash = path.rename(path.with_name(f"{TRASH}{path.name}-{secrets.token_hex(4)}"))
@@ -235,14 +236,14 @@ def _discard(path: Path) -> None:
         remove(trash)
 
 
-Held = Literal["entry", "piece", "work", "bundle", "set aside"]
+ItemKind = Literal["entry", "piece", "work", "bundle", "set aside"]
 
 
 @dataclass(frozen=True)
 class Usage:
-    """One thing in the cache, by presence: its files were not read."""
+    """One item of the cache, by presence: its files were not read."""
 
-    kind: Held
+    kind: ItemKind
     key: str
     path: Path
     bytes: int
@@ -251,7 +252,7 @@ class Usage:
     notes: Mapping[str, Json]
     """What was noted in an entry (clip, prompt, ...); empty where its manifest is damaged."""
     in_use: bool
-    """Whether a film is made of it that exists, or whose board does."""
+    """Whether an existing film or board needs it."""
 
 
 @dataclass(frozen=True)
@@ -269,7 +270,7 @@ def usage(layout: Layout, report: Reporter) -> Iterator[Usage]:
     """Everything finished, in progress or quarantined."""
     in_use = keys_in_use(layout, report)
 
-    def measured(kind: Held, folder: Path, notes: Mapping[str, Json], *, used: bool = False) -> Usage:
+    def measured(kind: ItemKind, folder: Path, notes: Mapping[str, Json], *, used: bool = False) -> Usage:
         size, last_used = measure(folder)
         return Usage(kind, folder.name, folder, size, last_used, notes, used or folder.name in in_use)
 

@@ -34,12 +34,12 @@ TRASH = ".trash-"
 
 LARGEST_FILE = 2**28
 MEMO_KEY = re.compile(r"[a-z]+ (.* )?(\d+ \d+ \d+ \d+ \d+|unreadable .*)", re.DOTALL)
-"""What a file of hashes has as its keys: what was found, and the state of the file it was found of."""
+"""The keys of the hash memo: what was found, and the state of the file it was found of."""
 
 KEY = re.compile(r"[0-9a-f]{64}")
 LOCK = re.compile(r"[0-9a-f]{64}\.lock")
 OLD_TEMP = re.compile(r"tmp[a-z0-9_]{8}")
-"""How temporary files in the cache's root were named once."""
+"""How older versions named temporary files in the cache's root."""
 
 
 @dataclass(frozen=True)
@@ -69,7 +69,7 @@ class Layout:
         return self.root / "work" / _checked(key)
 
     def lock(self, key: str) -> Path:
-        """The file whose lock says that somebody works on this key."""
+        """The lock file of this key: who works on it holds the lock."""
         return self.root / "locks" / f"{_checked(key)}.lock"
 
     @property
@@ -79,7 +79,7 @@ class Layout:
 
     @property
     def films(self) -> Path:
-        """One small record per film: the entries and pieces it is made of."""
+        """One small record per film: the entries and pieces it uses."""
         return self.root / "films"
 
     @property
@@ -135,7 +135,7 @@ class Layout:
             yield from own_cache(bundle).temps()
 
     def _folders(self) -> Iterator[Path]:
-        """Every folder in which files come and go, apart from the shards of finished folders."""
+        """Every folder in which files are created and deleted, except the shards of finished folders."""
         yield from (self.root, self.quarantine, self.films, self.ledger)
         yield from (self.root / "locks", self.root / "embeddings")
         yield from (self.root / "work", *self.works())
@@ -154,7 +154,7 @@ class Layout:
 
 
 def check_root(root: Path) -> None:
-    """Raises InputError for a folder in which the cache's own files would replace somebody else's.
+    """Raises InputError for a folder in which the cache's files would replace files of another program.
 
     A folder that is tagged as a cache is one, whatever is damaged in it. There may be no tag yet before
     anything is rendered.
@@ -164,7 +164,7 @@ def check_root(root: Path) -> None:
             return
     for path in (root / "memo.json", root / "calibration.json"):
         if os.path.lexists(path) and not _is_of_a_cache(path):
-            what = "is none of a cache of svi-story; move it away, or choose another cache with --cache"
+            what = "is not part of a svi-story cache; move it away, or choose another cache with --cache"
             raise InputError(Problem(what, file=str(path)))
 
 
@@ -179,7 +179,7 @@ def _is_of_a_cache(path: Path) -> bool:
 
 
 def own_cache(bundle: Path) -> Layout:
-    """The cache of an unpacked bundle's own, apart from all others: what it holds may be forged."""
+    """The separate cache of an unpacked bundle: what it holds may be forged."""
     return Layout(bundle / "cache")
 
 
@@ -189,7 +189,7 @@ def _checked(key: str) -> str:
 
 
 def names(folder: Path) -> list[Path]:
-    """What a folder holds, sorted; nothing where there is no folder. RenderError when it may not be read."""
+    """The paths in a folder, sorted; none where there is no folder. RenderError when it cannot be read."""
     with disk(folder, "reading the cache"):
         try:
             return sorted(folder.iterdir())
@@ -200,5 +200,5 @@ def names(folder: Path) -> list[Path]:
 
 
 def keyed(folder: Path) -> Iterator[Path]:
-    """What of it is named by a key; whatever else lies there is not ours."""
+    """The paths in a folder that are named by a key; others are ignored."""
     return (path for path in names(folder) if KEY.fullmatch(path.name))

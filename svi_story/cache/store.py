@@ -53,7 +53,7 @@ class Store:
         return "partial" if begun else "to-render"
 
     def sampled(self, key: str) -> bool:
-        """Whether finished latents wait to be decoded, by presence only."""
+        """Whether there are finished latents to decode, by presence only."""
         return os.path.lexists(self.layout.work(key) / LATENTS)
 
     def entry(self, key: str) -> Entry | None:
@@ -75,7 +75,7 @@ class Store:
         return self._look("piece", self.layout.piece(key), key, _open_piece)
 
     def make_piece(self, key: str, build: Callable[[Path], None], inputs: Mapping[str, Json]) -> Path:
-        """The piece of a key, built if need be: `build` writes the whole file under the name it gets.
+        """The piece of a key, built if it is missing: `build` writes the file under the path it gets.
 
         The name ends in .mp4; `key` is `key_of(inputs)`. What `build` raises comes as it is.
         """
@@ -116,7 +116,7 @@ class Store:
     def remember_film(
         self, film: Path, board: Path, keys: Iterable[str], pieces: Iterable[str] | None
     ) -> None:
-        """Record what a film is, or will be, made of: `gc` spares it while the film or its board exists.
+        """Record what a film uses, or will use: `gc` spares it while the film or its board exists.
 
         No pieces (None) means those it had.
         """

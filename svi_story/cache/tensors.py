@@ -20,9 +20,9 @@ if TYPE_CHECKING:
     Tensors = Mapping[str, NDArray[np.generic]]
 
 LARGEST = 2**30
-"""Bytes of a file of ours; the latents of 81 frames in 1280x720 take 20 MB."""
+"""Bytes of one file; the latents of 81 frames in 1280x720 take 20 MB."""
 META = "svi-story"
-"""The only metadata field: safetensors shuffles several, and equal tensors are to make equal files."""
+"""The only metadata field: safetensors shuffles several, and equal tensors must give equal files."""
 
 DTYPES = (
     *("bool", "int8", "int16", "int32", "int64", "uint8", "uint16", "uint32", "uint64"),
@@ -31,7 +31,7 @@ DTYPES = (
 """What numpy and safetensors both know. bfloat16 goes in as float32 (exact) or viewed as uint16."""
 
 LONGEST_HEADER = 2**20
-"""Bytes; ours describe a few tensors."""
+"""Bytes; the files written here describe a few tensors."""
 
 NO_NOTE: Mapping[str, str] = MappingProxyType({})
 

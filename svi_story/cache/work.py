@@ -46,7 +46,7 @@ def private_folder(layout: Layout, key: str, report: Reporter) -> Iterator[Path]
     """A new folder inside `work/<key>/`, under the key's lock; removed afterwards.
 
     What is published is built there. Where locks do not work, a second writer wastes work but never changes
-    a byte of ours.
+    what this process builds.
     """
     layout.create()
     with locked(layout.lock(key), warn_of_wait(key, report)) as hold:
@@ -155,7 +155,9 @@ class WorkFolder:
         self._frame_count = write_frames(path, islice(frames, expected + 1), fps)
         if self._frame_count != expected:
             got = "more" if self._frame_count > expected else f"only {self._frame_count}"
-            raise RenderError(f"the engine made {got} of {expected} frames of {self.key[:12]}; this is a bug")
+            raise RenderError(
+                f"the engine returned {got} of {expected} frames of {self.key[:12]}; this is a bug"
+            )
 
     def publish(self, inputs: Mapping[str, Json], notes: Mapping[str, Json]) -> Entry:
         """Publish latents and frames as the entry, and drop the work. Returns another's if it came first."""

@@ -37,13 +37,13 @@ if TYPE_CHECKING:
 
 
 MIX_VERSION = 1
-"""Raised whenever the same inputs make another sound than before."""
+"""Raised whenever the same inputs give another sound than before."""
 
 BITRATE = 256_000
 """Bits a second of AAC: more than two channels need."""
 
 RAMP = RATE // 4
-"""How long the music takes to step back before a voice, and to come back after it."""
+"""Samples over which the music fades down before a voice, and up after it."""
 
 Envelope = tuple[tuple[int, float], ...]
 """(sample of the film, gain), in order; straight between them, level before the first and after the last."""
@@ -110,14 +110,14 @@ def tracks_of(plan: FilmPlan, starts: Mapping[str, int], frames: int) -> Soundtr
 
 
 def ducked(voices: Iterable[Track], duck: float) -> Envelope:
-    """What is left of the music: `duck` while a voice is heard, 1 elsewhere, `RAMP` samples between them.
+    """The gain of the music: `duck` while a voice plays, 1 elsewhere, ramps of `RAMP` samples between them.
 
     Between two voices with less than two ramps of silence it stays down.
     """
     envelope: list[tuple[int, float]] = []
-    heard = sorted((voice.start, voice.stop) for voice in voices if voice.volume > 0)
+    spans = sorted((voice.start, voice.stop) for voice in voices if voice.volume > 0)
     end = 0
-    for start, stop in heard:
+    for start, stop in spans:
         if envelope and start - RAMP < end + RAMP:
             end = max(end, stop)
             envelope[-2:] = [(end, duck), (end + RAMP, 1.0)]
@@ -128,7 +128,7 @@ def ducked(voices: Iterable[Track], duck: float) -> Envelope:
 
 
 def audio_inputs(soundtrack: Soundtrack) -> dict[str, Json]:
-    """All that decides the mixed file's bytes: same inputs, same machine, same bytes."""
+    """Everything that decides the mixed file's bytes: same inputs, same machine, same bytes."""
     return {
         "version": MIX_VERSION,
         "bitrate": BITRATE,
@@ -168,7 +168,7 @@ _BLOCK = RATE
 def compose(soundtrack: Soundtrack) -> Generator[Block]:
     """The sum of all tracks, not limited, a second at a time.
 
-    Raises RenderError where a recording is not any more what was planned with.
+    Raises RenderError where a recording changed since the plan.
     """
     import_moviepy()
     from moviepy import CompositeAudioClip
@@ -288,7 +288,7 @@ def _open_recording(track: Track) -> RecordingReader:
 
 
 def _changed(track: Track) -> RenderError:
-    what = "this sound changed while the film was made; run the same command again"
+    what = "this sound changed while the film was rendered; run the same command again"
     return RenderError(Problem(what, file=str(track.recording.path)))
 
 
@@ -302,9 +302,9 @@ def mix(
 ) -> int:
     """Mix a film's sound into an .m4a: AAC in stereo at 48 kHz, exactly as long as the film.
 
-    It is under its name only when it is whole. Returns how many samples would have gone over full scale and
-    were turned down. `on_samples` hears (done, in all) every second of sound. Raises RenderError where a
-    recording is not any more what was planned with, or the disk refuses.
+    It gets its name only when it is complete. Returns how many samples exceeded full scale and were limited.
+    `on_samples` is called with (done, in all) for every second of sound. Raises RenderError where a
+    recording changed since the plan, or the disk fails.
     """
     import av
 

@@ -33,7 +33,7 @@ SHRINKING = 0.92
 
 @dataclass(frozen=True)
 class Typography:
-    """How large words are set. Shares of the picture, which may be wide or tall."""
+    """How text is sized. Fractions of the picture, which may be wide or tall."""
 
     height: float
     """The em, of the picture's height; a tall picture takes as much of its width."""
@@ -42,7 +42,7 @@ class Typography:
     room: float
     """All lines together, of the picture's height."""
     lines: int
-    """Lines that are comfortable; smaller type comes before more of them."""
+    """Preferred number of lines; the type gets smaller before there are more."""
     outline: float
     """Of the em."""
 
@@ -50,7 +50,7 @@ class Typography:
 CAPTION = Typography(height=1 / 17, width=0.88, room=0.4, lines=3, outline=0.11)
 CARD = Typography(height=1 / 11, width=0.84, room=0.84, lines=7, outline=0.0)
 LAST_ROOM = 0.86
-"""What words may take of the picture's height where they would not be whole otherwise."""
+"""The largest fraction of the picture's height, for text that does not fit otherwise."""
 MARGIN = 0.055
 """From the lowest line of a caption to the picture's edge, of its height."""
 
@@ -72,13 +72,13 @@ def card(text: str, width: int, height: int) -> Frame:
 
 
 def _draw(text: str, kind: Typography, width: int, height: int) -> tuple[NDArray[np.uint8], int]:
-    """The text in the largest type in which it is comfortable, and the margin that is around it."""
+    """The text in the largest type in which it fits, and the margin around it."""
     style = _style_for(text, kind, width, height)
     return draw_text(text, style), style.margin
 
 
 def fits(text: str, kind: Typography, width: int, height: int) -> bool:
-    """Whether all of a text is seen; else it ends in an ellipsis."""
+    """Whether all of a text is visible; else it ends in an ellipsis."""
     return is_whole(text, _style_for(text, kind, width, height))
 
 
@@ -88,7 +88,7 @@ def _style_for(text: str, kind: Typography, width: int, height: int) -> TextStyl
 
 
 def _styles(kind: Typography, width: int, height: int) -> Iterator[TextStyle]:
-    """From the most comfortable to the last resort, which takes all lines that there is room for."""
+    """From the preferred style to the last resort, which fills the picture with lines."""
     size = max(SMALLEST, round(min(height, width * 9 / 16) * kind.height))
     sizes = [size]
     while sizes[-1] > max(SMALLEST, size // 2):
@@ -105,9 +105,9 @@ def _styles(kind: Typography, width: int, height: int) -> Iterator[TextStyle]:
 
 
 def darken(frame: Frame, level: Fraction) -> Frame:
-    """A frame with what `level` leaves of its brightness, in integers, halves rounded up."""
-    part, whole = level.numerator, level.denominator
-    levels = (np.arange(256, dtype=np.uint32) * np.uint32(part) + np.uint32(whole // 2)) // np.uint32(whole)
+    """A frame scaled to `level` of its brightness, in integers, halves rounded up."""
+    part, total = level.numerator, level.denominator
+    levels = (np.arange(256, dtype=np.uint32) * np.uint32(part) + np.uint32(total // 2)) // np.uint32(total)
     return levels.astype(np.uint8)[frame]
 
 
@@ -152,10 +152,10 @@ def srt(cues: Iterable[Cue], fps: Fraction) -> str:
     what they would take for one is written with the full-width twins of `<`, `>`, `{` and `}`. Cues that
     would overlap end where the next begins.
     """
-    shown = in_turn(replace(cue, text=harmless(cue.text)) for cue in cues)
+    ordered = in_turn(replace(cue, text=harmless(cue.text)) for cue in cues)
     blocks = (
         f"{number}\n{_clock(cue.start, fps)} --> {_clock(cue.stop, fps)}\n{cue.text}\n"
-        for number, cue in enumerate(shown, 1)
+        for number, cue in enumerate(ordered, 1)
     )
     return "\n".join(blocks)
 

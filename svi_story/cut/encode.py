@@ -51,8 +51,8 @@ class Codec:
     """ffmpeg's name of it."""
     options: tuple[str, ...]
     reorder: int
-    """Frames that it may send ahead of their turn. The whole film waits for as many, so that its decoding
-    clock runs evenly across every join, whatever a short piece does without."""
+    """Frames that it may send ahead of their turn. The film's decoding clock is delayed by as many: it runs
+    evenly across every join, even where a short piece needs less."""
 
 
 CODECS = {
@@ -133,7 +133,7 @@ class Encoding:
 
 
 def piece_inputs(piece: Piece, encoding: Encoding) -> dict[str, Json]:
-    """What a piece's content address is made from: same inputs, same machine, same bytes."""
+    """The inputs of a piece's key: same inputs, same machine, same bytes."""
     return {
         "encoding": encoding.identity(),
         "spans": _spans(piece.spans),
@@ -251,7 +251,7 @@ def _open_log() -> IO[str]:
 
 
 def _start(encoding: Encoding, path: Path, log: IO[str]) -> subprocess.Popen[bytes]:
-    """Start ffmpeg. Not through moviepy's writer, which hands it our whole environment."""
+    """Start ffmpeg. Not through moviepy's writer, which passes it the whole environment."""
     encoder = encoding.codec.encoder
     size = f"{encoding.width}x{encoding.height}"
     command = [

@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 
 
 UNDECODED = {"skip_frame": "all"}
-"""Opening a file decodes a frame to learn what nobody asks here; without that it is ten times as fast."""
+"""Opening a file decodes a frame to probe it, which is not needed here; without, it is ten times as fast."""
 
 
 class PieceError(RenderError):
@@ -87,7 +87,7 @@ class PiecePackets:
 
 @contextmanager
 def open_piece(piece: Path) -> Iterator[InputContainer]:
-    """A file that was made here, to be closed. Raises PieceError where it cannot be opened."""
+    """A piece or sound, open. Raises PieceError where it cannot be opened."""
     import av
 
     try:
@@ -110,7 +110,7 @@ def _format_of(piece: Path, source: InputContainer) -> _StreamFormat:
 def _frames(
     piece: Path, source: InputContainer, encoding: Encoding
 ) -> Iterator[tuple[int, Packet[VideoStream]]]:
-    """A piece's packets in decoding order, each with its frame's number. All are there, or: PieceError."""
+    """A piece's packets in decoding order, each with its frame's number. PieceError if one is missing."""
     import av
 
     video = source.streams.video[0]
@@ -157,7 +157,7 @@ Style: Default,sans-serif,{size},&Hffffff,&Hffffff,&H0,&H0,0,0,0,0,100,100,0,0,1
 [Events]
 Format: Layer, Start, End, Style, Name, MarginL, MarginR, MarginV, Effect, Text
 """
-"""How the captions look, in the words that libav turns into the head of a text track."""
+"""How the captions look, as an ASS header that libav turns into the header of a text track."""
 
 
 def sound(path: Path, source: InputContainer, film: OutputContainer) -> Iterator[Packet[Any]]:
@@ -227,7 +227,7 @@ LONGEST_TITLE = 255
 """Bytes: what one of the two lists of chapters in an mp4 can count."""
 
 SLACK = Fraction(1, 40)
-"""Seconds that a sound may lack at its end: about a packet of AAC."""
+"""Seconds that a sound may be too short: about a packet of AAC."""
 
 
 def join(
@@ -239,10 +239,10 @@ def join(
 ) -> int:
     """Join pieces into a film whose index comes first, so that it plays while it loads; returns its frames.
 
-    The film is under its name only when it is whole and counted; temporary files that a killed process left
+    The film gets its name only when it is complete and counted; temporary files that a killed process left
     beside it are removed. One piece is open at a time. Sound ends with the last frame. Raises PieceError for
     a piece or sound that is unreadable, or a piece that is encoded otherwise than the first one, RenderError
-    where the disk refuses, ValueError where there are no pieces.
+    where the disk fails, ValueError where there are no pieces.
     """
     import av
 
@@ -273,7 +273,7 @@ def join(
 
 
 def count_frames(path: Path) -> int:
-    """How many frames of a video can be read whole and are shown; 0 for a file that is no video."""
+    """How many frames of a video are intact and displayed; 0 for a file that is no video."""
     import av
 
     count = 0
@@ -305,7 +305,7 @@ def _copy_all(pieces: Sequence[Path], encoding: Encoding, film: OutputContainer,
             ]
         )
     pictures = PiecePackets(pieces, encoding, film)
-    heard = Fraction(0)
+    sound_end = Fraction(0)
     with ExitStack() as files:
         tracks = [_timed(pictures)]
         if extras.audio:
@@ -320,10 +320,10 @@ def _copy_all(pieces: Sequence[Path], encoding: Encoding, film: OutputContainer,
                 # cut at the end of the film, to 0 where it begins after that
                 rest = int(pictures.frames / encoding.fps / packet.time_base) - (packet.pts or 0)
                 packet.duration = max(min(packet.duration or 0, rest), 0)
-                heard = ((packet.pts or 0) + packet.duration) * packet.time_base
+                sound_end = ((packet.pts or 0) + packet.duration) * packet.time_base
             if packet.duration:
                 film.mux_one(packet)
-    if extras.audio and heard < pictures.frames / encoding.fps - SLACK:
+    if extras.audio and sound_end < pictures.frames / encoding.fps - SLACK:
         raise PieceError(extras.audio, "is a sound that ends before it")
     return pictures.frames
 

@@ -18,7 +18,7 @@ XMP = bytes.fromhex("BE7ACFCB97A942E89C71999491E3AFAC")
 
 MOST_BOXES = 1000
 LARGEST_XMP = 32 * 2**20
-"""Bytes; ours hold a storyboard of 2 MB at most, and XML makes some characters longer."""
+"""Bytes; a packet holds a storyboard of 2 MB at most, and XML makes some characters longer."""
 
 ENABLED = 1
 """The flag of a track that players show unasked."""

@@ -1,7 +1,7 @@
 """The edit list: which frames make the film, in which order. Integers only.
 
-Film = cards + sum of contributions - fades. Every frame once and in order; only a fade makes one frame of
-two, and only a film at a higher rate than its board shows a frame more than once.
+Film = cards + sum of contributions - fades. Every frame once and in order; only a fade merges two
+frames, and only a film at a higher rate than its board shows a frame more than once.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ class Strip:
     dip: int = 0
     """Frames around the join with the strip before it that go through black."""
     caption: str = ""
-    """What is written on its frames, its fade in included; empty for nothing."""
+    """The caption on its frames, its fade-in included; empty for none."""
 
     @property
     def frames(self) -> int:
@@ -69,7 +69,7 @@ class FilmFrame(NamedTuple):
     weight: Fraction = Fraction(1)
     """Share of `over`; `under` has the rest."""
     level: Fraction = Fraction(1)
-    """What is left of its brightness."""
+    """The fraction of its brightness that remains."""
 
 
 @dataclass(frozen=True)
@@ -85,7 +85,7 @@ class Ramp:
     rising: bool
 
     def level(self, frame: int) -> Fraction:
-        """What is left of a frame's brightness; all of it outside the ramp."""
+        """The fraction of a frame's brightness that remains; 1 outside the ramp."""
         place = frame - self.start
         if not 0 <= place < self.frames:
             return Fraction(1)
@@ -108,7 +108,7 @@ class Pace:
     """How much of its first frame's time a run leaves to the run before it, in frames of the film."""
 
     def frames(self, count: int) -> int:
-        """How many frames of the film a run of `count` makes."""
+        """How many frames of the film a run of `count` becomes."""
         return ceil(count * self.rate - self.offset)
 
     def source(self, index: int) -> int:
@@ -135,7 +135,7 @@ class Piece:
     clip: str = ""
     """The clip it belongs to; not part of what it shows."""
     caption: str = ""
-    """What is written on every frame."""
+    """Drawn on every frame."""
     ramps: tuple[Ramp, ...] = ()
     """What darkens its frames, counted before any is repeated."""
     pace: Pace = Pace()
@@ -148,7 +148,7 @@ class Piece:
 
     @property
     def frames(self) -> int:
-        """How many frames of the film it makes."""
+        """Its frames in the film."""
         return self.pace.frames(self.source_frames)
 
     @property
@@ -158,7 +158,7 @@ class Piece:
 
     @property
     def keys(self) -> frozenset[str]:
-        """The entries it is made from."""
+        """The entries it reads."""
         return frozenset(span.key for span in self.spans + self.under)
 
     def frame(self, index: int) -> FilmFrame:
@@ -230,7 +230,7 @@ def paced(pieces: Iterable[Piece], rate: Fraction) -> tuple[Piece, ...]:
 def ranges(strips: Sequence[Strip], rate: Fraction) -> dict[str, tuple[int, int]]:
     """Every clip's frames of the film [first, stop), in film order; a fade belongs to the later clip.
 
-    A clip that the fade into the next one takes whole has its first frame, and none of its own.
+    A clip that is completely inside the fade into the next one has an empty range.
     """
     found: dict[str, tuple[int, int]] = {}
     first = 0

@@ -1,6 +1,6 @@
 """A film as an OpenTimelineIO timeline, for an editor to go on with: the same frames in the same places.
 
-At the board's rate, with everything that the film is made of beside its pictures as markers and metadata.
+At the board's rate, with prompts, seeds, keys and settings as markers and metadata.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 
 SPACE = "svi_story"
-"""Our key in everybody's metadata."""
+"""The key of svi-story's metadata."""
 
 
 def at(count: int, rate: Fraction) -> Any:
@@ -53,7 +53,7 @@ def reference(path: Path, folder: Path, available: Any) -> Any:
 
 
 def noted(about: Mapping[str, object]) -> dict[str, Any]:
-    """Metadata of ours."""
+    """Metadata under the key of svi-story."""
     return {SPACE: plain(about)}
 
 
@@ -85,7 +85,7 @@ class AudioClip(NamedTuple):
 
     recording: Recording
     start: int
-    """Its first sample's place in the film."""
+    """The film's sample at which it starts."""
     samples: int
     about: Mapping[str, object]
 
@@ -106,8 +106,8 @@ def sound_tracks(plan: FilmPlan, starts: Sequence[int], frames: int, folder: Pat
         "Voices": _placed(plan, [shot.voices for shot in plan.shots], starts, stop),
         "Sounds": _placed(plan, [shot.sounds for shot in plan.shots], starts, stop),
     }
-    for name, heard in found.items():
-        for number, lane in enumerate(_lanes(heard), 1):
+    for name, clips in found.items():
+        for number, lane in enumerate(_lanes(clips), 1):
             yield _track(name if number == 1 else f"{name} {number}", lane, folder)
 
 
@@ -120,7 +120,7 @@ def _placed(
             first = samples_of(start / plan.fps + sound.start)
             samples = min(sound.recording.samples, stop - first)
             if samples > 0:
-                yield AudioClip(sound.recording, first, samples, {"clip": shot.id, **_mix(sound)})
+                yield AudioClip(sound.recording, first, samples, {"clip": shot.id, **_mix_settings(sound)})
 
 
 def _music(plan: FilmPlan, stop: int) -> Iterator[AudioClip]:
@@ -130,13 +130,13 @@ def _music(plan: FilmPlan, stop: int) -> Iterator[AudioClip]:
         return
     recording = music.sound.recording
     times = ceil(Fraction(stop, recording.samples)) if music.loop else 1
-    about = {**_mix(music.sound), "duck": music.duck, "loop": music.loop, "times": times}
+    about = {**_mix_settings(music.sound), "duck": music.duck, "loop": music.loop, "times": times}
     for number in range(min(times, MOST_LOOPS)):
         start = number * recording.samples
         yield AudioClip(recording, start, min(recording.samples, stop - start), about)
 
 
-def _mix(sound: Sound) -> dict[str, object]:
+def _mix_settings(sound: Sound) -> dict[str, object]:
     return {
         "volume": sound.volume,
         "fade_in_seconds": float(sound.fade_in),
@@ -145,10 +145,10 @@ def _mix(sound: Sound) -> dict[str, object]:
     }
 
 
-def _lanes(heard: Iterable[AudioClip]) -> list[list[AudioClip]]:
+def _lanes(clips: Iterable[AudioClip]) -> list[list[AudioClip]]:
     """As few tracks as hold them without overlap."""
     lanes: list[list[AudioClip]] = []
-    for each in sorted(heard, key=lambda each: each.start):
+    for each in sorted(clips, key=lambda each: each.start):
         free = next((lane for lane in lanes if lane[-1].stop <= each.start), None)
         if free is None:
             lanes.append([each])
@@ -162,19 +162,19 @@ def _track(name: str, lane: Sequence[AudioClip], folder: Path) -> Any:
 
     track = otio.schema.Track(name, kind=otio.schema.TrackKind.Audio)
     end = 0
-    for heard in lane:
-        if heard.start > end:
-            track.append(otio.schema.Gap(source_range=span(0, heard.start - end, SAMPLES)))
-        available = span(0, heard.recording.samples, SAMPLES)
+    for clip in lane:
+        if clip.start > end:
+            track.append(otio.schema.Gap(source_range=span(0, clip.start - end, SAMPLES)))
+        available = span(0, clip.recording.samples, SAMPLES)
         track.append(
             otio.schema.Clip(
-                text(heard.recording.path.name),
-                reference(heard.recording.path, folder, available),
-                span(0, heard.samples, SAMPLES),
-                noted(heard.about),
+                text(clip.recording.path.name),
+                reference(clip.recording.path, folder, available),
+                span(0, clip.samples, SAMPLES),
+                noted(clip.about),
             )
         )
-        end = heard.stop
+        end = clip.stop
     return track
 
 
@@ -201,25 +201,25 @@ class MediaRange:
 
 @dataclass(frozen=True)
 class TimelineItem:
-    """What becomes one item of the picture track; without takes a card that is only described."""
+    """One item of the picture track; without media, a card that is only described."""
 
     name: str
-    takes: tuple[MediaRange, ...]
+    media: tuple[MediaRange, ...]
     shot: Shot | None
     card: Card | None = None
 
     @property
     def runs(self) -> tuple[int, ...]:
         """Frames of every file."""
-        return tuple(take.frames for take in self.takes) or (self.card.frames if self.card else 0,)
+        return tuple(each.frames for each in self.media) or (self.card.frames if self.card else 0,)
 
     @property
     def about(self) -> dict[str, object]:
-        """What an editor's metadata tell of it."""
+        """Its metadata for editors."""
         if self.shot is None:
             return {"card": asdict(self.card)} if self.card else {}
         shot = self.shot
-        segments = [segment for take in self.takes for segment in take.segments]
+        segments = [segment for each in self.media for segment in each.segments]
         return {
             "clip": shot.id,
             "prompt": shot.prompt,
@@ -232,43 +232,43 @@ class TimelineItem:
 
 
 def timeline_items(
-    plan: FilmPlan, takes: Sequence[Sequence[MediaRange]], cards: tuple[MediaRange | None, MediaRange | None]
+    plan: FilmPlan, media: Sequence[Sequence[MediaRange]], cards: tuple[MediaRange | None, MediaRange | None]
 ) -> tuple[TimelineItem, ...]:
     """The film's items in order: title card, every clip with its files, end card."""
-    shots = [TimelineItem(shot.id, tuple(some), shot) for shot, some in zip(plan.shots, takes, strict=True)]
+    shots = [TimelineItem(shot.id, tuple(some), shot) for shot, some in zip(plan.shots, media, strict=True)]
     title, end = (
-        [TimelineItem(name, (take,) if take else (), None, card)] if card else []
-        for name, card, take in zip(
+        [TimelineItem(name, (each,) if each else (), None, card)] if card else []
+        for name, card, each in zip(
             ("title card", "end card"), (plan.cut.title_card, plan.cut.end_card), cards, strict=True
         )
     )
     return tuple(title + shots + end)
 
 
-def timeline(plan: FilmPlan, rows: Sequence[TimelineItem], folder: Path) -> Any:
+def timeline(plan: FilmPlan, items: Sequence[TimelineItem], folder: Path) -> Any:
     """The timeline, with references relative to the folder that it is going to lie in."""
     import opentimelineio as otio
 
-    edit = EditedTrack([TrackItem(row.runs) for row in rows])
+    edit = EditedTrack([TrackItem(item.runs) for item in items])
     whole = otio.schema.Timeline(
-        text(plan.title), global_start_time=at(0, plan.fps), metadata=noted(_about(plan, rows))
+        text(plan.title), global_start_time=at(0, plan.fps), metadata=noted(_about(plan, items))
     )
     pictures = otio.schema.Track("Pictures", kind=otio.schema.TrackKind.Video)
-    for blackout in _place_transitions(plan, rows, edit):
+    for blackout in _place_transitions(plan, items, edit):
         pictures.markers.append(_marker(*blackout, plan, color=otio.schema.MarkerColor.BLACK))
-    for index, (row, item) in enumerate(zip(rows, edit.items, strict=True)):
+    for index, (item, track_item) in enumerate(zip(items, edit.items, strict=True)):
         pictures.extend(_transition(edit.transitions[index], plan))
-        pictures.extend(_clips(row, item, plan, folder))
+        pictures.extend(_clips(item, track_item, plan, folder))
     pictures.extend(_transition(edit.transitions[-1], plan))
     whole.tracks.append(pictures)
-    starts = [start for row, start in zip(rows, edit.starts, strict=True) if row.shot]
+    starts = [start for item, start in zip(items, edit.starts, strict=True) if item.shot]
     whole.tracks.extend(list(sound_tracks(plan, starts, edit.frames, folder)))
     return whole
 
 
-def _about(plan: FilmPlan, rows: Sequence[TimelineItem]) -> dict[str, object]:
+def _about(plan: FilmPlan, items: Sequence[TimelineItem]) -> dict[str, object]:
     cut = asdict(plan.cut)
-    segments = [segment for row in rows for take in row.takes for segment in take.segments]
+    segments = [segment for item in items for each in item.media for segment in each.segments]
     return {
         "version": __version__,
         "board": plan.board.name,
@@ -284,10 +284,10 @@ def _about(plan: FilmPlan, rows: Sequence[TimelineItem]) -> dict[str, object]:
 
 
 def _place_transitions(
-    plan: FilmPlan, rows: Sequence[TimelineItem], edit: EditedTrack
+    plan: FilmPlan, items: Sequence[TimelineItem], edit: EditedTrack
 ) -> list[tuple[str, int, int]]:
     """Put every transition where it belongs; what fits nowhere is returned: name, first frame, frames."""
-    first = next(index for index, row in enumerate(rows) if row.shot)
+    first = next(index for index, item in enumerate(items) if item.shot)
     for index, shot in enumerate(plan.shots, first):
         if shot.fade:
             fits = edit.set(index, dissolve(shot.fade))
@@ -295,7 +295,7 @@ def _place_transitions(
     unfit = []
     for name, index, join in _blacks(plan, first):
         if not edit.set(index, join):
-            cut = edit.frames if index == len(rows) else edit.starts[index] + edit.items[index].head
+            cut = edit.frames if index == len(items) else edit.starts[index] + edit.items[index].head
             unfit.append((name, cut - join.before, join.before + join.after))
     return unfit
 
@@ -333,61 +333,63 @@ def _transition(join: Transition | None, plan: FilmPlan) -> list[Any]:
     ]
 
 
-def _clips(row: TimelineItem, item: TrackItem, plan: FilmPlan, folder: Path) -> list[Any]:
+def _clips(item: TimelineItem, track_item: TrackItem, plan: FilmPlan, folder: Path) -> list[Any]:
     """The item as the track's children: one for every file, or one track that holds them all."""
     import opentimelineio as otio
 
-    if not item.nested:
-        ranges = trimmed(item.runs, item.head, item.tail)
-        children = _children(row, ranges, plan, folder)
+    if not track_item.nested:
+        ranges = trimmed(track_item.runs, track_item.head, track_item.tail)
+        children = _children(item, ranges, plan, folder)
     else:
-        nest = otio.schema.Track(row.name, kind=otio.schema.TrackKind.Video)
-        nest.extend(_children(row, trimmed(item.runs, 0, 0), plan, folder))
-        nest.source_range = span(item.head, item.frames - item.head - item.tail, plan.fps)
-        nest.metadata.update(noted(row.about))
+        nest = otio.schema.Track(item.name, kind=otio.schema.TrackKind.Video)
+        nest.extend(_children(item, trimmed(track_item.runs, 0, 0), plan, folder))
+        nest.source_range = span(
+            track_item.head, track_item.frames - track_item.head - track_item.tail, plan.fps
+        )
+        nest.metadata.update(noted(item.about))
         children = [nest]
-    if row.shot:
-        comment = f"{row.shot.caption}\n{row.shot.prompt}".strip()
+    if item.shot:
+        comment = f"{item.shot.caption}\n{item.shot.prompt}".strip()
         seen = children[0].trimmed_range()
         start, frames = int(seen.start_time.value), int(seen.duration.value)
-        about = {**row.about, "comment": comment}
-        children[0].markers.append(_marker(row.name, start, frames, plan, about=about))
+        about = {**item.about, "comment": comment}
+        children[0].markers.append(_marker(item.name, start, frames, plan, about=about))
     return children
 
 
 def _children(
-    row: TimelineItem, ranges: Sequence[tuple[int, int]], plan: FilmPlan, folder: Path
+    item: TimelineItem, ranges: Sequence[tuple[int, int]], plan: FilmPlan, folder: Path
 ) -> list[Any]:
     import opentimelineio as otio
 
-    if not row.takes:
-        return [_card(row, ranges[0], plan)]
+    if not item.media:
+        return [_card(item, ranges[0], plan)]
     clips: list[Any] = []
-    for take, (start, stop) in zip(row.takes, ranges, strict=True):
-        available = span(0, take.available, plan.fps)
+    for each, (start, stop) in zip(item.media, ranges, strict=True):
+        available = span(0, each.available, plan.fps)
         segments = [
-            {"index": segment.index, "seed": segment.seed, "key": segment.key} for segment in take.segments
+            {"index": segment.index, "seed": segment.seed, "key": segment.key} for segment in each.segments
         ]
         clips.append(
             otio.schema.Clip(
-                row.name if len(row.takes) == 1 else f"{row.name} {len(clips) + 1}/{len(row.takes)}",
-                reference(take.path, folder, available),
-                span(take.start + start, stop - start, plan.fps),
-                noted({**row.about, "segments": segments}),
+                item.name if len(item.media) == 1 else f"{item.name} {len(clips) + 1}/{len(item.media)}",
+                reference(each.path, folder, available),
+                span(each.start + start, stop - start, plan.fps),
+                noted({**item.about, "segments": segments}),
             )
         )
     return clips
 
 
-def _card(row: TimelineItem, seen: tuple[int, int], plan: FilmPlan) -> Any:
+def _card(item: TimelineItem, seen: tuple[int, int], plan: FilmPlan) -> Any:
     import opentimelineio as otio
 
-    assert row.card
-    about = {"text": text(row.card.text), "background": "black"}
-    whole = span(0, row.card.frames, plan.fps)
-    generator = otio.schema.GeneratorReference(row.name, CARD, whole, about)
+    assert item.card
+    about = {"text": text(item.card.text), "background": "black"}
+    whole = span(0, item.card.frames, plan.fps)
+    generator = otio.schema.GeneratorReference(item.name, CARD, whole, about)
     start, stop = seen
-    return otio.schema.Clip(row.name, generator, span(start, stop - start, plan.fps), noted(row.about))
+    return otio.schema.Clip(item.name, generator, span(start, stop - start, plan.fps), noted(item.about))
 
 
 def _marker(
