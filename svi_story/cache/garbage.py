@@ -154,7 +154,7 @@ def garbage(layout: Layout, report: Reporter, now: float, min_age: timedelta) ->
     old = now - min_age.total_seconds()
     unused = [item for item in _candidates(layout) if not _is_needed(layout, item, in_use)]
     found = [_garbage(path, "half deleted") for path in layout.trash()]
-    found += [item for item in unused if item.last_used <= old and not _is_worked_on(layout, item.key)]
+    found += [item for item in unused if item.last_used <= old and not _is_locked(layout, item.key)]
     paths = {item.path for item in found}
     return [item for item in found if paths.isdisjoint(item.path.parents)]
 
@@ -205,7 +205,7 @@ def _is_needed(layout: Layout, item: Garbage, in_use: InUse) -> bool:
     return not (finished and item.path == layout.work(item.key))  # killed between publishing and tidying up
 
 
-def _is_worked_on(layout: Layout, key: str) -> bool:
+def _is_locked(layout: Layout, key: str) -> bool:
     if not key or not layout.lock(key).exists():  # taking a lock creates its file
         return False
     with lock_if_free(layout.lock(key)) as hold:
@@ -220,20 +220,16 @@ def _delete(layout: Layout, item: Garbage) -> bool:
         if hold is Hold.BUSY or measure(item.path) != (item.bytes, item.last_used):
             return False
         if item.path != lock or lock.is_dir():
-            _discard(item.path)
+            trash = item.path
+            if not trash.name.startswith(TRASH):
+                # a name that nothing looks up, in the same folder: a full disk has no room for another folder
+                trash = trash.rename(trash.with_name(f"{TRASH}{trash.name}-{secrets.token_hex(4)}"))
+                sync(trash.parent)
+            with suppress(OSError):  # what stays is listed by the next `gc`
+                remove(trash)
         if lock and not lock.is_dir():
             lock.unlink(missing_ok=True)  # while it is held: a process that waits for it sees that it is gone
     return True
-
-
-def _discard(path: Path) -> None:
-    """Rename within the folder to a name that nothing looks up, and delete. It works on a full disk."""
-    trash = path
-    if not path.name.startswith(TRASH):
-        trash = path.rename(path.with_name(f"{TRASH}{path.name}-{secrets.token_hex(4)}"))
-        sync(trash.parent)
-    with suppress(OSError):  # what stays is listed by the next `gc`
-        remove(trash)
 
 
 ItemKind = Literal["entry", "piece", "work", "bundle", "set aside"]

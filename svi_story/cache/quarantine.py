@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from contextlib import suppress
 from datetime import UTC, datetime
 from itertools import count
 from typing import TYPE_CHECKING
@@ -41,8 +42,13 @@ def move_to_quarantine(layout: Layout, key: str, reason: str, things: Mapping[st
     candidates = (layout.quarantine / f"{key}-{stamp}-{n}" for n in count(1))
     folder = next(candidate for candidate in candidates if _is_created(candidate))
     write_atomic(folder / REASON, f"{reason}\n".encode("utf-8", "replace"), "quarantining")
-    moved = [_move(path, folder / name) for name, path in present.items()]
-    return folder if any(moved) else None
+    is_moved = False
+    for name, path in present.items():
+        with suppress(FileNotFoundError):  # another process was faster
+            path.rename(folder / name)
+            sync(path.parent)
+            is_moved = True
+    return folder if is_moved else None
 
 
 def quarantine(layout: Layout, report: Reporter, key: str, reason: str, things: Mapping[str, Path]) -> None:
@@ -77,13 +83,4 @@ def _is_created(folder: Path) -> bool:
         folder.mkdir()
     except FileExistsError:
         return False
-    return True
-
-
-def _move(path: Path, target: Path) -> bool:
-    try:
-        path.rename(target)
-    except FileNotFoundError:  # another process was faster
-        return False
-    sync(path.parent)
     return True

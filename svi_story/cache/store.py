@@ -72,7 +72,9 @@ class Store:
 
     def piece(self, key: str) -> Path | None:
         """The file of an encoded piece of film, every byte verified, or None, as with `entry`."""
-        return self._look("piece", self.layout.piece(key), key, _open_piece)
+        folder = self.layout.piece(key)
+        manifest = self._look("piece", folder, key, lambda path, key: verify_folder(path, PIECE, key))
+        return None if manifest is None else folder / PIECE_FILE
 
     def make_piece(self, key: str, build: Callable[[Path], None], inputs: Mapping[str, Json]) -> Path:
         """The piece of a key, built if it is missing: `build` writes the file under the path it gets.
@@ -151,8 +153,3 @@ class Store:
         with suppress(OSError):  # the time of last use is for `gc` only, and a cache may be read-only
             os.utime(folder)
         return found
-
-
-def _open_piece(folder: Path, key: str) -> Path:
-    verify_folder(folder, PIECE, key)
-    return folder / PIECE_FILE
