@@ -385,6 +385,7 @@ class Hold(Enum):
 def locked(path: Path, on_wait: Callable[[], None]) -> Iterator[Hold]:
     """Hold the lock, waiting for another process as long as it takes; ^C ends the wait at once.
 
+    A lock saves work; correctness never depends on it, because a network file system may not have any.
     `on_wait` is called once, when there is something to wait for. Never BUSY.
     """
     lock = _lock(path)

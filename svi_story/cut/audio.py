@@ -166,7 +166,12 @@ _BLOCK = RATE
 
 
 def compose(soundtrack: Soundtrack) -> Generator[Block]:
-    """The sum of all tracks, not limited, a second at a time.
+    """The sum of all tracks, not limited, a second at a time; only recordings that play then are open.
+
+    moviepy counts in seconds. Every clip is played from its integer-indexed samples, and every sample is read
+    at its middle, (n + 1/2) / 48000, so that no rounding of floats takes one for its neighbour. Fades are
+    sampled there too: sample k of an F-sample fade has the gain (k + 1/2) / F. Looping and ducking are done
+    here in integers: moviepy's loop makes one clip per round, and it has no ducking.
 
     Raises RenderError where a recording changed since the plan.
     """
@@ -210,9 +215,20 @@ class _Player:
     """One track as a moviepy clip."""
 
     def __init__(self, track: Track) -> None:
+        from moviepy import AudioClip
+        from moviepy.audio.fx import AudioFadeIn, AudioFadeOut, MultiplyVolume
+
         self.track = track
         self._reader = _open_recording(track)
-        self.clip = self._clip()
+        effects = [MultiplyVolume(track.volume)]
+        if track.fade_in:
+            effects.append(AudioFadeIn(track.fade_in / RATE))
+        if track.fade_out:
+            effects.append(AudioFadeOut(track.fade_out / RATE))
+        clip = AudioClip(self._frames, duration=track.samples / RATE, fps=RATE).with_effects(effects)
+        if track.gain:
+            clip = clip.transform(self._ducked)
+        self.clip = clip.with_start(track.start / RATE)
 
     def close(self) -> None:
         """Close the recording."""
@@ -224,21 +240,6 @@ class _Player:
         self.close()
         if not unchanged:
             raise _changed(self.track)
-
-    def _clip(self) -> AudioClip:
-        from moviepy import AudioClip
-        from moviepy.audio.fx import AudioFadeIn, AudioFadeOut, MultiplyVolume
-
-        track = self.track
-        effects = [MultiplyVolume(track.volume)]
-        if track.fade_in:
-            effects.append(AudioFadeIn(track.fade_in / RATE))
-        if track.fade_out:
-            effects.append(AudioFadeOut(track.fade_out / RATE))
-        clip = AudioClip(self._frames, duration=track.samples / RATE, fps=RATE).with_effects(effects)
-        if track.gain:
-            clip = clip.transform(self._ducked)
-        return clip.with_start(track.start / RATE)
 
     def _frames(self, seconds: Any) -> Block:
         """The track's samples at these consecutive times, silent where it has none."""

@@ -39,7 +39,7 @@ class Typography:
     """The em, of the picture's height; a tall picture takes as much of its width."""
     width: float
     """The longest line, of the picture's width."""
-    room: float
+    max_height: float
     """All lines together, of the picture's height."""
     lines: int
     """Preferred number of lines; the type gets smaller before there are more."""
@@ -47,9 +47,9 @@ class Typography:
     """Of the em."""
 
 
-CAPTION = Typography(height=1 / 17, width=0.88, room=0.4, lines=3, outline=0.11)
-CARD = Typography(height=1 / 11, width=0.84, room=0.84, lines=7, outline=0.0)
-LAST_ROOM = 0.86
+CAPTION = Typography(height=1 / 17, width=0.88, max_height=0.4, lines=3, outline=0.11)
+CARD = Typography(height=1 / 11, width=0.84, max_height=0.84, lines=7, outline=0.0)
+LAST_MAX_HEIGHT = 0.86
 """The largest fraction of the picture's height, for text that does not fit otherwise."""
 MARGIN = 0.055
 """From the lowest line of a caption to the picture's edge, of its height."""
@@ -99,9 +99,9 @@ def _styles(kind: Typography, width: int, height: int) -> Iterator[TextStyle]:
     ]
     for style in styles:
         yield style
-    for room in (kind.room, LAST_ROOM):
+    for max_height in (kind.max_height, LAST_MAX_HEIGHT):
         for style in styles:
-            yield replace(style, max_lines=max(1, int(room * height) // style.line_height))
+            yield replace(style, max_lines=max(1, int(max_height * height) // style.line_height))
 
 
 def darken(frame: Frame, level: Fraction) -> Frame:
