@@ -186,7 +186,7 @@ def test_too_many_frames_end(store: Store) -> None:
         while True:
             yield np.zeros((16, 16, 3), np.uint8)
 
-    with store.work(KEY) as work, pytest.raises(RenderError, match="made more of 5 frames"):
+    with store.work(KEY) as work, pytest.raises(RenderError, match="returned more of 5 frames"):
         work.write_frames(endless(), FPS, 5)
 
 
