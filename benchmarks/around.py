@@ -27,8 +27,7 @@ from footage import footage
 
 from svi_story.cache.layout import FRAMES
 from svi_story.cache.store import Store
-from svi_story.cut.encode import encode_piece
-from svi_story.cut.encoding import Encoding, piece_inputs
+from svi_story.cut.encode import Encoding, encode_piece, piece_inputs
 from svi_story.cut.extras import Extras
 from svi_story.cut.join import join
 from svi_story.cut.timeline import Piece, Span

@@ -21,7 +21,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
-from svi_story.cut.tools import encoder_versions
+from svi_story.cut.ffmpeg import encoder_versions
 from svi_story.render.record import versions as frame_versions
 
 if TYPE_CHECKING:

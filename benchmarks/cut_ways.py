@@ -14,14 +14,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from svi_story.cache.frames import Frames
-from svi_story.cut.audio import Soundtrack, Track, samples_of
-from svi_story.cut.encode import encode_piece
-from svi_story.cut.encoding import Encoding
+from svi_story.cut.audio import Soundtrack, Track, mix, samples_of
+from svi_story.cut.encode import Encoding, encode_piece
 from svi_story.cut.extras import Extras
+from svi_story.cut.ffmpeg import import_moviepy
 from svi_story.cut.join import count_frames, join
-from svi_story.cut.mixing import mix
 from svi_story.cut.timeline import Piece, Span
-from svi_story.cut.tools import import_moviepy
 from svi_story.media.audio import count_samples
 from svi_story.plan.model import Recording
 

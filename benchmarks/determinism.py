@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from common import HERE, Finding, Result, Table, finish, options, progress, workplace
 
-from svi_story.cut.tools import portable_options
+from svi_story.cut.ffmpeg import portable_options
 
 sys.path.insert(0, str(HERE.parent / "tests"))
 from render_conditions import BOARDS, compile_filler, render, varied, write_boards

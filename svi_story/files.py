@@ -1,4 +1,4 @@
-"""Durable files: a name holds all that was written under it, or what it held before."""
+"""Careful file access: atomic writes, bounded reads of regular files, locks, errors with a remedy."""
 
 from __future__ import annotations
 
@@ -12,8 +12,11 @@ import shutil
 import socket
 import stat
 from contextlib import contextmanager, suppress
+from enum import Enum
 from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO
+
+from filelock import FileLock, Timeout
 
 from svi_story.errors import Problem, RenderError, TransientError
 
@@ -21,43 +24,58 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from io import BufferedReader
 
+
 TEMP = ".tmp-"
 CHANGED = "changed while it was read"
 CHUNK = 2**20
 """Bytes read at a time."""
 
-SPACE = "free some space (`svi-story cache gc` lists what is old), then run the same command again"
-RIGHTS = "make it writable for you, or choose another cache with --cache, then run the same command again"
+CLEAN_UP = "free some space (`svi-story cache gc` lists what is old), then run the same command again"
+PERMISSIONS = (
+    "make it writable for you, or choose another cache with --cache, then run the same command again"
+)
 IN_THE_WAY = "move away what is there under that name, then run the same command again"
-CURES = {
-    errno.ENOSPC: SPACE,
-    errno.EDQUOT: SPACE,
+REMEDIES = {
+    errno.ENOSPC: CLEAN_UP,
+    errno.EDQUOT: CLEAN_UP,
     errno.EFBIG: "this file system holds no file of that size: choose another cache with --cache",
     errno.EROFS: "choose another cache with --cache (or SVI_STORY_CACHE), then run the same command again",
-    errno.EACCES: RIGHTS,
-    errno.EPERM: RIGHTS,
+    errno.EACCES: PERMISSIONS,
+    errno.EPERM: PERMISSIONS,
     errno.EEXIST: IN_THE_WAY,
     errno.ENOTEMPTY: IN_THE_WAY,
     errno.ENOTDIR: IN_THE_WAY,
     errno.EISDIR: IN_THE_WAY,
     errno.ELOOP: IN_THE_WAY,
 }
+"""For files of the cache."""
+OUTPUT_REMEDIES = {
+    errno.ENOSPC: "free some space on that disk (`svi-story cache gc` lists what is old)",
+    errno.EDQUOT: "free some of your quota on that disk (`svi-story cache gc` lists what is old)",
+    errno.EACCES: "choose a place you may write to",
+    errno.EPERM: "choose a place you may write to",
+    errno.EROFS: "choose a place that is not read-only",
+    errno.ENOENT: "make that folder",
+    errno.ENAMETOOLONG: "choose a shorter name",
+    errno.EISDIR: "move away the folder that is there under that name",
+    errno.ENOTDIR: "move away what lies there instead of a folder",
+}
+"""For files that a user asked for."""
 TRANSIENT = (
-    *(errno.ENOSPC, errno.EDQUOT),  # somebody may clean up
-    *(errno.EIO, errno.ESTALE, errno.ETIMEDOUT),  # a disk of the network
+    *(errno.ENOSPC, errno.EDQUOT),  # another program or user may free space
+    *(errno.EIO, errno.ESTALE, errno.ETIMEDOUT),  # a network disk
     *(errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.EAGAIN, errno.EBUSY),  # other programs may end
 )
-"""What may be otherwise in a while."""
+"""Errors that may go away by themselves."""
 DAMAGED = (
     *(errno.EIO, errno.EBADMSG, getattr(errno, "EUCLEAN", errno.EIO)),  # a disk that lost a block; UnfitError
     *(errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.ELOOP),  # something else lies where the file was
 )
-"""What says that a file is not what was written; anything else says nothing about its content."""
-CHECK = "check the disk, then run the same command again"
+"""Errors that mean the content is not what was written; any other says nothing about the content."""
 
 
 class CorruptError(RenderError):
-    """A file is not what was written. Internal: the store makes a miss and a warning of it."""
+    """A file is not what was written. Internal: the store turns it into a cache miss and a warning."""
 
 
 class UnfitError(OSError):
@@ -68,39 +86,60 @@ class UnfitError(OSError):
 
 
 @contextmanager
-def disk(path: Path, doing: str) -> Iterator[None]:
-    """Turn any OSError inside into a RenderError that names `path`, what was being done, and the cure.
+def disk(path: Path, doing: str = "") -> Iterator[None]:
+    """Turn any OSError inside into a RenderError about `path`, with a remedy.
 
-    It is a TransientError where it may pass by itself.
+    Raises as `disk_error`; without `doing` as `unwritable`, for a file that a user asked for.
     """
     try:
         yield
     except OSError as error:
-        raise refused(error, path, doing) from error
+        raise (
+            disk_error(error, path, doing) if doing else unwritable(path, error.strerror or str(error))
+        ) from error
 
 
-def refused(error: OSError, path: Path, doing: str) -> RenderError:
-    """What the system refused, as an error that names the remedy."""
-    cure = IN_THE_WAY if isinstance(error, UnfitError) else CURES.get(error.errno or 0, CHECK)
+def disk_error(error: OSError, path: Path, doing: str) -> RenderError:
+    """The error for a failed access to the cache: what was being done, why it failed and a remedy.
+
+    A TransientError where it may go away by itself.
+    """
+    remedy = REMEDIES.get(error.errno or 0, "check the disk, then run the same command again")
+    if isinstance(error, UnfitError):
+        remedy = IN_THE_WAY
     reason = error.strerror or str(error)
-    what = f"{doing} failed: {reason}; {cure}: everything rendered so far is kept"
+    what = f"{doing} failed: {reason}; {remedy}: everything rendered so far is kept"
     kind = TransientError if error.errno in TRANSIENT else RenderError
     return kind(Problem(what, file=str(path)))
 
 
-def temp_name() -> str:
-    """A name that nobody else uses, on any host.
+def unwritable(target: Path, reason: str) -> RenderError:
+    """The error for a file that a user asked for and that cannot be written.
 
-    Not from `tempfile`: its files and folders are for their owner only, and a cache may be a team's.
+    The remedy, and whether it is a TransientError, are taken from the reason, which may quote the system's.
+    """
+    remedies = [remedy for code, remedy in OUTPUT_REMEDIES.items() if os.strerror(code) in reason]
+    remedy = remedies[0] if remedies else "see that its disk is well and has room"
+    what = (
+        f"cannot be written: {reason}; {remedy}, then run the same command again: what was rendered is kept"
+    )
+    kind = TransientError if any(os.strerror(code) in reason for code in TRANSIENT) else RenderError
+    return kind(Problem(what, file=str(target)))
+
+
+def temp_name() -> str:
+    """A unique name, on any host.
+
+    Not from `tempfile`: its files and folders are private to their owner, and a cache may be shared.
     """
     return f"{TEMP}{_host()}-{os.getpid()}-{secrets.token_hex(4)}"
 
 
 def is_temp_of_this_host(name: str) -> bool:
-    """Whether `temp_name` made it, here.
+    """Whether it is a name from `temp_name` on this host.
 
-    A lock that is really held says that nobody *here* works under it; a network file system may grant
-    the same lock to two hosts, so what another one left is for `cache gc`.
+    A held lock proves only that no process of *this* host works under it; a network file system may grant
+    the same lock to two hosts, so what another host left is for `cache gc`.
     """
     return re.fullmatch(rf"{re.escape(TEMP)}{re.escape(_host())}-\d+-[0-9a-f]{{8}}(-.*)?", name) is not None
 
@@ -123,19 +162,11 @@ def sync(path: Path) -> None:
 
 
 def make_folder(folder: Path) -> None:
-    """Make a folder and its parents where they are missing, durably."""
+    """Create a folder and its missing parents, durably."""
     missing = [place for place in (folder, *folder.parents) if not os.path.lexists(place)]
     folder.mkdir(parents=True, exist_ok=True)
-    for made in missing:
-        sync(made.parent)
-
-
-def write_new(path: Path, data: bytes) -> None:
-    """Write a file that must not exist yet, down to the disk. Not atomic: for folders nobody else reads."""
-    with path.open("xb") as file:
-        file.write(data)
-        file.flush()
-        os.fsync(file.fileno())
+    for created in missing:
+        sync(created.parent)
 
 
 def rename_new(source: Path, target: Path) -> None:
@@ -155,25 +186,12 @@ def rename_new(source: Path, target: Path) -> None:
         source.unlink()
 
 
-def write_atomic(path: Path, data: bytes) -> None:
-    """Replace a file's content at once, durably; its folder must exist."""
-    temp = path.with_name(f"{temp_name()}-{path.name[-40:]}")
-    try:
-        write_new(temp, data)
-        temp.replace(path)
-    except BaseException:
-        with suppress(OSError):
-            temp.unlink(missing_ok=True)
-        raise
-    sync(path.parent)
-
-
 def open_regular(path: Path, most: int | None = None) -> BufferedReader:
     """Open a regular file for reading, without ever waiting for it.
 
-    Every file that is read is opened here: a pipe would be waited for, a device has no end, and opening one
-    may do something. Links are followed. Raises UnfitError for anything else than a regular file, and for one
-    of more than `most` bytes; any other OSError comes as it is, ValueError for a name with a NUL.
+    Every file that is read is opened here: a pipe would block, a device has no end, and opening one may have
+    side effects. Links are followed. Raises UnfitError for anything else than a regular file, and for one
+    of more than `most` bytes; other OSErrors pass, ValueError for a name with a NUL.
     """
     _check_regular(path, path.stat(), most)
     # It may be swapped for a pipe meanwhile: O_NONBLOCK keeps that from being waited for.
@@ -247,9 +265,9 @@ def regular_size(path: Path) -> int | None:
 
 
 def folds_case(folder: Path) -> bool:
-    """Whether names that differ only in case are one file there, as far as names that are there can tell.
+    """Whether a folder ignores case in names, as far as the names it has can show.
 
-    Nothing is written. The folder need not exist yet: then it is asked of what it would lie in.
+    Nothing is written. Where the folder does not exist yet, its parents are examined.
     """
     for place in (folder.absolute(), *folder.absolute().parents):
         with suppress(OSError):
@@ -261,11 +279,11 @@ def folds_case(folder: Path) -> bool:
 
 
 def measure(path: Path) -> tuple[int, float]:
-    """Bytes and newest modification time of a file, or of a folder and all it holds; (0, 0) of nothing."""
+    """Bytes and newest modification time of a file, or of a folder and all it holds; (0, 0) if missing."""
     size, newest = 0, 0.0
     held = (Path(top, name) for top, folders, files in os.walk(path) for name in (*folders, *files))
     for place in (path, *held):
-        with suppress(OSError):  # deleted or published while we look, or not for us to see
+        with suppress(OSError):  # deleted or published meanwhile, or not readable
             status = place.lstat()
             newest = max(newest, status.st_mtime)
             size += 0 if stat.S_ISDIR(status.st_mode) else status.st_size
@@ -280,50 +298,26 @@ def remove(path: Path) -> None:
         path.unlink()
 
 
-WRITE_CURES = {
-    errno.ENOSPC: "free some space on that disk (`svi-story cache gc` lists what is old)",
-    errno.EDQUOT: "free some of your quota on that disk (`svi-story cache gc` lists what is old)",
-    errno.EACCES: "choose a place you may write to",
-    errno.EPERM: "choose a place you may write to",
-    errno.EROFS: "choose a place that is not read-only",
-    errno.ENOENT: "make that folder",
-    errno.ENAMETOOLONG: "choose a shorter name",
-    errno.EISDIR: "move away the folder that is there under that name",
-    errno.ENOTDIR: "move away what lies there instead of a folder",
-}
-
-
-def unwritable(target: Path, reason: str) -> RenderError:
-    """The error for a file that could not be written, with the cure where the system's reason tells it.
-
-    A TransientError where the reason may pass by itself.
-    """
-    cures = [cure for code, cure in WRITE_CURES.items() if os.strerror(code) in reason]
-    cure = cures[0] if cures else "see that its disk is well and has room"
-    what = f"cannot be written: {reason}; {cure}, then run the same command again: what was rendered is kept"
-    kind = TransientError if any(os.strerror(code) in reason for code in TRANSIENT) else RenderError
-    return kind(Problem(what, file=str(target)))
-
-
 @contextmanager
-def atomic_file(target: Path, before: Callable[[Path], None] | None = None) -> Iterator[Path]:
-    """A temporary name beside the target, absolute, with its extension; on leaving it becomes the target.
+def atomic_file(
+    target: Path, before: Callable[[Path], None] | None = None, doing: str = ""
+) -> Iterator[Path]:
+    """A temporary file beside the target, with its extension; on leaving it is synced and becomes the target.
 
-    The file is synced and closed before the rename, and its folder synced after it. `before` is called
-    before the rename, with the temporary file. Whatever is raised inside, or by `before`, the temporary file
-    is removed and the target stays what it was. Raises RenderError where the disk refuses.
+    `before` is called with it just before the rename. Whatever is raised inside, or by `before`, the file is
+    removed and the target stays what it was. Its own errors are those of `disk`; others pass.
     """
     target = target.absolute()
     temporary = target.with_name(f"{temp_name()}-{target.name[-40:]}")
-    with refusals(target):
+    with disk(target, doing):
         descriptor = os.open(temporary, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o666)
     try:
-        with suppress(OSError):  # some network disks have no locks; then nobody ever sweeps this file
+        with suppress(OSError):  # some network disks have no locks; then this file is never swept
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         yield temporary
-        with refusals(target):
+        with disk(target, doing):
             os.fsync(descriptor)
-            # Closing tells of failed writes too (NFS, quotas). It is a copy: the other one keeps the lock.
+            # Closing reports failed writes too (NFS, quotas). It is a copy: the other one keeps the lock.
             os.close(os.dup(descriptor))
             if before:
                 before(temporary)
@@ -338,6 +332,12 @@ def atomic_file(target: Path, before: Callable[[Path], None] | None = None) -> I
             os.close(descriptor)
 
 
+def write_atomic(path: Path, data: bytes, doing: str = "") -> None:
+    """Replace a file's content at once, durably; its folder must exist. Raises as `atomic_file`."""
+    with atomic_file(path, doing=doing) as temporary, disk(path, doing):
+        temporary.write_bytes(data)
+
+
 def remove_stale_temps(folder: Path) -> None:
     """Remove the temporary files and folders that killed processes of this machine left in a folder.
 
@@ -346,8 +346,16 @@ def remove_stale_temps(folder: Path) -> None:
     """
     with suppress(OSError):
         for path in sorted(folder.iterdir()):
-            if is_temp_of_this_host(path.name) and not _is_running(path.name.split("-")[2]):
-                _remove_unlocked(path)
+            if not is_temp_of_this_host(path.name) or _is_running(path.name.split("-")[2]):
+                continue
+            with suppress(OSError):
+                access = os.O_RDONLY if path.is_dir() else os.O_RDWR
+                descriptor = os.open(path, access | os.O_NOFOLLOW | os.O_NONBLOCK)
+                try:
+                    fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                    remove(path)
+                finally:
+                    os.close(descriptor)
 
 
 def _is_running(process: str) -> bool:
@@ -360,21 +368,63 @@ def _is_running(process: str) -> bool:
     return True
 
 
-def _remove_unlocked(path: Path) -> None:
-    with suppress(OSError):
-        access = os.O_RDONLY if path.is_dir() else os.O_RDWR
-        descriptor = os.open(path, access | os.O_NOFOLLOW | os.O_NONBLOCK)
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            remove(path)
-        finally:
-            os.close(descriptor)
+POLL_SECONDS = 0.1
+FOREVER = -1
+
+
+class Hold(Enum):
+    """The result of trying to take a lock."""
+
+    HELD = "held"
+    BUSY = "busy"
+    UNSUPPORTED = "unsupported"
+    """The file system has no locks, or refused: go on as if held, but trust nothing to be stale."""
 
 
 @contextmanager
-def refusals(target: Path) -> Iterator[None]:
-    """What the system refuses, as a RenderError about this file."""
+def locked(path: Path, on_wait: Callable[[], None]) -> Iterator[Hold]:
+    """Hold the lock, waiting for another process as long as it takes; ^C ends the wait at once.
+
+    A lock saves work; correctness never depends on it, because a network file system may not have any.
+    `on_wait` is called once, when there is something to wait for. Never BUSY.
+    """
+    lock = _lock(path)
+    hold = _try(lock)
+    if hold is Hold.BUSY:
+        on_wait()
+        hold = _try(lock, FOREVER)
+    yield from _release_after(lock, hold)
+
+
+@contextmanager
+def lock_if_free(path: Path) -> Iterator[Hold]:
+    """Hold the lock unless another process does (BUSY)."""
+    lock = _lock(path)
+    yield from _release_after(lock, _try(lock))
+
+
+def _lock(path: Path) -> FileLock:
+    # No fall-back to a marker file: one left by a host that died would block everybody for ever.
+    return FileLock(path, poll_interval=POLL_SECONDS, fallback_to_soft=False)
+
+
+def _try(lock: FileLock, timeout: float = 0) -> Hold:
+    existed = os.path.lexists(lock.lock_file)
     try:
-        yield
-    except OSError as error:
-        raise unwritable(target, error.strerror or str(error)) from error
+        lock.acquire(timeout=timeout)
+    except Timeout:
+        return Hold.BUSY
+    except OSError:
+        if not existed:  # its file was created for nothing
+            with suppress(OSError):
+                os.unlink(lock.lock_file)  # noqa: PTH108 - filelock has it as text
+        return Hold.UNSUPPORTED
+    return Hold.HELD
+
+
+def _release_after(lock: FileLock, hold: Hold) -> Iterator[Hold]:
+    try:
+        yield hold
+    finally:
+        with suppress(OSError):  # the lock dies with the process at the latest
+            lock.release()

@@ -25,7 +25,7 @@ import av  # noqa: F401 - a fork should have it already
 import numpy as np
 import safetensors.numpy  # noqa: F401 - likewise
 
-from svi_story.cache import locks
+from svi_story import files
 from svi_story.cache.store import Store
 from svi_story.errors import RenderError
 from svi_story.events import Event, Warned
@@ -318,7 +318,7 @@ def _look(root: Path, counts: dict[str, int], *, again: bool) -> None:
 def _start_writer(root: Path, flavour: int) -> int:
     pid = os.fork()
     if pid == 0:
-        locks._try = no_locks
+        files._try = no_locks
         code = 1
         try:
             render(root, Heard(), flavour, pause=lambda: time.sleep(0.002))
@@ -330,9 +330,9 @@ def _start_writer(root: Path, flavour: int) -> int:
     return pid
 
 
-def no_locks(lock: object, timeout: float = 0) -> locks.Hold:
+def no_locks(lock: object, timeout: float = 0) -> files.Hold:
     """A file system without locks."""
-    return locks.Hold.UNSUPPORTED
+    return files.Hold.UNSUPPORTED
 
 
 def main(what: str, base: str, *rest: str) -> None:

@@ -8,8 +8,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import av
 import numpy as np
 
-from svi_story.cut.encode import encode_piece
-from svi_story.cut.encoding import Encoding
+from svi_story.cut.encode import Encoding, encode_piece
 from svi_story.cut.timeline import Piece, Span, Strip, edit_list
 
 if TYPE_CHECKING:

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING
 import av
 import numpy as np
 
-from svi_story.cut.boxes import XMP, Box, boxes
-from svi_story.cut.tools import ffmpeg_path
+from svi_story.cut.ffmpeg import ffmpeg_path
+from svi_story.cut.mp4 import XMP, Box, boxes
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import opentimelineio as otio
 
 from svi_story.cut.edit_list import card_key, pieces_of
-from svi_story.cut.otio import Take, rows_of, timeline
 from svi_story.enginespec import EngineOptions
 from svi_story.enginespec.sampling import Guidance, Sampler
+from svi_story.export.otio import MediaRange, timeline, timeline_items
 from svi_story.plan.keys import key_of
 from svi_story.plan.model import Anchor, Card, Cut, FilmPlan, Segment, Shot, Size
 from svi_story.render.jobs import Job, Place
@@ -87,17 +87,19 @@ def keyed(segment: Segment) -> Segment:
 def by_segment(job: Job) -> Any:
     """The timeline whose references are one file for every segment, as the cache has them."""
     takes = [
-        [Take(FOLDER / segment.key, segment.overlap, segment.contributes, segment.frames, (segment,))
+        [MediaRange(FOLDER / segment.key, segment.overlap, segment.contributes, segment.frames, (segment,))
          for segment in shot.segments]
         for shot in job.plan.shots
     ]  # fmt: skip
-    return timeline(job.plan, rows_of(job.plan, takes, (None, None)), FOLDER)
+    return timeline(job.plan, timeline_items(job.plan, takes, (None, None)), FOLDER)
 
 
 def by_clip(job: Job) -> Any:
     """The timeline whose references are one file for every clip."""
-    takes = [[Take(FOLDER / shot.id, 0, shot.frames, shot.frames, shot.segments)] for shot in job.plan.shots]
-    return timeline(job.plan, rows_of(job.plan, takes, (None, None)), FOLDER)
+    takes = [
+        [MediaRange(FOLDER / shot.id, 0, shot.frames, shot.frames, shot.segments)] for shot in job.plan.shots
+    ]
+    return timeline(job.plan, timeline_items(job.plan, takes, (None, None)), FOLDER)
 
 
 class Seen(NamedTuple):

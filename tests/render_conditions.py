@@ -21,7 +21,7 @@ import numpy as np
 import yaml
 from PIL import Image
 
-from svi_story.cut.tools import ffmpeg_path
+from svi_story.cut.ffmpeg import ffmpeg_path
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

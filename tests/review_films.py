@@ -100,7 +100,7 @@ def put(segment: Segment, frames: Sequence[Frame], latents: NDArray[np.float32] 
     overlap = segment.overlap
     made = [frames[0]] * overlap + list(frames)
     store = Store(CACHE, print)
-    store.set_aside(segment.key, "another film takes its place")
+    store.quarantine(segment.key, "another film takes its place")
     with store.work(segment.key) as work:
         work.save_latents({"pose": np.zeros(3, np.float32) if latents is None else latents})
         work.write_frames(iter(made), segment.fps, len(made))

@@ -18,10 +18,19 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from sound_files import decoded, impulse, noise, recording, write_sound
 
-from svi_story.cut.audio import RAMP, Soundtrack, Track, audio_inputs, ducked, samples_of, tracks_of
-from svi_story.cut.composing import compose
-from svi_story.cut.mixing import limit, mix
-from svi_story.cut.tools import ffmpeg_path
+from svi_story.cut.audio import (
+    RAMP,
+    Soundtrack,
+    Track,
+    audio_inputs,
+    compose,
+    ducked,
+    limit,
+    mix,
+    samples_of,
+    tracks_of,
+)
+from svi_story.cut.ffmpeg import ffmpeg_path
 from svi_story.errors import RenderError
 from svi_story.plan.keys import key_of
 from svi_story.plan.model import Card, Cut, FilmPlan, Music, Recording, Shot, Size, Sound
@@ -390,7 +399,7 @@ def test_a_full_disk_is_told(tmp_path: Path) -> None:
         "import resource, signal, sys; from pathlib import Path\n"
         "signal.signal(signal.SIGXFSZ, signal.SIG_IGN)\n"
         "resource.setrlimit(resource.RLIMIT_FSIZE, (20000, 20000))\n"
-        "from svi_story.cut.mixing import mix; from svi_story.cut.audio import Soundtrack, Track\n"
+        "from svi_story.cut.audio import mix; from svi_story.cut.audio import Soundtrack, Track\n"
         "from svi_story.errors import RenderError; from svi_story.plan.model import Recording\n"
         "recorded = Recording(Path('x.wav'), sys.argv[1], 400000)\n"
         "try: mix(Soundtrack(400000, (Track(recorded, 1.0, 0, 400000, 0, 0),)), Path('film.m4a'))\n"
@@ -407,7 +416,7 @@ def test_memory_does_not_grow_with_the_film(tmp_path: Path) -> None:
     bed = recording(write_sound(tmp_path / "bed.flac", noise(60 * SECOND)))
     script = (
         "import resource, sys; from pathlib import Path\n"
-        "from svi_story.cut.mixing import mix; from svi_story.cut.audio import Soundtrack, Track\n"
+        "from svi_story.cut.audio import mix; from svi_story.cut.audio import Soundtrack, Track\n"
         "from svi_story.plan.model import Recording\n"
         "total, length = int(sys.argv[2]) * 48000, int(sys.argv[3])\n"
         "bed = Recording(Path('bed.flac'), sys.argv[1], length)\n"

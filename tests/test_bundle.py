@@ -413,7 +413,7 @@ def test_unpacking_on_a_full_disk_leaves_nothing(
     assert svi_story("render", bundle, "--cache", "cache").code == 0
 
 
-def test_what_a_killed_one_left_is_swept_and_a_damaged_one_is_set_aside(
+def test_what_a_killed_one_left_is_swept_and_a_damaged_one_is_quarantined(
     write_board: Write, svi_story: Run
 ) -> None:
     bundle = bundle_of(write_board(), Path("b.zip"))
@@ -429,7 +429,7 @@ def test_what_a_killed_one_left_is_swept_and_a_damaged_one_is_set_aside(
     image.write_bytes(b"another picture")
     ended = svi_story("plan", bundle)
     assert ended.code == 0
-    assert "set aside" in ended.err
+    assert "(quarantine)" in ended.err
     assert image.read_bytes() != b"another picture"
 
 

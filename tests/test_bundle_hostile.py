@@ -33,8 +33,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from svi_story.bundle.unpack import unpack
+from svi_story.cache.entry import ENTRY, write_manifest
 from svi_story.cache.frames import write_frames
-from svi_story.cache.sealed import ENTRY, seal
 from svi_story.cache.store import Store
 from svi_story.cache.tensors import encode
 from svi_story.errors import InputError
@@ -432,7 +432,7 @@ def forge(
     write_frames(work / "frames.avi", [red] * frames, Fraction(15))
     pose = np.array([0.5, 0.5, 1.0]) if pose is None else pose
     (work / "latents.safetensors").write_bytes(encode({"start": pose, "pose": pose}, {"key": key}))
-    seal(work, ENTRY, key, inputs, {"frames": frames, "notes": {}})
+    write_manifest(work, ENTRY, key, inputs, {"frames": frames, "notes": {}})
     return {f"entries/{key}/{path.name}": path.read_bytes() for path in work.iterdir()}
 
 
@@ -500,7 +500,7 @@ def reseal(key: str, inputs: dict[str, Json], change: Callable[[Path], Any]) -> 
     work = Path("again") / key
     (work / "entry.json").unlink()
     change(work)
-    seal(work, ENTRY, key, inputs, {"frames": 13, "notes": {}})
+    write_manifest(work, ENTRY, key, inputs, {"frames": 13, "notes": {}})
     return {f"entries/{key}/{path.name}": path.read_bytes() for path in work.iterdir()}
 
 
@@ -548,7 +548,7 @@ def test_a_forged_frame_of_another_size_fails_in_words(members: dict[str, bytes]
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     ended = svi_story("render", BUNDLE)
     assert ended.code == 1, ended.err
-    assert any(said in ended.err for said in ("lacks frame", "another size", "damaged or forged"))
+    assert any(said in ended.err for said in ("has no frame", "another size", "damaged or forged"))
     assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 400_000
 
 

@@ -216,7 +216,7 @@ heard = Heard()
 store = Store(root, heard)
 print(digest(store.entry(KEY)))
 print(len(list(store.usage())), len(store.garbage(time.time() + 1e9)))
-for use in (lambda: store.work("0" * 64).__enter__(), lambda: store.set_aside(KEY, "forced"),
+for use in (lambda: store.work("0" * 64).__enter__(), lambda: store.quarantine(KEY, "forced"),
             lambda: store.delete(store.garbage(time.time() + 1e9))):
     try:
         use()
@@ -251,7 +251,7 @@ def test_every_refusal_has_a_cure(code: int, cure: str) -> None:
     assert text.endswith("everything rendered so far is kept")
 
 
-def test_what_cannot_be_set_aside_is_left_out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_cannot_be_quarantined_is_ignored(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     render(tmp_path, Heard())
     heard = Heard()
     store = Store(tmp_path, heard)
@@ -263,7 +263,7 @@ def test_what_cannot_be_set_aside_is_left_out(tmp_path: Path, monkeypatch: pytes
     with monkeypatch.context() as patch:
         patch.setattr(os, "rename", refuse)
         assert store.entry(KEY) is None
-        assert "could not be set aside: " in heard.warnings[0]
+        assert "could not be quarantined: " in heard.warnings[0]
         assert [item.problem != "" for item in store.verify()] == [True, False]
 
 
@@ -280,7 +280,7 @@ def test_what_may_not_be_read_is_an_error_and_not_damage(
             raise OSError(code, os.strerror(code))
 
         with monkeypatch.context() as patch:
-            patch.setattr("svi_story.cache.sealed.sha256_file", refuse)
+            patch.setattr("svi_story.cache.entry.sha256_file", refuse)
             with pytest.raises(RenderError, match="reading the cache failed"):
                 store.entry(KEY)
             assert [bool(item.problem) for item in store.verify()] == [True, True]
@@ -298,7 +298,7 @@ def test_a_lost_block_is_damage(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
         raise OSError(errno.EIO, "Input/output error")
 
     with monkeypatch.context() as patch:
-        patch.setattr("svi_story.cache.sealed.sha256_file", lost)
+        patch.setattr("svi_story.cache.entry.sha256_file", lost)
         assert store.entry(KEY) is None
     assert "Input/output error" in heard.warnings[0]
     assert is_consistent(render(tmp_path, heard))

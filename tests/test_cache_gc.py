@@ -99,7 +99,7 @@ def test_verify(store: Store, heard: Heard) -> None:
     assert "piece.json: No such file" in problems[1]
     assert len(heard.warnings) == 2
     assert list(store.verify()) == []
-    assert len(list(store.layout.set_aside.iterdir())) == 2
+    assert len(list(store.layout.quarantine.iterdir())) == 2
 
 
 def test_what_a_film_is_made_of_stays(store: Store) -> None:
@@ -169,7 +169,7 @@ def test_a_damaged_record_keeps_everything(store: Store, heard: Heard, text: str
 def test_deleting(store: Store, heard: Heard) -> None:
     begin(store)
     film(store).unlink()
-    store.set_aside(PIECE_KEY, "forced")
+    store.quarantine(PIECE_KEY, "forced")
     (store.layout.films / ".tmp-host-1-00000000-x.json").touch()
     (store.layout.root / ".tmp-host-1-00000000-CACHEDIR.TAG").touch()
     items = store.garbage(time.time() + 8 * DAY)

@@ -81,7 +81,7 @@ def test_looking_creates_nothing(store: Store, tmp_path: Path, heard: Heard) -> 
     assert store.state(KEY) == "to-render"
     assert store.entry(KEY) is None
     assert store.piece(PIECE_KEY) is None
-    assert not store.set_aside(KEY, "forced")
+    assert not store.quarantine(KEY, "forced")
     assert [*store.usage(), *store.verify(), *store.garbage(time.time()), *store.delete([])] == []
     assert store.folder(KEY) == tmp_path / "cache" / "entries" / KEY[:2] / KEY
     assert list(tmp_path.iterdir()) == []
@@ -186,7 +186,7 @@ def test_too_many_frames_end(store: Store) -> None:
         while True:
             yield np.zeros((16, 16, 3), np.uint8)
 
-    with store.work(KEY) as work, pytest.raises(RenderError, match="made more of 5 frames"):
+    with store.work(KEY) as work, pytest.raises(RenderError, match="returned more of 5 frames"):
         work.write_frames(endless(), FPS, 5)
 
 
@@ -267,7 +267,7 @@ DAMAGES: list[tuple[Callable[[Path, float], None], float]] = [
 
 @pytest.mark.parametrize(("damage", "share"), DAMAGES)
 @pytest.mark.parametrize("name", FILES)
-def test_a_damaged_entry_is_set_aside_and_made_again(
+def test_a_damaged_entry_is_quarantined_and_rendered_again(
     store: Store, heard: Heard, whole: Path, name: str, damage: Callable[[Path, float], None], share: float
 ) -> None:
     wanted = digest(store.entry(KEY) or pytest.fail("it is whole"))
@@ -277,7 +277,7 @@ def test_a_damaged_entry_is_set_aside_and_made_again(
     assert str(whole) in warning
     assert name in warning
     assert not whole.exists()
-    [aside] = store.layout.set_aside.iterdir()
+    [aside] = store.layout.quarantine.iterdir()
     assert str(aside) in warning
     assert aside.name.startswith(f"{KEY}-")
     assert (aside / "entry").is_dir()
@@ -337,7 +337,7 @@ def test_an_entry_of_another_key_is_damage(store: Store, heard: Heard, whole: Pa
 @pytest.mark.parametrize(
     ("damage", "share"), [(flip, 0.9), (cut, 0.5), (cut, 0), (as_folder, 0), (as_pipe, 0)]
 )
-def test_damaged_work_is_set_aside_and_done_again(
+def test_damaged_work_is_quarantined_and_done_again(
     store: Store, heard: Heard, name: str, damage: Callable[[Path, float], None], share: float
 ) -> None:
     with store.work(KEY) as work:
@@ -348,7 +348,7 @@ def test_damaged_work_is_set_aside_and_done_again(
     with store.work(KEY) as work:
         assert (work.latents() if name.startswith("latents") else work.checkpoint.load()) is None
     assert name in heard.warnings[0]
-    [aside] = store.layout.set_aside.iterdir()
+    [aside] = store.layout.quarantine.iterdir()
     assert (aside / name).exists()
     assert is_consistent(render(store.layout.root, heard))
     assert len(heard.warnings) == 1
@@ -397,16 +397,16 @@ def test_a_piece_that_fails_is_not_there(store: Store) -> None:
 
 def test_setting_aside_by_force(store: Store, whole: Path, heard: Heard) -> None:
     begun(store)
-    assert store.set_aside(KEY, "forced")
+    assert store.quarantine(KEY, "forced")
     assert store.state(KEY) == "to-render"
-    [aside] = store.layout.set_aside.iterdir()
+    [aside] = store.layout.quarantine.iterdir()
     assert sorted(path.name for path in aside.iterdir()) == ["entry", "reason.txt", "work"]
     assert (aside / "reason.txt").read_text() == "forced\n"
-    assert not store.set_aside(KEY, "forced")
+    assert not store.quarantine(KEY, "forced")
     for _ in range(2):
         begun(store)
-        assert store.set_aside(KEY, "forced")
-    assert len(list(store.layout.set_aside.iterdir())) == 3
+        assert store.quarantine(KEY, "forced")
+    assert len(list(store.layout.quarantine.iterdir())) == 3
     assert heard.warnings == []
 
 
@@ -457,7 +457,7 @@ def test_a_file_where_a_folder_should_be(tmp_path: Path, heard: Heard, at: str) 
     try:
         render(root, heard)
         begun(store)
-        store.set_aside(KEY, "forced")
+        store.quarantine(KEY, "forced")
     except RenderError as error:
         assert "move away what is there" in str(error)  # noqa: PT017 - one of them need not fail
         (root / at).unlink()
@@ -492,14 +492,14 @@ def test_an_entry_in_the_wrong_shard_is_nobodys(store: Store, whole: Path) -> No
     assert [item.kind for item in store.verify()] == ["piece"]
 
 
-def test_an_entry_that_is_set_aside_while_it_is_read_is_just_a_miss(
+def test_an_entry_that_is_quarantined_while_it_is_read_is_just_a_miss(
     store: Store, heard: Heard, whole: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def gone(path: Path) -> str:
         whole.rename(whole.with_name("gone"))
         return path.read_text()
 
-    monkeypatch.setattr("svi_story.cache.sealed.sha256_file", gone)
+    monkeypatch.setattr("svi_story.cache.entry.sha256_file", gone)
     assert store.entry(KEY) is None
     assert heard.warnings == []
 
@@ -561,7 +561,7 @@ def test_two_renders_at_once_wait_for_each_other(tmp_path: Path, undisturbed: Pa
     first = start(tmp_path / "cache", str(gate))
     assert hear(first) == {"held": KEY}
     second = start(tmp_path / "cache")
-    assert f"another process is making {KEY[:12]}; waiting" in hear(second)["warning"]
+    assert f"another process is rendering {KEY[:12]}; waiting" in hear(second)["warning"]
     time.sleep(0.2)
     gate.touch()
     outputs = [process.communicate(timeout=30) for process in (first, second)]
@@ -574,7 +574,7 @@ def test_two_renders_at_once_wait_for_each_other(tmp_path: Path, undisturbed: Pa
 def test_the_wait_ends_with_ctrl_c(store: Store) -> None:
     with store.work(KEY):
         process = start(store.layout.root)
-        assert "another process is making" in hear(process)["warning"]
+        assert "another process is rendering" in hear(process)["warning"]
         time.sleep(0.2)
         process.send_signal(signal.SIGINT)
         assert process.wait(timeout=10) != 0
@@ -615,12 +615,12 @@ def test_no_locks_are_no_obstacle(
     stale = store.layout.work(KEY) / ".tmp-elsewhere-1-00000000"
     stale.mkdir(parents=True)
     assert is_consistent(render(store.layout.root, heard))
-    assert store.set_aside(KEY, "forced")
+    assert store.quarantine(KEY, "forced")
     assert heard.warnings == []
 
 
 def test_stale_halves_are_swept_only_under_a_held_lock(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
-    from svi_story.cache import locks
+    from svi_story import files
     from svi_story.files import temp_name
 
     folder = store.layout.work(KEY)
@@ -630,7 +630,7 @@ def test_stale_halves_are_swept_only_under_a_held_lock(store: Store, monkeypatch
     half = folder / f"{temp_name()}-checkpoint.safetensors"
     half.touch()
     with monkeypatch.context() as patch:
-        patch.setattr(locks, "_try", lambda _: locks.Hold.UNSUPPORTED)
+        patch.setattr(files, "_try", lambda _: files.Hold.UNSUPPORTED)
         begun(store)
     assert ours.exists()
     assert half.exists()

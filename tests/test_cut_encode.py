@@ -18,12 +18,11 @@ import numpy as np
 import pytest
 from cut_frames import HEIGHT, NINE, WIDTH, Coded, Library, assert_shows, encoding, faded_pieces, quiet
 
-from svi_story.cut.encode import encode_piece
-from svi_story.cut.encoding import CODECS, Encoding, piece_inputs
+from svi_story.cut.encode import CODECS, Encoding, encode_piece, piece_inputs
+from svi_story.cut.ffmpeg import encoder_versions, ffmpeg_path, import_moviepy
 from svi_story.cut.frames import blend
 from svi_story.cut.join import count_frames
 from svi_story.cut.timeline import Piece, Span
-from svi_story.cut.tools import encoder_versions, ffmpeg_path, import_moviepy
 from svi_story.errors import RenderError
 from svi_story.media import guard
 from svi_story.plan.keys import key_of
@@ -122,7 +121,7 @@ def test_another_encoder_makes_other_pieces(
     name: str, value: object, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     before = key_of(piece_inputs(NINE, encoding()))
-    monkeypatch.setattr(f"svi_story.cut.encoding.{name}", value)
+    monkeypatch.setattr(f"svi_story.cut.encode.{name}", value)
     assert key_of(piece_inputs(NINE, encoding())) != before
 
 
@@ -387,7 +386,7 @@ import os, sys
 import dotenv
 dotenv.find_dotenv = lambda *args, **more: {env!r}
 before = dict(os.environ)
-from svi_story.cut.tools import ffmpeg_path, import_moviepy
+from svi_story.cut.ffmpeg import ffmpeg_path, import_moviepy
 import_moviepy()
 import moviepy.config
 assert moviepy.config.FFMPEG_BINARY == ffmpeg_path(), moviepy.config.FFMPEG_BINARY
@@ -409,7 +408,7 @@ def test_a_stray_dotenv_changes_nothing(tmp_path: Path, ending: bytes) -> None:
 
 def test_an_ffmpeg_that_does_not_run_is_named(tmp_path: Path) -> None:
     code = (
-        "from svi_story.cut.tools import import_moviepy\n"
+        "from svi_story.cut.ffmpeg import import_moviepy\n"
         "try: import_moviepy()\nexcept Exception as error: print(repr(error))"
     )
     environment = os.environ | {"IMAGEIO_FFMPEG_EXE": str(tmp_path / "none")}

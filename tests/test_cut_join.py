@@ -32,13 +32,11 @@ from cut_frames import (
 )
 
 from svi_story import files
-from svi_story.cut.encode import encode_piece
-from svi_story.cut.encoding import Encoding
+from svi_story.cut.encode import Encoding, encode_piece
 from svi_story.cut.extras import Extras
-from svi_story.cut.join import count_frames, join
-from svi_story.cut.pieces import PieceError
+from svi_story.cut.ffmpeg import ffmpeg_path
+from svi_story.cut.join import PieceError, count_frames, join
 from svi_story.cut.timeline import Span, Strip, edit_list
-from svi_story.cut.tools import ffmpeg_path
 from svi_story.errors import RenderError
 from svi_story.files import temp_name
 

@@ -12,10 +12,10 @@ from hypothesis import strategies as st
 
 from svi_story.cut.timeline import (
     FilmFrame,
+    FrameRef,
     Pace,
     Piece,
     Ramp,
-    Source,
     Span,
     Strip,
     darkened,
@@ -24,7 +24,6 @@ from svi_story.cut.timeline import (
     film_frames,
     paced,
     ranges,
-    shown,
 )
 
 RATES = st.fractions(1, 16, max_denominator=24024)
@@ -59,7 +58,7 @@ def frame_by_frame(strips: list[Strip]) -> list[FilmFrame]:
     film: list[FilmFrame] = []
     for strip in strips:
         contribution = [
-            FilmFrame(Source(span.key, k)) for span in strip.spans for k in range(span.start, span.stop)
+            FilmFrame(FrameRef(span.key, k)) for span in strip.spans for k in range(span.start, span.stop)
         ]
         for i in range(strip.fade):
             outgoing = film[len(film) - strip.fade + i].over
@@ -87,15 +86,6 @@ def test_pieces_are_whole_parts_of_segments(strips: list[Strip]) -> None:
         plain = [piece for piece in mine if not piece.under]
         assert len(plain) <= len(strip.spans)
         assert [piece.frames for piece in mine if piece.under] == [strip.fade] * bool(strip.fade)
-
-
-@given(films(), st.sets(st.sampled_from("abcdef")))
-def test_a_preview_is_what_can_be_made_without_a_gap(strips: list[Strip], made: set[str]) -> None:
-    pieces = edit_list(strips)
-    leading = shown(pieces, made.__contains__)
-    assert leading == pieces[: len(leading)]
-    assert all(piece.keys <= made for piece in leading)
-    assert leading == pieces or not pieces[len(leading)].keys <= made
 
 
 def test_a_fade_longer_than_a_segment_takes_parts_of_several() -> None:

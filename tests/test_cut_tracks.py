@@ -16,12 +16,11 @@ from av.stream import Disposition
 from cut_frames import HEIGHT, NINE, WIDTH, assert_shows, encode_all, encoding, faded_pieces
 from cut_tracks import RATE, clicks, heard, heard_by_libav, loudest, texts, top_boxes, xmp_of
 
-from svi_story.cut.boxes import boxes
-from svi_story.cut.encoding import Encoding
+from svi_story.cut.encode import Encoding
 from svi_story.cut.extras import Chapter, Cue, Extras, in_turn
-from svi_story.cut.join import count_frames, join
-from svi_story.cut.pieces import PieceError
-from svi_story.cut.tools import ffmpeg_path
+from svi_story.cut.ffmpeg import ffmpeg_path
+from svi_story.cut.join import PieceError, count_frames, join
+from svi_story.cut.mp4 import boxes
 from svi_story.errors import RenderError
 
 FRAMES = 33

@@ -28,11 +28,10 @@ from render_conditions import (
     write_boards,
 )
 
-from svi_story.cut import tools
-from svi_story.cut.encode import encode_piece
-from svi_story.cut.encoding import Encoding
+from svi_story.cut import ffmpeg
+from svi_story.cut.encode import Encoding, encode_piece
+from svi_story.cut.ffmpeg import ENVIRONMENT, ffmpeg_path, portable_options
 from svi_story.cut.timeline import Piece, Span
-from svi_story.cut.tools import ENVIRONMENT, ffmpeg_path, portable_options
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -155,7 +154,7 @@ def test_a_piece_does_not_depend_on_what_memory_held(
 
 def test_these_tests_would_notice(encoded: Callable[..., str]) -> None:
     """Without our option the bytes depend on memory; else all of the above proves nothing about x264."""
-    if not any(name.startswith("AVX512") for name in tools._instructions()):
+    if not any(name.startswith("AVX512") for name in ffmpeg._instructions()):
         pytest.skip("this CPU has no AVX-512, so x264's fault cannot be seen here")
     made = {encoded((832, 480), memory, portable=False) for memory in memories()}
     if len(made) == 1:
@@ -179,8 +178,8 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 from svi_story.cache.frames import write_frames
-from svi_story.cut.media import CODECS, write_media
-from svi_story.cut.mixing import _encode, limit
+from svi_story.export.media import CODECS, write_media
+from svi_story.cut.audio import _encode, limit
 folder = Path(sys.argv[1])
 dice = np.random.default_rng(0)
 def told(path):
@@ -234,8 +233,8 @@ def test_ffmpeg_gets_an_environment_that_we_choose(tmp_path: Path, monkeypatch: 
     monkeypatch.setenv("LC_ALL", "tr_TR.UTF-8")
     monkeypatch.setenv("LD_LIBRARY_PATH", str(tmp_path))
     monkeypatch.setattr("svi_story.cut.encode.ffmpeg_path", lambda: str(program))
-    monkeypatch.setattr("svi_story.cut.tools.ffmpeg_path", lambda: str(program))
-    tools.encoder_versions.__wrapped__()
+    monkeypatch.setattr("svi_story.cut.ffmpeg.ffmpeg_path", lambda: str(program))
+    ffmpeg.encoder_versions.__wrapped__()
     portable_options.__wrapped__("libx264")
     encode_piece(NINE, Library(), encoding(), tmp_path / "p.mp4", quiet)
     told = dict(line.split("=", 1) for line in heard.read_text().split("\0") if line)
@@ -274,7 +273,7 @@ def test_x264_is_told_its_instructions_only_where_it_has_them_and_knows_them(
         f'#!/bin/sh\ncat >/dev/null\ncase "$*" in *asm=SSE4.2*) {says(used)};; *) {says(found)};; esac\n'
     )
     program.chmod(0o755)
-    monkeypatch.setattr("svi_story.cut.tools.ffmpeg_path", lambda: str(program))
+    monkeypatch.setattr("svi_story.cut.ffmpeg.ffmpeg_path", lambda: str(program))
     assert portable_options.__wrapped__("libx264") == (("-x264opts", "asm=SSE4.2") if chosen else ())
     assert portable_options.__wrapped__("libsvtav1") == ()
 

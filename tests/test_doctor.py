@@ -144,7 +144,7 @@ def test_a_missing_ffmpeg(monkeypatch: pytest.MonkeyPatch) -> None:
     def missing() -> tuple[str, str]:
         raise RenderError("no ffmpeg found")
 
-    monkeypatch.setattr("svi_story.cut.tools.encoder_versions", missing)
+    monkeypatch.setattr("svi_story.cut.ffmpeg.encoder_versions", missing)
     found = doctor.check_ffmpeg()
     assert (found.state, found.detail) == ("lacking", "no ffmpeg found")
     assert "imageio-ffmpeg" in found.cure

@@ -17,9 +17,9 @@ from cut_frames import Library
 from svi_story.cache.frames import Frames
 from svi_story.cache.store import Store
 from svi_story.cut.frames import PieceFrames
-from svi_story.cut.media import CODECS, is_made, made_from, write_media
 from svi_story.cut.timeline import Piece, Span
 from svi_story.errors import RenderError
+from svi_story.export.media import CODECS, is_current, media_inputs, write_media
 from svi_story.plan.model import Size
 
 if TYPE_CHECKING:
@@ -267,14 +267,14 @@ def test_a_file_holds_the_frames_it_was_given(name: str, tmp_path: Path) -> None
     spans = (Span("7", 3, 12), Span("9", 1, 4))
     library = Library()
     with PieceFrames(Piece(spans), Wide(library)) as frames:
-        inputs = made_from(spans, codec, Size(272, 144), NTSC)
+        inputs = media_inputs(spans, codec, Size(272, 144), NTSC)
         write_media(target, frames, codec, NTSC, inputs)
         due = [frames[number] for number in range(12)]
     assert_alike(target, due)
     assert library.most_open == 1
-    assert is_made(target, inputs)
-    assert not is_made(target, made_from(spans[:1], codec, Size(272, 144), NTSC))
-    assert not is_made(target, made_from(spans, codec, Size(272, 144), Fraction(24)))
+    assert is_current(target, inputs)
+    assert not is_current(target, media_inputs(spans[:1], codec, Size(272, 144), NTSC))
+    assert not is_current(target, media_inputs(spans, codec, Size(272, 144), Fraction(24)))
 
 
 class Wide:

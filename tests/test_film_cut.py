@@ -13,8 +13,8 @@ import av
 import numpy as np
 import pytest
 
-from svi_story.cut.tools import check_encoder, ffmpeg_path
-from svi_story.cut.words import caption_over, card
+from svi_story.cut.captions import caption_over, card
+from svi_story.cut.ffmpeg import check_encoder, ffmpeg_path
 from svi_story.errors import RenderError
 
 if TYPE_CHECKING:

@@ -15,10 +15,9 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from svi_story.cache.layout import Layout
-from svi_story.cache.locks import Hold, lock_if_free, locked
 from svi_story.cache.store import Store
 from svi_story.errors import TransientError
-from svi_story.files import atomic_file, remove_stale_temps, temp_name
+from svi_story.files import Hold, atomic_file, lock_if_free, locked, remove_stale_temps, temp_name
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -34,8 +33,8 @@ import os, sys
 from itertools import count
 from svi_story.cli.app import app
 import svi_story.cli.films, svi_story.render.runner, svi_story.review.quality, svi_story.bundle.pack
-import svi_story.render.export, av, opentimelineio
-from svi_story.cut.tools import import_moviepy
+import svi_story.export.write, av, opentimelineio
+from svi_story.cut.ffmpeg import import_moviepy
 import_moviepy()
 
 def attempt(words, n):
@@ -198,7 +197,7 @@ def test_no_work_folder_is_left_where_nothing_was_begun(
 ) -> None:
     """As where the disk is full before the first byte, or has no locks."""
     store = Store(tmp_path, lambda _event: None)
-    monkeypatch.setattr("svi_story.cache.locks._try", lambda *_: Hold.UNSUPPORTED)
+    monkeypatch.setattr("svi_story.files._try", lambda *_: Hold.UNSUPPORTED)
     with store.work(KEY):
         pass
     assert not store.layout.work(KEY).exists()

@@ -133,7 +133,9 @@ def used(run: Run) -> dict[str, Ended]:
         assert ended.code in (0, 1, 2), (name, ended)
         assert "bug" not in ended.err, (name, ended.err)
         if ended.code:  # who has to do something is told what
-            assert "move away" in ended.err or "set aside" in ended.err or "run `svi-story" in ended.err, name
+            assert "move away" in ended.err or "quarantine" in ended.err or "run `svi-story" in ended.err, (
+                name
+            )
     return done
 
 

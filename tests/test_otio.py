@@ -12,8 +12,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from otio_frames import FOLDER, Wanted, by_clip, by_segment, film_of, job_of, shown_by
 
-from svi_story.cut.edit import Edit, Item, Join, dissolve
-from svi_story.cut.otio import as_bytes
+from svi_story.export.otio import as_bytes
+from svi_story.export.transitions import EditedTrack, TrackItem, Transition, dissolve
 from svi_story.plan.model import Card, Music, Recording, Sound
 
 if TYPE_CHECKING:
@@ -178,7 +178,7 @@ def test_cards_without_files_say_what_is_on_them() -> None:
 def test_references_are_relative_and_escaped() -> None:
     whole = by_clip(job_of([Wanted((9,))]))
     assert whole.video_tracks()[0][0].media_reference.target_url == "clip-0"
-    from svi_story.cut.otio_parts import reference
+    from svi_story.export.otio import reference
 
     names = ["12:30.mov", "a b ü 猫.mov", "100% #1?.mov", "../up/x;y.mov"]
     for name in names:
@@ -233,11 +233,11 @@ def test_a_tiny_recording_does_not_make_a_huge_file() -> None:
 
 
 def test_a_transition_that_meets_another_is_not_put() -> None:
-    edit = Edit([Item((8,)), Item((8,))])
+    edit = EditedTrack([TrackItem((8,)), TrackItem((8,))])
     assert edit.set(1, dissolve(5))
     assert not edit.set(1, dissolve(1))
-    assert not edit.set(0, Join("black", 0, 4))
-    assert edit.set(0, Join("black", 0, 3))
+    assert not edit.set(0, Transition("black", 0, 4))
+    assert edit.set(0, Transition("black", 0, 3))
     assert edit.frames == 11
     assert edit.starts == (0, 3)
 

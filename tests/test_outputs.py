@@ -14,7 +14,7 @@ from sound_files import wav_bytes
 
 from svi_story.cache.outputs import Outputs
 from svi_story.cache.store import Store
-from svi_story.cut.boxes import add_xmp, read_xmp
+from svi_story.cut.mp4 import add_xmp, read_xmp
 from svi_story.errors import InputError, RenderError
 from svi_story.render.smoke import Made, Trial, save_pictures
 from svi_story.review.preview import is_sheet
@@ -437,7 +437,7 @@ def test_a_cache_does_not_replace_other_files(write_board: Write, board: Path, s
         for command in ("render", "plan", "validate", "preview"):
             ended = svi_story(command, board, "--cache", "cache")
             assert ended.code == 2, command
-            assert f"cache/{name}: is none of a cache of svi-story" in ended.err
+            assert f"cache/{name}: is not part of a svi-story cache" in ended.err
         assert path.read_text() == text
         path.unlink()
     voice = Path(__file__).parent / "boards/sounds/voice.wav"

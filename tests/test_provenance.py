@@ -17,8 +17,7 @@ from test_svi_cli import FLAGS, reference_board
 from test_xmp import properties
 
 from svi_story.cache.entry import Entry
-from svi_story.cut.extras import Chapter, Cue
-from svi_story.cut.xmp import IPTC, OWN, TRAINED, XMP
+from svi_story.cut.extras import IPTC, OWN, TRAINED, XMP, Chapter, Cue
 from svi_story.enginespec import EngineOptions
 from svi_story.plan.description import describe_film
 from svi_story.plan.fingerprints import Fingerprints

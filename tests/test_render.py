@@ -183,7 +183,7 @@ def test_force_makes_entries_again_and_keeps_the_old(
 
 @pytest.mark.parametrize("file", ["frames.avi", "latents.safetensors", "entry.json"])
 @pytest.mark.parametrize("damage", ["flip", "truncate", "empty", "remove"])
-def test_a_damaged_entry_is_found_set_aside_and_made_again(
+def test_a_damaged_entry_is_found_quarantined_and_rendered_again(
     write_board: Write, svi_story: Run, file: str, damage: str
 ) -> None:
     board = write_board(clips=[clip(), clip()])

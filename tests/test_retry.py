@@ -212,15 +212,15 @@ def test_what_was_to_be_forced_is_forced_later(
 ) -> None:
     """The disk refuses while entries are set aside."""
     assert svi_story("render", boards, *ANIMATIC).code == 0
-    real, calls = Store.set_aside, list[str]()
+    real, calls = Store.quarantine, list[str]()
 
-    def set_aside(store: Store, key: str, reason: str) -> bool:
+    def quarantine(store: Store, key: str, reason: str) -> bool:
         calls.append(key)
         if len(calls) == 2:
             raise TransientError("full")
         return real(store, key, reason)
 
-    monkeypatch.setattr(Store, "set_aside", set_aside)
+    monkeypatch.setattr(Store, "quarantine", quarantine)
     ended = svi_story("render", boards, *ANIMATIC, "--force", "all")
     assert (ended.code, waits.seconds) == (0, [5])
     made = Counter(each["key"] for each in events(ended) if each["event"] == "segment_done")

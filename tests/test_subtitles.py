@@ -13,9 +13,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from svi_story.cut.captions import harmless, srt
 from svi_story.cut.extras import Cue
-from svi_story.cut.subtitles import harmless, srt
-from svi_story.cut.tools import ffmpeg_path
+from svi_story.cut.ffmpeg import ffmpeg_path
 
 if TYPE_CHECKING:
     from pathlib import Path

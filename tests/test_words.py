@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from svi_story.cut.words import CAPTION, Overlay, caption_over, card, darken, has_room
+from svi_story.cut.captions import CAPTION, Overlay, caption_over, card, darken, fits
 
 if TYPE_CHECKING:
     from fractions import Fraction
@@ -56,7 +56,7 @@ def test_a_long_caption_is_whole_and_leaves_most_of_the_picture(size: tuple[int,
     rain, snow = ((words * 5)[:295].strip() + end for end in ("rain.", "snow."))
     black = np.zeros((size[1], size[0], 3), np.uint8)
     one, other = (caption_over(text, *size).over(black) for text in (rain, snow))
-    assert has_room(rain, CAPTION, *size) == (min(size) > 200)
+    assert fits(rain, CAPTION, *size) == (min(size) > 200)
     assert np.array_equal(one, other) == (min(size) <= 200), "the last word is there, where there is room"
     assert np.argwhere(one)[:, 0].min() > 0
     if min(size) > 200:

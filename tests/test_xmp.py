@@ -15,9 +15,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from svi_story.cut.xmp import DC, IPTC, OWN, RDF, TRAINED, XMP, About, xmp_packet
+from svi_story.cut.extras import DC, IPTC, OWN, RDF, TRAINED, XMP, XmpFields, xmp_packet
 
-ABOUT = About("Fog", "svi-story 0.1", "Stable Video Infinity 2.0", {"storyboard": "version: 1\n"})
+ABOUT = XmpFields("Fog", "svi-story 0.1", "Stable Video Infinity 2.0", {"storyboard": "version: 1\n"})
 
 
 def properties(packet: bytes) -> dict[str, str]:
@@ -47,7 +47,7 @@ def test_the_label_is_the_term_of_the_iptc() -> None:
 
 
 def test_what_no_model_made_has_no_label() -> None:
-    found = properties(xmp_packet(About("Fog", "svi-story", "", {})))
+    found = properties(xmp_packet(XmpFields("Fog", "svi-story", "", {})))
     assert set(found) == {"title", f"{{{XMP}}}CreatorTool"}
 
 
@@ -70,13 +70,13 @@ def test_a_packet_is_wrapped_as_readers_scan_for_it() -> None:
     ],
 )
 def test_text_is_never_markup(text: str) -> None:
-    found = properties(xmp_packet(About(text, text, text, {"storyboard": text})))
+    found = properties(xmp_packet(XmpFields(text, text, text, {"storyboard": text})))
     assert found["title"] == found[f"{{{XMP}}}CreatorTool"] == found[f"{{{OWN}}}storyboard"] == text
 
 
 @given(st.text())
 def test_any_text_comes_back_but_for_what_xml_cannot_hold(text: str) -> None:
-    found = properties(xmp_packet(About(text, "t", "", {})))["title"]
+    found = properties(xmp_packet(XmpFields(text, "t", "", {})))["title"]
     assert found == re.sub("[\x00-\x08\x0b\x0c\x0e-\x1f\ud800-\udfff\ufffe\uffff]", "", text)
 
 
@@ -106,9 +106,9 @@ xmlns:xmp="http://ns.adobe.com/xap/1.0/"><rdf:RDF><rdf:Description rdf:about="">
 def test_the_bytes_are_those_of_every_film_so_far() -> None:
     """A film is compared with what was made before by its bytes."""
     facts = {"storyboard": "version: 1\n]]>\x07", "storyboardName": "猫\U0001f408.yaml", "engine": ""}
-    about = About('Fog & <sea> "x"\r\n\'', "svi-story 0.1", "Stable Video Infinity 2.0", facts)
+    about = XmpFields('Fog & <sea> "x"\r\n\'', "svi-story 0.1", "Stable Video Infinity 2.0", facts)
     assert xmp_packet(about).decode() == GOLDEN
-    assert xmp_packet(About("", "t", "", {})).decode() == GOLDEN_WITHOUT
+    assert xmp_packet(XmpFields("", "t", "", {})).decode() == GOLDEN_WITHOUT
 
 
 def test_packets_of_several_threads_and_of_other_users_of_the_same_names() -> None:
@@ -128,7 +128,7 @@ def test_packets_of_several_threads_and_of_other_users_of_the_same_names() -> No
 
 
 def test_the_same_bytes_in_another_process() -> None:
-    code = "import sys\nfrom svi_story.cut.xmp import About, xmp_packet\n"
+    code = "import sys\nfrom svi_story.cut.extras import XmpFields, xmp_packet\n"
     code += f"sys.stdout.buffer.write(xmp_packet({ABOUT!r}))"
     root = str(Path(__file__).parent.parent)
     for seed in ("1", "2"):

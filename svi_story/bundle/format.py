@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, Self
 
 from pydantic import AfterValidator, Field, ValidationError, model_validator
 
-from svi_story.cache.sealed import ENTRY
+from svi_story.cache.entry import ENTRY
 from svi_story.enginespec import engine_names, spec_of
 from svi_story.errors import InputError, Problem
 from svi_story.fields import Part

@@ -25,18 +25,18 @@ from svi_story.bundle.format import (
     read_manifest,
     write_manifest,
 )
-from svi_story.cache.aside import quarantine
-from svi_story.cache.entry import open_entry
+from svi_story.cache.entry import open_entry, publish
 from svi_story.cache.layout import BOARD_FOLDER, FRAMES, LATENTS, Layout, names, own_cache
-from svi_story.cache.locks import Hold, locked
-from svi_story.cache.sealed import publish
+from svi_story.cache.quarantine import quarantine
 from svi_story.errors import InputError, Problem
 from svi_story.events import Warned
 from svi_story.files import (
     DAMAGED,
     CorruptError,
+    Hold,
     disk,
     is_temp_of_this_host,
+    locked,
     make_folder,
     read_regular,
     regular_size,

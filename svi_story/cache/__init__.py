@@ -1,1 +1,1 @@
-"""What is made already: finished segments by content address, and work under way."""
+"""What is already rendered: segments and encoded pieces by content address, and work in progress."""

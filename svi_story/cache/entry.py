@@ -1,23 +1,58 @@
-"""An entry: one finished segment."""
+"""Entries and pieces: folders published whole, with a manifest of every file's size and sha256."""
 
 from __future__ import annotations
 
+import errno
+import hashlib
+import json
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from svi_story.cache.frames import Frames
-from svi_story.cache.layout import FRAMES, LATENTS
-from svi_story.cache.sealed import ENTRY, unseal
+from svi_story.cache.layout import FRAMES, LATENTS, PIECE_FILE
 from svi_story.cache.tensors import load_tensors
-from svi_story.files import CorruptError
+from svi_story.files import (
+    DAMAGED,
+    CorruptError,
+    UnfitError,
+    make_folder,
+    read_regular,
+    regular_size,
+    sha256_file,
+    sync,
+    write_atomic,
+)
+from svi_story.plan.keys import canonical, key_of
 
 if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
     from pathlib import Path
 
     from numpy.typing import NDArray
 
-    from svi_story.cache.sealed import Manifest
     from svi_story.plan.keys import Json
+
+    Manifest = Mapping[str, Json]
+
+T = TypeVar("T")
+
+FORMAT = 1
+LARGEST_MANIFEST = 16 * 2**20
+
+TAKEN = (errno.EEXIST, errno.ENOTEMPTY, errno.ENOTDIR)
+
+
+@dataclass(frozen=True)
+class FolderKind:
+    """What a published folder of one kind holds."""
+
+    manifest: str
+    files: tuple[str, ...]
+
+
+ENTRY = FolderKind("entry.json", (LATENTS, FRAMES))
+PIECE = FolderKind("piece.json", (PIECE_FILE,))
 
 
 @dataclass(frozen=True)
@@ -31,7 +66,7 @@ class Entry:
 
     @property
     def frame_count(self) -> int:
-        """Frames the model made, before any drop."""
+        """Frames the model generated, before any drop."""
         count = self.manifest["frames"]
         assert isinstance(count, int)
         return count
@@ -47,22 +82,22 @@ class Entry:
 
     @property
     def engine(self) -> str:
-        """The name of the engine that made it, by its key's inputs."""
+        """The name of the engine that rendered it, by its key's inputs."""
         inputs = self.manifest["inputs"]
         assert isinstance(inputs, dict)
         return str(inputs.get("engine"))
 
     @property
     def notes(self) -> dict[str, Json]:
-        """What was noted when it was made; empty where nothing was."""
+        """What was noted when it was rendered; empty where nothing was."""
         notes = self.manifest.get("notes")
         return notes if isinstance(notes, dict) else {}
 
     @property
     def environment(self) -> dict[str, str]:
-        """What the engine said of the machine that made it, in its notes; empty where nothing was said."""
-        said = self.notes.get("environment")
-        return {name: str(value) for name, value in said.items()} if isinstance(said, dict) else {}
+        """The machine that rendered it, as its engine described it in the notes; empty where it did not."""
+        noted = self.notes.get("environment")
+        return {name: str(value) for name, value in noted.items()} if isinstance(noted, dict) else {}
 
     def latents(self) -> dict[str, NDArray[Any]]:
         """The segment's latents by name. CorruptError when they changed since the look-up."""
@@ -72,7 +107,7 @@ class Entry:
         return latents
 
     def frames(self) -> Frames:
-        """A reader of the segment's frames, to be closed. CorruptError when they are not all there."""
+        """A reader of the segment's frames, to be closed. CorruptError when they are not complete."""
         frames = Frames(self.folder / FRAMES)
         if len(frames) != self.frame_count:
             frames.close()
@@ -82,7 +117,104 @@ class Entry:
 
 def open_entry(folder: Path, key: str) -> Entry:
     """The entry in a folder, every byte verified. CorruptError says what is wrong."""
-    manifest = unseal(folder, ENTRY, key)
+    manifest = verify_folder(folder, ENTRY, key)
     if not isinstance(manifest.get("frames"), int):
         raise CorruptError(f"{ENTRY.manifest} counts no frames")
     return Entry(key, folder, manifest)
+
+
+def write_manifest(
+    folder: Path, kind: FolderKind, key: str, inputs: Mapping[str, Json], about: Mapping[str, Json]
+) -> Manifest:
+    """Write the manifest of a folder whose files are complete and synced; it is the last file written."""
+    assert key_of(inputs) == key, "the inputs are not those of the key"
+    body: dict[str, Json] = {
+        **about,
+        "format": FORMAT,
+        "key": key,
+        "inputs": dict(inputs),
+        "files": {
+            name: {"bytes": (folder / name).stat().st_size, "sha256": sha256_file(folder / name)}
+            for name in kind.files
+        },
+        "made": datetime.now(UTC).isoformat(timespec="seconds"),
+    }
+    text = json.dumps({**body, "sha256": _digest(body)}, indent=1, ensure_ascii=False, allow_nan=False)
+    write_atomic(folder / kind.manifest, text.encode("utf-8", "surrogatepass"), "writing a manifest")
+    return body
+
+
+def read_manifest(path: Path) -> Manifest:
+    """A manifest that matches its own sha256; its files are not read. CorruptError or OSError."""
+    try:
+        manifest = json.loads(read_regular(path, LARGEST_MANIFEST).decode("utf-8", "surrogatepass"))
+        body = {name: value for name, value in manifest.items() if name != "sha256"}
+        intact = manifest.get("format") == FORMAT and manifest.get("sha256") == _digest(body)
+    except (UnfitError, ValueError, AttributeError, RecursionError) as error:
+        raise CorruptError(f"{path.name} is no manifest") from error
+    if not intact:
+        raise CorruptError(f"{path.name} is not what was written")
+    return body
+
+
+def verify_folder(folder: Path, kind: FolderKind, key: str) -> Manifest:
+    """The manifest of a folder, after comparing every byte of its files with it.
+
+    CorruptError says what is wrong; files of other names are ignored. An OSError that says nothing about the
+    content (no right to read, too many open files) comes as it is.
+    """
+    try:
+        manifest = read_manifest(folder / kind.manifest)
+        if manifest.get("key") != key or key_of(_mapping(manifest, "inputs")) != key:
+            raise CorruptError(f"{kind.manifest} belongs to another key")
+        recorded = _mapping(manifest, "files")
+        for file in kind.files:
+            _verify_file(folder / file, recorded.get(file))
+    except OSError as error:
+        if error.errno not in DAMAGED:
+            raise
+        raise CorruptError(f"{error.filename or folder}: {error.strerror}") from error
+    return manifest
+
+
+def publish(private: Path, target: Path, look_up: Callable[[], T | None]) -> T | None:
+    """Rename a folder with a manifest to its final name: others see all of it or nothing.
+
+    Returns None when our folder took the name; what `look_up` finds when another one had it. `look_up`
+    quarantines a damaged one, which makes room for a second attempt. OSError when neither works.
+    """
+    sync(private)
+    make_folder(target.parent)
+    for last_attempt in (False, True):
+        try:
+            private.rename(target)
+        except OSError as error:
+            # Taken; or a network file system sent a rename twice, and the second answer counts.
+            if (theirs := look_up()) is not None:
+                return theirs
+            if last_attempt or error.errno not in TAKEN:
+                raise
+        else:
+            break
+    sync(target.parent)
+    return None
+
+
+def _verify_file(path: Path, recorded: Json) -> None:
+    size = regular_size(path)
+    if not isinstance(recorded, dict) or size != recorded.get("bytes"):
+        expected = recorded.get("bytes") if isinstance(recorded, dict) else "no"
+        raise CorruptError(f"{path.name} holds {size} bytes where {expected} were written")
+    if sha256_file(path) != recorded.get("sha256"):
+        raise CorruptError(f"{path.name} holds other bytes than were written")
+
+
+def _digest(body: Manifest) -> str:
+    return hashlib.sha256(canonical(body)).hexdigest()
+
+
+def _mapping(manifest: Manifest, name: str) -> Mapping[str, Json]:
+    value = manifest.get(name)
+    if not isinstance(value, dict):
+        raise CorruptError(f"the manifest has no {name}")
+    return value

@@ -2,8 +2,8 @@
 
 Chosen by measurement: every frame decodes by itself, and a frame of 832x480 costs about 4 ms to write and
 5 ms to read. Not UT Video, which is as good otherwise: its encoder silently cuts frames short that hardly
-compress (noise, at small sizes nearly always). No codec notices a flipped bit, so whoever keeps such a file
-keeps its sha256 too.
+compress (noise, at small sizes nearly always). No codec notices a flipped bit, so a
+sha256 is kept with every such file.
 """
 
 from __future__ import annotations
@@ -22,7 +22,6 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     import numpy as np
-    from av.container import OutputContainer
     from numpy.typing import NDArray
 
     Frame = NDArray[np.uint8]
@@ -32,10 +31,10 @@ DOING = "writing frames"
 
 CODEC = "magicyuv"
 TRUSTED = {"codec_whitelist": CODEC}
-"""A file from a stranger's bundle wakes no other decoder."""
+"""A file from an untrusted bundle starts no other decoder."""
 ROW = 128
 _HEAD = 2**16
-"""Bytes of an .avi in which its streams are described; ours need a tenth of it."""
+"""Bytes of an .avi in which its streams are described; those written here need a tenth of it."""
 OPTIONS = {"pred": "gradient", "slices": "8"}
 """By default there are as many slices as the machine has cores, and the bytes would depend on that."""
 
@@ -43,7 +42,7 @@ OPTIONS = {"pred": "gradient", "slices": "8"}
 def write_frames(path: Path, frames: Iterable[Frame], fps: Fraction) -> int:
     """Write frames of one size to a new .avi, down to the disk; returns how many there were.
 
-    No frames make no file. An error removes what was written: RenderError when the disk refuses, and
+    Without frames there is no file. An error removes what was written: RenderError when the disk fails, and
     whatever `frames` raises as it is.
     """
     rest = iter(frames)
@@ -54,13 +53,18 @@ def write_frames(path: Path, frames: Iterable[Frame], fps: Fraction) -> int:
         file = path.open("xb")
     try:
         try:
-            count = _mux(path, chain((first,), rest), fps, first.shape)
+            count = _encode(path, chain((first,), rest), fps, first.shape)
             with disk(path, DOING):
                 os.fsync(file.fileno())
         finally:
             with disk(path, DOING):
                 file.close()
-        _check(path, count)
+        with Frames(
+            path
+        ) as written:  # libav ignores the result of close(2), and a short file opens like a whole one
+            if len(written) != count:
+                raise CorruptError(f"{path} holds {len(written)} of {count} frames")
+            written.last()
     except BaseException:
         with suppress(OSError):
             path.unlink(missing_ok=True)
@@ -68,14 +72,26 @@ def write_frames(path: Path, frames: Iterable[Frame], fps: Fraction) -> int:
     return count
 
 
-def _mux(path: Path, frames: Iterable[Frame], fps: Fraction, shape: tuple[int, ...]) -> int:
+def _encode(path: Path, frames: Iterable[Frame], fps: Fraction, shape: tuple[int, ...]) -> int:
     import av
 
     with disk(path, DOING):
         # By name, not as a Python file: libav's callbacks into Python swallow a ^C and the write with it.
         container = av.open(str(path.absolute()), "w", format="avi")
     try:
-        count = _encode(path, container, frames, fps, shape)
+        stream = container.add_stream(CODEC, rate=fps, options=OPTIONS)
+        assert isinstance(stream, av.VideoStream)
+        stream.height, stream.width, stream.pix_fmt = shape[0], shape[1], "gbrp"
+        count = 0
+        for frame in frames:
+            assert frame.shape == shape, f"frame {count} is {frame.shape}, the first was {shape}"
+            picture = av.VideoFrame.from_ndarray(frame, format="rgb24").reformat(format="gbrp")
+            picture.pts = count
+            with disk(path, DOING):
+                container.mux(stream.encode(picture))
+            count += 1
+        with disk(path, DOING):
+            container.mux(stream.encode(None))
     except BaseException:
         with suppress(av.FFmpegError):  # closing writes the index, which a full disk refuses again
             container.close()
@@ -85,37 +101,8 @@ def _mux(path: Path, frames: Iterable[Frame], fps: Fraction, shape: tuple[int, .
     return count
 
 
-def _encode(
-    path: Path, container: OutputContainer, frames: Iterable[Frame], fps: Fraction, shape: tuple[int, ...]
-) -> int:
-    import av
-
-    stream = container.add_stream(CODEC, rate=fps, options=OPTIONS)
-    assert isinstance(stream, av.VideoStream)
-    stream.height, stream.width, stream.pix_fmt = shape[0], shape[1], "gbrp"
-    count = 0
-    for frame in frames:
-        assert frame.shape == shape, f"frame {count} is {frame.shape}, the first was {shape}"
-        picture = av.VideoFrame.from_ndarray(frame, format="rgb24").reformat(format="gbrp")
-        picture.pts = count
-        with disk(path, DOING):
-            container.mux(stream.encode(picture))
-        count += 1
-    with disk(path, DOING):
-        container.mux(stream.encode(None))
-    return count
-
-
-def _check(path: Path, count: int) -> None:
-    """libav looks at no result of close(2), and a short file opens like a whole one."""
-    with Frames(path) as written:
-        if len(written) != count:
-            raise CorruptError(f"{path} holds {len(written)} of {count} frames")
-        written.last()
-
-
 def _declared_size(path: Path) -> tuple[int, int]:
-    """Width and height of the one stream of an .avi, before any library makes room for them.
+    """Width and height of the one stream of an .avi, before any library allocates memory for them.
 
     Raises CorruptError when there is no such stream, or the file is too small for one frame of that size:
     MagicYUV takes a bit for each value at least.
@@ -150,10 +137,10 @@ def _chunks(head: bytes, at: int, stop: int) -> Iterator[tuple[bytes, int]]:
 
 
 class Frames:
-    """The frames of a file, by number. In order it goes on decoding; a jump decodes that frame only.
+    """The frames of a file, by number. Sequential reads keep decoding; a jump decodes that frame only.
 
     Memory does not grow with the file. One reader serves one thread. CorruptError when the file is not
-    what `write_frames` made, as far as the container shows it.
+    what `write_frames` wrote, as far as the container shows it.
     """
 
     def __init__(self, path: Path) -> None:
@@ -206,31 +193,27 @@ class Frames:
         return (self[k] for k in range(len(self)))
 
     def __getitem__(self, k: int) -> Frame:
+        import av
+
         if not 0 <= k < len(self):
             raise IndexError(f"frame {k} of {len(self)}")
         if k != self._next:
             self._container.seek(k, stream=self._stream)
             self._packets = self._container.demux(self._stream)
         self._next = -1  # unknown, should decoding fail
-        frame = self._decode(k)
-        self._next = k + 1
-        return frame
-
-    def last(self) -> Frame:
-        """The last frame."""
-        return self[len(self) - 1]
-
-    def _decode(self, k: int) -> Frame:
-        import av
-
         try:
             packet = next(self._packets)
             pictures = packet.decode()
         except (av.FFmpegError, StopIteration) as error:
-            raise CorruptError(f"{self._path} lacks frame {k}") from error
+            raise CorruptError(f"{self._path} has no frame {k}") from error
         if packet.pts != k or len(pictures) != 1:
-            raise CorruptError(f"{self._path} lacks frame {k}")
+            raise CorruptError(f"{self._path} has no frame {k}")
         (picture,) = pictures
         if (picture.width, picture.height) != (self.width, self.height):
             raise CorruptError(f"{self._path}: frame {k} has another size")
+        self._next = k + 1
         return cast("Frame", picture.to_ndarray(format="rgb24"))
+
+    def last(self) -> Frame:
+        """The last frame."""
+        return self[len(self) - 1]

@@ -1,32 +1,143 @@
-"""What nothing needs any more, and deleting it."""
+"""What is in the cache, which films use it, whether it is intact, and deleting what nothing needs."""
 
 from __future__ import annotations
 
+import hashlib
+import json
 import os
 import secrets
 from contextlib import nullcontext, suppress
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
-from svi_story.cache.films import gone, serves, used
-from svi_story.cache.layout import CHECKPOINT, LATENTS, TRASH, names, own_cache
-from svi_story.cache.locks import Hold, lock_if_free
-from svi_story.cache.outputs import written_and_gone
-from svi_story.files import TEMP, disk, measure, remove, sync
+from svi_story.cache.entry import ENTRY, PIECE, open_entry, read_manifest, verify_folder
+from svi_story.cache.layout import BOARD_FOLDER, CHECKPOINT, LATENTS, TRASH, names, own_cache
+from svi_story.cache.outputs import notes_of_deleted_files
+from svi_story.cache.quarantine import quarantine
+from svi_story.errors import RenderError
+from svi_story.events import Warned
+from svi_story.files import (
+    TEMP,
+    CorruptError,
+    Hold,
+    disk,
+    lock_if_free,
+    make_folder,
+    measure,
+    read_regular,
+    remove,
+    sync,
+    write_atomic,
+)
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Iterable, Iterator, Mapping
     from datetime import timedelta
     from pathlib import Path
 
-    from svi_story.cache.films import Used
     from svi_story.cache.layout import Layout
     from svi_story.events import Reporter
+    from svi_story.plan.keys import Json
+
+
+LARGEST_RECORD = 16 * 2**20
+"""Bytes; a film of the most segments takes 3 MB."""
+
+
+@dataclass(frozen=True)
+class FilmReferences:
+    """What one film refers to in the cache."""
+
+    film: Path
+    board: Path
+    keys: frozenset[str]
+    """Of entries."""
+    pieces: frozenset[str]
+
+    @property
+    def exists(self) -> bool:
+        """Whether the film or its board still exists, and so needs what is recorded."""
+        return os.path.lexists(self.film) or os.path.lexists(self.board)
+
+
+@dataclass(frozen=True)
+class InUse:
+    """What films refer to. A damaged record could name anything: then everything counts as in use."""
+
+    keys: frozenset[str]
+    complete: bool
+
+    def __contains__(self, key: str) -> bool:
+        return key != "" and (key in self.keys or not self.complete)
+
+
+def record_film(
+    layout: Layout, film: Path, board: Path, keys: Iterable[str], pieces: Iterable[str] | None
+) -> None:
+    """Record which entries and pieces a film uses, replacing its record; None keeps its old pieces.
+
+    Paths are kept relative to the cache: a project that moves as a whole keeps what it uses.
+    """
+    layout.create()
+    name = os.path.relpath(film, layout.root)
+    path = layout.films / f"{hashlib.sha256(os.fsencode(name)).hexdigest()}.json"
+    before = _read(path, layout.root)
+    if pieces is None:
+        pieces = before.pieces if before else ()
+    record = {
+        "film": name,
+        "board": os.path.relpath(board, layout.root),
+        "keys": sorted(set(keys)),
+        "pieces": sorted(set(pieces)),
+    }
+    doing = "recording what the film uses"
+    with disk(path, doing):
+        make_folder(layout.films)
+    write_atomic(path, json.dumps(record, indent=1).encode(), doing)
+
+
+def keys_in_use(layout: Layout, report: Reporter) -> InUse:
+    """The keys of all films that exist, or whose board does."""
+    keys: set[str] = set()
+    complete = True
+    for path, film in _records(layout):
+        if film is None:
+            complete = False
+            report(Warned(f"{path} is damaged: while it is there, everything counts as used by a film"))
+        elif film.exists:
+            keys |= film.keys | film.pieces
+    return InUse(frozenset(keys), complete)
+
+
+def is_in_use(layout: Layout) -> bool:
+    """Whether any film would miss this cache."""
+    return any(film is None or film.exists for _, film in _records(layout))
+
+
+def records_of_deleted_films(layout: Layout) -> Iterator[Path]:
+    """The records of films that do not exist, and whose boards do not either."""
+    return (path for path, film in _records(layout) if film is not None and not film.exists)
+
+
+def _records(layout: Layout) -> Iterator[tuple[Path, FilmReferences | None]]:
+    """Every record with its film, None where it is damaged."""
+    for path in names(layout.films):
+        if path.suffix == ".json" and not path.name.startswith("."):
+            yield path, _read(path, layout.root)
+
+
+def _read(path: Path, root: Path) -> FilmReferences | None:
+    try:
+        record = json.loads(read_regular(path, LARGEST_RECORD))
+        film, board = root / str(record["film"]), root / str(record["board"])
+        return FilmReferences(film, board, frozenset(record["keys"]), frozenset(record["pieces"]))
+    except (OSError, ValueError, KeyError, TypeError, RecursionError):
+        return None
 
 
 @dataclass(frozen=True)
 class Garbage:
-    """Something that nothing needs."""
+    """Something that may be deleted."""
 
     path: Path
     bytes: int
@@ -38,45 +149,41 @@ class Garbage:
 
 
 def garbage(layout: Layout, report: Reporter, now: float, min_age: timedelta) -> list[Garbage]:
-    """What may be deleted: unused for `min_age`, no film's, and nobody working on it."""
-    in_use = used(layout, report)
+    """What may be deleted: unused for `min_age`, needed by no film, and not being worked on."""
+    in_use = keys_in_use(layout, report)
     old = now - min_age.total_seconds()
     unused = [item for item in _candidates(layout) if not _is_needed(layout, item, in_use)]
     found = [_garbage(path, "half deleted") for path in layout.trash()]
-    found += [item for item in unused if item.last_used <= old and not _is_worked_on(layout, item.key)]
-    whole = {item.path for item in found}
-    return [item for item in found if whole.isdisjoint(item.path.parents)]
+    found += [item for item in unused if item.last_used <= old and not _is_locked(layout, item.key)]
+    paths = {item.path for item in found}
+    return [item for item in found if paths.isdisjoint(item.path.parents)]
 
 
 def delete(layout: Layout, report: Reporter, items: Iterable[Garbage]) -> list[Garbage]:
-    """Delete what still is garbage; returns what was. Killed half-way, it leaves no half of an entry."""
-    in_use = used(layout, report)
+    """Delete what still is garbage; returns what was deleted. A kill leaves no partial entry."""
+    in_use = keys_in_use(layout, report)
     return [item for item in items if not _is_needed(layout, item, in_use) and _delete(layout, item)]
 
 
 def _candidates(layout: Layout) -> Iterator[Garbage]:
     for folder in (*layout.entries(), *layout.pieces()):
         yield _garbage(folder, "no film is made of it", folder.name)
-    for folder in layout.works():
+    works = set(layout.works())
+    for folder in sorted(works):
         yield _garbage(folder, "unfinished, or finished elsewhere", folder.name)
     for folder in layout.bundles():
         yield _garbage(folder, "an unpacked bundle", folder.name)
     for path in layout.locks():
         yield _garbage(path, "a lock that nobody holds", path.stem)
-    yield from _unkeyed(layout)
-
-
-def _unkeyed(layout: Layout) -> Iterator[Garbage]:
-    works = set(layout.works())
     for path in layout.embeddings():
         yield _garbage(path, "a prompt that was not met again")
-    for path in names(layout.set_aside):
+    for path in names(layout.quarantine):
         yield _garbage(path, "set aside")
     for path in layout.temps():
         yield _garbage(path, "half written", path.parent.name if path.parent in works else "")
-    for path in gone(layout):
+    for path in records_of_deleted_films(layout):
         yield _garbage(path, "the record of a film that is gone")
-    for path in written_and_gone(layout):
+    for path in notes_of_deleted_files(layout):
         yield _garbage(path, "the note about a file that is gone")
 
 
@@ -85,49 +192,121 @@ def _garbage(path: Path, why: str, key: str = "") -> Garbage:
     return Garbage(path, size, why, last_used, key)
 
 
-def _is_needed(layout: Layout, item: Garbage, in_use: Used) -> bool:
-    """Whether a film is, or is to be, made of it."""
+def _is_needed(layout: Layout, item: Garbage, in_use: InUse) -> bool:
+    """Whether an existing film or board needs it."""
     if item.key and item.path == layout.bundle(item.key):
-        return serves(own_cache(item.path))
+        return is_in_use(own_cache(item.path))
     if item.key not in in_use or item.path.name.startswith(TEMP):
         return False
-    if item.path == layout.work(item.key) and not _holds_work(item.path):
+    resumable = any(os.path.lexists(item.path / name) for name in (LATENTS, CHECKPOINT))
+    if item.path == layout.work(item.key) and not resumable:
         return False
     finished = layout.entry(item.key).exists() or layout.piece(item.key).exists()
     return not (finished and item.path == layout.work(item.key))  # killed between publishing and tidying up
 
 
-def _holds_work(folder: Path) -> bool:
-    """Whether there is something in a work folder to go on with."""
-    return any(os.path.lexists(folder / name) for name in (LATENTS, CHECKPOINT))
-
-
-def _is_worked_on(layout: Layout, key: str) -> bool:
-    if not key or not layout.lock(key).exists():  # asking for a lock makes its file
+def _is_locked(layout: Layout, key: str) -> bool:
+    if not key or not layout.lock(key).exists():  # taking a lock creates its file
         return False
     with lock_if_free(layout.lock(key)) as hold:
         return hold is Hold.BUSY
 
 
 def _delete(layout: Layout, item: Garbage) -> bool:
-    if not os.path.lexists(item.path):  # asking for its lock would make one
+    if not os.path.lexists(item.path):  # taking its lock would create one
         return False
     lock = layout.lock(item.key) if item.key else None
     with disk(item.path, "deleting"), lock_if_free(lock) if lock else nullcontext(Hold.HELD) as hold:
         if hold is Hold.BUSY or measure(item.path) != (item.bytes, item.last_used):
             return False
         if item.path != lock or lock.is_dir():
-            _discard(item.path)
+            trash = item.path
+            if not trash.name.startswith(TRASH):
+                # a name that nothing looks up, in the same folder: a full disk has no room for another folder
+                trash = trash.rename(trash.with_name(f"{TRASH}{trash.name}-{secrets.token_hex(4)}"))
+                sync(trash.parent)
+            with suppress(OSError):  # what stays is listed by the next `gc`
+                remove(trash)
         if lock and not lock.is_dir():
-            lock.unlink(missing_ok=True)  # while it is held: whoever waits for it sees that it is gone
+            lock.unlink(missing_ok=True)  # while it is held: a process that waits for it sees that it is gone
     return True
 
 
-def _discard(path: Path) -> None:
-    """Delete under a name that nothing looks up; beside it, as a full disk has no room for a folder."""
-    trash = path
-    if not path.name.startswith(TRASH):
-        trash = path.rename(path.with_name(f"{TRASH}{path.name}-{secrets.token_hex(4)}"))
-        sync(trash.parent)
-    with suppress(OSError):  # what stays is listed by the next `gc`
-        remove(trash)
+ItemKind = Literal["entry", "piece", "work", "bundle", "set aside"]
+
+
+@dataclass(frozen=True)
+class Usage:
+    """One item of the cache, by presence: its files were not read."""
+
+    kind: ItemKind
+    key: str
+    path: Path
+    bytes: int
+    last_used: float
+    """Seconds since the epoch."""
+    notes: Mapping[str, Json]
+    """What was noted in an entry (clip, prompt, ...); empty where its manifest is damaged."""
+    in_use: bool
+    """Whether an existing film or board needs it."""
+
+
+@dataclass(frozen=True)
+class Verified:
+    """The result for one entry or piece."""
+
+    kind: Literal["entry", "piece"]
+    key: str
+    path: Path
+    problem: str
+    """What is wrong; empty when every byte is as it was written."""
+
+
+def usage(layout: Layout, report: Reporter) -> Iterator[Usage]:
+    """Everything finished, in progress or quarantined."""
+    in_use = keys_in_use(layout, report)
+
+    def measured(kind: ItemKind, folder: Path, notes: Mapping[str, Json], *, used: bool = False) -> Usage:
+        size, last_used = measure(folder)
+        return Usage(kind, folder.name, folder, size, last_used, notes, used or folder.name in in_use)
+
+    for folder in layout.entries():
+        notes: Json = None
+        with suppress(CorruptError, OSError):
+            notes = read_manifest(folder / ENTRY.manifest).get("notes")
+        yield measured("entry", folder, notes if isinstance(notes, dict) else {})
+    for folder in layout.pieces():
+        yield measured("piece", folder, {})
+    for folder in layout.works():
+        yield measured("work", folder, {})
+    for folder in layout.bundles():  # with all that a bundle's own cache holds
+        boards = ", ".join(board.name for board in names(folder / BOARD_FOLDER))
+        yield measured("bundle", folder, {"board": boards}, used=is_in_use(own_cache(folder)))
+    for folder in names(layout.quarantine):
+        yield measured("set aside", folder, {})
+
+
+def verify(layout: Layout, report: Reporter) -> Iterator[Verified]:
+    """Read every byte of every entry and piece, bundles' too; damaged ones are quarantined with a warning."""
+
+    def verified(kind: Literal["entry", "piece"], folder: Path) -> Verified:
+        key = folder.name
+        try:
+            with disk(folder, "reading the cache"):
+                if kind == "entry":
+                    open_entry(folder, key)
+                else:
+                    verify_folder(folder, PIECE, key)
+        except CorruptError as error:
+            quarantine(layout, report, key, f"{folder} is damaged: {error}", {kind: folder})
+            return Verified(kind, key, folder, str(error))
+        except RenderError as error:
+            return Verified(kind, key, folder, str(error))
+        return Verified(kind, key, folder, "")
+
+    for folder in layout.entries():
+        yield verified("entry", folder)
+    for folder in layout.pieces():
+        yield verified("piece", folder)
+    for folder in layout.bundles():
+        yield from verify(own_cache(folder), report)

@@ -1,4 +1,4 @@
-"""Where everything lies below the cache's root."""
+"""The paths of everything below the cache's root."""
 
 from __future__ import annotations
 
@@ -36,17 +36,17 @@ TRASH = ".trash-"
 
 LARGEST_FILE = 2**28
 MEMO_KEY = re.compile(r"\w+ (.* )?(\d+ \d+ \d+ \d+ \d+|unreadable .*)", re.DOTALL)
-"""What a file of hashes has as its keys: what was found, and the state of the file it was found of."""
+"""The keys of the hash memo: what was found, and the state of the file it was found of."""
 
 KEY = re.compile(r"[0-9a-f]{64}")
 LOCK = re.compile(r"[0-9a-f]{64}\.lock")
 OLD_TEMP = re.compile(r"tmp[a-z0-9_]{8}")
-"""How temporary files in the cache's root were named once."""
+"""How older versions named temporary files in the cache's root."""
 
 
 @dataclass(frozen=True)
 class Layout:
-    """The places of a cache. Asking for a place creates nothing."""
+    """The paths of a cache. Asking for one creates nothing."""
 
     root: Path
 
@@ -67,21 +67,21 @@ class Layout:
         return (path for path in names(self.root / "embeddings") if KEY.fullmatch(path.stem))
 
     def work(self, key: str) -> Path:
-        """The folder of a segment or piece under way."""
+        """The folder of a segment or piece in progress."""
         return self.root / "work" / _checked(key)
 
     def lock(self, key: str) -> Path:
-        """The file whose lock says that somebody works on this key."""
+        """The lock file of this key: who works on it holds the lock."""
         return self.root / "locks" / f"{_checked(key)}.lock"
 
     @property
-    def set_aside(self) -> Path:
-        """Where what was found damaged, or was made again by force, is kept."""
+    def quarantine(self) -> Path:
+        """Where what was found damaged, or is rendered again by force, is kept."""
         return self.root / "set-aside"
 
     @property
     def films(self) -> Path:
-        """One small record per film: the entries and pieces it is made of."""
+        """One small record per film: the entries and pieces it uses."""
         return self.root / "films"
 
     @property
@@ -113,7 +113,7 @@ class Layout:
         with disk(self.root, "creating the cache"):
             if not (self.root / TAG_NAME).exists():
                 make_folder(self.root)
-                write_atomic(self.root / TAG_NAME, TAG)
+                write_atomic(self.root / TAG_NAME, TAG, "creating the cache")
 
     def entries(self) -> Iterator[Path]:
         """The folders of all finished segments, by key."""
@@ -124,7 +124,7 @@ class Layout:
         return self._all("pieces")
 
     def works(self) -> Iterator[Path]:
-        """The folders of all work under way or left behind."""
+        """The folders of all work in progress or left behind."""
         return keyed(self.root / "work")
 
     def locks(self) -> Iterator[Path]:
@@ -132,7 +132,7 @@ class Layout:
         return (path for path in names(self.root / "locks") if LOCK.fullmatch(path.name))
 
     def trash(self) -> Iterator[Path]:
-        """What a deletion left, half gone."""
+        """What an interrupted deletion left."""
         shards = [shard for kind in ("entries", "pieces") for shard in names(self.root / kind)]
         for folder in (*shards, *self._folders()):
             yield from (path for path in names(folder) if path.name.startswith(TRASH))
@@ -148,8 +148,8 @@ class Layout:
             yield from own_cache(bundle).temps()
 
     def _folders(self) -> Iterator[Path]:
-        """Every folder in which files come and go, apart from the shards of finished folders."""
-        yield from (self.root, self.set_aside, self.films, self.ledger)
+        """Every folder in which files are created and deleted, except the shards of finished folders."""
+        yield from (self.root, self.quarantine, self.films, self.ledger)
         yield from (self.root / "locks", self.root / "embeddings")
         yield from (self.root / "work", *self.works())
         yield self.root / BUNDLES
@@ -167,7 +167,7 @@ class Layout:
 
 
 def check_root(root: Path) -> None:
-    """Raises InputError for a folder in which the cache's own files would replace somebody else's.
+    """Raises InputError for a folder in which the cache's files would replace files of another program.
 
     A folder that is tagged as a cache is one, whatever is damaged in it. There may be no tag yet before
     anything is rendered.
@@ -177,7 +177,7 @@ def check_root(root: Path) -> None:
             return
     for path in (root / "memo.json", root / "calibration.json"):
         if os.path.lexists(path) and not _is_of_a_cache(path):
-            what = "is none of a cache of svi-story; move it away, or choose another cache with --cache"
+            what = "is not part of a svi-story cache; move it away, or choose another cache with --cache"
             raise InputError(Problem(what, file=str(path)))
 
 
@@ -193,7 +193,7 @@ def _is_of_a_cache(path: Path) -> bool:
 
 
 def own_cache(bundle: Path) -> Layout:
-    """The cache of an unpacked bundle's own, apart from all others: what it holds may be forged."""
+    """The separate cache of an unpacked bundle: what it holds may be forged."""
     return Layout(bundle / "cache")
 
 
@@ -203,7 +203,7 @@ def _checked(key: str) -> str:
 
 
 def names(folder: Path) -> list[Path]:
-    """What a folder holds, sorted; nothing where there is no folder. RenderError when it may not be read."""
+    """The paths in a folder, sorted; none where there is no folder. RenderError when it cannot be read."""
     with disk(folder, "reading the cache"):
         try:
             return sorted(folder.iterdir())
@@ -214,5 +214,5 @@ def names(folder: Path) -> list[Path]:
 
 
 def keyed(folder: Path) -> Iterator[Path]:
-    """What of it is named by a key; whatever else lies there is not ours."""
+    """The paths in a folder that are named by a key; others are ignored."""
     return (path for path in names(folder) if KEY.fullmatch(path.name))

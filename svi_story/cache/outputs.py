@@ -1,7 +1,7 @@
-"""The files that svi-story writes outside its cache, and the ledger that tells them from everybody else's.
+"""The files that svi-story writes outside its cache, and the ledger of what it wrote.
 
 The ledger has one small file for each path: which contents svi-story wrote there last. It may be lost:
-without it, a film and what lies beside it are known by what they say about themselves.
+without it, a film and the files beside it are recognised by their own metadata.
 """
 
 from __future__ import annotations
@@ -27,12 +27,12 @@ if TYPE_CHECKING:
     """Gives a temporary file for a path, as `files.atomic_file` does."""
 
     State = tuple[int, int, int, int]
-    """What changes whenever another file, or other content, lies under a name."""
+    """Changes whenever another file, or other content, has this name."""
 
 LARGEST = 2**16
 """Bytes of one file of the ledger."""
 KEPT = 3
-"""Newest contents that are noted of a path: a note is written before the file itself takes its place."""
+"""Newest contents recorded for a path: the record is written before the file itself is renamed."""
 
 
 @dataclass(frozen=True)
@@ -50,10 +50,10 @@ class _KeptError(Exception):
 
 
 class Outputs:
-    """Writes files outside the cache, and never replaces one that somebody else wrote.
+    """Writes files outside the cache, and never replaces one that svi-story did not write.
 
-    What lies at a path is looked at before the work starts: `allow` it to be replaced, or `keep` it. A file
-    that was neither there then nor written by svi-story since is not replaced: RenderError. Any number of
+    What exists at a path is examined before the work starts: `allow` it to be replaced, or `keep` it. A file
+    that appeared since and that svi-story did not write is not replaced: RenderError. Any number of
     processes may use one ledger, and it may be unwritable. Threads may share an object.
     """
 
@@ -100,7 +100,7 @@ class Outputs:
     def file(self, target: Path) -> Iterator[Path]:
         """A temporary file that becomes the target, as with `atomic_file`, unless what lies there is kept.
 
-        Raises RenderError, and leaves everything as it was, where somebody put a file there meanwhile.
+        Raises RenderError, and changes nothing, where another program put a file there meanwhile.
         """
 
         def before(temporary: Path) -> None:
@@ -140,7 +140,7 @@ class Outputs:
         raise RenderError(Problem(what, file=str(target)))
 
     def _note(self, target: Path, file: Path) -> None:
-        """Note the content of `file` as written to `target`: before it is there, as we may be killed."""
+        """Record the content of `file` as written to `target`, before the rename: a kill may come between."""
         if self._layout is None:
             return
         with suppress(OSError, StoryError):
@@ -162,7 +162,7 @@ class Outputs:
         return found[1] if found and found[0] == name else ()
 
 
-def written_and_gone(layout: Layout) -> Iterator[Path]:
+def notes_of_deleted_files(layout: Layout) -> Iterator[Path]:
     """The notes about files that are not there any more, and what cannot be a note."""
     for path in names(layout.ledger):
         if path.suffix == ".json" and not path.name.startswith("."):
@@ -172,7 +172,7 @@ def written_and_gone(layout: Layout) -> Iterator[Path]:
 
 
 def place_of(path: Path) -> Path:
-    """A path as all spellings of it are, through links to folders too; what lies there is not followed."""
+    """The canonical path: links to folders are resolved, a link at the path itself is not."""
     return Path(os.path.realpath(path.parent), path.name)
 
 

@@ -1,4 +1,4 @@
-"""Named tensors in a safetensors file that checks itself."""
+"""Named tensors in a safetensors file that holds its own checksum."""
 
 from __future__ import annotations
 
@@ -20,9 +20,9 @@ if TYPE_CHECKING:
     Tensors = Mapping[str, NDArray[np.generic]]
 
 LARGEST = 2**30
-"""Bytes of a file of ours; the latents of 81 frames in 1280x720 take 20 MB."""
+"""Bytes of one file; the latents of 81 frames in 1280x720 take 20 MB."""
 META = "svi-story"
-"""The only metadata field: safetensors shuffles several, and equal tensors are to make equal files."""
+"""The only metadata field: safetensors shuffles several, and equal tensors must give equal files."""
 
 DTYPES = (
     *("bool", "int8", "int16", "int32", "int64", "uint8", "uint16", "uint32", "uint64"),
@@ -31,7 +31,7 @@ DTYPES = (
 """What numpy and safetensors both know. bfloat16 goes in as float32 (exact) or viewed as uint16."""
 
 LONGEST_HEADER = 2**20
-"""Bytes; ours describe a few tensors."""
+"""Bytes; the files written here describe a few tensors."""
 
 NO_NOTE: Mapping[str, str] = MappingProxyType({})
 
@@ -49,10 +49,8 @@ def encode(tensors: Tensors, note: Mapping[str, str] = NO_NOTE) -> bytes:
 
 
 def save_tensors(path: Path, tensors: Tensors, note: Mapping[str, str] = NO_NOTE) -> None:
-    """Replace the file at once, durably; its folder must exist. RenderError when the disk refuses."""
-    data = encode(tensors, note)
-    with disk(path, "writing tensors"):
-        write_atomic(path, data)
+    """Replace the file at once, durably; its folder must exist. RenderError when it cannot be written."""
+    write_atomic(path, encode(tensors, note), "writing tensors")
 
 
 def load_tensors(path: Path, note: Mapping[str, str] = NO_NOTE) -> dict[str, NDArray[Any]] | None:
@@ -60,6 +58,9 @@ def load_tensors(path: Path, note: Mapping[str, str] = NO_NOTE) -> dict[str, NDA
 
     Read rather than mapped: a mapped file that shrinks kills the process.
     """
+    from safetensors import SafetensorError
+    from safetensors.numpy import load
+
     with disk(path, "reading tensors"):
         try:
             data = read_regular(path, LARGEST)
@@ -69,22 +70,17 @@ def load_tensors(path: Path, note: Mapping[str, str] = NO_NOTE) -> dict[str, NDA
             if error.errno not in DAMAGED:
                 raise
             raise CorruptError(f"{path} cannot be read: {error.strerror}") from error
-    return _decoded(path, data, note)
-
-
-def _decoded(path: Path, data: bytes, note: Mapping[str, str]) -> dict[str, NDArray[Any]]:
-    from safetensors import SafetensorError
-    from safetensors.numpy import load
-
     try:
-        if int.from_bytes(data[:8], "little") > LONGEST_HEADER:  # every tensor costs far more than its words
+        length = int.from_bytes(data[:8], "little")
+        if length > LONGEST_HEADER:  # parsing a tensor's description takes far more memory than its text
             raise ValueError("its header is too long")
         tensors = load(data)
-        about = json.loads(_metadata(data)[META])
-        whole = about["note"] == dict(note) and about["sha256"] == _digest(tensors, note)
+        # the library returns the metadata of a path only, and this reads the file once
+        about = json.loads(json.loads(data[8 : 8 + length])["__metadata__"][META])
+        intact = about["note"] == dict(note) and about["sha256"] == _digest(tensors, note)
     except (SafetensorError, ValueError, KeyError, TypeError, RecursionError) as error:
-        raise CorruptError(f"{path} is not a safetensors file of ours") from error
-    if not whole:
+        raise CorruptError(f"{path} is not a safetensors file of svi-story") from error
+    if not intact:
         raise CorruptError(f"{path} holds other tensors than were written")
     return tensors
 
@@ -102,10 +98,3 @@ def _digest(tensors: Mapping[str, NDArray[Any]], note: Mapping[str, str]) -> str
     for name in names:
         digest.update(tensors[name].data)
     return digest.hexdigest()
-
-
-def _metadata(data: bytes) -> dict[str, str]:
-    """The metadata of a safetensors file; the library gives it for a path only, and we read once."""
-    length = int.from_bytes(data[:8], "little")
-    metadata: dict[str, str] = json.loads(data[8 : 8 + length])["__metadata__"]
-    return metadata

@@ -27,7 +27,7 @@ from svi_story.cli.terminal import answer
 
 if TYPE_CHECKING:
     from svi_story.cache.outputs import Outputs
-    from svi_story.cut.media import Codec
+    from svi_story.export.media import MediaCodec
     from svi_story.plan.fingerprints import Fingerprints
     from svi_story.render.jobs import Choice, Job
 
@@ -73,10 +73,10 @@ def export(
     from svi_story.bundle.pack import pack
     from svi_story.cache.outputs import Outputs
     from svi_story.cli.console import warn
-    from svi_story.cut.media import CODECS
     from svi_story.enginespec import EngineOptions
-    from svi_story.render.export import export_srt, subtitles
-    from svi_story.render.outputs import check_bundle, check_subtitles
+    from svi_story.export.media import CODECS
+    from svi_story.export.write import check_subtitles, export_srt, subtitles
+    from svi_story.render.outputs import check_bundle
 
     suffix = SUFFIXES[one_of(to, tuple(SUFFIXES), "--to")]
     if media:
@@ -107,11 +107,10 @@ def export(
     answer(str(target))
 
 
-def _timeline(job: Job, target: Path, codec: Codec | None, outputs: Outputs) -> None:
+def _timeline(job: Job, target: Path, codec: MediaCodec | None, outputs: Outputs) -> None:
     """Write a timeline, with the clips' files where there is a codec."""
     from svi_story.cli.console import tell, warn
-    from svi_story.render.export import export_otio, media_paths
-    from svi_story.render.outputs import check_timeline
+    from svi_story.export.write import check_timeline, export_otio, media_paths
 
     check_timeline(job, target, media_paths(job, target, codec) if codec else (), outputs, warn)
     export_otio(job, store_of(job), target, codec, tell, outputs)

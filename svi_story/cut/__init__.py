@@ -1,1 +1,1 @@
-"""The film: an edit list in integer frames, encoded piece by piece and joined."""
+"""From segments to the film: edit list, pieces that are encoded once and joined, sound, captions."""

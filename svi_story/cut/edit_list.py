@@ -1,11 +1,11 @@
-"""From a plan to its edit list: cards, clips, fades, captions, black; and how it is encoded."""
+"""From a plan to its edit list: cards, clips, fades, captions, soundtrack; and how it is encoded."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
 from svi_story.cut.audio import tracks_of
-from svi_story.cut.encoding import Encoding
+from svi_story.cut.encode import Encoding
 from svi_story.cut.timeline import Ramp, Span, Strip, darkened, dips, edit_list, paced, ranges
 from svi_story.plan.keys import key_of
 
@@ -17,14 +17,14 @@ if TYPE_CHECKING:
     from svi_story.plan.model import Card, FilmPlan
 
 TITLE_CARD, END_CARD = "(title card)", "(end card)"
-"""What cards are called where clips have their ids; no clip's id starts like that."""
+"""The names of cards where clips have ids; no clip's id starts like that."""
 
 
 def pieces_of(plan: FilmPlan) -> tuple[Piece, ...]:
     """The film, piece by piece."""
     strips = strips_of(plan)
     pieces = edit_list(strips)
-    ramps = (*dips(strips), *_ends(plan))
+    ramps = (*dips(strips), *_fades_at_ends(plan))
     return paced(darkened(pieces, ramps), plan.cut.fps / plan.fps)
 
 
@@ -48,7 +48,7 @@ def _card(name: str, card: Card | None) -> Sequence[Strip]:
 
 
 def card_key(card: Card) -> str:
-    """What stands for a card's picture where entries have their keys."""
+    """The key of a card's picture, as entries have theirs."""
     return key_of({"card": card.text})
 
 
@@ -58,18 +58,18 @@ def ranges_of(plan: FilmPlan) -> Mapping[str, tuple[int, int]]:
 
 
 def soundtrack_of(plan: FilmPlan) -> Soundtrack:
-    """What is heard, and where."""
+    """The film's sound."""
     starts = {clip: first for clip, (first, _) in ranges_of(plan).items()}
     return tracks_of(plan, starts, plan.frames)
 
 
 def cards_of(plan: FilmPlan) -> Mapping[str, Card]:
-    """The film's cards by their keys; two that say the same are as long as the longer one."""
+    """The film's cards by their keys; two with the same text are as long as the longer one."""
     cards = [card for card in (plan.cut.title_card, plan.cut.end_card) if card]
     return {card_key(card): card for card in sorted(cards, key=lambda card: card.frames)}
 
 
-def _ends(plan: FilmPlan) -> Iterator[Ramp]:
+def _fades_at_ends(plan: FilmPlan) -> Iterator[Ramp]:
     """How the clips come out of black and go back into it; cards are black themselves."""
     cut = plan.cut
     first = cut.title_card.frames if cut.title_card else 0

@@ -1,38 +1,157 @@
-"""Pieces of the film, each encoded once: moviepy plays an integer-indexed clip, ffmpeg encodes its frames."""
+"""The film's pieces, each encoded once: moviepy plays an integer-indexed clip, ffmpeg encodes its frames."""
 
 from __future__ import annotations
 
 import subprocess
 import tempfile
 from contextlib import contextmanager, suppress
-from typing import TYPE_CHECKING
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal
 
-from svi_story.cut.encoding import THREADS
+from svi_story.cut.captions import caption_over, darken
+from svi_story.cut.ffmpeg import (
+    encoder_versions,
+    ffmpeg_environment,
+    ffmpeg_path,
+    import_moviepy,
+    portable_options,
+)
 from svi_story.cut.frames import PieceFrames
 from svi_story.cut.join import count_frames
-from svi_story.cut.tools import ffmpeg_environment, ffmpeg_path, import_moviepy, portable_options
-from svi_story.cut.words import caption_over, darken
 from svi_story.files import atomic_file, unwritable
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
+    from fractions import Fraction
     from pathlib import Path
     from typing import IO
 
     from moviepy import VideoClip
 
-    from svi_story.cut.encoding import Encoding
     from svi_story.cut.frames import Frame, OpenFrames
-    from svi_story.cut.timeline import Piece
+    from svi_story.cut.timeline import Piece, Span
+    from svi_story.plan.keys import Json
 
     OnFrame = Callable[[int, int], None]
     """Called after every frame with (frames done, frames in all)."""
 
 
+PIECE_VERSION = 2
+"""Raised whenever the same inputs give other pieces than before."""
+
+THREADS = 4
+"""x264's output depends on how many there are, so the machine does not choose."""
+
+
+@dataclass(frozen=True)
+class Codec:
+    """An encoder, with the options that make the pieces of one film compatible."""
+
+    encoder: str
+    """ffmpeg's name of it."""
+    options: tuple[str, ...]
+    reorder: int
+    """Frames that it may send ahead of their turn. The film's decoding clock is delayed by as many: it runs
+    evenly across every join, even where a short piece needs less."""
+
+
+CODECS = {
+    # stitchable: headers do not depend on the pictures, so every piece of a film has the same
+    "h264": Codec("libx264", ("-x264-params", "stitchable=1:open-gop=0"), reorder=2),
+    # a closed GOP of ten seconds at most; SVT-AV1's output does not depend on its threads
+    "av1": Codec(
+        "libsvtav1", ("-g", "150", "-svtav1-params", "enable-overlays=0:irefresh-type=2"), reorder=0
+    ),
+}
+
+
+@dataclass(frozen=True)
+class Encoding:
+    """How a film is encoded: yuv420p, BT.709, closed GOPs. Even sides, 1 to 240 frames a second.
+
+    Raises ValueError for a rate whose fraction ffmpeg cannot hold.
+    """
+
+    width: int
+    height: int
+    fps: Fraction
+    crf: int
+    name: Literal["h264", "av1"] = "h264"
+    preset: str = "medium"
+
+    def __post_init__(self) -> None:
+        if max(self.fps.numerator, self.fps.denominator) > 1_001_000:
+            raise ValueError(f"{self.fps} frames a second is finer than ffmpeg can hold")
+
+    @property
+    def codec(self) -> Codec:
+        """The encoder."""
+        return CODECS[self.name]
+
+    @property
+    def timescale(self) -> int:
+        """Ticks of the film's clock in a second, 10,000 or more; every frame lasts a whole number of them."""
+        ticks = self.fps.numerator
+        while ticks < 10_000:
+            ticks *= 2
+        return ticks
+
+    @property
+    def options(self) -> tuple[str, ...]:
+        """The ffmpeg options after moviepy's own. They correct its rate, which it rounds to two decimals."""
+        rate, tick = str(self.fps), str(1 / self.fps)
+        timescale = str(self.timescale)
+        filters = (
+            "scale=out_color_matrix=bt709:out_range=tv:flags=bicubic+accurate_rnd+full_chroma_int+bitexact",
+            "format=yuv420p",
+            "setparams=range=tv:colorspace=bt709:color_primaries=bt709:color_trc=bt709",
+            f"settb={tick}",
+            "setpts=N",
+        )
+        return (
+            *("-hide_banner", "-nostats", "-loglevel", "error"),
+            *("-vf", ",".join(filters), "-r", rate),
+            *("-crf", str(self.crf)),
+            *self.codec.options,
+            *("-video_track_timescale", timescale, "-movie_timescale", timescale),
+            *("-map_metadata", "-1", "-f", "mp4"),
+        )
+
+    def identity(self) -> dict[str, Json]:
+        """All that decides a piece's bytes besides its frames. Raises RenderError without an ffmpeg."""
+        ffmpeg, moviepy = encoder_versions()
+        return {
+            "version": PIECE_VERSION,
+            "size": [self.width, self.height],
+            "codec": self.codec.encoder,
+            "preset": self.preset,
+            "threads": THREADS,
+            "options": list(self.options),
+            "ffmpeg": ffmpeg,
+            "moviepy": moviepy,
+        }
+
+
+def piece_inputs(piece: Piece, encoding: Encoding) -> dict[str, Json]:
+    """The inputs of a piece's key: same inputs, same machine, same bytes."""
+    return {
+        "encoding": encoding.identity(),
+        "spans": _spans(piece.spans),
+        "under": _spans(piece.under),
+        "caption": piece.caption,
+        "ramps": [[ramp.start, ramp.frames, ramp.rising] for ramp in piece.ramps],
+        "pace": [str(piece.pace.rate), str(piece.pace.offset)],
+    }
+
+
+def _spans(spans: tuple[Span, ...]) -> list[Json]:
+    return [[span.key, span.start, span.stop] for span in spans]
+
+
 def encode_piece(
     piece: Piece, open_frames: OpenFrames, encoding: Encoding, target: Path, on_frame: OnFrame
 ) -> None:
-    """Encode a piece; it is under its name only when it is whole and counted.
+    """Encode a piece; it gets its name only when it is complete and its frames are counted.
 
     Frames are read one by one, each entry opened once and at most two at a time. Raises RenderError where
     ffmpeg or the disk fails; what reading or `on_frame` raises passes through. Neither leaves a file or a
@@ -41,50 +160,47 @@ def encode_piece(
     with atomic_file(target) as temporary:
         try:
             with PieceFrames(piece, open_frames) as frames:
-                _write(_composed(piece, frames, encoding), piece.frames, encoding, temporary, on_frame)
+                film_frames = _compose(piece, frames, encoding).iter_frames(
+                    float(encoding.fps), dtype="uint8"
+                )
+                with _ffmpeg(encoding, temporary) as write:
+                    for done, frame in enumerate(film_frames, start=1):
+                        write(frame)
+                        on_frame(done, piece.frames)
         except _FfmpegError as stopped:
             raise unwritable(target, str(stopped)) from None
-        made = count_frames(temporary)
-        if made != piece.frames:
-            raise unwritable(target, f"{made} of its {piece.frames} frames arrived")
+        encoded = count_frames(temporary)
+        if encoded != piece.frames:
+            raise unwritable(target, f"{encoded} of its {piece.frames} frames arrived")
 
 
-def _composed(piece: Piece, frames: PieceFrames, encoding: Encoding) -> VideoClip:
-    """The piece as moviepy's clip: its frames, then words on them, then what darkens both."""
+def _compose(piece: Piece, frames: PieceFrames, encoding: Encoding) -> VideoClip:
+    """The piece as a moviepy clip: its frames, then the caption on them, then what darkens both."""
     import_moviepy()
     from moviepy import VideoClip
 
     fps = float(encoding.fps)
 
-    def place(seconds: float) -> int:
+    def index(seconds: float) -> int:
         return int(seconds * fps + 0.5)
 
-    # moviepy makes int(duration * fps) frames: the quarter frame keeps the last one whatever floats do
-    clip = VideoClip(
-        lambda seconds: _checked(frames[place(seconds)], encoding), duration=(piece.frames + 0.25) / fps
-    )
+    def frame_at(seconds: float) -> Frame:
+        frame = frames[index(seconds)]
+        if frame.shape != (encoding.height, encoding.width, 3):  # ffmpeg would read it as skewed pictures
+            raise ValueError(
+                f"a frame of {encoding.width}x{encoding.height} was due, got shape {frame.shape}"
+            )
+        return frame
+
+    # moviepy plays int(duration * fps) frames: the quarter frame keeps the last one whatever floats do
+    clip = VideoClip(frame_at, duration=(piece.frames + 0.25) / fps)
     if piece.caption:
         clip = clip.image_transform(caption_over(piece.caption, encoding.width, encoding.height).over)
     if piece.ramps:
         clip = clip.transform(
-            lambda frame, seconds: darken(frame(seconds), piece.frame(place(seconds)).level)
+            lambda frame, seconds: darken(frame(seconds), piece.frame(index(seconds)).level)
         )
     return clip
-
-
-def _write(clip: VideoClip, count: int, encoding: Encoding, path: Path, on_frame: OnFrame) -> None:
-    """Play a clip into ffmpeg."""
-    with _ffmpeg(encoding, path) as write:
-        for done, frame in enumerate(clip.iter_frames(fps=float(encoding.fps), dtype="uint8"), start=1):
-            write(frame)
-            on_frame(done, count)
-
-
-def _checked(frame: Frame, encoding: Encoding) -> Frame:
-    """The frame, if it has the film's size: ffmpeg would take any other for a run of skewed pictures."""
-    if frame.shape != (encoding.height, encoding.width, 3):
-        raise ValueError(f"a frame of {encoding.width}x{encoding.height} was due, got shape {frame.shape}")
-    return frame
 
 
 class _FfmpegError(Exception):
@@ -93,25 +209,49 @@ class _FfmpegError(Exception):
 
 @contextmanager
 def _ffmpeg(encoding: Encoding, path: Path) -> Iterator[Callable[[Frame], None]]:
-    """A running ffmpeg as a function that takes frames. At the end it is gone, and well, or: _FfmpegError."""
+    """A running ffmpeg as a function that takes frames. On leaving it has ended; _FfmpegError if badly."""
     with _open_log() as log:
         process = _start(encoding, path, log)
+        stdin = process.stdin
+        assert stdin is not None
+
+        def write(frame: Frame) -> None:
+            try:
+                stdin.write(frame.tobytes())
+            except OSError as error:
+                raise _FfmpegError from error
+
+        def close() -> None:
+            with suppress(OSError):  # a dead one no longer takes what was still on its way
+                stdin.close()
+            process.wait()
+
         try:
-            with suppress(_FfmpegError):  # its last words say more
-                yield lambda frame: _send(process, frame)
-            _close(process)
+            with suppress(_FfmpegError):  # ffmpeg's log says more
+                yield write
+            close()
         except BaseException:
             process.kill()
-            _close(process)
+            close()
             raise
         finally:
             process.wait()
         if process.returncode != 0:
-            raise _FfmpegError(f"ffmpeg ended with status {process.returncode} {_tail(log)}".strip())
+            log.seek(0)
+            last = " ".join(log.read()[-500:].split())
+            what = f"ffmpeg ended with status {process.returncode}"
+            raise _FfmpegError(f"{what} ({last})" if last else what)
+
+
+def _open_log() -> IO[str]:
+    try:
+        return tempfile.TemporaryFile("w+", encoding="utf-8", errors="replace")
+    except OSError as error:
+        raise _FfmpegError(f"there is no place for ffmpeg's log ({error})") from error
 
 
 def _start(encoding: Encoding, path: Path, log: IO[str]) -> subprocess.Popen[bytes]:
-    """Start ffmpeg. Not through moviepy's writer, which hands it our whole environment."""
+    """Start ffmpeg. Not through moviepy's writer, which passes it the whole environment."""
     encoder = encoding.codec.encoder
     size = f"{encoding.width}x{encoding.height}"
     command = [
@@ -131,32 +271,3 @@ def _start(encoding: Encoding, path: Path, log: IO[str]) -> subprocess.Popen[byt
         )
     except OSError as error:
         raise _FfmpegError(f"ffmpeg cannot be started: {error}") from error
-
-
-def _open_log() -> IO[str]:
-    try:
-        return tempfile.TemporaryFile("w+", encoding="utf-8", errors="replace")
-    except OSError as error:
-        raise _FfmpegError(f"there is no place for ffmpeg's log ({error})") from error
-
-
-def _send(process: subprocess.Popen[bytes], frame: Frame) -> None:
-    assert process.stdin is not None
-    try:
-        process.stdin.write(frame.tobytes())
-    except OSError as error:
-        raise _FfmpegError from error
-
-
-def _close(process: subprocess.Popen[bytes]) -> None:
-    """Let ffmpeg finish and wait for it. A dead one no longer takes what was still on its way."""
-    assert process.stdin is not None
-    with suppress(OSError):
-        process.stdin.close()
-    process.wait()
-
-
-def _tail(log: IO[str]) -> str:
-    log.seek(0)
-    words = " ".join(log.read()[-500:].split())
-    return f"({words})" if words else ""

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from svi_story.cut.timeline import Piece, Source
+    from svi_story.cut.timeline import FrameRef, Piece
 
     Frame = NDArray[np.uint8]
     """One picture: height x width x 3, RGB."""
@@ -25,19 +25,19 @@ if TYPE_CHECKING:
 
 
 class FrameSource(Protocol):
-    """The frames of one entry, in any order and as often as one likes."""
+    """The frames of one entry, in any order, any number of times."""
 
     def __len__(self) -> int: ...
 
     def __getitem__(self, index: int, /) -> Frame: ...
 
     def close(self) -> None:
-        """Let go of the file. Called once, also after an error."""
+        """Close the file. Called once, also after an error."""
         ...
 
 
 class PieceFrames:
-    """The film frames of one piece, each made when it is asked for.
+    """The film frames of one piece, each computed when it is read.
 
     One entry is open at a time, two inside a fade; memory does not grow with the number of frames. Use it
     as a context manager: it closes what it opened.
@@ -62,7 +62,7 @@ class PieceFrames:
         return self._piece.frames
 
     def __getitem__(self, index: int) -> Frame:
-        """Frame `index` of the piece. Raises RenderError where an entry has not the frames it should have."""
+        """Frame `index` of the piece. Raises RenderError where an entry has too few frames."""
         what = self._piece.frame(index)
         picture = self._over.read(what.over)
         if what.under is not None:
@@ -72,7 +72,7 @@ class PieceFrames:
 
 
 class Still:
-    """A picture that is as many frames as are asked of it."""
+    """A picture repeated for a number of frames."""
 
     def __init__(self, picture: Frame, frames: int) -> None:
         self._picture = picture
@@ -106,7 +106,7 @@ class _Reader:
         self._key = ""
         self._frames: FrameSource | None = None
 
-    def read(self, source: Source) -> Frame:
+    def read(self, source: FrameRef) -> Frame:
         if self._frames is None or self._key != source.key:
             self.close()
             self._frames, self._key = self._open_frames(source.key), source.key

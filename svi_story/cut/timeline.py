@@ -1,19 +1,19 @@
 """The edit list: which frames make the film, in which order. Integers only.
 
-Film = cards + sum of contributions - fades. Every frame once and in order; only a fade makes one frame of
-two, and only a film at a higher rate than its board shows a frame more than once.
+Film = cards + sum of contributions - fades. Every frame once and in order; only a fade merges two
+frames, and only a film at a higher rate than its board shows a frame more than once.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from fractions import Fraction
-from itertools import takewhile, zip_longest
+from itertools import zip_longest
 from math import ceil, floor, prod
 from typing import TYPE_CHECKING, NamedTuple
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator, Sequence
+    from collections.abc import Iterable, Iterator, Sequence
 
 
 @dataclass(frozen=True)
@@ -45,7 +45,7 @@ class Strip:
     dip: int = 0
     """Frames around the join with the strip before it that go through black."""
     caption: str = ""
-    """What is written on its frames, its fade in included; empty for nothing."""
+    """The caption on its frames, its fade-in included; empty for none."""
 
     @property
     def frames(self) -> int:
@@ -53,7 +53,7 @@ class Strip:
         return _count(self.spans)
 
 
-class Source(NamedTuple):
+class FrameRef(NamedTuple):
     """One frame of one entry."""
 
     key: str
@@ -63,13 +63,13 @@ class Source(NamedTuple):
 class FilmFrame(NamedTuple):
     """What one frame of the film shows."""
 
-    over: Source
-    under: Source | None = None
+    over: FrameRef
+    under: FrameRef | None = None
     """The outgoing frame, inside a fade only."""
     weight: Fraction = Fraction(1)
     """Share of `over`; `under` has the rest."""
     level: Fraction = Fraction(1)
-    """What is left of its brightness."""
+    """The fraction of its brightness that remains."""
 
 
 @dataclass(frozen=True)
@@ -85,7 +85,7 @@ class Ramp:
     rising: bool
 
     def level(self, frame: int) -> Fraction:
-        """What is left of a frame's brightness; all of it outside the ramp."""
+        """The fraction of a frame's brightness that remains; 1 outside the ramp."""
         place = frame - self.start
         if not 0 <= place < self.frames:
             return Fraction(1)
@@ -108,7 +108,7 @@ class Pace:
     """How much of its first frame's time a run leaves to the run before it, in frames of the film."""
 
     def frames(self, count: int) -> int:
-        """How many frames of the film a run of `count` makes."""
+        """How many frames of the film a run of `count` becomes."""
         return ceil(count * self.rate - self.offset)
 
     def source(self, index: int) -> int:
@@ -135,7 +135,7 @@ class Piece:
     clip: str = ""
     """The clip it belongs to; not part of what it shows."""
     caption: str = ""
-    """What is written on every frame."""
+    """Drawn on every frame."""
     ramps: tuple[Ramp, ...] = ()
     """What darkens its frames, counted before any is repeated."""
     pace: Pace = Pace()
@@ -148,17 +148,17 @@ class Piece:
 
     @property
     def frames(self) -> int:
-        """How many frames of the film it makes."""
-        return self.pace.frames(self.made_of)
+        """Its frames in the film."""
+        return self.pace.frames(self.source_frames)
 
     @property
-    def made_of(self) -> int:
+    def source_frames(self) -> int:
         """How many frames it has before any is repeated."""
         return _count(self.spans)
 
     @property
     def keys(self) -> frozenset[str]:
-        """The entries it is made from."""
+        """The entries it reads."""
         return frozenset(span.key for span in self.spans + self.under)
 
     def frame(self, index: int) -> FilmFrame:
@@ -167,7 +167,7 @@ class Piece:
         over, level = _source(self.spans, place), prod(ramp.level(place) for ramp in self.ramps)
         if not self.under:
             return FilmFrame(over, level=Fraction(level))
-        weight = Fraction(place + 1, self.made_of + 1)
+        weight = Fraction(place + 1, self.source_frames + 1)
         return FilmFrame(over, _source(self.under, place), weight, Fraction(level))
 
 
@@ -198,9 +198,9 @@ def darkened(pieces: Sequence[Piece], ramps: Sequence[Ramp]) -> tuple[Piece, ...
     dark: list[Piece] = []
     first = 0
     for piece in pieces:
-        seen = (ramp.seen_from(first, piece.made_of) for ramp in ramps)
+        seen = (ramp.seen_from(first, piece.source_frames) for ramp in ramps)
         dark.append(replace(piece, ramps=tuple(ramp for ramp in seen if ramp)))
-        first += piece.made_of
+        first += piece.source_frames
     return tuple(dark)
 
 
@@ -223,14 +223,14 @@ def paced(pieces: Iterable[Piece], rate: Fraction) -> tuple[Piece, ...]:
     pace, run = Pace(rate), []
     for piece in pieces:
         run.append(replace(piece, pace=pace))
-        pace = pace.after(piece.made_of)
+        pace = pace.after(piece.source_frames)
     return tuple(run)
 
 
 def ranges(strips: Sequence[Strip], rate: Fraction) -> dict[str, tuple[int, int]]:
     """Every clip's frames of the film [first, stop), in film order; a fade belongs to the later clip.
 
-    A clip that the fade into the next one takes whole has its first frame, and none of its own.
+    A clip that is completely inside the fade into the next one has an empty range.
     """
     found: dict[str, tuple[int, int]] = {}
     first = 0
@@ -244,11 +244,6 @@ def ranges(strips: Sequence[Strip], rate: Fraction) -> dict[str, tuple[int, int]
 def film_frames(pieces: Iterable[Piece]) -> Iterator[FilmFrame]:
     """What every frame of the film shows, in order."""
     return (piece.frame(index) for piece in pieces for index in range(piece.frames))
-
-
-def shown(pieces: Iterable[Piece], available: Callable[[str], bool]) -> tuple[Piece, ...]:
-    """The leading pieces whose entries all exist: what a preview can show by now."""
-    return tuple(takewhile(lambda piece: all(map(available, piece.keys)), pieces))
 
 
 def _count(spans: Iterable[Span]) -> int:
@@ -275,10 +270,10 @@ def _cut(spans: Iterable[Span], start: int, stop: int) -> tuple[Span, ...]:
     return tuple(parts)
 
 
-def _source(spans: Iterable[Span], index: int) -> Source:
+def _source(spans: Iterable[Span], index: int) -> FrameRef:
     left = index
     for span in spans:
         if 0 <= left < span.frames:
-            return Source(span.key, span.start + left)
+            return FrameRef(span.key, span.start + left)
         left -= span.frames
     raise IndexError(f"no frame {index}")

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from importlib.metadata import version
 from typing import TYPE_CHECKING
 
-from svi_story.errors import InputError, Problem
+from svi_story.errors import InputError, Problem, RenderError
 from svi_story.events import Hashing
 from svi_story.files import UnfitError, chunks_of, open_regular, read_regular, write_atomic
 from svi_story.plan.model import Anchor, Recording
@@ -56,7 +56,7 @@ class Fingerprints:
         """Write the new hashes. A memo file that cannot be written is ignored."""
         if not self.fresh:
             return
-        with contextlib.suppress(OSError):
+        with contextlib.suppress(OSError, RenderError):
             self.memo.parent.mkdir(parents=True, exist_ok=True)
             write_atomic(self.memo, json.dumps(Fingerprints.load(self.memo).known | self.fresh).encode())
 

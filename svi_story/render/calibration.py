@@ -8,6 +8,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, NamedTuple
 
+from svi_story.errors import RenderError
 from svi_story.events import EngineSettled, ModelLoaded, ModelMoved, PhaseDone, SegmentDone
 from svi_story.files import make_folder, read_regular, write_atomic
 
@@ -102,7 +103,7 @@ class Calibration:
             for kind, times in kinds.items()
         ]
         text = json.dumps({"format": FORMAT, "rows": rows}, indent=1, ensure_ascii=False)
-        with suppress(OSError):
+        with suppress(OSError, RenderError):
             make_folder(cache)
             write_atomic(cache / FILE, text.encode("utf-8"))
 

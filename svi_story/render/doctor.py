@@ -75,7 +75,7 @@ def examine(engine: str, places: Places) -> Iterator[Finding]:
 
 def check_ffmpeg() -> Finding:
     """The ffmpeg that encodes films."""
-    from svi_story.cut.tools import encoder_versions, ffmpeg_path
+    from svi_story.cut.ffmpeg import encoder_versions, ffmpeg_path
 
     try:
         return Finding("ffmpeg", "ok", f"{encoder_versions()[0].split(' Copyright')[0]} ({ffmpeg_path()})")

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
     from svi_story.cache.entry import Entry
     from svi_story.cache.store import Store
-    from svi_story.cache.work import Work as WorkFolder
+    from svi_story.cache.work import WorkFolder
     from svi_story.engines.base import Engine, Frame, Latents, OnStep, Phase
     from svi_story.events import Reporter
     from svi_story.plan.keys import Json

@@ -9,7 +9,8 @@ from dataclasses import dataclass, replace
 from itertools import count, takewhile
 from typing import TYPE_CHECKING
 
-from svi_story.cut.audio import audio_inputs
+from svi_story.cut.audio import audio_inputs, mix
+from svi_story.cut.captions import CAPTION, CARD, card, fits
 from svi_story.cut.edit_list import (
     END_CARD,
     TITLE_CARD,
@@ -19,13 +20,10 @@ from svi_story.cut.edit_list import (
     ranges_of,
     soundtrack_of,
 )
-from svi_story.cut.encode import encode_piece
-from svi_story.cut.encoding import piece_inputs
+from svi_story.cut.encode import encode_piece, piece_inputs
+from svi_story.cut.ffmpeg import check_encoder, import_moviepy
 from svi_story.cut.frames import Still
 from svi_story.cut.join import join
-from svi_story.cut.mixing import mix
-from svi_story.cut.tools import check_encoder, import_moviepy
-from svi_story.cut.words import CAPTION, CARD, card, has_room
 from svi_story.errors import StoryError
 from svi_story.events import BoardStarted, ClipDone, FilmDone, PieceDone, PreviewDone, SoundDone, Warned
 from svi_story.files import disk, make_folder
@@ -43,9 +41,9 @@ if TYPE_CHECKING:
     from svi_story.cache.entry import Entry
     from svi_story.cache.outputs import Outputs
     from svi_story.cache.store import Store
+    from svi_story.cut.captions import Typography
     from svi_story.cut.frames import FrameSource
     from svi_story.cut.timeline import Piece, Span
-    from svi_story.cut.words import Type
     from svi_story.events import Reporter
     from svi_story.plan.model import Segment
     from svi_story.render.executor import Executor, SegmentReady
@@ -324,7 +322,7 @@ def _report_film(job: Job, context: RenderContext, *, made: bool) -> None:
 def _unreadable_texts(job: Job) -> Iterator[str]:
     """A sentence for every text that no font shows completely, or that there is no room for."""
     size, cut = job.plan.size, job.plan.cut
-    texts: list[tuple[str, str, Type]] = []
+    texts: list[tuple[str, str, Typography]] = []
     for name, shown in ((TITLE_CARD, cut.title_card), (END_CARD, cut.end_card)):
         if shown:
             texts.append((name, shown.text, CARD))
@@ -334,6 +332,6 @@ def _unreadable_texts(job: Job) -> Iterator[str]:
         missing = unseen(text)
         if missing:
             yield f"{name}: {missing}"
-        if not has_room(text, kind, size.width, size.height):
+        if not fits(text, kind, size.width, size.height):
             what = f"{len(text)} characters have no room in {size}, and end in an ellipsis; shorten the text"
             yield f"{name}: {what}"

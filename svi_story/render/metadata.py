@@ -6,8 +6,7 @@ import json
 from typing import TYPE_CHECKING
 
 from svi_story import __version__
-from svi_story.cut.extras import Chapter, Cue, Extras
-from svi_story.cut.xmp import About, xmp_packet
+from svi_story.cut.extras import Chapter, Cue, Extras, XmpFields, xmp_packet
 from svi_story.enginespec import spec_of
 from svi_story.plan.keys import canonical
 
@@ -39,7 +38,7 @@ def extras_of(plan: FilmPlan, ranges: Ranges) -> Extras:
         chapters=tuple(_chapters(plan, ranges)),
         captions=captions_of(plan, ranges) if plan.cut.soft else (),
         captions_on=not plan.cut.burnt,
-        xmp=xmp_packet(About(plan.title, TOOL, _system(plan), _facts(plan))),
+        xmp=xmp_packet(XmpFields(plan.title, TOOL, _system(plan), _facts(plan))),
     )
 
 

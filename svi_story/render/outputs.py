@@ -14,22 +14,17 @@ from svi_story.bundle.archive import first_manifest
 from svi_story.bundle.format import is_bundle
 from svi_story.cache.outputs import is_plain, place_of
 from svi_story.cache.store import Store
-from svi_story.cut.media import is_note, note_path
-from svi_story.cut.otio import is_timeline
 from svi_story.errors import InputError, Problem
 from svi_story.events import Warned
-from svi_story.files import read_regular
 from svi_story.render.jobs import Rejected
 from svi_story.render.ownership import (
     FOLDER,
-    FOREIGN,
     LINK,
     ODD,
     OURS,
     FilmFiles,
     Standing,
     known,
-    media_look,
 )
 from svi_story.render.record import is_finished, partial_film, record_path
 from svi_story.review.preview import is_sheet, sheet_path
@@ -149,34 +144,7 @@ def check_sheets(
 def check_page(job: Job, page: Path, outputs: Outputs, report: Reporter) -> None:
     """Raises InputError where a review may not be written."""
     target = Target(page, "its review", known(outputs, is_page))
-    _raise(check([Claim(job.place, job.plan, (target,))], outputs, report))
-
-
-def check_timeline(
-    job: Job, timeline: Path, media: Iterable[Path], outputs: Outputs, report: Reporter
-) -> None:
-    """Raises InputError where a timeline, or one of the clips' files that go with it, may not be written."""
-    targets = [Target(timeline, "its timeline", known(outputs, is_timeline))]
-    for path in media:
-        targets += [
-            Target(path, "the clip's file", media_look(outputs), beside=True),
-            Target(note_path(path), "the note about a clip's file", known(outputs, is_note), beside=True),
-        ]
-    _raise(check([_export(job, targets)], outputs, report))
-
-
-def check_subtitles(job: Job, target: Path, data: bytes, outputs: Outputs, report: Reporter) -> None:
-    """Raises InputError where captions may not be written."""
-    film = FilmFiles(job.place, job.plan, outputs)
-
-    def look(path: Path) -> Standing:
-        is_beside = place_of(path) == place_of(film.path.with_suffix(".srt"))
-        with_film = film.captions(path) if is_beside else FOREIGN
-        if with_film is OURS or _holds(path, data):
-            return OURS
-        return with_film if with_film.kind == "edited" else known(outputs, lambda _path: False)(path)
-
-    _raise(check([_export(job, [Target(target, "its captions", look)])], outputs, report))
+    raise_first(check([Claim(job.place, job.plan, (target,))], outputs, report))
 
 
 def check_bundle(job: Job, target: Path, outputs: Outputs, report: Reporter) -> None:
@@ -187,15 +155,17 @@ def check_bundle(job: Job, target: Path, outputs: Outputs, report: Reporter) -> 
         return manifest is not None and manifest.board == job.plan.board.name
 
     found = Target(target, "its bundle", known(outputs, is_same_board))
-    _raise(check([_export(job, [found])], outputs, report))
+    raise_first(check([export_claim(job, [found])], outputs, report))
 
 
-def _export(job: Job, targets: Sequence[Target]) -> Claim:
+def export_claim(job: Job, targets: Sequence[Target]) -> Claim:
+    """The claim of an export, whose targets the user can name."""
     cure = "choose another folder with -o, or another name with --as"
     return Claim(job.place, job.plan, tuple(targets), elsewhere=cure)
 
 
-def _raise(refused: dict[Path, InputError]) -> None:
+def raise_first(refused: dict[Path, InputError]) -> None:
+    """Raise the error of the only board that was checked, if it was refused."""
     for error in refused.values():
         raise error
 
@@ -300,11 +270,3 @@ def _identity(path: Path) -> tuple[int, int] | None:
     except (OSError, ValueError):
         return None
     return status.st_dev, status.st_ino
-
-
-def _holds(path: Path, data: bytes) -> bool:
-    """Whether a file holds these bytes already."""
-    try:
-        return read_regular(path, len(data)) == data
-    except OSError:
-        return False

@@ -12,9 +12,8 @@ from typing import TYPE_CHECKING, Literal, NamedTuple
 
 from svi_story.bundle.format import is_bundle
 from svi_story.cache.outputs import is_plain, place_of
-from svi_story.cut.boxes import read_xmp
-from svi_story.cut.media import is_as_noted, is_note, note_path
-from svi_story.cut.xmp import is_own_packet
+from svi_story.cut.extras import is_own_packet
+from svi_story.cut.mp4 import read_xmp
 from svi_story.files import sha256_file
 from svi_story.render.record import RECORD_VERSION, read_record
 
@@ -143,17 +142,6 @@ def known(outputs: Outputs, is_own: Callable[[Path], bool]) -> Callable[[Path], 
         if outputs.is_listed(path):
             return EDITED
         return OURS if is_own(path) else FOREIGN
-
-    return look
-
-
-def media_look(outputs: Outputs) -> Callable[[Path], Standing]:
-    """Looks at the ledger, and at the note that lies beside a clip's file."""
-
-    def look(path: Path) -> Standing:
-        if outputs.is_ours(path) or is_as_noted(path):
-            return OURS
-        return EDITED if outputs.is_listed(path) or is_note(note_path(path)) else FOREIGN
 
     return look
 

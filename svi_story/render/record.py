@@ -15,9 +15,9 @@ from svi_story import __version__
 from svi_story.cache.layout import Layout
 from svi_story.cache.outputs import Outputs, is_plain
 from svi_story.cut.audio import audio_inputs
+from svi_story.cut.captions import srt
 from svi_story.cut.edit_list import encoding_of, pieces_of, ranges_of, soundtrack_of
-from svi_story.cut.encoding import piece_inputs
-from svi_story.cut.subtitles import srt
+from svi_story.cut.encode import piece_inputs
 from svi_story.events import Warned
 from svi_story.files import UnfitError, disk, read_regular, sha256_file
 from svi_story.plan.description import (
@@ -327,7 +327,7 @@ def _hash(path: Path) -> str:
 
 def is_finished(job: Job, store: Store) -> bool:
     """Whether the film is there as it would be made, and no segment waits for being made again by force."""
-    if store.owed([segment.key for segment in job.segments]) or not is_up_to_date(
+    if store.pending_forced([segment.key for segment in job.segments]) or not is_up_to_date(
         job.place.film, recipe_of(job)
     ):
         return False

@@ -16,8 +16,8 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
-from svi_story.cache.aside import FORCED
 from svi_story.cache.outputs import Outputs
+from svi_story.cache.quarantine import FORCED
 from svi_story.cache.store import Store
 from svi_story.engines import implementation_of
 from svi_story.errors import InputError, Problem, StoryError, TransientError
@@ -30,7 +30,7 @@ from svi_story.events import (
     SegmentReused,
     Warned,
 )
-from svi_story.files import refused
+from svi_story.files import disk_error
 from svi_story.render.calibration import Timed, calibrated
 from svi_story.render.executor import LocalExecutor, SegmentFailed
 from svi_story.render.film import Clips, Film, RenderContext, finish_if_up_to_date
@@ -278,7 +278,7 @@ class BatchRunner:
                     continue
                 for segment in each.forced:  # once, whichever boards share it and are started again
                     if segment.key not in forced:
-                        context.store.set_aside(segment.key, FORCED)
+                        context.store.quarantine(segment.key, FORCED)
                         forced.add(segment.key)
                 film = Clips(each.job, each.clips, context) if each.clips else Film(each.job, context)
                 film.start()
@@ -336,7 +336,7 @@ def _translated(error: Exception, board: Path) -> Exception:
     if isinstance(error, MemoryError):
         return TransientError(f"RAM ran out; {NO_RAM}")
     if isinstance(error, OSError):
-        return refused(error, Path(error.filename or board), "reading or writing")
+        return disk_error(error, Path(error.filename or board), "reading or writing")
     return error
 
 

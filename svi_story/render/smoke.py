@@ -23,7 +23,7 @@ from svi_story.cache.outputs import Outputs
 from svi_story.engines.base import Carry
 from svi_story.enginespec import DEFAULT
 from svi_story.errors import InputError, Problem
-from svi_story.files import disk, make_folder, refusals
+from svi_story.files import disk, make_folder
 from svi_story.render.doctor import Finding
 
 if TYPE_CHECKING:
@@ -283,6 +283,6 @@ def save_pictures(trial: Trial, anchor: Frame, clips: tuple[Made, Made, Made]) -
         make_folder(trial.folder.absolute())
     names = (trial.folder / PICTURE.format(f"-{number}" if number > 1 else "") for number in count(1))
     target = next(name for name in names if not os.path.lexists(name) or trial.outputs.is_ours(name))
-    with trial.outputs.file(target) as temporary, refusals(target):
+    with trial.outputs.file(target) as temporary, disk(target):
         Image.fromarray(np.concatenate(rows, axis=0)).save(temporary)
     return target

@@ -18,7 +18,7 @@ from jinja2 import Environment, StrictUndefined
 from markupsafe import Markup
 
 from svi_story import __version__
-from svi_story.files import atomic_file, open_regular, refusals, remove_stale_temps
+from svi_story.files import atomic_file, disk, open_regular, remove_stale_temps
 from svi_story.review.limits import TABLE
 from svi_story.review.plots import plots
 from svi_story.review.view import Clock, clip_view, gaps_of, groups_of, machines, seams_of
@@ -94,7 +94,7 @@ def write_page(review: FilmReview, shown: Shown, page: Path, publish: Publish = 
     """Put the page in place at once. RenderError when the disk refuses."""
     html = page_of(review, shown, page)
     remove_stale_temps(page.absolute().parent)
-    with publish(page) as temporary, refusals(page):
+    with publish(page) as temporary, disk(page):
         temporary.write_text(html, "utf-8", errors="replace")
 
 

@@ -8,6 +8,7 @@ import json
 from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING
 
+from svi_story.errors import RenderError
 from svi_story.files import read_chunks, read_regular, remove_stale_temps, write_atomic
 
 if TYPE_CHECKING:
@@ -124,7 +125,7 @@ class Records:
         """
         self.known[self._name(file)] = Record(*offered, file.stat().st_mtime_ns, downloaded)
         known = {name: asdict(record) for name, record in self.known.items()}
-        with contextlib.suppress(OSError):
+        with contextlib.suppress(OSError, RenderError):
             remove_stale_temps(self.root)
             write_atomic(self.root / RECORDS, json.dumps(known, indent=1).encode())
 

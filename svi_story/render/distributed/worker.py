@@ -18,7 +18,7 @@ from svi_story.cache.store import Store
 from svi_story.engines import implementation_of
 from svi_story.errors import InputError, Problem, StoryError, TransientError
 from svi_story.events import Event
-from svi_story.files import refused
+from svi_story.files import disk_error
 from svi_story.plan.fingerprints import Fingerprints
 from svi_story.render.executor import LocalExecutor, SegmentFailed
 from svi_story.render.record import versions
@@ -222,7 +222,7 @@ def portable(error: Exception) -> Exception:
     if isinstance(error, MemoryError):
         return TransientError(f"RAM ran out on {socket.gethostname()}; close what else uses it there")
     if isinstance(error, OSError):
-        return refused(error, Path(error.filename or socket.gethostname()), "reading or writing")
+        return disk_error(error, Path(error.filename or socket.gethostname()), "reading or writing")
     return WorkerBugError("".join(traceback.format_exception(error)))
 
 

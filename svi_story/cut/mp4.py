@@ -1,4 +1,4 @@
-"""The boxes that an mp4 is made of: found, added to, never moved."""
+"""The boxes of an mp4 file: read, added to, never moved."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ XMP = bytes.fromhex("BE7ACFCB97A942E89C71999491E3AFAC")
 
 MOST_BOXES = 1000
 LARGEST_XMP = 32 * 2**20
-"""Bytes; ours hold a storyboard of 2 MB at most, and XML makes some characters longer."""
+"""Bytes; a packet holds a storyboard of 2 MB at most, and XML makes some characters longer."""
 
 ENABLED = 1
 """The flag of a track that players show unasked."""
@@ -75,22 +75,16 @@ def hide_captions(file: BinaryIO) -> None:
     end = file.seek(0, 2)
     (moov,) = (box for box in boxes(file, 0, end) if box.kind == b"moov")
     for track in boxes(file, moov.start, moov.stop):
-        if track.kind == b"trak" and _handler(file, track) == b"sbtl":
+        if track.kind == b"trak" and _media_type(file, track) == b"sbtl":
             (head,) = (box for box in boxes(file, track.start, track.stop) if box.kind == b"tkhd")
-            _clear(file, head.start)
+            file.seek(head.start + 3)  # the last of the three bytes of flags after the version
+            flags = file.read(1)[0]
+            file.seek(head.start + 3)
+            file.write(bytes([flags & ~ENABLED]))
 
 
-def _handler(file: BinaryIO, track: Box) -> bytes:
-    """What kind of media a track holds."""
+def _media_type(file: BinaryIO, track: Box) -> bytes:
     (media,) = (box for box in boxes(file, track.start, track.stop) if box.kind == b"mdia")
     (handler,) = (box for box in boxes(file, media.start, media.stop) if box.kind == b"hdlr")
     file.seek(handler.start + 8)  # after version, flags and a reserved word
     return file.read(4)
-
-
-def _clear(file: BinaryIO, head: int) -> None:
-    """Take ENABLED from the three bytes of flags after the version."""
-    file.seek(head + 3)
-    flags = file.read(1)[0]
-    file.seek(head + 3)
-    file.write(bytes([flags & ~ENABLED]))

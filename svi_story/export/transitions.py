@@ -10,17 +10,17 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Literal
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Sequence
 
-Look = Literal["dissolve", "black"]
+TransitionKind = Literal["dissolve", "black"]
 """Of one picture into the other; or into black and out of it again."""
 
 
 @dataclass(frozen=True)
-class Join:
+class Transition:
     """How an item follows the one before, or begins or ends the film."""
 
-    look: Look
+    look: TransitionKind
     before: int
     """Frames of the transition before the join."""
     after: int
@@ -31,13 +31,13 @@ class Join:
         return (self.after, self.before) if self.look == "dissolve" else (0, 0)
 
 
-def dissolve(frames: int) -> Join:
+def dissolve(frames: int) -> Transition:
     """A fade of so many frames, its join in the middle."""
-    return Join("dissolve", frames // 2, frames - frames // 2)
+    return Transition("dissolve", frames // 2, frames - frames // 2)
 
 
 @dataclass
-class Item:
+class TrackItem:
     """A clip or a card on the track, with the transitions at its ends."""
 
     runs: tuple[int, ...]
@@ -51,11 +51,11 @@ class Item:
 
     @property
     def frames(self) -> int:
-        """All that it has to show, handles included."""
+        """All its frames, handles included."""
         return sum(self.runs)
 
     @property
-    def room(self) -> int:
+    def untouched(self) -> int:
         """Frames that no transition touches."""
         return self.frames - self.reach_in - self.reach_out
 
@@ -66,45 +66,47 @@ class Item:
 
 
 @dataclass
-class Edit:
-    """Items in order, and the transitions that fit: `joins[i]` is before item i, the last one after all."""
+class EditedTrack:
+    """Items in order, and the transitions that fit: `transitions[i]` precedes item i."""
 
-    items: list[Item]
-    joins: list[Join | None] = field(init=False)
+    items: list[TrackItem]
+    transitions: list[Transition | None] = field(init=False)
 
     def __post_init__(self) -> None:
-        self.joins = [None] * (len(self.items) + 1)
+        self.transitions = [None] * (len(self.items) + 1)
 
-    def set(self, index: int, join: Join) -> bool:
+    def set(self, index: int, join: Transition) -> bool:
         """Put a transition before item `index`, unless it meets another; whether it was put there."""
         before = self.items[index - 1] if index > 0 else None
         after = self.items[index] if index < len(self.items) else None
         lent, borrowed = join.handles
         out, into = join.before + lent, join.after + borrowed
-        if self.joins[index] or (before and before.room < out) or (after and after.room < into):
+        if (
+            self.transitions[index]
+            or (before and before.untouched < out)
+            or (after and after.untouched < into)
+        ):
             return False
         if before:
             before.tail, before.reach_out = lent, out
         if after:
             after.head, after.reach_in = borrowed, into
-        self.joins[index] = join
+        self.transitions[index] = join
         return True
 
     @property
     def starts(self) -> tuple[int, ...]:
         """Where the film begins to show each item, in its transition: the first frame that has some of it."""
-        return tuple(self._starts())
+        starts, cut = [], 0
+        for item in self.items:
+            starts.append(cut - item.head)
+            cut += item.frames - item.head - item.tail
+        return tuple(starts)
 
     @property
     def frames(self) -> int:
         """The film's length."""
         return sum(item.frames - item.head - item.tail for item in self.items)
-
-    def _starts(self) -> Iterator[int]:
-        cut = 0
-        for item in self.items:
-            yield cut - item.head
-            cut += item.frames - item.head - item.tail
 
 
 def trimmed(runs: Sequence[int], head: int, tail: int) -> list[tuple[int, int]]:

@@ -1,4 +1,4 @@
-"""moviepy and its ffmpeg, without what comes along when they are imported carelessly."""
+"""moviepy and its ffmpeg, started without side effects and with a controlled environment."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ ENVIRONMENT = (
     *("HOME", "USERPROFILE", "TMPDIR", "TEMP", "TMP"),
     *("SYSTEMROOT", "SYSTEMDRIVE", "WINDIR", "COMSPEC", "PATHEXT"),
 )
-"""All that ffmpeg gets of our environment: what finds programs and libraries, and where to put files."""
+"""The environment variables that ffmpeg gets: where programs and libraries are, and where to put files."""
 
 ASM = "SSE4.2"
 """The instructions that x264 may use. Its AVX-512 code for `mbtree` takes 16 macroblocks at a time: where a
@@ -31,7 +31,7 @@ for SSSE3, SSE4.2 and AVX2 takes the row only; these three make the same bytes."
 def ffmpeg_path() -> str:
     """The ffmpeg that encodes: imageio-ffmpeg's own, or the one IMAGEIO_FFMPEG_EXE names.
 
-    imageio-ffmpeg is asked only where it brings none: to try one, it starts it with our whole environment.
+    imageio-ffmpeg is asked only where it brings none: to try one, it starts it with the whole environment.
     Raises RenderError where there is none.
     """
     from imageio_ffmpeg import get_ffmpeg_exe
@@ -48,14 +48,14 @@ def ffmpeg_path() -> str:
 
 @cache
 def encoder_versions() -> tuple[str, str]:
-    """What ffmpeg and moviepy call their versions. Imports neither; raises RenderError without an ffmpeg."""
-    return _said("-version").partition("\n")[0], version("moviepy")
+    """The versions of ffmpeg and moviepy. Imports neither; raises RenderError without an ffmpeg."""
+    return _answer("-version").partition("\n")[0], version("moviepy")
 
 
 @cache
 def check_encoder(name: str) -> None:
     """Raises RenderError where the ffmpeg that encodes has not this encoder."""
-    if f"Encoder {name} " not in _said("-hide_banner", "-h", f"encoder={name}"):
+    if f"Encoder {name} " not in _answer("-hide_banner", "-h", f"encoder={name}"):
         what = f"{ffmpeg_path()} has no encoder {name}; write `codec: h264`, or set IMAGEIO_FFMPEG_EXE to one"
         raise RenderError(f"{what} that has")
 
@@ -89,12 +89,12 @@ def _instructions(*options: str) -> list[str]:
     """What x264 says it will use of this CPU: such as SSSE3, AVX2, NEON; empty if it does not say."""
     black = ("-f", "rawvideo", "-pix_fmt", "yuv420p", "-s", "16x16", "-i", "-")
     encode = ("-c:v", "libx264", *options, "-f", "null", "-")
-    told = _run("-hide_banner", "-nostats", "-loglevel", "info", *black, *encode, data=bytes(384)).stderr
-    found = re.search(rb"using cpu capabilities: (.*)", told)
+    log = _run("-hide_banner", "-nostats", "-loglevel", "info", *black, *encode, data=bytes(384)).stderr
+    found = re.search(rb"using cpu capabilities: (.*)", log)
     return found[1].decode(errors="replace").split() if found else []
 
 
-def _said(*options: str) -> str:
+def _answer(*options: str) -> str:
     """What ffmpeg answers. Raises RenderError where it does not run."""
     return _run(*options).stdout.decode(errors="replace")
 
@@ -103,7 +103,7 @@ def _run(*options: str, data: bytes = b"") -> subprocess.CompletedProcess[bytes]
     """Run ffmpeg to its end. Raises RenderError where that fails."""
     command = [ffmpeg_path(), *options]
     try:
-        return subprocess.run(  # noqa: S603 - the program that is going to encode, and no text of a stranger
+        return subprocess.run(  # noqa: S603 - the program that is going to encode, and no untrusted text
             command, input=data, env=ffmpeg_environment(), capture_output=True, check=True, timeout=60
         )
     except (OSError, subprocess.SubprocessError) as error:
@@ -122,5 +122,5 @@ def import_moviepy() -> None:
     encoder_versions()
     config = ModuleType("moviepy.config")
     vars(config).update(FFMPEG_BINARY=ffmpeg_path(), FFPLAY_BINARY=ffmpeg_path())
-    config = sys.modules.setdefault(config.__name__, config)  # somebody may have imported moviepy before
+    config = sys.modules.setdefault(config.__name__, config)  # moviepy may have been imported before
     vars(importlib.import_module("moviepy"))["config"] = config

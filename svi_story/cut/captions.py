@@ -1,23 +1,29 @@
-"""Words on the picture: captions over a clip's frames, cards on black. Each is drawn once."""
+"""Captions and cards: drawn onto frames, and captions as an .srt file."""
 
 from __future__ import annotations
 
+import re
+import unicodedata
 from dataclasses import dataclass, replace
+from fractions import Fraction
 from functools import lru_cache
 from typing import TYPE_CHECKING
 
 import numpy as np
 
+from svi_story.cut.extras import in_turn
 from svi_story.media.text import TextStyle, draw_text, is_whole
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-    from fractions import Fraction
+    from collections.abc import Iterable, Iterator
 
     from numpy.typing import NDArray
 
+    from svi_story.cut.extras import Cue
+
     Frame = NDArray[np.uint8]
     """One picture: height x width x 3, RGB."""
+
 
 SMALLEST = 10
 """Letters of fewer pixels cannot be read."""
@@ -26,25 +32,25 @@ SHRINKING = 0.92
 
 
 @dataclass(frozen=True)
-class Type:
-    """How large words are set. Shares of the picture, which may be wide or tall."""
+class Typography:
+    """How text is sized. Fractions of the picture, which may be wide or tall."""
 
     height: float
     """The em, of the picture's height; a tall picture takes as much of its width."""
     width: float
     """The longest line, of the picture's width."""
-    room: float
+    max_height: float
     """All lines together, of the picture's height."""
     lines: int
-    """Lines that are comfortable; smaller type comes before more of them."""
+    """Preferred number of lines; the type gets smaller before there are more."""
     outline: float
     """Of the em."""
 
 
-CAPTION = Type(height=1 / 17, width=0.88, room=0.4, lines=3, outline=0.11)
-CARD = Type(height=1 / 11, width=0.84, room=0.84, lines=7, outline=0.0)
-LAST_ROOM = 0.86
-"""What words may take of the picture's height where they would not be whole otherwise."""
+CAPTION = Typography(height=1 / 17, width=0.88, max_height=0.4, lines=3, outline=0.11)
+CARD = Typography(height=1 / 11, width=0.84, max_height=0.84, lines=7, outline=0.0)
+LAST_MAX_HEIGHT = 0.86
+"""The largest fraction of the picture's height, for text that does not fit otherwise."""
 MARGIN = 0.055
 """From the lowest line of a caption to the picture's edge, of its height."""
 
@@ -65,45 +71,43 @@ def card(text: str, width: int, height: int) -> Frame:
     return Overlay(drawn, (height - drawn.shape[0]) // 2, (width - drawn.shape[1]) // 2).over(black)
 
 
-def _draw(text: str, kind: Type, width: int, height: int) -> tuple[NDArray[np.uint8], int]:
-    """The text in the largest type in which it is comfortable, and the margin that is around it."""
+def _draw(text: str, kind: Typography, width: int, height: int) -> tuple[NDArray[np.uint8], int]:
+    """The text in the largest type in which it fits, and the margin around it."""
     style = _style_for(text, kind, width, height)
     return draw_text(text, style), style.margin
 
 
-def has_room(text: str, kind: Type, width: int, height: int) -> bool:
-    """Whether all of a text is seen; else it ends in an ellipsis."""
+def fits(text: str, kind: Typography, width: int, height: int) -> bool:
+    """Whether all of a text is visible; else it ends in an ellipsis."""
     return is_whole(text, _style_for(text, kind, width, height))
 
 
-def _style_for(text: str, kind: Type, width: int, height: int) -> TextStyle:
+def _style_for(text: str, kind: Typography, width: int, height: int) -> TextStyle:
     styles = list(_styles(kind, width, height))
     return next((style for style in styles if is_whole(text, style)), styles[-1])
 
 
-def _styles(kind: Type, width: int, height: int) -> Iterator[TextStyle]:
-    """From the most comfortable to the last resort, which takes all lines that there is room for."""
+def _styles(kind: Typography, width: int, height: int) -> Iterator[TextStyle]:
+    """From the preferred style to the last resort, which fills the picture with lines."""
     size = max(SMALLEST, round(min(height, width * 9 / 16) * kind.height))
     sizes = [size]
     while sizes[-1] > max(SMALLEST, size // 2):
         sizes.append(max(SMALLEST, min(sizes[-1] - 1, int(sizes[-1] * SHRINKING))))
-    styles = [_style(kind, each, width) for each in sizes]
+    styles = [
+        TextStyle(em, int(width * kind.width), kind.lines, align="center", outline=em * kind.outline)
+        for em in sizes
+    ]
     for style in styles:
         yield style
-    for room in (kind.room, LAST_ROOM):
+    for max_height in (kind.max_height, LAST_MAX_HEIGHT):
         for style in styles:
-            yield replace(style, max_lines=max(1, int(room * height) // style.line_height))
-
-
-def _style(kind: Type, size: int, width: int) -> TextStyle:
-    outline = size * kind.outline
-    return TextStyle(size, int(width * kind.width), kind.lines, align="center", outline=outline)
+            yield replace(style, max_lines=max(1, int(max_height * height) // style.line_height))
 
 
 def darken(frame: Frame, level: Fraction) -> Frame:
-    """A frame with what `level` leaves of its brightness, in integers, halves rounded up."""
-    part, whole = level.numerator, level.denominator
-    levels = (np.arange(256, dtype=np.uint32) * np.uint32(part) + np.uint32(whole // 2)) // np.uint32(whole)
+    """A frame scaled to `level` of its brightness, in integers, halves rounded up."""
+    part, total = level.numerator, level.denominator
+    levels = (np.arange(256, dtype=np.uint32) * np.uint32(part) + np.uint32(total // 2)) // np.uint32(total)
     return levels.astype(np.uint8)[frame]
 
 
@@ -132,3 +136,42 @@ def _overlap(start: int, length: int, limit: int) -> tuple[slice, slice]:
     """Where a run lies within [0, limit), and which part of the run that is."""
     first, last = (min(max(end, 0), limit) for end in (start, start + length))
     return slice(first, last), slice(first - start, last - start)
+
+
+_MARKUP = re.compile(r"<[^<>]*>|\{[^{}]*\}|-->|<(?=[A-Za-z/!?])|[{}]")
+"""What players take for a tag, for an override of the style, or for the line that times a cue."""
+
+_WIDE = {ord(mark): chr(ord(mark) + 0xFEE0) for mark in "<>{}"}
+"""The same characters in full width."""
+
+
+def srt(cues: Iterable[Cue], fps: Fraction) -> str:
+    """The text of an .srt file: UTF-8, `\\n` line breaks, times rounded half up to milliseconds.
+
+    Players find tags, style overrides and timing lines in the text, and the format has no way to quote them:
+    what they would take for one is written with the full-width twins of `<`, `>`, `{` and `}`. Cues that
+    would overlap end where the next begins.
+    """
+    ordered = in_turn(replace(cue, text=harmless(cue.text)) for cue in cues)
+    blocks = (
+        f"{number}\n{_clock(cue.start, fps)} --> {_clock(cue.stop, fps)}\n{cue.text}\n"
+        for number, cue in enumerate(ordered, 1)
+    )
+    return "\n".join(blocks)
+
+
+def harmless(text: str) -> str:
+    """Text that every player shows as it is: no blank lines, no control characters, no markup."""
+    lines = (
+        # without control characters and halves of characters, which no file can hold
+        "".join(mark for mark in line if unicodedata.category(mark) not in ("Cc", "Cs")).strip()
+        for line in text.splitlines()
+    )
+    return _MARKUP.sub(lambda found: found.group().translate(_WIDE), "\n".join(filter(None, lines)))
+
+
+def _clock(frame: int, fps: Fraction) -> str:
+    seconds, milliseconds = divmod(int(frame * 1000 / fps + Fraction(1, 2)), 1000)
+    minutes, seconds = divmod(seconds, 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours:02}:{minutes:02}:{seconds:02},{milliseconds:03}"

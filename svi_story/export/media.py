@@ -1,6 +1,6 @@
 """Clips as files that editors open: one file each, in an editor's codec, every frame by itself.
 
-A file is made once from the same frames: a note beside it says which, and what the file was then.
+A file is written once from the same frames: a note beside it has their hashes, and the file's.
 """
 
 from __future__ import annotations
@@ -20,16 +20,11 @@ if TYPE_CHECKING:
     from fractions import Fraction
     from pathlib import Path
 
-    from av import VideoFrame
-    from av.container import OutputContainer
-
     from svi_story.cache.outputs import Publish
     from svi_story.cut.frames import Frame
     from svi_story.cut.timeline import Span
     from svi_story.plan.keys import Json
     from svi_story.plan.model import Size
-
-LARGEST_NOTE = 64 * 2**20
 
 MEDIA_VERSION = 1
 """Raised whenever the same frames make another file than before."""
@@ -39,7 +34,7 @@ BT709, VIDEO_RANGE = 1, 1
 """As H.273 numbers the colours of HD video and its range of levels."""
 
 
-class Pictures(Protocol):
+class FrameSequence(Protocol):
     """Frames of one size, by number."""
 
     def __len__(self) -> int: ...
@@ -48,7 +43,7 @@ class Pictures(Protocol):
 
 
 @dataclass(frozen=True)
-class Codec:
+class MediaCodec:
     """An editor's codec, in a QuickTime file: 4:2:2, 10 bits, BT.709."""
 
     name: str
@@ -71,21 +66,21 @@ class Codec:
 
 
 CODECS = {
-    "prores": Codec("prores", "ProRes 422 HQ", "prores_ks", (("profile", "3"), ("vendor", "apl0"))),
-    "dnxhr": Codec("dnxhr", "DNxHR HQX", "dnxhd", (("profile", "dnxhr_hqx"),), least=(256, 120)),
+    "prores": MediaCodec("prores", "ProRes 422 HQ", "prores_ks", (("profile", "3"), ("vendor", "apl0"))),
+    "dnxhr": MediaCodec("dnxhr", "DNxHR HQX", "dnxhd", (("profile", "dnxhr_hqx"),), least=(256, 120)),
 }
 
 
 LARGEST_NOTE = 2**20
-"""Bytes of what is told of a clip's file; a clip of 100 spans takes 10 kB."""
+"""Bytes; the note of a clip of 100 spans takes 10 kB."""
 
 
-def media_path(folder: Path, name: str, codec: Codec) -> Path:
+def media_path(folder: Path, name: str, codec: MediaCodec) -> Path:
     """A clip's file; its name stays when other clips come and go, so that an editor finds it again."""
     return folder / f"{name}.{codec.name}.mov"
 
 
-def made_from(spans: Sequence[Span], codec: Codec, size: Size, fps: Fraction) -> dict[str, Json]:
+def media_inputs(spans: Sequence[Span], codec: MediaCodec, size: Size, fps: Fraction) -> dict[str, Json]:
     """All that decides what a file shows; the spans' keys are the hashes of their frames."""
     return {
         "version": MEDIA_VERSION,
@@ -99,8 +94,8 @@ def made_from(spans: Sequence[Span], codec: Codec, size: Size, fps: Fraction) ->
     }
 
 
-def is_made(target: Path, inputs: dict[str, Json]) -> bool:
-    """Whether the file is there, made from this, and still what it was then."""
+def is_current(target: Path, inputs: dict[str, Json]) -> bool:
+    """Whether the file exists, encoded from these inputs, and still what it was then."""
     try:
         note = read_note(target)
         if note["made_from"] != key_of(inputs) or note["bytes"] != target.stat().st_size:
@@ -111,7 +106,7 @@ def is_made(target: Path, inputs: dict[str, Json]) -> bool:
 
 
 def is_as_noted(target: Path) -> bool:
-    """Whether the file is there, and what its note says that it was when it was written."""
+    """Whether the file exists and is what its note says."""
     try:
         note = read_note(target)
         return note["bytes"] == target.stat().st_size and bool(note["sha256"] == sha256_file(target))
@@ -129,22 +124,22 @@ def is_note(path: Path) -> bool:
 
 
 def read_note(target: Path) -> dict[str, Any]:
-    """What is noted of a clip's file. Raises OSError or ValueError where that cannot be read."""
+    """The note of a clip's file. Raises OSError or ValueError where it cannot be read."""
     found: dict[str, Any] = json.loads(read_regular(note_path(target), LARGEST_NOTE))
     return found
 
 
 def write_media(
     target: Path,
-    frames: Pictures,
-    codec: Codec,
+    frames: FrameSequence,
+    codec: MediaCodec,
     fps: Fraction,
     inputs: dict[str, Json],
     publish: Publish = atomic_file,
 ) -> None:
-    """Write all the frames; the file is under its name when it is whole and counted, then comes its note.
+    """Write all frames; the file gets its name when it is complete and counted, then its note is written.
 
-    Frames are read one by one. Raises RenderError where the disk or the codec refuses.
+    Frames are read one by one. Raises RenderError where the disk or the codec fails.
     """
     import av
 
@@ -173,46 +168,27 @@ def note_path(target: Path) -> Path:
     return target.with_name(f"{target.name}.json")
 
 
-def _encode(path: Path, frames: Pictures, codec: Codec, fps: Fraction) -> None:
+def _encode(path: Path, frames: FrameSequence, codec: MediaCodec, fps: Fraction) -> None:
     import av
 
     container = av.open(str(path.absolute()), "w", format="mov")
     try:
-        _fill(container, frames, codec, fps)
+        height, width, _ = frames[0].shape
+        stream = container.add_stream(codec.encoder, rate=fps, options=dict(codec.options))
+        assert isinstance(stream, av.VideoStream)
+        stream.width, stream.height, stream.pix_fmt = width, height, PIXELS
+        context = stream.codec_context
+        context.color_range = VIDEO_RANGE
+        context.colorspace = context.color_primaries = context.color_trc = BT709
+        for number in range(len(frames)):
+            rgb = av.VideoFrame.from_ndarray(frames[number], format="rgb24")
+            # One thread: swscale writes past the end of these rows, where another thread's rows begin.
+            picture = rgb.reformat(format=PIXELS, dst_colorspace="ITU709", dst_color_range="MPEG", threads=1)
+            picture.pts, picture.time_base = number, 1 / fps
+            container.mux(stream.encode(picture))
+        container.mux(stream.encode(None))
     except BaseException:
-        _abandon(container)
+        with suppress(av.FFmpegError):  # closing writes the index, which a full disk refuses again
+            container.close()
         raise
     container.close()
-
-
-def _abandon(container: OutputContainer) -> None:
-    """Close a file that nobody will get; closing writes its index, which a full disk refuses again."""
-    import av
-
-    with suppress(av.FFmpegError):
-        container.close()
-
-
-def _fill(container: OutputContainer, frames: Pictures, codec: Codec, fps: Fraction) -> None:
-    import av
-
-    height, width, _ = frames[0].shape
-    stream = container.add_stream(codec.encoder, rate=fps, options=dict(codec.options))
-    assert isinstance(stream, av.VideoStream)
-    stream.width, stream.height, stream.pix_fmt = width, height, PIXELS
-    context = stream.codec_context
-    context.color_range = VIDEO_RANGE
-    context.colorspace = context.color_primaries = context.color_trc = BT709
-    for number in range(len(frames)):
-        picture = _picture(frames[number])
-        picture.pts, picture.time_base = number, 1 / fps
-        container.mux(stream.encode(picture))
-    container.mux(stream.encode(None))
-
-
-def _picture(frame: Frame) -> VideoFrame:
-    import av
-
-    rgb = av.VideoFrame.from_ndarray(frame, format="rgb24")
-    # One thread: swscale writes past the end of these rows, which is where another thread's rows begin.
-    return rgb.reformat(format=PIXELS, dst_colorspace="ITU709", dst_color_range="MPEG", threads=1)
