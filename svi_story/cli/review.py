@@ -33,8 +33,8 @@ if TYPE_CHECKING:
     from svi_story.cache.outputs import Outputs
     from svi_story.cache.store import Store
     from svi_story.render.jobs import Choice, Job
-    from svi_story.review.quality import FilmReview
-    from svi_story.review.report import Shown
+    from svi_story.review.film import FilmReview
+    from svi_story.review.report import Playback
 
 Board = Annotated[Path, typer.Argument(metavar="BOARD", help="A board, or a bundle.")]
 
@@ -82,11 +82,11 @@ def review(
         check_page(job, page, outputs, warn)
     found = _measure(job, store)
     if as_json:
-        from svi_story.review.answer import as_json as in_json
+        from svi_story.review.film import as_json as in_json
 
         answer_json(in_json(found))
     else:
-        _write(page, found, replace(_shown(job, store), again=_again(board, words)), outputs)
+        _write(page, found, replace(_playback(job, store), command=_render_command(board, words)), outputs)
         answer(str(page))
     if found.findings:
         count = len(found.findings)
@@ -118,13 +118,13 @@ def _measure(job: Job, store: Store) -> FilmReview:
             "same options first"
         )
         raise InputError(Problem(what, file=str(job.place.board)))
-    from svi_story.review.quality import review_film
+    from svi_story.review.film import review_film
 
     with reporter(as_json=False, quiet=False, verbose=False) as report:
         return review_film(job.plan, store.entry, report)
 
 
-def _again(board: Path, words: Mapping[str, Path | str]) -> str:
+def _render_command(board: Path, words: Mapping[str, Path | str]) -> str:
     """The command that renders a board with the same options; those that say nothing new are left out."""
     plain = {"-o": FILMS, "--cache": CACHE, "--models": MODELS}
     given = [
@@ -135,26 +135,28 @@ def _again(board: Path, words: Mapping[str, Path | str]) -> str:
     return " ".join(["svi-story render", shlex.quote(str(board)), *given])
 
 
-def _write(page: Path, found: FilmReview, shown: Shown, outputs: Outputs) -> None:
+def _write(page: Path, found: FilmReview, playback: Playback, outputs: Outputs) -> None:
     """Write the page beside the film."""
     from svi_story.files import disk, make_folder
     from svi_story.review.report import write_page
 
     with disk(page.parent, "making room for the review"):
         make_folder(page.parent)
-    write_page(found, shown, page, outputs.file)
+    write_page(found, playback, page, outputs.file)
 
 
-def _shown(job: Job, store: Store) -> Shown:
+def _playback(job: Job, store: Store) -> Playback:
     """The film that can be watched, and what to know about it."""
     from svi_story.render.record import is_finished, partial_film
-    from svi_story.review.report import Shown
+    from svi_story.review.report import Playback
 
     film = job.place.film
     if film.is_file():
         if is_finished(job, store):
-            return Shown(film, "")
-        return Shown(film, "This film is not the one that is planned now: times may differ. Render it again.")
+            return Playback(film, "")
+        return Playback(
+            film, "This film is not the one that is planned now: times may differ; render it again."
+        )
     if partial_film(film).is_file():
-        return Shown(partial_film(film), "The film is not finished: this is what exists so far.")
-    return Shown(None, "There is no film to play yet; its clips are measured where they lie.")
+        return Playback(partial_film(film), "The film is not finished: this is what exists so far.")
+    return Playback(None, "There is no film to play yet; its clips are measured where they lie.")
