@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 DEMO := storyboards/demo.yaml
 
-.PHONY: setup demo test lint types suite browser docs clean
+.PHONY: setup demo test lint types suite slow browser docs clean
 
 setup: $(BIN)/.installed
 
@@ -28,6 +28,9 @@ types: setup
 
 suite: setup
 	$(BIN)/python -m pytest -n 2
+
+slow: setup
+	$(BIN)/python -m pytest -n 2 -m slow
 
 browser: setup
 	$(BIN)/python -m pytest -m browser

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 import socket
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, NoReturn
@@ -16,6 +17,10 @@ from typer.testing import CliRunner
 if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
+
+# A parent that ignores SIGINT (`nohup make test &`) passes that on to every process that a test starts.
+if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 settings.register_profile("shared-machine", deadline=None)
 settings.load_profile("shared-machine")

@@ -191,7 +191,7 @@ class Handler(BaseHTTPRequestHandler):
         self.wfile.flush()
         if name in self.hub.stop and limit < len(body):
             self.hub.stopped.set()
-            threading.Event().wait(60)
+            threading.Event().wait(600)
         self.close_connection = limit < len(body)
 
     def fail(self, status: int, code: str) -> None:

@@ -266,5 +266,5 @@ def test_whoever_waits_for_a_lock_that_gc_removes_is_served_alone(store: Store, 
         thread.start()
         store.delete(store.garbage(time.time()))
     for thread in threads:
-        thread.join(30)
+        thread.join(120)
     assert overlaps == [1] * 6

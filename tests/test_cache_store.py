@@ -564,7 +564,7 @@ def test_two_renders_at_once_wait_for_each_other(tmp_path: Path, undisturbed: Pa
     assert f"another process is rendering {KEY[:12]}; waiting" in hear(second)["warning"]
     time.sleep(0.2)
     gate.touch()
-    outputs = [process.communicate(timeout=30) for process in (first, second)]
+    outputs = [process.communicate(timeout=120) for process in (first, second)]
     lines = [json.loads(line) for out, _ in outputs for line in out.splitlines()]
     assert [line["digest"] for line in lines if "digest" in line] == [wanted, wanted]
     assert not [line for line in lines if KEY[:12] in line.get("warning", "") or "held" in line]
@@ -577,7 +577,7 @@ def test_the_wait_ends_with_ctrl_c(store: Store) -> None:
         assert "another process is rendering" in hear(process)["warning"]
         time.sleep(0.2)
         process.send_signal(signal.SIGINT)
-        assert process.wait(timeout=10) != 0
+        assert process.wait(timeout=60) != 0
         assert "KeyboardInterrupt" in process.communicate()[1]
 
 
@@ -594,7 +594,7 @@ def test_threads_wait_for_each_other_too(store: Store, heard: Heard) -> None:
     for thread in threads:
         thread.start()
     for thread in threads:
-        thread.join(30)
+        thread.join(120)
     assert len(set(entries)) == 1
     assert len(entries) == 3
     assert 1 <= len(heard.warnings) <= 3

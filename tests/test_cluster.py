@@ -277,7 +277,7 @@ class Watched:
 
     def end(self, code: int) -> str:
         """Read to the end, which is to be with this code; standard error."""
-        out, err = self.process.communicate(timeout=120)
+        out, err = self.process.communicate(timeout=300)
         for line in out.splitlines():
             self._note(json.loads(line))
         assert self.process.returncode == code, err
@@ -334,15 +334,15 @@ def svi_board(name: str, clips: list[dict[str, Any]], **changes: Any) -> None:
 
 
 def comes(look: Callable[[], object]) -> bool:
-    """Whether something is so within half a minute."""
-    until = time.monotonic() + 30
+    """Whether something is so within two minutes."""
+    until = time.monotonic() + 120
     while not (found := look()) and time.monotonic() < until:
         time.sleep(0.1)
     return bool(found)
 
 
 def gone(process: int) -> bool:
-    """Whether a process is over within half a minute."""
+    """Whether a process is over within two minutes."""
     return comes(lambda: not Path("/proc", str(process)).exists())
 
 
@@ -485,7 +485,7 @@ def test_an_interrupt_ends_everything_that_was_started(number: signal.Signals, h
     else:
         run.process.send_signal(number)
     err = run.end(130)
-    assert time.monotonic() - began < 20
+    assert time.monotonic() - began < 60
     assert "what was done is kept" in err
     assert "--ray" in err
     assert left_of(run.process.pid) == []
@@ -499,7 +499,7 @@ def test_an_interrupt_is_heard_while_an_address_does_not_answer(scratch: Path) -
         run = start("boards", *ANIMATIC, "--ray", address, TMPDIR=str(scratch))
         assert comes(lambda: len(calls) > 1)  # after a first look, by Ray itself
         run.process.send_signal(signal.SIGINT)
-        run.process.wait(30)
+        run.process.wait(60)
         assert "what was done is kept" in run.end(130)
     assert not any(path.name.startswith("svi-ray-") for path in scratch.iterdir())
     assert left_of(run.process.pid) == []
@@ -603,13 +603,13 @@ def test_workers_are_looked_after_while_films_are_cut_and_left_when_nobody_wants
     def work() -> Iterator[int]:
         yield 1
         went_on.set()
-        over.wait(10)
+        over.wait(60)
         if not over.is_set():
             raise TimeoutError("nobody said stop")
 
     reading = ahead(work(), over.set)
     assert next(reading) == 1
-    assert went_on.wait(10)
+    assert went_on.wait(60)
     assert isinstance(reading, Generator)
     reading.close()
     assert over.is_set()

@@ -311,7 +311,7 @@ def test_an_ffmpeg_that_hangs_does_not_hold_up_a_stop(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     fake = tmp_path / "ffmpeg"
-    fake.write_text("#!/bin/sh\ncat >/dev/null\nexec sleep 60\n")
+    fake.write_text("#!/bin/sh\ncat >/dev/null\nexec sleep 600\n")
     fake.chmod(0o755)
     import_moviepy()
     monkeypatch.setattr("svi_story.cut.encode.ffmpeg_path", lambda: str(fake))
@@ -322,7 +322,7 @@ def test_an_ffmpeg_that_hangs_does_not_hold_up_a_stop(
     start = time.monotonic()
     with pytest.raises(KeyboardInterrupt):
         encode_piece(NINE, Library(), encoding(), tmp_path / "p.mp4", on_frame)
-    assert time.monotonic() - start < 20
+    assert time.monotonic() - start < 120
 
 
 def test_a_folder_that_is_not_there(tmp_path: Path) -> None:
@@ -363,10 +363,10 @@ def test_a_signal_leaves_no_ffmpeg_and_no_piece(tmp_path: Path, sent: signal.Sig
         assert python.stdout is not None
         ffmpeg = int(python.stdout.readline())
         (os.killpg if to_group else os.kill)(python.pid, sent)
-        _, errors = python.communicate(timeout=20)
+        _, errors = python.communicate(timeout=120)
     assert python.returncode == -sent
     assert ("KeyboardInterrupt" in errors) == (sent == signal.SIGINT)
-    deadline = time.monotonic() + 10
+    deadline = time.monotonic() + 60
     while is_alive(ffmpeg) and time.monotonic() < deadline:
         time.sleep(0.05)
     assert not is_alive(ffmpeg)

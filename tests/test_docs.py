@@ -75,7 +75,8 @@ def test_the_readme_s_other_commands_are_those_of_the_makefile() -> None:
 
 
 def test_links_between_documents_lead_somewhere() -> None:
-    for page in (ROOT / "README.md", *(ROOT / "docs").glob("*.md"), ROOT / "storyboards/README.md"):
+    pages = [ROOT / name for name in ("README.md", "CONTRIBUTING.md", "storyboards/README.md")]
+    for page in (*pages, *(ROOT / "docs").glob("*.md")):
         for target in re.findall(r"\]\((?!http)([^)#]+)", page.read_text("utf-8")):
             assert (page.parent / target).exists(), f"{page.name}: {target}"
 

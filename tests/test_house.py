@@ -6,11 +6,16 @@ import ast
 import re
 import subprocess
 import sys
+from functools import cache
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 
 import svi_story
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 HOUSE = Path(svi_story.__file__).parent
 ROOMS = [
@@ -21,6 +26,27 @@ HEAVY = ("torch", "diffusers", "transformers", "moviepy", "av", "ray")
 MODULES = sorted(path for path in HOUSE.rglob("*.py") if path.parent != HOUSE or path.stem in ROOMS)
 
 
+@cache
+def tree_of(path: Path) -> ast.Module:
+    return ast.parse(path.read_text("utf-8"))
+
+
+def for_every_module(check: Callable[[Path], None]) -> Callable[[], None]:
+    """One test that runs a check on every module and lists all failures: two thousand tests would be slow."""
+
+    def test() -> None:
+        failures = []
+        for path in MODULES:
+            try:
+                check(path)
+            except AssertionError as error:
+                failures.append(f"{path.relative_to(HOUSE)}: {error}")
+        assert not failures, "\n".join(failures)
+
+    test.__doc__ = check.__doc__
+    return test
+
+
 def room_of(module: str) -> str:
     """The room that a dotted module name lies in; empty for the package itself."""
     return module.split(".")[1] if module.startswith("svi_story.") else ""
@@ -28,7 +54,7 @@ def room_of(module: str) -> str:
 
 def imports_of(path: Path) -> set[str]:
     found: set[str] = set()
-    for node in ast.walk(ast.parse(path.read_text("utf-8"))):
+    for node in ast.walk(tree_of(path)):
         if isinstance(node, ast.Import):
             found |= {alias.name for alias in node.names}
         elif isinstance(node, ast.ImportFrom):
@@ -37,7 +63,7 @@ def imports_of(path: Path) -> set[str]:
     return found
 
 
-@pytest.mark.parametrize("path", MODULES, ids=lambda path: str(path.relative_to(HOUSE)))
+@for_every_module
 def test_imports_go_down_only(path: Path) -> None:
     room = path.relative_to(HOUSE).parts[0].removesuffix(".py")
     for module in imports_of(path):
@@ -51,11 +77,11 @@ def test_every_room_has_its_place() -> None:
     assert rooms <= set(ROOMS)
 
 
-@pytest.mark.parametrize("path", MODULES, ids=lambda path: str(path.relative_to(HOUSE)))
+@for_every_module
 def test_only_the_cli_prints_or_exits(path: Path) -> None:
     if path.relative_to(HOUSE).parts[0] == "cli":
         return
-    for node in ast.walk(ast.parse(path.read_text("utf-8"))):
+    for node in ast.walk(tree_of(path)):
         if isinstance(node, ast.Call):
             assert ast.unparse(node.func) not in ("print", "exit", "sys.exit"), f"line {node.lineno}"
 
@@ -66,11 +92,11 @@ SPEAKERS = {
 }
 
 
-@pytest.mark.parametrize("path", MODULES, ids=lambda path: str(path.relative_to(HOUSE)))
+@for_every_module
 def test_whatever_is_told_goes_through_one_place(path: Path) -> None:
     """There, control characters and line breaks in names are escaped."""
     if path.relative_to(HOUSE).as_posix() not in SPEAKERS:
-        for node in ast.walk(ast.parse(path.read_text("utf-8"))):
+        for node in ast.walk(tree_of(path)):
             if isinstance(node, ast.Call):
                 name = ast.unparse(node.func)
                 assert not re.fullmatch(
@@ -78,11 +104,11 @@ def test_whatever_is_told_goes_through_one_place(path: Path) -> None:
                 ), f"line {node.lineno}"
 
 
-@pytest.mark.parametrize("path", MODULES, ids=lambda path: str(path.relative_to(HOUSE)))
+@for_every_module
 def test_rooms_stay_small(path: Path) -> None:
     text = path.read_text("utf-8")
     assert text.count("\n") <= 500
-    for node in ast.walk(ast.parse(text)):
+    for node in ast.walk(tree_of(path)):
         if isinstance(node, ast.FunctionDef):
             assert (node.end_lineno or 0) - node.lineno < 80, node.name
 
@@ -142,7 +168,7 @@ ALONE = {
 def changes_of_process(path: Path) -> set[str]:
     """What of the whole process a module changes."""
     found: set[str] = set()
-    for node in ast.walk(ast.parse(path.read_text("utf-8"))):
+    for node in ast.walk(tree_of(path)):
         if isinstance(node, ast.Call):
             name = ast.unparse(node.func)
             found |= {name, name.rpartition(".")[2]} & PROCESS_WIDE
@@ -158,7 +184,7 @@ def changes_of_process(path: Path) -> set[str]:
     return found
 
 
-@pytest.mark.parametrize("path", MODULES, ids=lambda path: str(path.relative_to(HOUSE)))
+@for_every_module
 def test_no_thread_changes_what_all_threads_share(path: Path) -> None:
     name = path.relative_to(HOUSE).as_posix()
     assert {(name, change) for change in changes_of_process(path)} <= ALONE
@@ -175,10 +201,10 @@ def calls_in(node: ast.AST) -> list[str]:
     ]
 
 
-@pytest.mark.parametrize("path", MODULES, ids=lambda path: str(path.relative_to(HOUSE)))
+@for_every_module
 def test_no_result_depends_on_the_order_of_a_folder(path: Path) -> None:
     """A function that lists a folder sorts."""
-    for node in ast.walk(ast.parse(path.read_text("utf-8"))):
+    for node in ast.walk(tree_of(path)):
         if isinstance(node, ast.FunctionDef):
             calls = calls_in(node)
             if set(calls) & set(LISTINGS) and node.name != "measure":  # which adds up and finds the newest
@@ -224,9 +250,9 @@ def ordered_uses(function: ast.FunctionDef) -> list[str]:
     return found
 
 
-@pytest.mark.parametrize("path", MODULES, ids=lambda path: str(path.relative_to(HOUSE)))
+@for_every_module
 def test_no_result_depends_on_the_order_of_a_set(path: Path) -> None:
-    for node in ast.walk(ast.parse(path.read_text("utf-8"))):
+    for node in ast.walk(tree_of(path)):
         if isinstance(node, ast.FunctionDef):
             assert ordered_uses(node) == [], f"{node.name}: sort it, or use dict.fromkeys"
 
@@ -238,7 +264,7 @@ CONTAINERS = ("av.open", "archive.open")
 def unnamed_encodings(path: Path) -> list[str]:
     """Where text is read or written in the encoding of the user's locale."""
     found = []
-    for node in ast.walk(ast.parse(path.read_text("utf-8"))):
+    for node in ast.walk(tree_of(path)):
         if not isinstance(node, ast.Call) or any(each.arg == "encoding" for each in node.keywords):
             continue
         name, words = ast.unparse(node.func), [ast.unparse(each) for each in (*node.args, *node.keywords)]
@@ -252,7 +278,7 @@ def unnamed_encodings(path: Path) -> list[str]:
     return found
 
 
-@pytest.mark.parametrize("path", MODULES, ids=lambda path: str(path.relative_to(HOUSE)))
+@for_every_module
 def test_no_text_depends_on_the_locale(path: Path) -> None:
     assert unnamed_encodings(path) == []
 
@@ -273,11 +299,11 @@ READERS = {
 LIBRARIES = ("av", "Image", "archive")
 
 
-@pytest.mark.parametrize("path", MODULES, ids=lambda path: str(path.relative_to(HOUSE)))
+@for_every_module
 def test_files_are_read_with_svi_story_files_alone(path: Path) -> None:
     if path.relative_to(HOUSE).as_posix() in READERS:
         return
-    for node in ast.walk(ast.parse(path.read_text("utf-8"))):
+    for node in ast.walk(tree_of(path)):
         if isinstance(node, ast.Call):
             assert not reads_a_file(node), f"line {node.lineno}: use svi_story.files"
 
