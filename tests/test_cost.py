@@ -17,8 +17,18 @@ from svi_story.engines import ModelSizes, implementation_of
 from svi_story.enginespec import EngineOptions
 from svi_story.enginespec.sampling import Guidance
 from svi_story.events import EngineSettled, ModelLoaded, ModelMoved, PhaseDone, SegmentDone
-from svi_story.render.calibration import FILE, KEPT, Calibration, Kind, Setting, Timed, calibrated
-from svi_story.render.cost import Batch, Cost, cost_of
+from svi_story.render.cost import (
+    FILE,
+    KEPT,
+    Batch,
+    Calibration,
+    Cost,
+    Setting,
+    Timed,
+    WorkKind,
+    calibrated,
+    cost_of,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -76,13 +86,13 @@ def test_time_is_the_sum_of_what_was_timed_here() -> None:
     times = {"vae": 1.0, "high": 2.0, "low": 3.0, "decode": 4.0}
     known = Calibration()
     for work, seconds in times.items():
-        known.add(HERE, Kind(work, SIZE, 5), seconds)
+        known.add(HERE, WorkKind(work, SIZE, 5), seconds)
     found = cost("a1", "b1", calibration=known)
     assert found.seconds is None
     assert found.unknown == ("load high", "move high", "load low", "move low")
-    known.add(HERE, Kind("load high"), 100.0)
-    known.add(HERE, Kind("load low"), 100.0)
-    known.add(HERE, Kind("move low"), 10.0)
+    known.add(HERE, WorkKind("load high"), 100.0)
+    known.add(HERE, WorkKind("load low"), 100.0)
+    known.add(HERE, WorkKind("move low"), 10.0)
     found = cost("a1", "b1", calibration=known)
     assert found.seconds == 4 * (1 + 4 * 2 + 4 * 3 + 4) + (100 + 100) + (100 + 10)
     assert found.unknown == ()
@@ -94,13 +104,13 @@ def test_what_was_never_timed_is_unknown() -> None:
     assert found.seconds is None
     assert found.unknown == tuple(f"{work} at {SIZE}, 5 frames" for work in ("vae", "high", "low", "decode"))
     other = Calibration()
-    other.add(HERE, Kind("high", "64x64", 5), 1.0)
+    other.add(HERE, WorkKind("high", "64x64", 5), 1.0)
     assert cost("a", calibration=other).seconds is None
 
 
 def test_the_setting_used_last_counts() -> None:
     known = Calibration()
-    kind = Kind("high", SIZE, 5)
+    kind = WorkKind("high", SIZE, 5)
     for rung in ("resident", "offload", "resident"):
         known.add(Setting("svi", "gpu", "bfloat16", "flash", rung), kind, 1.0)
     newest = known.newest("svi", "bfloat16", "auto")
@@ -115,7 +125,7 @@ def test_the_setting_used_last_counts() -> None:
 
 @given(st.lists(st.floats(0.001, 1e6), min_size=1, max_size=40))
 def test_a_disturbed_time_moves_nothing(times: list[float]) -> None:
-    known, kind = Calibration(), Kind("high", SIZE, 5)
+    known, kind = Calibration(), WorkKind("high", SIZE, 5)
     for seconds in times:
         known.add(HERE, kind, seconds)
     found = known.seconds(HERE, kind)
@@ -152,12 +162,12 @@ def test_a_render_teaches_seconds_for_each_pass_without_the_loading() -> None:
     )
     assert known.times == {
         HERE: {
-            Kind("vae", SIZE, 5): [0.5],
-            Kind("load high"): [7.0],
-            Kind("high", SIZE, 5): [1.0],
-            Kind("move low"): [1.0],
-            Kind("low", SIZE, 5): [2.0],
-            Kind("decode", SIZE, 5): [2.5],
+            WorkKind("vae", SIZE, 5): [0.5],
+            WorkKind("load high"): [7.0],
+            WorkKind("high", SIZE, 5): [1.0],
+            WorkKind("move low"): [1.0],
+            WorkKind("low", SIZE, 5): [2.0],
+            WorkKind("decode", SIZE, 5): [2.5],
         }
     }
 
@@ -174,7 +184,7 @@ def test_what_is_learnt_adds_up_and_survives_an_interrupt() -> None:
     with pytest.raises(KeyboardInterrupt):
         interrupted_after(done)
     known = Calibration.load(Path("cache"))
-    assert known.times == {Setting("fake"): {Kind("decode", SIZE, 5): [0.5, 0.5]}}
+    assert known.times == {Setting("fake"): {WorkKind("decode", SIZE, 5): [0.5, 0.5]}}
 
 
 @pytest.mark.parametrize("text", ["", "{", "[]", '{"format": 2, "rows": [{}]}', '{"format": 1, "rows": [3]}'])

@@ -21,7 +21,7 @@ from PIL import Image
 from svi_story.engines.svi.stock import survey
 from svi_story.errors import InputError, RenderError
 from svi_story.render import doctor, smoke
-from svi_story.render.doctor import GIB, Finding
+from svi_story.render.doctor import GIB, Check
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
@@ -41,20 +41,20 @@ def bare(own_ground: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(doctor, "ask_nvidia_smi", lambda: "")
 
 
-def findings(svi_story: Run, *words: object, code: int = 0) -> dict[str, Finding]:
+def findings(svi_story: Run, *words: object, code: int = 0) -> dict[str, Check]:
     """What the doctor finds, by name."""
     ended = svi_story("doctor", "--json", *words)
     assert ended.code == code, (ended.out, ended.err)
     told = json.loads(ended.out)
     assert told["ready"] == (code == 0)
-    return by_name(Finding(**each) for each in told["findings"])
+    return by_name(Check(**each) for each in told["findings"])
 
 
-def by_name(found: Iterable[Finding]) -> dict[str, Finding]:
+def by_name(found: Iterable[Check]) -> dict[str, Check]:
     return {each.name: each for each in found}
 
 
-def picture_of(found: Finding) -> Any:
+def picture_of(found: Check) -> Any:
     """The pixels of the picture that a finding names."""
     with Image.open(found.detail) as picture:
         return np.asarray(picture)
@@ -89,7 +89,7 @@ def test_the_tiny_weights_render_on_a_cpu(svi_story: Run) -> None:
     assert found["GPU"].state == "warn"
     assert "these small weights run on the CPU" in found["GPU"].detail
     assert found["weights of SVI 2.0"].detail == "11 files, 0.0 GB, headers whole"
-    assert found["every byte"] == Finding("every byte", "ok", "13 files read, 0 known by their hash", "")
+    assert found["every byte"] == Check("every byte", "ok", "13 files read, 0 known by their hash", "")
 
 
 def test_one_variant_is_enough(svi_story: Run, tmp_path: Path) -> None:
@@ -122,7 +122,7 @@ def test_without_torch_the_doctor_still_works() -> None:
     environment = {**os.environ, "PATH": "/nowhere"}
     done = subprocess.run(command, capture_output=True, text=True, check=False, env=environment)
     assert done.returncode == 1, done.stderr
-    found = by_name(Finding(**each) for each in json.loads(done.stdout)["findings"])
+    found = by_name(Check(**each) for each in json.loads(done.stdout)["findings"])
     assert "cannot be imported" in found["torch"].detail
     assert "pip install torch" in found["torch"].cure
     assert "pip install 'svi-story[svi]'" in found["torch"].cure

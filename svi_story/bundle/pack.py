@@ -76,7 +76,7 @@ def pack(
     name = bundle.zip if bundle else plan.board
     try:
         board = _reload(plan, fingerprints)
-        problems = [*_two_kinds(board), *_bad_weights(board, plan, missing)]
+        problems = list(_problems(board, plan, missing))
         if problems:
             raise InputError(*problems)
         entries: list[Member] = []
@@ -116,19 +116,16 @@ def _reload(plan: FilmPlan, fingerprints: Fingerprints) -> BoardFile:
     return board
 
 
-def _two_kinds(board: BoardFile) -> Iterator[Problem]:
-    """Names that mean weights here and something else there: weights stay outside, and all else goes in."""
+def _problems(board: BoardFile, plan: FilmPlan, missing: InputError | None) -> Iterator[Problem]:
+    """Names that a bundle cannot hold.
+
+    Weights stay outside, and all else goes in: no name can mean both. LoRAs must exist, as whoever gets the
+    bundle looks for them by their hash, unless the engine uses none or the hash is known from a bundle.
+    """
     weights = {each.name for each in board.named if each.kind == "weights"}
     for each in board.named:
         if each.kind != "weights" and each.name in weights:
             yield board.problem(each.loc, f"{shown(each.name)} is also named as a LoRA; name another file")
-
-
-def _bad_weights(board: BoardFile, plan: FilmPlan, missing: InputError | None) -> Iterator[Problem]:
-    """LoRAs that do not exist, or are none: whoever gets the bundle could not look for them by their hash.
-
-    An animatic uses none; those of a bundle are known by it.
-    """
     if not spec_of(plan.engine).uses_weights:
         return
     known = _known_weights(plan)

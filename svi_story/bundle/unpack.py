@@ -110,7 +110,9 @@ def unpack(path: Path, cache: Path, fingerprints: Fingerprints) -> UnpackedBundl
         waiting = Warned(f"another process is unpacking {path}; waiting for it")
         with locked(layout.lock(digest), lambda: fingerprints.report(waiting)) as hold:
             if hold is Hold.HELD:
-                _remove_temps(folder)
+                for left in names(folder.parent):  # by a process that was killed
+                    if is_temp_of_this_host(left.name) and left.name.endswith(folder.name):
+                        shutil.rmtree(left, ignore_errors=True)
             found = look() or _unpack(path, folder, look, fingerprints.report)
     with suppress(OSError):  # the time of last use is for `gc` only, and a cache may be read-only
         os.utime(found.folder)
@@ -175,20 +177,17 @@ def _repair(path: Path, folder: Path, layout: Layout, fingerprints: Fingerprints
             if not _is_whole(found, name, fingerprints):
                 set_aside(place if place.parent.is_dir() else place.parent)
                 _write(place, content(archive, name, found.manifest.members[name], path))
-    _repair_manifest(found, set_aside)
-    return found
-
-
-def _repair_manifest(found: UnpackedBundle, set_aside: Callable[[Path], None]) -> None:
-    place, text = found.folder / MANIFEST, write_manifest(found.manifest)
-    with disk(place, DOING):
+    manifest, text = folder / MANIFEST, write_manifest(found.manifest)
+    with disk(manifest, DOING):
         try:
-            if read_regular(place, len(text)) == text:
-                return
+            intact = read_regular(manifest, len(text)) == text
         except OSError as error:
-            _raise_unless_damage(error, place)
-        set_aside(place)
-        _write(place, (text,))
+            _raise_unless_damage(error, manifest)
+            intact = False
+        if not intact:
+            set_aside(manifest)
+            _write(manifest, (text,))
+    return found
 
 
 def _write(place: Path, pieces: Iterable[bytes]) -> None:
@@ -205,13 +204,6 @@ def _write(place: Path, pieces: Iterable[bytes]) -> None:
             sync(place.parent)
         finally:
             temp.unlink(missing_ok=True)
-
-
-def _remove_temps(folder: Path) -> None:
-    """Remove half unpacked copies of this bundle that killed processes left."""
-    for path in names(folder.parent):
-        if is_temp_of_this_host(path.name) and path.name.endswith(folder.name):
-            shutil.rmtree(path, ignore_errors=True)
 
 
 def _unpack(

@@ -9,8 +9,7 @@ from typing import TYPE_CHECKING, Any
 from svi_story.cli.options import store_of
 from svi_story.engines import implementation_of
 from svi_story.enginespec import spec_of
-from svi_story.render.calibration import Calibration
-from svi_story.render.cost import Batch, cost_of
+from svi_story.render.cost import Batch, Calibration, cost_of
 from svi_story.render.runner import Group
 from svi_story.units import gib
 

@@ -27,7 +27,7 @@ from svi_story.cli.terminal import answer, answer_json, complain, table
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
-    from svi_story.render.doctor import Finding
+    from svi_story.render.doctor import Check
     from svi_story.render.smoke import Trial
 
 
@@ -95,21 +95,21 @@ def doctor(
         raise typer.Exit(1)
 
 
-def _smoke(trial: Trial) -> Iterator[Finding]:
+def _smoke(trial: Trial) -> Iterator[Check]:
     """The trial's findings; what keeps it from being made is one too."""
     from svi_story.errors import StoryError
-    from svi_story.render.doctor import Finding
+    from svi_story.render.doctor import Check
     from svi_story.render.smoke import make
 
     try:
         yield from make(trial, complain)
     except StoryError as error:
-        yield Finding("smoke", "lacking", str(error), "mend this, then run the same command again")
+        yield Check("smoke", "lacking", str(error), "mend this, then run the same command again")
     except ImportError as error:
-        yield Finding("smoke", "lacking", f"cannot start: {error}", "install what is lacking above")
+        yield Check("smoke", "lacking", f"cannot start: {error}", "install what is lacking above")
 
 
-def _show(findings: Sequence[Finding]) -> None:
+def _show(findings: Sequence[Check]) -> None:
     answer(*table(("what", "state", ""), [(each.name, each.state, each.detail) for each in findings]))
     for each in findings:
         if each.cure and each.state != "ok":

@@ -29,8 +29,18 @@ from svi_story.export.media import (
 from svi_story.export.otio import MediaRange, as_bytes, is_timeline, timeline, timeline_items
 from svi_story.files import disk, make_folder, read_regular, remove_stale_temps
 from svi_story.render.metadata import captions_of
-from svi_story.render.outputs import Target, check, export_claim, raise_first
-from svi_story.render.ownership import EDITED, FOREIGN, OURS, FilmFiles, Standing, known
+from svi_story.render.outputs import (
+    EDITED,
+    FOREIGN,
+    OURS,
+    FilmFiles,
+    Ownership,
+    Target,
+    check,
+    export_claim,
+    known,
+    raise_first,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -185,7 +195,7 @@ def check_subtitles(job: Job, target: Path, data: bytes, outputs: Outputs, repor
     """Raises InputError where captions may not be written."""
     film = FilmFiles(job.place, job.plan, outputs)
 
-    def look(path: Path) -> Standing:
+    def look(path: Path) -> Ownership:
         is_beside = place_of(path) == place_of(film.path.with_suffix(".srt"))
         with_film = film.captions(path) if is_beside else FOREIGN
         if with_film is OURS:
@@ -198,10 +208,10 @@ def check_subtitles(job: Job, target: Path, data: bytes, outputs: Outputs, repor
     raise_first(check([export_claim(job, [Target(target, "its captions", look)])], outputs, report))
 
 
-def _media_look(outputs: Outputs) -> Callable[[Path], Standing]:
+def _media_look(outputs: Outputs) -> Callable[[Path], Ownership]:
     """Looks at the ledger, and at the note that lies beside a clip's file."""
 
-    def look(path: Path) -> Standing:
+    def look(path: Path) -> Ownership:
         if outputs.is_ours(path) or is_as_noted(path):
             return OURS
         return EDITED if outputs.is_listed(path) or is_note(note_path(path)) else FOREIGN

@@ -1,21 +1,198 @@
-"""What a schedule costs: passes, model changes, bytes moved, and time, where something like it was timed."""
+"""What a schedule costs: passes, model changes, bytes moved, and time, as measured in earlier renders."""
 
 from __future__ import annotations
 
+import json
+import statistics
 from collections import Counter
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from contextlib import contextmanager, suppress
+from dataclasses import asdict, dataclass, field
+from typing import TYPE_CHECKING, NamedTuple
 
-from svi_story.render.calibration import Kind
+from svi_story.events import EngineSettled, ModelLoaded, ModelMoved, PhaseDone, SegmentDone
+from svi_story.files import make_folder, read_regular, write_atomic
 from svi_story.render.schedule import loads, schedule, waves
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping, Sequence
+    from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+    from pathlib import Path
 
     from svi_story.engines import ModelSizes
+    from svi_story.engines.base import Phase
+    from svi_story.events import Event, Reporter
     from svi_story.plan.model import Segment
-    from svi_story.render.calibration import Calibration, Setting
     from svi_story.render.schedule import Phases, Work
+
+    Name = tuple[Path, str, int]
+    """Of a segment: board, clip, index."""
+
+
+FILE = "calibration.json"
+FORMAT = 1
+LARGEST = 4 * 2**20
+KEPT = 15
+"""Newest times of one kind; their median counts, so that a disturbed one does not."""
+
+
+class Timed(NamedTuple):
+    """A segment whose rendering is timed."""
+
+    engine: str
+    segment: Segment
+    phases: Callable[[], Sequence[Phase]]
+    """How it is sampled."""
+
+
+@dataclass(frozen=True)
+class Setting:
+    """What an engine worked on, and how."""
+
+    engine: str
+    device: str = ""
+    dtype: str = ""
+    attention: str = ""
+    rung: str = ""
+
+
+@dataclass(frozen=True)
+class WorkKind:
+    """What took some time."""
+
+    work: str
+    """A model's forward pass or the VAE's encoding by the model's name; `decode`; `load high`, `move low`."""
+    size: str = ""
+    frames: int = 0
+    """Of the segment; of no segment for loads."""
+
+
+@dataclass
+class Calibration:
+    """Seconds by setting and kind; the setting that was used last comes last."""
+
+    times: dict[Setting, dict[WorkKind, list[float]]] = field(default_factory=dict)
+
+    @classmethod
+    def load(cls, cache: Path) -> Calibration:
+        """What a cache's file holds; an unreadable one is empty."""
+        found = cls()
+        with suppress(OSError, ValueError, TypeError, KeyError, AttributeError, RecursionError):
+            kept = json.loads(read_regular(cache / FILE, LARGEST))
+            for row in kept["rows"] if kept["format"] == FORMAT else ():
+                setting, kind = Setting(**row["setting"]), WorkKind(**row["kind"])
+                for seconds in row["seconds"]:
+                    found.add(setting, kind, float(seconds))
+        return found
+
+    def add(self, setting: Setting, kind: WorkKind, seconds: float) -> None:
+        """Remember one more time."""
+        kinds = self.times[setting] = self.times.pop(setting, {})
+        kinds[kind] = [*kinds.get(kind, []), seconds][-KEPT:]
+
+    def merge(self, newer: Calibration) -> None:
+        """Add what another one found later."""
+        for setting, kinds in newer.times.items():
+            for kind, times in kinds.items():
+                for seconds in times:
+                    self.add(setting, kind, seconds)
+
+    def save(self, cache: Path) -> None:
+        """Add it to a cache's file. One that cannot be written is done without."""
+        if not self.times:
+            return
+        every = Calibration.load(cache)
+        every.merge(self)
+        rows = [
+            {"setting": asdict(setting), "kind": asdict(kind), "seconds": times}
+            for setting, kinds in every.times.items()
+            for kind, times in kinds.items()
+        ]
+        text = json.dumps({"format": FORMAT, "rows": rows}, indent=1, ensure_ascii=False)
+        with suppress(OSError):
+            make_folder(cache)
+            write_atomic(cache / FILE, text.encode("utf-8"))
+
+    def newest(self, engine: str, dtype: str, mode: str) -> Setting | None:
+        """The setting that was used last and is like this one; `auto` is any mode."""
+        like = [
+            setting
+            for setting in self.times
+            if setting.engine == engine
+            and setting.dtype in ("", dtype)
+            and (mode == "auto" or setting.rung in ("", mode))
+        ]
+        return like[-1] if like else None
+
+    def seconds(self, setting: Setting, kind: WorkKind) -> float | None:
+        """What it usually takes; None until it was done once."""
+        times = self.times[setting].get(kind)
+        return statistics.median(times) if times else None
+
+
+@contextmanager
+def calibrated(cache: Path, segments: Mapping[Name, Timed], report: Reporter) -> Iterator[Reporter]:
+    """A reporter that passes everything on, and keeps what it learns when all is over, interrupted or not."""
+    listener = Listener(segments, report)
+    try:
+        yield listener
+    finally:
+        listener.learnt.save(cache)
+
+
+class Listener:
+    """Learns from events how long things take."""
+
+    def __init__(self, segments: Mapping[Name, Timed], report: Reporter) -> None:
+        self._segments = segments
+        self._report = report
+        self._settings: dict[str, Setting] = {}
+        """By engine, the one at work last."""
+        self._loading = 0.0
+        """Seconds of a phase under way that went into loading."""
+        self.learnt = Calibration()
+
+    def __call__(self, event: Event) -> None:
+        """Pass an event on, and learn from it."""
+        self._report(event)
+        match event:
+            case EngineSettled():
+                about = (event.engine, event.device, event.dtype, event.attention, event.rung)
+                self._settings[event.engine] = Setting(*about)
+            case ModelLoaded():
+                self._load("load", event)
+            case ModelMoved():
+                self._load("move", event)
+            case PhaseDone():
+                self._phase(event)
+            case SegmentDone():
+                self._learn((event.board, event.clip, event.segment), "decode", event.decoding)
+                self._loading = 0.0
+            case _:
+                pass
+
+    def _load(self, how: str, event: ModelLoaded | ModelMoved) -> None:
+        self._loading += event.seconds
+        if self._settings:
+            engine = list(self._settings)[-1]
+            self.learnt.add(self._settings[engine], WorkKind(f"{how} {event.model}"), event.seconds)
+
+    def _phase(self, event: PhaseDone) -> None:
+        name = (event.board, event.clip, event.segment)
+        spent, self._loading = max(event.seconds - self._loading, 0.0), 0.0
+        if name not in self._segments:
+            return
+        before = 0
+        for phase in self._segments[name].phases():
+            steps = phase.until - before
+            if phase.model == event.model and event.steps == steps:
+                self._learn(name, event.model, spent / max(phase.passes, 1))
+            before = phase.until
+
+    def _learn(self, name: Name, work: str, seconds: float) -> None:
+        if name in self._segments:
+            engine, segment, _ = self._segments[name]
+            setting = self._settings.get(engine, Setting(engine))
+            self.learnt.add(setting, WorkKind(work, str(segment.size), segment.frames), round(seconds, 6))
+
 
 SHARED = ("offload", "stream")
 """Memory modes in which the experts take turns on the device."""
@@ -23,7 +200,7 @@ SHARED = ("offload", "stream")
 
 @dataclass(frozen=True)
 class Moves:
-    """What a memory rung costs."""
+    """What a memory mode costs."""
 
     loads: int
     """Times that an expert comes to the device."""
@@ -33,7 +210,7 @@ class Moves:
 
 @dataclass(frozen=True)
 class Cost:
-    """What making everything that is missing costs one engine."""
+    """What rendering everything that is missing costs one engine."""
 
     engine: str
     segments: int
@@ -42,7 +219,7 @@ class Cost:
     forwards: Mapping[str, int]
     """Passes by expert."""
     moves: Mapping[str, Moves]
-    """By rung; empty for an engine without experts."""
+    """By mode; empty for an engine without experts."""
     setting: Setting | None
     """Where the times were measured."""
     seconds: float | None
@@ -74,21 +251,27 @@ class Batch:
             segment.key: segment for film in self.films for segment in film if segment.key in self.missing
         }
 
-    def works(self, rung: str) -> tuple[Work, ...]:
-        """All the work, in the order that a rung asks for."""
-        return schedule(self.films, self.missing, self.phases, one_at_a_time=rung in SHARED)
+    def works(self, mode: str) -> tuple[Work, ...]:
+        """All the work, in the order that a mode asks for."""
+        return schedule(self.films, self.missing, self.phases, one_at_a_time=mode in SHARED)
 
 
-def cost_of(batch: Batch, rungs: Iterable[str], calibration: Calibration, setting: Setting | None) -> Cost:
-    """What a batch costs, on each of these rungs; its time in the setting where it was measured last."""
+def cost_of(batch: Batch, modes: Iterable[str], calibration: Calibration, setting: Setting | None) -> Cost:
+    """What a batch costs, on each of these modes; its time in the setting where it was measured last."""
     segments = batch.segments
     works = batch.works(setting.rung if setting else "resident")
     forwards = _forwards(works, batch.experts)
     passes = sum(forwards.values())
-    moves = {rung: _moves(batch, batch.sizes, rung, passes) for rung in rungs if batch.sizes}
+    moves = {mode: _moves(batch, batch.sizes, mode, passes) for mode in modes if batch.sizes}
     due = _due(works, batch, setting)
     times = {kind: _seconds(calibration, setting, kind) for kind in due}
-    unknown = tuple(dict.fromkeys(_words(kind) for kind, seconds in times.items() if seconds is None))
+    unknown = tuple(
+        dict.fromkeys(
+            f"{kind.work} at {kind.size}, {kind.frames} frames" if kind.size else kind.work
+            for kind, seconds in times.items()
+            if seconds is None
+        )
+    )
     known = sum(count * (times[kind] or 0.0) for kind, count in due.items())
     return Cost(
         engine=batch.engine,
@@ -109,20 +292,20 @@ def _forwards(works: Iterable[Work], experts: Sequence[str]) -> dict[str, int]:
     return {model: count for model, count in passes.items() if count}
 
 
-def _moves(batch: Batch, sizes: ModelSizes, rung: str, passes: int) -> Moves:
-    works = batch.works(rung)
+def _moves(batch: Batch, sizes: ModelSizes, mode: str, passes: int) -> Moves:
+    works = batch.works(mode)
     used = {work.model for work in works} & set(batch.experts)
-    if rung == "offload":
+    if mode == "offload":
         count = loads(works, sizes.names)
         return Moves(count, count * sizes.expert)
-    streamed = passes * sizes.blocks if rung == "stream" else 0
-    still = sizes.expert - (sizes.blocks if rung == "stream" else 0)
+    streamed = passes * sizes.blocks if mode == "stream" else 0
+    still = sizes.expert - (sizes.blocks if mode == "stream" else 0)
     return Moves(len(used), len(used) * still + streamed)
 
 
-def _due(works: Sequence[Work], batch: Batch, setting: Setting | None) -> Counter[Kind]:
+def _due(works: Sequence[Work], batch: Batch, setting: Setting | None) -> Counter[WorkKind]:
     """How often everything is done that takes time."""
-    due = Counter[Kind]()
+    due = Counter[WorkKind]()
     segments = batch.segments
     for work in works:
         if work.phase:
@@ -132,24 +315,20 @@ def _due(works: Sequence[Work], batch: Batch, setting: Setting | None) -> Counte
     if setting and setting.rung:
         for model in sorted({work.model for work in works} & set(batch.experts)):
             again = loads(works, (model,)) - 1 if setting.rung == "offload" else 0
-            due[Kind(f"load {model}")] += 1
-            due[Kind(f"move {model}")] += again
+            due[WorkKind(f"load {model}")] += 1
+            due[WorkKind(f"move {model}")] += again
     return +due
 
 
-def _kind(work: str, segment: Segment) -> Kind:
-    return Kind(work, str(segment.size), segment.frames)
+def _kind(work: str, segment: Segment) -> WorkKind:
+    return WorkKind(work, str(segment.size), segment.frames)
 
 
-def _seconds(calibration: Calibration, setting: Setting | None, kind: Kind) -> float | None:
+def _seconds(calibration: Calibration, setting: Setting | None, kind: WorkKind) -> float | None:
     """What a kind of work takes; where RAM is too small to move an expert from, it is loaded every time."""
     if setting is None:
         return None
     seconds = calibration.seconds(setting, kind)
     if seconds is None and kind.work.startswith("move "):
-        return calibration.seconds(setting, Kind(kind.work.replace("move", "load", 1)))
+        return calibration.seconds(setting, WorkKind(kind.work.replace("move", "load", 1)))
     return seconds
-
-
-def _words(kind: Kind) -> str:
-    return f"{kind.work} at {kind.size}, {kind.frames} frames" if kind.size else kind.work

@@ -36,7 +36,7 @@ GIB = 2**30
 
 
 @dataclass(frozen=True)
-class Finding:
+class Check:
     """One thing that rendering needs."""
 
     name: str
@@ -56,9 +56,9 @@ class Places:
     cache: Path
 
 
-def examine(engine: str, places: Places) -> Iterator[Finding]:
+def examine(engine: str, places: Places) -> Iterator[Check]:
     """Everything that an engine needs, one after the other."""
-    yield Finding("Python", "ok", f"{platform.python_version()} on {platform.platform(terse=True)}")
+    yield Check("Python", "ok", f"{platform.python_version()} on {platform.platform(terse=True)}")
     yield check_ffmpeg()
     yield check_fonts()
     for name, folder in (("disk for films", places.films), ("disk for the cache", places.cache)):
@@ -73,51 +73,49 @@ def examine(engine: str, places: Places) -> Iterator[Finding]:
     yield from check_weights(holdings)
 
 
-def check_ffmpeg() -> Finding:
+def check_ffmpeg() -> Check:
     """The ffmpeg that encodes films."""
     from svi_story.cut.ffmpeg import encoder_versions, ffmpeg_path
 
     try:
-        return Finding("ffmpeg", "ok", f"{encoder_versions()[0].split(' Copyright')[0]} ({ffmpeg_path()})")
+        return Check("ffmpeg", "ok", f"{encoder_versions()[0].split(' Copyright')[0]} ({ffmpeg_path()})")
     except (StoryError, ImportError) as error:
-        return Finding(
-            "ffmpeg", "lacking", str(error), "pip install --force-reinstall imageio-ffmpeg moviepy"
-        )
+        return Check("ffmpeg", "lacking", str(error), "pip install --force-reinstall imageio-ffmpeg moviepy")
 
 
-def check_fonts() -> Finding:
+def check_fonts() -> Check:
     """The fonts that come with the package."""
     from svi_story.media.text import BUNDLED, FOLDER
 
     missing = [name for name in BUNDLED.values() if not (FOLDER / name).is_file()]
     if missing:
         what = f"{len(missing)} of {len(BUNDLED)} are missing, as {missing[0]}"
-        return Finding("fonts", "lacking", what, "install svi-story again: its files are not whole")
-    return Finding("fonts", "ok", f"{len(BUNDLED)} bundled")
+        return Check("fonts", "lacking", what, "install svi-story again: its files are not whole")
+    return Check("fonts", "ok", f"{len(BUNDLED)} bundled")
 
 
-def check_disk(name: str, folder: Path) -> Finding:
+def check_disk(name: str, folder: Path) -> Check:
     """Room where films or finished segments go; the folder need not be there yet."""
     there = next(path for path in (folder.absolute(), *folder.absolute().parents) if path.exists())
     if not there.is_dir() or not os.access(there, os.W_OK):
         cure = "name another folder (-o, --cache), or mend its permissions"
-        return Finding(name, "lacking", f"{there} cannot be written", cure)
+        return Check(name, "lacking", f"{there} cannot be written", cure)
     free = shutil.disk_usage(there).free
     detail = f"{_gib(free)} free at {folder}"
     cure = "free some, or name another folder (-o, --cache); see svi-story cache gc"
     if free < GIB // 2:
-        return Finding(name, "lacking", detail, cure)
-    return Finding(name, "warn", detail, cure) if free < 10 * GIB else Finding(name, "ok", detail)
+        return Check(name, "lacking", detail, cure)
+    return Check(name, "warn", detail, cure) if free < 10 * GIB else Check(name, "ok", detail)
 
 
-def check_memory(expert: int) -> Finding:
+def check_memory(expert: int) -> Check:
     """RAM, beside what one expert takes in bfloat16."""
     total, available = _memory()
     detail = f"{_gib(available)} of {_gib(total)} available"
     if expert and available < expert:
         cure = "close other programs; experts that do not fit the GPU wait in RAM"
-        return Finding("RAM", "warn", f"{detail}; an expert takes {_gib(expert)} in bfloat16", cure)
-    return Finding("RAM", "ok", detail)
+        return Check("RAM", "warn", f"{detail}; an expert takes {_gib(expert)} in bfloat16", cure)
+    return Check("RAM", "ok", detail)
 
 
 def _memory() -> tuple[int, int]:
@@ -146,29 +144,29 @@ def expert_bytes(holdings: Sequence[Holding]) -> int:
     return sum(2 * prod(entry.shape) for file in shards for entry in read_header(file).values())
 
 
-def check_torch(expert: int) -> Iterator[Finding]:
+def check_torch(expert: int) -> Iterator[Check]:
     """torch, what comes with it, the GPU and the attention kernels."""
     try:
         import torch
     except (ImportError, OSError) as error:  # OSError: a library of CUDA's that is not there
-        yield Finding("torch", "lacking", f"cannot be imported ({error})", f"{CUDA_BUILD}, then {INSTALL}")
+        yield Check("torch", "lacking", f"cannot be imported ({error})", f"{CUDA_BUILD}, then {INSTALL}")
         yield check_gpu(expert, cuda_build="")
         return
     build = torch.version.cuda or ""
-    yield Finding("torch", "ok", f"{torch.__version__}, built for {f'CUDA {build}' if build else 'the CPU'}")
+    yield Check("torch", "ok", f"{torch.__version__}, built for {f'CUDA {build}' if build else 'the CPU'}")
     missing = [name for name in PACKAGES if _version(name) is None]
     found = ", ".join(f"{name} {_version(name)}" for name in PACKAGES if name not in missing)
     if missing:
-        yield Finding("libraries", "lacking", f"missing: {', '.join(missing)}", INSTALL)
+        yield Check("libraries", "lacking", f"missing: {', '.join(missing)}", INSTALL)
     else:
-        yield Finding("libraries", "ok", found)
+        yield Check("libraries", "ok", found)
     gpu = check_gpu(expert, cuda_build=build)
     yield gpu
     if "diffusers" not in missing:
         yield check_attention()
 
 
-def check_gpu(expert: int, cuda_build: str) -> Finding:
+def check_gpu(expert: int, cuda_build: str) -> Check:
     """The GPU that torch would use. Small weights do without one."""
     if cuda_build:
         import torch
@@ -190,11 +188,11 @@ def check_gpu(expert: int, cuda_build: str) -> Finding:
         cure = CUDA_BUILD
     detail = f"{why}; {listed}" if listed else why
     if 0 < expert < GIB:
-        return Finding("GPU", "warn", f"{detail}; these small weights run on the CPU", cure)
-    return Finding("GPU", "lacking", detail, cure)
+        return Check("GPU", "warn", f"{detail}; these small weights run on the CPU", cure)
+    return Check("GPU", "lacking", detail, cure)
 
 
-def _describe_gpu() -> Finding:
+def _describe_gpu() -> Check:
     import torch
 
     properties = torch.cuda.get_device_properties(0)
@@ -203,8 +201,8 @@ def _describe_gpu() -> Finding:
     driver = ask_nvidia_smi().rpartition("driver ")[2] or "unknown"
     detail = f"{properties.name}, {_gib(free)} of {_gib(total)} free, compute {capability}, driver {driver}"
     if properties.major < 8 and not torch.version.hip:
-        return Finding("GPU", "warn", detail, "bfloat16 is slow before compute capability 8.0 (Ampere)")
-    return Finding("GPU", "ok", detail)
+        return Check("GPU", "warn", detail, "bfloat16 is slow before compute capability 8.0 (Ampere)")
+    return Check("GPU", "ok", detail)
 
 
 def ask_nvidia_smi() -> str:
@@ -220,7 +218,7 @@ def ask_nvidia_smi() -> str:
     return f"{name}, {memory}, driver {driver}"
 
 
-def check_attention() -> Finding:
+def check_attention() -> Check:
     """The attention kernel that would run, and those that could."""
     import torch
 
@@ -233,11 +231,11 @@ def check_attention() -> Finding:
     run = ", ".join(kernel for kernel, problem in tried.items() if not problem)
     if tried[chosen]:
         cure = f"build it for this torch ({FLASH}), or choose another: --attention torch-flash"
-        return Finding("attention", "lacking", f"{tried[chosen]}; these run: {run or 'none'}", cure)
+        return Check("attention", "lacking", f"{tried[chosen]}; these run: {run or 'none'}", cure)
     detail = f"{chosen} (these run: {run})"
     if device.type == "cuda" and not chosen.startswith("flash-attn"):
-        return Finding("attention", "warn", f"{detail}; the authors saw artifacts without flash-attn", FLASH)
-    return Finding("attention", "ok", detail)
+        return Check("attention", "warn", f"{detail}; the authors saw artifacts without flash-attn", FLASH)
+    return Check("attention", "ok", detail)
 
 
 def _kernel_problem(kernel: str, device: torch.device, dtype: torch.dtype) -> str:
@@ -252,7 +250,7 @@ def _kernel_problem(kernel: str, device: torch.device, dtype: torch.dtype) -> st
     return ""
 
 
-def check_weights(holdings: Sequence[Holding]) -> Iterator[Finding]:
+def check_weights(holdings: Sequence[Holding]) -> Iterator[Check]:
     """The weights of each variant, by names, sizes and headers; one whole variant is enough."""
     from svi_story.engines.svi.catalog import VARIANTS, parts_for
     from svi_story.engines.svi.stock import lacks
@@ -264,14 +262,14 @@ def check_weights(holdings: Sequence[Holding]) -> Iterator[Finding]:
         if problems:
             more = f" (and {len(problems) - 1} more)" if len(problems) > 1 else ""
             cure = f"svi-story models download --variant {variant}; all that is wrong: svi-story models check"
-            yield Finding(name, state, f"{str(problems[0]).partition(';')[0]}{more}", cure)
+            yield Check(name, state, f"{str(problems[0]).partition(';')[0]}{more}", cure)
         else:
             parts = [held for held in holdings if held.part in parts_for(variant)]
             files, size = sum(len(held.files) for held in parts), sum(held.bytes for held in parts)
-            yield Finding(name, "ok", f"{files} files, {size / 1e9:.1f} GB, headers whole")
+            yield Check(name, "ok", f"{files} files, {size / 1e9:.1f} GB, headers whole")
 
 
-def check_every_byte(places: Places) -> Finding:
+def check_every_byte(places: Places) -> Check:
     """The weights that are there, every byte of them: hashes, shapes, numbers."""
     from svi_story.engines.svi.inspection import inspect
     from svi_story.engines.svi.stock import survey
@@ -281,8 +279,8 @@ def check_every_byte(places: Places) -> Finding:
     known = sum(bool(file.known) for file in report.files)
     if report.problems:
         what = f"{report.problems[0]} ({len(report.problems)} problems)"
-        return Finding("every byte", "lacking", what, "svi-story models check tells all of them")
-    return Finding("every byte", "ok", f"{len(report.files)} files read, {known} known by their hash")
+        return Check("every byte", "lacking", what, "svi-story models check tells all of them")
+    return Check("every byte", "ok", f"{len(report.files)} files read, {known} known by their hash")
 
 
 def _version(package: str) -> str | None:

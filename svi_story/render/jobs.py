@@ -30,7 +30,6 @@ if TYPE_CHECKING:
 
     from svi_story.events import Event
     from svi_story.plan.fingerprints import Fingerprints
-    from svi_story.plan.keys import Identity
     from svi_story.plan.model import FilmPlan, Segment
 
 SUFFIXES = (".yaml", ".yml")
@@ -88,7 +87,7 @@ def find_places(paths: Sequence[Path], films: Path, cache: Path) -> tuple[Place 
     """The boards that the paths name, each once; folders are searched.
 
     A path that cannot be opened, a folder that cannot be searched and boards that cannot have a film of their
-    own are rejected; the others stand.
+    own are rejected without affecting the others.
     """
     found: dict[str, Place | Rejected] = {}
     for path in paths:
@@ -152,7 +151,8 @@ def _clashes(places: Iterable[Place]) -> Iterator[Rejected]:
     writers: defaultdict[str, list[tuple[Path, Place]]] = defaultdict(list)
     for place in places:
         for path in (place.film, partial_film(place.film)):
-            writers[_folded(path)].append((path, place))
+            folded = unicodedata.normalize("NFC", unicodedata.normalize("NFC", str(path)).casefold())
+            writers[folded].append((path, place))  # some file systems take such names for the same
     for written in writers.values():
         for path, place in written:
             others = [
@@ -165,13 +165,8 @@ def _clashes(places: Iterable[Place]) -> Iterator[Rejected]:
                 yield _rejected(place.board, f"{what}; rename one, or render them apart")
 
 
-def _folded(path: Path) -> str:
-    """What names have in common that some file systems take for the same."""
-    return unicodedata.normalize("NFC", unicodedata.normalize("NFC", str(path)).casefold())
-
-
 def _too_long(places: Iterable[Place]) -> Iterator[Rejected]:
-    """Boards whose films, or what lies beside them, no file system could name."""
+    """Boards whose films, or files beside them, would have names that are too long for file systems."""
     for place in places:
         size, most = len(os.fsencode(place.film.stem)), LONGEST_NAME - len(LONGEST_BESIDE)
         if size > most:
@@ -199,7 +194,7 @@ def resolve(
     engine: str | None,
     models: Path | None = None,
 ) -> tuple[list[tuple[Place, FilmPlan]], list[Rejected]]:
-    """Load and plan every board, bundles unpacked; what is wrong with one does not touch the others.
+    """Load and plan every board, bundles unpacked; errors in one do not affect the others.
 
     A bundle's weights are looked for below `models`.
     """
@@ -245,30 +240,22 @@ def prepare(
         bundle = bundle_of(plan)
         packed = bundle.manifest.settings.options if bundle else {}
         options = replace(choice.options, **{**packed, **choice.asked})
-        jobs.append(_keyed(place, plan, options, identity(plan.engine, options)))
+        shots = (
+            replace(shot, segments=tuple(replace(each, board=place.board) for each in shot.segments))
+            for shot in plan.shots
+        )
+        named = replace(plan, shots=tuple(shots))  # events name the board as the user does
+        engine = identity(plan.engine, options)
+        try:
+            jobs.append(Job(place, with_keys(named, engine), options))
+        except InputError as error:
+            problems = dict.fromkeys(map(plan.resolver.rephrase, error.problems))
+            jobs.append(Job(place, named, options, InputError(*problems)))
     return jobs, rejected
 
 
-def _keyed(place: Place, plan: FilmPlan, options: EngineOptions, identity: Identity) -> Job:
-    plan = under_name(plan, place.board)
-    try:
-        return Job(place, with_keys(plan, identity), options)
-    except InputError as error:
-        problems = dict.fromkeys(map(plan.resolver.rephrase, error.problems))
-        return Job(place, plan, options, InputError(*problems))
-
-
-def under_name(plan: FilmPlan, board: Path) -> FilmPlan:
-    """The plan with another name for its board in events."""
-    shots = (
-        replace(shot, segments=tuple(replace(segment, board=board) for segment in shot.segments))
-        for shot in plan.shots
-    )
-    return replace(plan, shots=tuple(shots))
-
-
 def notices(job: Job) -> Iterator[Event]:
-    """What is to be said of a bundle before it is used; nothing of a board."""
+    """Events about a bundle before it is used; none for a board in a folder."""
     bundle = bundle_of(job.plan)
     if bundle is None:
         return

@@ -1,43 +1,167 @@
 """What a command is about to write, checked before it starts.
 
-Nothing that it reads is written over, and nothing that svi-story did not write. What was changed since
-svi-story wrote it is kept.
+Nothing that it reads is overwritten, and nothing that svi-story did not write. A file is svi-story's when the
+cache's ledger lists its content, or when it says so itself: a film by its XMP or its record, others by their
+form. Those may be older than the ledger. Files that were edited since svi-story wrote them are kept.
 """
 
 from __future__ import annotations
 
 import os
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal, NamedTuple
 
 from svi_story.bundle.archive import first_manifest
 from svi_story.bundle.format import is_bundle
 from svi_story.cache.outputs import is_plain, place_of
 from svi_story.cache.store import Store
+from svi_story.cut.extras import is_own_packet
+from svi_story.cut.mp4 import read_xmp
 from svi_story.errors import InputError, Problem
 from svi_story.events import Warned
+from svi_story.files import sha256_file
 from svi_story.render.jobs import Rejected
-from svi_story.render.ownership import (
-    FOLDER,
-    LINK,
-    ODD,
-    OURS,
-    FilmFiles,
-    Standing,
-    known,
-)
-from svi_story.render.record import is_finished, partial_film, record_path
+from svi_story.render.record import RECORD_VERSION, is_finished, partial_film, read_record, record_path
 from svi_story.review.contact_sheet import CLIPS_PER_SHEET, is_sheet, sheet_path
 from svi_story.review.report import is_page
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Sequence
-    from pathlib import Path
 
     from svi_story.cache.outputs import Outputs
     from svi_story.events import Reporter
     from svi_story.plan.model import FilmPlan
     from svi_story.render.jobs import Job, Place
+    from svi_story.render.record import Record
+
+
+class Ownership(NamedTuple):
+    """Whose file it is."""
+
+    kind: Literal["ours", "edited", "foreign"]
+    why: str = ""
+    """How it is not ours, as `was changed since`."""
+
+
+OURS = Ownership("ours")
+EDITED = Ownership("edited", "was changed since svi-story wrote it")
+FOREIGN = Ownership("foreign", "was not written by svi-story")
+LINK = Ownership("foreign", "is a symbolic link")
+FOLDER = Ownership("foreign", "is a folder")
+ODD = Ownership("foreign", "is not a regular file")
+
+
+class FilmFiles:
+    """Who owns the files of a film and beside it."""
+
+    def __init__(self, place: Place, plan: FilmPlan, outputs: Outputs) -> None:
+        self.path = place.film
+        self._place, self._plan, self._outputs = place, plan, outputs
+
+    def film(self, path: Path) -> Ownership:
+        """A film here, or elsewhere."""
+        outputs, record = self._outputs, _record_of(path)
+        other = self._other_board(record, path)
+        if other:
+            return Ownership("foreign", f"is the film of {other}")
+        if outputs.is_ours(path):
+            return OURS
+        if not outputs.is_listed(path) and is_own_packet(read_xmp(path)):
+            return OURS
+        if record is None:
+            return EDITED if outputs.is_listed(path) else FOREIGN
+        return OURS if _sha256(path) == record.sha256 else EDITED
+
+    def record(self, path: Path) -> Ownership:
+        """The record beside the film."""
+        outputs, record = self._outputs, _record_of(self.path)
+        other = self._other_board(record, self.path)
+        if other:
+            return Ownership("foreign", f"is the record of a film of {other}")
+        if outputs.is_ours(path):
+            return OURS
+        if record and record.version < RECORD_VERSION:
+            return OURS  # of an older svi-story
+        if record:
+            # a svi-story with another cache writes both, and an editor only one of them
+            return EDITED if outputs.is_listed(path) and outputs.is_ours(self.path) else OURS
+        return self._unknown(path)
+
+    def captions(self, path: Path) -> Ownership:
+        """The captions beside the film."""
+        record = _record_of(self.path)
+        noted = record.captions if record else ()
+        if self._outputs.is_ours(path) or _sha256(path) in noted:
+            return OURS
+        return Ownership("edited", "was changed by hand") if noted else self._unknown(path)
+
+    def partial(self, path: Path) -> Ownership:
+        """What exists so far of the film; a film of another board may have this name."""
+        other = self._other_board(_record_of(path), path)
+        if other:
+            return Ownership("foreign", f"is the film of {other}")
+        if self._outputs.is_ours(path) or is_own_packet(read_xmp(path)):
+            return OURS
+        return self._unknown(path)
+
+    def _unknown(self, path: Path) -> Ownership:
+        """What can lie beside our film, and is nothing that we wrote: it is kept there."""
+        if self._outputs.is_listed(path):
+            return EDITED
+        if is_plain(self.path) and self.film(self.path) is OURS:
+            return Ownership("edited", FOREIGN.why)
+        return FOREIGN
+
+    def _other_board(self, record: Record | None, film: Path) -> str:
+        """The other board whose film it is by its record, if that board still exists."""
+        if record is None or not record.board:
+            return ""
+        board, ours = Path(record.board), self._place.board
+        try:
+            if not board.exists() or board.samefile(ours):
+                return ""
+        except (OSError, ValueError):
+            return ""
+        if (is_bundle(ours) or is_bundle(board)) and record.made.digest == self._plan.digest:
+            return ""  # a board and its bundle are one
+        return "" if _is_copied(board, ours, film) else record.board
+
+
+def _is_copied(board: Path, ours: Path, film: Path) -> bool:
+    """Whether our project is a copy of that board's, with its films: there, a film lies in the same place."""
+    ours, film = ours.resolve(), place_of(film)
+    root = Path(os.path.commonpath((ours.parent, film.parent)))
+    names = ours.relative_to(root).parts
+    if root == Path(root.anchor) or board.parts[-len(names) :] != names:
+        return False
+    return os.path.lexists(Path(*board.parts[: -len(names)], film.relative_to(root)))
+
+
+def _record_of(film: Path) -> Record | None:
+    record = read_record(film)
+    return record if record and record.film in ("", film.name) else None
+
+
+def known(outputs: Outputs, is_own: Callable[[Path], bool]) -> Callable[[Path], Ownership]:
+    """Looks at the ledger, and where it knows nothing, at the file."""
+
+    def look(path: Path) -> Ownership:
+        if outputs.is_ours(path):
+            return OURS
+        if outputs.is_listed(path):
+            return EDITED
+        return OURS if is_own(path) else FOREIGN
+
+    return look
+
+
+def _sha256(path: Path) -> str:
+    """A file's sha256; empty where it cannot be read."""
+    try:
+        return sha256_file(path)
+    except OSError:
+        return ""
 
 
 @dataclass(frozen=True)
@@ -47,14 +171,14 @@ class Target:
     path: Path
     what: str
     """What it is of its board, as `the film's record`."""
-    look: Callable[[Path], Standing]
+    look: Callable[[Path], Ownership]
     """Whose a regular file is that lies there."""
     beside: bool = False
     """Whether the command is of use without it: what was changed there is kept. Else it is refused."""
 
 
 @dataclass(frozen=True)
-class Claim:
+class PlannedWrites:
     """All that a command will write for one board."""
 
     place: Place
@@ -65,15 +189,15 @@ class Claim:
     elsewhere: str = "choose another folder with -o"
 
 
-def check(claims: Sequence[Claim], outputs: Outputs, report: Reporter) -> dict[Path, InputError]:
-    """What stands in the way of boards, by board; what may be replaced or is kept is told to `outputs`."""
-    read = _Read(claims)
-    writers: dict[Path, list[tuple[Claim, Target]]] = {}
+def check(claims: Sequence[PlannedWrites], outputs: Outputs, report: Reporter) -> dict[Path, InputError]:
+    """What prevents writing, by board; `outputs` learns what may be replaced and what is kept."""
+    read = _InputFiles(claims)
+    writers: dict[Path, list[tuple[PlannedWrites, Target]]] = {}
     for claim in claims:
         for target in claim.targets:
             writers.setdefault(place_of(target.path), []).append((claim, target))
 
-    def problem_of(claim: Claim, target: Target) -> Problem | None:
+    def problem_of(claim: PlannedWrites, target: Target) -> Problem | None:
         """What is wrong with a path, whatever lies there."""
         return read.problem(claim, target) or _clash(claim, target, writers[place_of(target.path)])
 
@@ -86,30 +210,30 @@ def check(claims: Sequence[Claim], outputs: Outputs, report: Reporter) -> dict[P
 
 
 def _check(
-    claim: Claim,
-    problem_of: Callable[[Claim, Target], Problem | None],
+    claim: PlannedWrites,
+    problem_of: Callable[[PlannedWrites, Target], Problem | None],
     outputs: Outputs,
     report: Reporter,
 ) -> list[Problem]:
-    """What stands in the way of one board."""
-    kept: list[tuple[Target, Standing]] = []
+    """What prevents writing for one board."""
+    kept: list[tuple[Target, Ownership]] = []
     problems: list[Problem] = []
     for target in claim.targets:
-        problem, standing = problem_of(claim, target), _standing(target)
+        problem, owner = problem_of(claim, target), _ownership(target)
         if problem:
             problems.append(problem)
-        elif standing.kind == "ours":
+        elif owner.kind == "ours":
             outputs.allow(target.path)
-        elif standing.kind == "edited" and target.beside:
-            kept.append((target, standing))
+        elif owner.kind == "edited" and target.beside:
+            kept.append((target, owner))
         else:
-            what = f"{claim.place.board} would write {target.what} here, but this {standing.why}"
+            what = f"{claim.place.board} would write {target.what} here, but this {owner.why}"
             problems.append(Problem(f"{what}; move it away, or {claim.elsewhere}", file=str(target.path)))
     if (problems or kept) and claim.is_done():
         return []
-    for target, standing in kept:
+    for target, owner in kept:
         outputs.keep(target.path)
-        report(Warned(f"{target.path}: {standing.why} and is kept; remove it to get {target.what}"))
+        report(Warned(f"{target.path}: {owner.why} and is kept; remove it to get {target.what}"))
     return problems
 
 
@@ -117,7 +241,7 @@ def check_films(
     jobs: Sequence[Job], outputs: Outputs, report: Reporter, *, forced: bool
 ) -> tuple[list[Job], list[Rejected]]:
     """The boards whose films may be written, and those that are refused."""
-    refused = check([_film_claim(job, outputs, report, forced=forced) for job in jobs], outputs, report)
+    refused = check([_film_writes(job, outputs, report, forced=forced) for job in jobs], outputs, report)
     left = [job for job in jobs if job.place.board not in refused]
     rejected = [
         Rejected(
@@ -134,7 +258,7 @@ def check_sheets(
     plans: Sequence[tuple[Place, FilmPlan]], outputs: Outputs, report: Reporter
 ) -> tuple[list[tuple[Place, FilmPlan]], list[Rejected]]:
     """The boards whose contact sheets may be written, and those that are refused."""
-    claims = [Claim(place, plan, tuple(_sheets(place, plan, outputs))) for place, plan in plans]
+    claims = [PlannedWrites(place, plan, tuple(_sheets(place, plan, outputs))) for place, plan in plans]
     refused = check(claims, outputs, report)
     left = [(place, plan) for place, plan in plans if place.board not in refused]
     return left, [Rejected(board, error) for board, error in refused.items()]
@@ -143,7 +267,7 @@ def check_sheets(
 def check_page(job: Job, page: Path, outputs: Outputs, report: Reporter) -> None:
     """Raises InputError where a review may not be written."""
     target = Target(page, "its review", known(outputs, is_page))
-    raise_first(check([Claim(job.place, job.plan, (target,))], outputs, report))
+    raise_first(check([PlannedWrites(job.place, job.plan, (target,))], outputs, report))
 
 
 def check_bundle(job: Job, target: Path, outputs: Outputs, report: Reporter) -> None:
@@ -157,10 +281,10 @@ def check_bundle(job: Job, target: Path, outputs: Outputs, report: Reporter) -> 
     raise_first(check([export_claim(job, [found])], outputs, report))
 
 
-def export_claim(job: Job, targets: Sequence[Target]) -> Claim:
-    """The claim of an export, whose targets the user can name."""
+def export_claim(job: Job, targets: Sequence[Target]) -> PlannedWrites:
+    """The writes of an export, whose targets the user can name."""
     cure = "choose another folder with -o, or another name with --as"
-    return Claim(job.place, job.plan, tuple(targets), elsewhere=cure)
+    return PlannedWrites(job.place, job.plan, tuple(targets), elsewhere=cure)
 
 
 def raise_first(refused: dict[Path, InputError]) -> None:
@@ -169,14 +293,14 @@ def raise_first(refused: dict[Path, InputError]) -> None:
         raise error
 
 
-def _film_claim(job: Job, outputs: Outputs, report: Reporter, *, forced: bool) -> Claim:
+def _film_writes(job: Job, outputs: Outputs, report: Reporter, *, forced: bool) -> PlannedWrites:
     """The film, and what is put beside it."""
     files = FilmFiles(job.place, job.plan, outputs)
     targets = [
         Target(files.path, "its film", files.film),
         Target(record_path(files.path), "the film's record", files.record, beside=True),
     ]
-    if len(job.plan.shots) > 1 and not _is_folder(partial_film(files.path)):  # it is a courtesy, done without
+    if len(job.plan.shots) > 1 and not _is_folder(partial_film(files.path)):  # the film does not need it
         targets.append(Target(partial_film(files.path), "the film so far", files.partial, beside=True))
     if job.plan.cut.soft and any(shot.caption.strip() for shot in job.plan.shots):
         captions = files.path.with_suffix(".srt")
@@ -185,18 +309,18 @@ def _film_claim(job: Job, outputs: Outputs, report: Reporter, *, forced: bool) -
     def is_done() -> bool:
         return not forced and job.missing is None and is_finished(job, Store(job.place.cache, report))
 
-    return Claim(job.place, job.plan, tuple(targets), is_done)
+    return PlannedWrites(job.place, job.plan, tuple(targets), is_done)
 
 
 def _sheets(place: Place, plan: FilmPlan, outputs: Outputs) -> Iterator[Target]:
-    def look(path: Path) -> Standing:
+    def look(path: Path) -> Ownership:
         return OURS if is_sheet(path) else known(outputs, is_sheet)(path)
 
     for number in range(1, -(-len(plan.shots) // CLIPS_PER_SHEET) + 1):
         yield Target(sheet_path(place.film, number), "its contact sheet", look, beside=True)
 
 
-def _standing(target: Target) -> Standing:
+def _ownership(target: Target) -> Ownership:
     path = target.path
     if not os.path.lexists(path):
         return OURS
@@ -211,7 +335,9 @@ def _is_folder(path: Path) -> bool:
     return path.is_dir() and not path.is_symlink()
 
 
-def _clash(claim: Claim, target: Target, writers: Sequence[tuple[Claim, Target]]) -> Problem | None:
+def _clash(
+    claim: PlannedWrites, target: Target, writers: Sequence[tuple[PlannedWrites, Target]]
+) -> Problem | None:
     """Two boards that would write one file."""
     for other, theirs in writers:
         if other is not claim:
@@ -223,10 +349,10 @@ def _clash(claim: Claim, target: Target, writers: Sequence[tuple[Claim, Target]]
     return None
 
 
-class _Read:
+class _InputFiles:
     """Boards and every file that they name, by identity: links and spellings do not matter."""
 
-    def __init__(self, claims: Iterable[Claim]) -> None:
+    def __init__(self, claims: Iterable[PlannedWrites]) -> None:
         self._known: dict[tuple[int, int], tuple[Path, str, Path]] = {}
         for claim in claims:
             for path, role in _files_of(claim.place, claim.plan):
@@ -234,7 +360,7 @@ class _Read:
                 if identity:
                     self._known.setdefault(identity, (claim.place.board, role, path))
 
-    def problem(self, claim: Claim, target: Target) -> Problem | None:
+    def problem(self, claim: PlannedWrites, target: Target) -> Problem | None:
         """What is wrong with writing a file that is read."""
         identity = _identity(target.path)
         if identity is None or identity not in self._known:

@@ -31,7 +31,7 @@ from svi_story.events import (
     Warned,
 )
 from svi_story.files import disk_error
-from svi_story.render.calibration import Timed, calibrated
+from svi_story.render.cost import Timed, calibrated
 from svi_story.render.executor import LocalExecutor, SegmentFailed
 from svi_story.render.film import Clips, Film, RenderContext, finish_if_up_to_date
 from svi_story.render.jobs import Rejected, select
@@ -46,7 +46,7 @@ if TYPE_CHECKING:
     from svi_story.events import Reporter
     from svi_story.plan.fingerprints import Fingerprints
     from svi_story.plan.model import Segment
-    from svi_story.render.calibration import Name
+    from svi_story.render.cost import Name
     from svi_story.render.distributed.executor import Cluster
     from svi_story.render.executor import Executor, Result
     from svi_story.render.jobs import Job

@@ -24,7 +24,7 @@ from svi_story.engines.base import Carry
 from svi_story.enginespec import DEFAULT
 from svi_story.errors import InputError, Problem
 from svi_story.files import disk, make_folder
-from svi_story.render.doctor import Finding
+from svi_story.render.doctor import Check
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -94,7 +94,7 @@ class Nowhere:
         """Keep nothing."""
 
 
-def make(trial: Trial, tell: Tell) -> Iterator[Finding]:
+def make(trial: Trial, tell: Tell) -> Iterator[Check]:
     """Make the clips and say what they show. Raises InputError or RenderError where they cannot be made."""
     from svi_story.engines.anchor import open_anchor
     from svi_story.engines.svi.engine import Options, Svi
@@ -115,12 +115,12 @@ def make(trial: Trial, tell: Tell) -> Iterator[Finding]:
             seconds = time.monotonic() - start
             kernel = engine.environment()["attention"]
         anchor = open_anchor(first.anchor)
-        yield Finding("smoke: clips", "ok", _summary(first, seconds, kernel))
+        yield Check("smoke: clips", "ok", _summary(first, seconds, kernel))
         yield check_loras(trial)
         yield check_conditioning(trial, second, away.carry(), anchor)
         yield check_reading(back, blind)
         yield check_return(trial, anchor, back, blind)
-        yield Finding("smoke: pictures", "ok", str(save_pictures(trial, anchor, (away, back, blind))))
+        yield Check("smoke: pictures", "ok", str(save_pictures(trial, anchor, (away, back, blind))))
 
 
 def segments(trial: Trial, folder: Path) -> tuple[Segment, Segment, Segment]:
@@ -164,7 +164,7 @@ def _summary(segment: Segment, seconds: float, kernel: str) -> str:
     return f"{made}, in {seconds:.0f} s with {kernel}; every number finite"
 
 
-def check_loras(trial: Trial) -> Finding:
+def check_loras(trial: Trial) -> Check:
     """Whether the variant's pair changes every layer that SVI's LoRAs are for (the engine refuses less)."""
     from svi_story.engines.svi.identity import sha256_of
     from svi_story.engines.svi.layout import EXPERTS, find_layout, find_svi_pair
@@ -180,10 +180,10 @@ def check_loras(trial: Trial) -> Finding:
         changed = read_lora(Use(pair.of(expert), 1.0, whole=True), shapes)
         known = known_role(sha256_of(pair.of(expert)))
         told.append(f"{expert}: {len(changed)} layers, {'official' if known else 'not known by its hash'}")
-    return Finding("smoke: LoRA", "ok", f"SVI {trial.variant} on every layer it is for; {'; '.join(told)}")
+    return Check("smoke: LoRA", "ok", f"SVI {trial.variant} on every layer it is for; {'; '.join(told)}")
 
 
-def check_conditioning(trial: Trial, segment: Segment, carry: Carry, anchor: Frame) -> Finding:
+def check_conditioning(trial: Trial, segment: Segment, carry: Carry, anchor: Frame) -> Check:
     """Whether what the experts see besides the noise is, number for number, the variant's arrangement."""
     import torch
 
@@ -216,31 +216,31 @@ def check_conditioning(trial: Trial, segment: Segment, carry: Carry, anchor: Fra
         right = np.array_equal(latents[:, :, :count], known) and not latents[:, :, count:].any()
         right = right and np.array_equal(seen[0], still)
     if not right or not (mask[:, :, 0] == 1).all() or mask[:, :, 1:].any():
-        return Finding("smoke: conditioning", "lacking", f"it is not {what}", "please report this bug")
-    return Finding("smoke: conditioning", "ok", f"{what}; the mask is on the first frame alone")
+        return Check("smoke: conditioning", "lacking", f"it is not {what}", "please report this bug")
+    return Check("smoke: conditioning", "ok", f"{what}; the mask is on the first frame alone")
 
 
-def check_reading(back: Made, blind: Made) -> Finding:
+def check_reading(back: Made, blind: Made) -> Check:
     """Whether the anchor makes any difference to the experts."""
     with_anchor, without = (made.latents["latents"].astype(np.float64) for made in (back, blind))
     difference = float(np.abs(with_anchor - without).mean() / without.std())
     detail = f"an empty anchor changes the second clip by {difference:.2f} standard deviations"
     if difference == 0:
         cure = "the experts do not read their conditioning: svi-story models check"
-        return Finding("smoke: anchor read", "lacking", detail, cure)
-    return Finding("smoke: anchor read", "ok", detail)
+        return Check("smoke: anchor read", "lacking", detail, cure)
+    return Check("smoke: anchor read", "ok", detail)
 
 
-def check_return(trial: Trial, anchor: Frame, back: Made, blind: Made) -> Finding:
+def check_return(trial: Trial, anchor: Frame, back: Made, blind: Made) -> Check:
     """How near the second clip's later half is to the anchor, with and without it. Not more than a hint."""
     near, far = (_nearness(made.frames, anchor) for made in (back, blind))
     detail = f"likeness of clip 2's later half to the anchor: {near:.3f}, with an empty anchor {far:.3f}"
     if not is_full_size(trial.models):
-        return Finding("smoke: return", "ok", f"{detail}; {NOT_JUDGED}")
+        return Check("smoke: return", "ok", f"{detail}; {NOT_JUDGED}")
     look = "look at the pictures: does the subject come back as itself?"
     if near <= far:
-        return Finding("smoke: return", "warn", f"{detail}; the anchor draws nothing back", look)
-    return Finding("smoke: return", "ok", f"{detail}; {look}")
+        return Check("smoke: return", "warn", f"{detail}; the anchor draws nothing back", look)
+    return Check("smoke: return", "ok", f"{detail}; {look}")
 
 
 def is_full_size(models: Path) -> bool:
