@@ -107,7 +107,7 @@ class Calibration:
             write_atomic(cache / FILE, text.encode("utf-8"))
 
     def newest(self, engine: str, dtype: str, rung: str) -> Setting | None:
-        """The setting that was used last and is like this one; `auto` is any rung."""
+        """The setting that was used last and is like this one; `auto` is any memory mode."""
         like = [
             setting
             for setting in self.times

@@ -23,7 +23,7 @@ SHARED = ("offload", "stream")
 
 @dataclass(frozen=True)
 class Moves:
-    """What a memory rung costs."""
+    """What a memory mode costs."""
 
     loads: int
     """Times that an expert comes to the device."""
@@ -42,7 +42,7 @@ class Cost:
     forwards: Mapping[str, int]
     """Passes by expert."""
     moves: Mapping[str, Moves]
-    """By rung; empty for an engine without experts."""
+    """By mode; empty for an engine without experts."""
     setting: Setting | None
     """Where the times were measured."""
     seconds: float | None
@@ -74,18 +74,18 @@ class Batch:
             segment.key: segment for film in self.films for segment in film if segment.key in self.missing
         }
 
-    def works(self, rung: str) -> tuple[Work, ...]:
-        """All the work, in the order that a rung asks for."""
-        return schedule(self.films, self.missing, self.phases, one_at_a_time=rung in SHARED)
+    def works(self, mode: str) -> tuple[Work, ...]:
+        """All the work, in the order that a mode asks for."""
+        return schedule(self.films, self.missing, self.phases, one_at_a_time=mode in SHARED)
 
 
-def cost_of(batch: Batch, rungs: Iterable[str], calibration: Calibration, setting: Setting | None) -> Cost:
-    """What a batch costs, on each of these rungs; its time in the setting where it was measured last."""
+def cost_of(batch: Batch, modes: Iterable[str], calibration: Calibration, setting: Setting | None) -> Cost:
+    """What a batch costs, on each of these modes; its time in the setting where it was measured last."""
     segments = batch.segments
     works = batch.works(setting.rung if setting else "resident")
     forwards = _forwards(works, batch.experts)
     passes = sum(forwards.values())
-    moves = {rung: _moves(batch, batch.sizes, rung, passes) for rung in rungs if batch.sizes}
+    moves = {mode: _moves(batch, batch.sizes, mode, passes) for mode in modes if batch.sizes}
     due = _due(works, batch, setting)
     times = {kind: _seconds(calibration, setting, kind) for kind in due}
     unknown = tuple(dict.fromkeys(_words(kind) for kind, seconds in times.items() if seconds is None))
@@ -109,14 +109,14 @@ def _forwards(works: Iterable[Work], experts: Sequence[str]) -> dict[str, int]:
     return {model: count for model, count in passes.items() if count}
 
 
-def _moves(batch: Batch, sizes: ModelSizes, rung: str, passes: int) -> Moves:
-    works = batch.works(rung)
+def _moves(batch: Batch, sizes: ModelSizes, mode: str, passes: int) -> Moves:
+    works = batch.works(mode)
     used = {work.model for work in works} & set(batch.experts)
-    if rung == "offload":
+    if mode == "offload":
         count = loads(works, sizes.names)
         return Moves(count, count * sizes.expert)
-    streamed = passes * sizes.blocks if rung == "stream" else 0
-    still = sizes.expert - (sizes.blocks if rung == "stream" else 0)
+    streamed = passes * sizes.blocks if mode == "stream" else 0
+    still = sizes.expert - (sizes.blocks if mode == "stream" else 0)
     return Moves(len(used), len(used) * still + streamed)
 
 
