@@ -122,7 +122,7 @@ def test_no_negative_pass_without_guidance(
 
 def test_latents_that_are_no_numbers_are_an_error(svi: Svi) -> None:
     settings = support.sampler(guidance=Guidance(1e38, 1e38))
-    with pytest.raises(RenderError, match="clip clip-0: the latents hold NaN"):
+    with pytest.raises(RenderError, match="clip clip-0: NaN or Inf in the latents"):
         svi.sample(support.segment(settings=settings, frames=5), None, Memory(), support.ignore_step)
 
 
