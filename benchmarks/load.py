@@ -16,9 +16,9 @@ from common import QUEUEING, Finding, Result, Table, finish, options, progress, 
 from wan import NOT_ON_A_GPU, Shape, random_expert
 
 from svi_story.engines.svi.experts import Experts
-from svi_story.engines.svi.layout import Layout, ModelFiles
-from svi_story.engines.svi.loading import Place
-from svi_story.engines.svi.lora import SVI_TARGETS, Use
+from svi_story.engines.svi.weights.catalogue import ModelFiles, ModelPaths
+from svi_story.engines.svi.weights.loading import Placement
+from svi_story.engines.svi.weights.lora import SVI_TARGETS, LoraUse
 
 if TYPE_CHECKING:
     import argparse
@@ -73,15 +73,17 @@ def read(folder: Path) -> None:
             pass
 
 
-def load_ours(folder: Path, uses: list[Use]) -> object:
+def load_ours(folder: Path, uses: list[LoraUse]) -> object:
     """The expert as the engine loads it."""
     import torch
 
     files, none = ModelFiles((folder / WEIGHTS,), folder / "config.json"), ModelFiles((), None)
     experts = Experts(
-        Layout(files, files, none, none, folder), Place(torch.device("cpu"), torch.bfloat16), "torch-flash"
+        ModelPaths(files, files, none, none, folder),
+        Placement(torch.device("cpu"), torch.bfloat16),
+        "torch-flash",
     )
-    experts.equip({"high": uses, "low": []})
+    experts.set_loras({"high": uses, "low": []})
     return experts.use("high")
 
 
@@ -101,7 +103,7 @@ def child(way: str, folder: Path) -> None:
     ways: dict[str, Callable[[], object]] = {
         READ: partial(read, folder),
         OURS: partial(load_ours, folder, []),
-        MERGED: partial(load_ours, folder, [Use(folder / LORA, 1.0, whole=True)]),
+        MERGED: partial(load_ours, folder, [LoraUse(folder / LORA, 1.0, whole=True)]),
         DIFFUSERS: partial(load_theirs, folder),
     }
     if way != READ:

@@ -13,10 +13,17 @@ from wan import FULL, NOT_ON_A_GPU, WORDS, Shape, matrix_peak, random_expert, wa
 
 from svi_story.engines.svi import vae as ours_vae
 from svi_story.engines.svi.attention import choose_kernel, use_kernel
-from svi_story.engines.svi.layout import find_layout
-from svi_story.engines.svi.loading import Place, load_transformer, load_vae, read_transformer
-from svi_story.engines.svi.sampler import Inputs, denoise, guided
-from svi_story.engines.svi.schedule import TIMESTEPS, latent_shape, make_noise, make_steps
+from svi_story.engines.svi.sampler import (
+    TIMESTEPS,
+    Inputs,
+    denoise,
+    guided,
+    latent_shape,
+    make_noise,
+    make_steps,
+)
+from svi_story.engines.svi.weights.catalogue import find_models
+from svi_story.engines.svi.weights.loading import Placement, load_transformer, load_vae, read_transformer
 from svi_story.enginespec.sampling import Guidance, Sampler
 from svi_story.plan.model import Size
 
@@ -86,9 +93,9 @@ class Turn:
     decode: float
 
 
-def tiny_models(place: Place, size: Size, frames: int) -> Case:
+def tiny_models(place: Placement, size: Size, frames: int) -> Case:
     """The checkpoint that the tests use, loaded by our loader."""
-    layout = find_layout(MODELS)
+    layout = find_models(MODELS)
     high, low = (
         load_transformer(read_transformer(files), place.device, lambda _, entry: place.take(entry))
         for files in (layout.high, layout.low)
@@ -96,14 +103,14 @@ def tiny_models(place: Place, size: Size, frames: int) -> Case:
     return Case("tests' checkpoint", high, low, load_vae(layout.vae, place), size, frames)
 
 
-def random_models(shape: Shape, place: Place, size: Size, frames: int) -> Case:
+def random_models(shape: Shape, place: Placement, size: Size, frames: int) -> Case:
     """Two random experts beside the tests' VAE."""
     high, low = (random_expert(shape, place.device, place.dtype) for _ in range(2))
-    vae = load_vae(find_layout(MODELS).vae, place)
+    vae = load_vae(find_models(MODELS).vae, place)
     return Case(f"random, {shape.layers} layers of {shape.width}", high, low, vae, size, frames)
 
 
-def full_models(place: Place) -> Case:
+def full_models(place: Placement) -> Case:
     """One random full-size module as both experts, for a step needs one at a time; Wan's VAE, float32."""
     import torch
     from diffusers import AutoencoderKLWan
@@ -135,7 +142,7 @@ class Clock:
 class Bench:
     """One case, ready to be run by either side."""
 
-    def __init__(self, case: Case, place: Place, steps: int) -> None:
+    def __init__(self, case: Case, place: Placement, steps: int) -> None:
         import torch
 
         self.case, self._place, self._steps = case, place, steps
@@ -275,7 +282,7 @@ def measure(bench: Bench, pairs: int) -> Measured:
     return Measured(bench.case, ours, theirs, bench.share(statistics.median(t.step for t in ours)))
 
 
-def report(measured: list[Measured], chosen: argparse.Namespace, place: Place) -> Result:
+def report(measured: list[Measured], chosen: argparse.Namespace, place: Placement) -> Result:
     import diffusers
     import torch
 
@@ -311,7 +318,7 @@ def report(measured: list[Measured], chosen: argparse.Namespace, place: Place) -
     )
 
 
-def _finding(row: tuple[Cell, ...], place: Place) -> Finding:
+def _finding(row: tuple[Cell, ...], place: Placement) -> Finding:
     name, video, what, ours, theirs, ratio, least, most, quickest, _ = row
     spread = f"{shown(least)} to {shown(most)}, quickest {shown(quickest)}"
     figure = f"{shown(ratio)} x diffusers ({spread}; {shown(ours)} and {shown(theirs)} s)"
@@ -332,7 +339,7 @@ def main() -> None:
     parser.add_argument("--device", default="cpu", choices=("cpu", "cuda"))
     parser.add_argument("--full-size", action="store_true", help="bfloat16, 832x480x81 (untested)")
     chosen = parser.parse_args()
-    place = Place(torch.device(chosen.device), torch.bfloat16 if chosen.full_size else torch.float32)
+    place = Placement(torch.device(chosen.device), torch.bfloat16 if chosen.full_size else torch.float32)
     size = Size(*map(int, chosen.size.split("x")))
     small = Shape(chosen.dim, 4 * chosen.dim, chosen.layers)
     makers: list[Callable[[], Case]] = [

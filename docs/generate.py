@@ -9,8 +9,8 @@ from pathlib import Path
 from typer.testing import CliRunner
 
 from svi_story.cli.app import app
-from svi_story.engines.svi.memory import RUNGS, needs_of
-from svi_story.engines.svi.parts import a14b
+from svi_story.engines.svi.memory import MODES, needs_of
+from svi_story.engines.svi.weights.architecture import A14B
 from svi_story.plan.model import Size
 from svi_story.storyboard.schema import json_schema
 from svi_story.units import gib
@@ -74,15 +74,15 @@ TABLE = re.compile(r"(?<=<!-- made by `make docs` -->\n).*?(?=<!-- end -->)", re
 
 
 def memory_table() -> str:
-    """What each memory rung needs for the published models in bfloat16, 81 frames, as a Markdown table."""
-    titles = ("", "rung", "sampling", "decoding", "text", "GPU, at most", "RAM, at least", "RAM, better")
+    """What each memory mode needs for the published models in bfloat16, 81 frames, as a Markdown table."""
+    titles = ("", "mode", "sampling", "decoding", "text", "GPU, at most", "RAM, at least", "RAM, better")
     rows = ["|".join(("", *(f" {title} " if title else " " for title in titles), "")), f"|{'---|' * 8}"]
     for name, size in (("480p", Size(832, 480)), ("720p", Size(1280, 720))):
-        needs = needs_of(a14b(), 2, size, 81)
-        for rung in RUNGS:
-            need = needs[rung]
+        needs = needs_of(A14B, 2, size, 81)
+        for mode in MODES:
+            need = needs[mode]
             phases = (need.sampling.total, need.decoding.total, need.text.total)
-            cells = [f"{name} ({size})", f"`{rung}`", *map(gib, phases), f"**{gib(need.gpu)}**"]
+            cells = [f"{name} ({size})", f"`{mode}`", *map(gib, phases), f"**{gib(need.gpu)}**"]
             rows.append(f"| {' | '.join([*cells, gib(need.ram), gib(need.ram_kept)])} |")
     return "\n".join(rows) + "\n"
 

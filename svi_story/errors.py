@@ -4,6 +4,11 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
+from typing import TYPE_CHECKING, TypeVar
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable
+
 
 _UNSEEN = re.compile(
     "[\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff\u061c\u200e\u200f\u202a-\u202e\u2066-\u2069]"
@@ -69,3 +74,28 @@ class RenderError(StoryError):
 
 class TransientError(RenderError):
     """A temporary condition, such as a full disk or a worker that died: worth another try."""
+
+
+T = TypeVar("T")
+
+
+def collect_problems(calls: Iterable[Callable[[], T]]) -> list[T]:
+    """What each call returns. Raises one InputError with the problems of every call that failed."""
+    results: list[T] = []
+    problems: list[Problem] = []
+    for call in calls:
+        try:
+            results.append(call())
+        except InputError as error:
+            problems += (problem for problem in error.problems if problem not in problems)
+    if problems:
+        raise InputError(*problems)
+    return results
+
+
+def shorten_problems(problems: list[Problem], most: int = 8) -> list[Problem]:
+    """The first problems of a kind, and how many more there are."""
+    if len(problems) <= most:
+        return problems
+    rest = Problem(f"and {len(problems) - most} more like that", file=problems[0].file)
+    return [*problems[:most], rest]

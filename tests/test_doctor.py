@@ -13,15 +13,18 @@ from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import psutil
 import pytest
 import svi_support as support
 import torch
 from PIL import Image
 
-from svi_story.engines.svi.stock import survey
+from svi_story.engines.svi import memory
+from svi_story.engines.svi.weights.catalogue import list_parts
 from svi_story.errors import InputError, RenderError
 from svi_story.render import doctor, smoke
-from svi_story.render.doctor import GIB, Check
+from svi_story.render.doctor import Check
+from svi_story.units import GIB
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
@@ -170,7 +173,8 @@ def test_a_folder_that_cannot_be_written(monkeypatch: pytest.MonkeyPatch, tmp_pa
 
 
 def test_memory_beside_an_expert(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(doctor, "_memory", lambda: (32 * GIB, 20 * GIB))
+    monkeypatch.setattr(psutil, "virtual_memory", lambda: SimpleNamespace(total=32 * GIB, available=20 * GIB))
+    monkeypatch.setattr(memory, "free_ram", lambda: 20 * GIB)
     assert doctor.check_memory(0).state == "ok"
     assert doctor.check_memory(10 * GIB).state == "ok"
     found = doctor.check_memory(27 * GIB)
@@ -179,10 +183,10 @@ def test_memory_beside_an_expert(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_what_an_expert_takes_comes_from_its_headers(tmp_path: Path) -> None:
-    high = next(held for held in survey(support.MODELS) if held.part.name == "high")
+    high = next(held for held in list_parts(support.MODELS) if held.part.name == "high")
     stored = sum(file.stat().st_size for file in high.files if file.suffix == ".safetensors")
-    assert stored * 0.45 < doctor.expert_bytes(survey(support.MODELS)) < stored * 0.5
-    assert doctor.expert_bytes(survey(tmp_path)) == 0
+    assert stored * 0.45 < doctor.expert_bytes(list_parts(support.MODELS)) < stored * 0.5
+    assert doctor.expert_bytes(list_parts(tmp_path)) == 0
 
 
 def test_a_missing_library(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -150,9 +150,9 @@ def test_phase_by_phase_makes_the_same_latents_as_at_once(engine: Engine, segmen
     chain: list[tuple[Segment, Carry | None, Memory]] = [(later, carry, Memory()), *jobs]
     told: list[int] = []
     for phase in engine.phases(later)[:-1]:
-        for each, carried, memory in chain:
+        for each, carried_array, memory in chain:
             on_step = (lambda step, _: told.append(step)) if each is later else ignore
-            engine.advance(each, carried, memory, on_step, phase)
+            engine.advance(each, carried_array, memory, on_step, phase)
         if phase.until:
             assert told == list(range(1, phase.until + 1))
     memory = chain[0][2]

@@ -14,7 +14,7 @@ import pytest
 import svi_support as support
 import torch
 
-from svi_story.engines.svi import layout
+from svi_story.engines.svi.weights import catalogue
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -87,7 +87,7 @@ def test_list_knows_what_is_incomplete_or_broken(svi_story: Run) -> None:
 
 
 def test_the_fast_presets_need_the_lightx2v_pair(svi_story: Run) -> None:
-    folder = ROOT / layout.DISTILL_REPO / "Wan2.2-I2V-A14B-4steps-lora-rank64-Seko-V1"
+    folder = ROOT / catalogue.DISTILL.folder / "Wan2.2-I2V-A14B-4steps-lora-rank64-Seko-V1"
     folder.mkdir(parents=True)
     assert "fast and draft of SVI 2.0: not ready" in svi_story("models", "list").err
     for expert in ("high", "low"):
@@ -170,14 +170,14 @@ def test_a_pickle_under_the_name_is_named(svi_story: Run) -> None:
 
 def test_swapped_loras_are_named(svi_story: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     """Unofficial files are known by nothing but their names; so the official hashes are planted."""
-    from svi_story.engines.svi import pairs
     from svi_story.engines.svi.identity import sha256_of
+    from svi_story.engines.svi.weights import lora
 
     high, low = (support.lora_file(ROOT, expert, "2.0-pro") for expert in ("high", "low"))
     for file, role in ((high, "high"), (low, "low")):
         digest = sha256_of(file)
         expert: Any = role
-        monkeypatch.setitem(pairs.OFFICIAL, (digest[:8], digest[-4:]), pairs.Role("2.0-pro", expert))
+        monkeypatch.setitem(lora.OFFICIAL, (digest[:8], digest[-4:]), lora.LoraRole("2.0-pro", expert))
     found = json.loads(svi_story("models", "check", "--json").out)
     known = {each["file"]: each["known"] for each in found["files"]}
     assert known[str(high)] == "SVI 2.0-pro LoRA of the high-noise expert"
@@ -241,7 +241,7 @@ def test_numbers_that_are_none_are_named(svi_story: Run, name: Path, value: floa
 
     support.change_file(ROOT / name, spoil)
     assert f"{ROOT / name}: " in problems(svi_story)
-    assert "holds NaN or infinite numbers" in problems(svi_story)
+    assert "holds NaN or Inf" in problems(svi_story)
 
 
 def test_a_file_that_cannot_be_read_is_named(svi_story: Run, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -257,5 +257,5 @@ def test_a_file_that_cannot_be_read_is_named(svi_story: Run, monkeypatch: pytest
 
 
 def test_without_torch_what_was_not_checked_is_noted(svi_story: Run, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("svi_story.engines.svi.inspection.find_spec", lambda name: None)
+    monkeypatch.setattr("svi_story.engines.svi.weights.inspection.find_spec", lambda name: None)
     assert "note: shapes and numbers were not checked" in problems(svi_story, code=0)

@@ -18,11 +18,10 @@ import pytest
 from fake_hub import CONVERTED, DISTILL, LIGHTX2V, MODELS, SVI, TOKENIZER, WAN, FakeHub, serving, tiny_hub
 from huggingface_hub.utils._http import close_session
 
-from svi_story.engines.svi import digests, download
-from svi_story.engines.svi.catalog import parts_for
-from svi_story.engines.svi.digests import Records
-from svi_story.engines.svi.hub import Hub
-from svi_story.engines.svi.stock import lacks, survey
+from svi_story.engines.svi.weights import download, hashes
+from svi_story.engines.svi.weights.catalogue import list_parts, parts_for, problems_of
+from svi_story.engines.svi.weights.download import Hub
+from svi_story.engines.svi.weights.hashes import DownloadRecords
 from svi_story.errors import InputError, RenderError
 
 if TYPE_CHECKING:
@@ -67,7 +66,7 @@ def hub(loopback: None, monkeypatch: pytest.MonkeyPatch) -> Iterator[FakeHub]:
         close_session()
 
 
-def get(variant: Any = "2.0", preset: str = "quality", progress: Any = digests.ignore_progress) -> list[str]:
+def get(variant: Any = "2.0", preset: str = "quality", progress: Any = hashes.ignore_progress) -> list[str]:
     """Download; returns the names of the files that were missing."""
     items = download.prepare(ROOT, parts_for(variant, preset), Hub())
     download.check_space(ROOT, items)
@@ -96,7 +95,7 @@ def test_a_variant_is_downloaded_into_upstream_s_layout(hub: FakeHub, variant: s
     pair = [f"{e}_noise_lora_v2.0{suffix}.safetensors" for e in ("high", "low")]
     wanted = {n: d for n, d in wanted.items() if "lora" not in n or n.endswith(tuple(pair))}
     assert files_of(ROOT) == wanted
-    assert not lacks(survey(ROOT), "2.0-pro" if variant == "2.0-pro" else "2.0")
+    assert not problems_of(list_parts(ROOT), "2.0-pro" if variant == "2.0-pro" else "2.0")
     assert not parts()
 
 
@@ -106,7 +105,7 @@ def test_a_fast_preset_brings_its_pair(hub: FakeHub) -> None:
         "high_noise_model.safetensors",
         "low_noise_model.safetensors",
     }
-    assert not lacks(survey(ROOT), "2.0", "fast")
+    assert not problems_of(list_parts(ROOT), "2.0", "fast")
 
 
 def test_what_is_there_is_not_fetched_again(hub: FakeHub) -> None:
@@ -143,7 +142,7 @@ def test_a_file_that_differs_is_kept_and_that_is_told(
     victim.write_bytes(other)
     (ROOT / TOKENIZER).rename("elsewhere")
     if not known:
-        (ROOT / digests.RECORDS).unlink()
+        (ROOT / hashes.RECORDS).unlink()
     hub.asked.clear()
     ended = svi_story("models", "download", "--yes")
     assert ended.code == 2, ended.err
@@ -165,7 +164,7 @@ def test_an_older_download_is_replaced_and_that_is_told(
     """What svi-story wrote itself; what the user laid there was the same then, and is no less the user's."""
     get()
     if not downloaded:
-        (ROOT / digests.RECORDS).unlink()
+        (ROOT / hashes.RECORDS).unlink()
         get()
     victim = ROOT / WAN / SHARD
     old = victim.read_bytes()
@@ -329,7 +328,7 @@ def test_a_lost_connection_is_taken_up_again(hub: FakeHub) -> None:
 
 def test_a_connection_lost_for_good_keeps_what_there_is(hub: FakeHub) -> None:
     hub.cut[SHARD] = 0
-    with pytest.raises(RenderError, match=r"cannot be reached.*goes on where it was"):
+    with pytest.raises(RenderError, match=r"cannot be reached.*resumes where it stopped"):
         get()
     hub.cut.clear()
     assert SHARD in get()
@@ -383,7 +382,7 @@ def test_a_wrong_file_is_removed_and_told(hub: FakeHub, fault: str, name: str) -
     assert not list(ROOT.rglob(Path(name).name)) or name == SHARD
     getattr(hub, fault).clear()
     get()
-    assert not lacks(survey(ROOT), "2.0")
+    assert not problems_of(list_parts(ROOT), "2.0")
 
 
 # --- what stands in the way
@@ -479,7 +478,7 @@ def test_a_disk_that_fills_up_keeps_what_there_is(hub: FakeHub, monkeypatch: pyt
         get(progress=Full())
     assert parts()
     get()
-    assert not lacks(survey(ROOT), "2.0")
+    assert not problems_of(list_parts(ROOT), "2.0")
 
 
 def test_a_folder_that_cannot_be_written_is_told(hub: FakeHub, svi_story: Run) -> None:
@@ -493,8 +492,8 @@ def test_a_folder_that_cannot_be_written_is_told(hub: FakeHub, svi_story: Run) -
 def test_records_that_are_broken_are_done_without(hub: FakeHub) -> None:
     get()
     for text in ("", "[]", '{"a": 1}', '{"a": {"expected": {"colour": 1}}}', "{"):
-        (ROOT / digests.RECORDS).write_text(text)
-        assert Records.load(ROOT).known == {}
+        (ROOT / hashes.RECORDS).write_text(text)
+        assert DownloadRecords.load(ROOT).known == {}
         assert get() == []
 
 
@@ -524,7 +523,7 @@ def test_no_download_can_end_differently(hub: FakeHub) -> None:
         break
     assert rounds > 10
     assert files_of(ROOT).items() <= (files_of(MODELS) | PIECES).items()
-    assert not lacks(survey(ROOT), "2.0")
+    assert not problems_of(list_parts(ROOT), "2.0")
 
 
 def test_an_input_error_is_raised_for_a_hub_without_sizes(

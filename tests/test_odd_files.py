@@ -17,12 +17,11 @@ from PIL import Image
 from typer.testing import CliRunner
 
 from svi_story.cli.app import app
-from svi_story.engines.svi.architecture import read_config
-from svi_story.engines.svi.digests import RECORDS, Records
 from svi_story.engines.svi.identity import sha256_of
-from svi_story.engines.svi.parts import shapes_in
-from svi_story.engines.svi.tensors import read_header
 from svi_story.engines.svi.text import load_tokenizer
+from svi_story.engines.svi.weights.architecture import read_config
+from svi_story.engines.svi.weights.hashes import RECORDS, DownloadRecords
+from svi_story.engines.svi.weights.headers import read_header
 from svi_story.errors import InputError
 from svi_story.files import UnfitError, read_chunks, read_regular, sha256_file
 from svi_story.plan.fingerprints import Fingerprints
@@ -297,8 +296,8 @@ def test_what_changes_while_it_is_read_is_refused(
 def test_weights_that_are_no_files(put: Put, tmp_path: Path) -> None:
     path = tmp_path / RECORDS
     put(path)
-    assert Records.load(tmp_path).known == {}
-    readers = (read_header, read_config, load_tokenizer, lambda path: shapes_in([path]))
+    assert DownloadRecords.load(tmp_path).known == {}
+    readers = (read_header, read_config, load_tokenizer)
     for read in (*readers, sha256_of) if put not in (huge, empty) else readers:
         with pytest.raises(InputError, match=RECORDS):
             read(path)

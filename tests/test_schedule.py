@@ -32,7 +32,7 @@ class Case:
     """Phases that are done, by key."""
     count: int
     """Phases of a segment."""
-    outfits: dict[str, str]
+    lora_sets: dict[str, str]
     in_turns: bool
 
     @property
@@ -40,11 +40,11 @@ class Case:
         return [segment for film in self.films for segment in film]
 
     def phases(self, segment: Segment) -> Sequence[Phase]:
-        outfit = self.outfits[segment.key]
+        lora_set = self.lora_sets[segment.key]
         every = (
             Phase("vae", 0, 0, 0),
-            Phase("high", 1, 4, 8, f"high {outfit}"),
-            Phase("low", 2, 10, 12, f"low {outfit}"),
+            Phase("high", 1, 4, 8, f"high {lora_set}"),
+            Phase("low", 2, 10, 12, f"low {lora_set}"),
         )
         return every[3 - self.count :][self.begun.get(segment.key, 0) :]
 
@@ -72,8 +72,8 @@ def cases(draw: st.DrawFn) -> Case:
     count = draw(st.integers(1, 3))
     missing = draw(st.sets(st.sampled_from(keys))) if keys else set()
     begun = {key: draw(st.integers(0, count)) for key in sorted(missing)}
-    outfits = {key: draw(st.sampled_from("xyz")) for key in keys}
-    return Case(made, frozenset(missing), begun, count, outfits, draw(st.booleans()))
+    lora_sets = {key: draw(st.sampled_from("xyz")) for key in keys}
+    return Case(made, frozenset(missing), begun, count, lora_sets, draw(st.booleans()))
 
 
 @given(cases())
@@ -152,19 +152,19 @@ def test_models_change_by_the_longest_chain_and_not_by_the_number_of_chains(case
 
 
 @given(cases())
-def test_a_wave_wears_each_outfit_once(case: Case) -> None:
+def test_a_wave_uses_each_lora_set_once(case: Case) -> None:
     works = segment_works(case.wanted, case.missing, case.phases, one_at_a_time=True)
     for _, wave in groupby(works, key=lambda work: work.kind == "decode"):
         for _, run in groupby((work.phase for work in wave if work.phase), key=lambda phase: phase.place):
-            worn = [outfit for outfit, _ in groupby(phase.outfit for phase in run)]
+            worn = [lora_set for lora_set, _ in groupby(phase.lora_set for phase in run)]
             assert len(worn) == len(set(worn))
 
 
-def fresh(*words: str, in_turns: bool = True, outfits: str = "x") -> Case:
+def fresh(*words: str, in_turns: bool = True, lora_sets: str = "x") -> Case:
     """Films of one chain each, none of which is begun."""
     made = tuple(film(word) for word in words)
     keys = [segment.key for each in made for segment in each]
-    worn = {key: outfits[ord(key[0]) % len(outfits)] for key in keys}
+    worn = {key: lora_sets[ord(key[0]) % len(lora_sets)] for key in keys}
     return Case(made, frozenset(keys), {}, 3, worn, in_turns)
 
 
@@ -186,9 +186,9 @@ def test_what_boards_share_is_made_once_and_serves_both() -> None:
 
 
 def test_an_expert_goes_on_with_what_it_wears() -> None:
-    works = fresh("a1", "b1", "c1", "d1", outfits="xy").works()
+    works = fresh("a1", "b1", "c1", "d1", lora_sets="xy").works()
     for expert in EXPERTS:
-        worn = [work.phase.outfit for work in works if work.phase and work.phase.model == expert]
+        worn = [work.phase.lora_set for work in works if work.phase and work.phase.model == expert]
         assert sum(before != after for before, after in pairwise(worn)) == 2  # once in each wave
     models = [model for model, _ in groupby(work.model for work in works if work.model)]
     assert models == ["text", "vae", "high", "low", "vae", "high", "low", "vae"]

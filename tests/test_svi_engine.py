@@ -16,13 +16,14 @@ import torch
 from svi_support import VARIANTS, Memory
 from tokenizers import Tokenizer
 
-from svi_story.engines.anchor import open_anchor
-from svi_story.engines.svi import loading, schedule, text
+from svi_story.engines.base import open_anchor
 from svi_story.engines.svi import sampler as sampler_module
-from svi_story.engines.svi.embeddings import Embeddings
+from svi_story.engines.svi import text
 from svi_story.engines.svi.engine import Options, Svi
 from svi_story.engines.svi.identity import SviIdentity, distill_loras
-from svi_story.engines.svi.layout import find_layout
+from svi_story.engines.svi.text import Embeddings
+from svi_story.engines.svi.weights import loading
+from svi_story.engines.svi.weights.catalogue import find_models
 from svi_story.enginespec.sampling import Distill, Guidance, Lora
 from svi_story.errors import InputError, RenderError
 from svi_story.plan.fingerprints import Fingerprints
@@ -121,7 +122,7 @@ def test_no_negative_pass_without_guidance(
 
 def test_latents_that_are_no_numbers_are_an_error(svi: Svi) -> None:
     settings = support.sampler(guidance=Guidance(1e38, 1e38))
-    with pytest.raises(RenderError, match="clip clip-0: the latents hold NaN"):
+    with pytest.raises(RenderError, match="clip clip-0: NaN or Inf in the latents"):
         svi.sample(support.segment(settings=settings, frames=5), None, Memory(), support.ignore_step)
 
 
@@ -147,7 +148,7 @@ def test_all_prompts_are_encoded_once_before_the_experts_come(monkeypatch: pytes
         loads += 1
         return original(*arguments)  # type: ignore[arg-type]  # passed through as they are
 
-    monkeypatch.setattr("svi_story.engines.svi.embeddings.load_text_encoder", counted)
+    monkeypatch.setattr("svi_story.engines.svi.text.load_text_encoder", counted)
     chain = [support.segment(i, frames=5) for i in range(3)]
     with support.engine() as entered:
         entered.prepare(chain)
@@ -179,9 +180,11 @@ def test_embeddings_are_kept_by_content() -> None:
 @pytest.mark.parametrize("index", range(4))
 def test_text_is_that_of_the_reference(index: int) -> None:
     prompt = [*support.SETTINGS["prompts"], support.SETTINGS["negative_prompt"]][index]
-    layout = find_layout(support.MODELS)
+    layout = find_models(support.MODELS)
     ids, mask = text.tokenize(text.load_tokenizer(layout.tokenizer), prompt)
-    context = Embeddings(layout, loading.Place(support.CPU, torch.float32), lambda _: None).context(prompt)
+    context = Embeddings(layout, loading.Placement(support.CPU, torch.float32), lambda _: None).context(
+        prompt
+    )
     assert torch.equal(ids, support.units()[f"text/ids{index}"])
     assert torch.equal(mask, support.units()[f"text/mask{index}"])
     assert (context - support.units()[f"text/context{index}"]).abs().max() < 1e-4
@@ -234,8 +237,8 @@ def test_a_tokenizer_without_padding_is_an_error(tmp_path: Path) -> None:
 @pytest.mark.parametrize("steps", [4, 8, 50])
 def test_the_schedule_is_that_of_the_reference(steps: int) -> None:
     wanted = support.units()
-    assert torch.equal(schedule.sigmas(steps, 5.0), wanted[f"schedule/sigmas{steps}"])
-    made = schedule.make_steps(support.sampler(steps=steps))
+    assert torch.equal(sampler_module.sigmas(steps, 5.0), wanted[f"schedule/sigmas{steps}"])
+    made = sampler_module.make_steps(support.sampler(steps=steps))
     timesteps = torch.tensor([step.timestep for step in made])
     assert torch.equal(timesteps, wanted[f"schedule/timesteps{steps}"])
     deltas = torch.tensor([step.delta for step in made], dtype=torch.float64)
@@ -247,27 +250,27 @@ def test_the_schedule_is_that_of_the_reference(steps: int) -> None:
     [(50, 5.0, 0.875, 21), (50, 5.0, 0.9, 18), (6, 8.0, 0.875, 4), (6, 8.0, 0.9, 3), (4, 5.0, 0.0, 4)],
 )
 def test_high_noise_steps(steps: int, shift: float, boundary: float, high: int) -> None:
-    made = schedule.make_steps(support.sampler(steps=steps, shift=shift, boundary=boundary))
+    made = sampler_module.make_steps(support.sampler(steps=steps, shift=shift, boundary=boundary))
     assert [step.expert for step in made] == ["high"] * high + ["low"] * (steps - high)
 
 
 def test_the_switch_compares_the_timestep_before_rounding() -> None:
-    (first, second) = schedule.make_steps(support.sampler(steps=2, shift=3.0, boundary=0.7501))
+    (first, second) = sampler_module.make_steps(support.sampler(steps=2, shift=3.0, boundary=0.7501))
     assert (first.expert, second.expert, second.timestep) == ("high", "low", 750.0)
-    assert schedule.make_steps(support.sampler(steps=2, shift=3.0, boundary=0.75))[1].expert == "high"
+    assert sampler_module.make_steps(support.sampler(steps=2, shift=3.0, boundary=0.75))[1].expert == "high"
 
 
 @pytest.mark.parametrize("seed", [0, 42, 84])
 def test_noise_is_that_of_the_reference(seed: int) -> None:
-    shape = schedule.latent_shape(13, Size(80, 64), 16)
+    shape = sampler_module.latent_shape(13, Size(80, 64), 16)
     wanted = support.units()[f"noise/seed{seed}"]
-    assert torch.equal(schedule.make_noise(seed, shape, torch.float32), wanted)
-    assert torch.equal(schedule.make_noise(seed, shape, torch.bfloat16), wanted.to(torch.bfloat16))
+    assert torch.equal(sampler_module.make_noise(seed, shape, torch.float32), wanted)
+    assert torch.equal(sampler_module.make_noise(seed, shape, torch.bfloat16), wanted.to(torch.bfloat16))
 
 
 @pytest.mark.parametrize("seed", [2**63 - 1, 2**32, 1])
 def test_every_seed_of_a_board_makes_noise(seed: int) -> None:
-    assert torch.isfinite(schedule.make_noise(seed, (1, 16, 2, 2, 2), torch.float32)).all()
+    assert torch.isfinite(sampler_module.make_noise(seed, (1, 16, 2, 2, 2), torch.float32)).all()
 
 
 # --- LoRAs through the engine
@@ -356,7 +359,7 @@ def test_the_anchor_is_opened_and_fitted(tmp_path: Path) -> None:
     size = Size(80, 64)
     anchor = Fingerprints(tmp_path / "memo.json").anchor(support.DATA / "anchor.png", size, "crop")
     assert np.array_equal(open_anchor(anchor), support.anchor_picture())
-    with pytest.raises(RenderError, match="changed while the film was being made"):
+    with pytest.raises(RenderError, match="changed while the film was being rendered"):
         open_anchor(replace(anchor, pixels="other"))
     with pytest.raises(RenderError, match=r"gone\.png"):
         open_anchor(replace(anchor, path=tmp_path / "gone.png"))

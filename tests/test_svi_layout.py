@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from svi_story.engines.svi import layout
+from svi_story.engines.svi.weights import catalogue
 from svi_story.errors import InputError
 
 if TYPE_CHECKING:
@@ -29,7 +29,7 @@ def root(tmp_path: Path) -> Path:
 
 
 def test_upstream_layout() -> None:
-    found = layout.find_layout(MODELS)
+    found = catalogue.find_models(MODELS)
     assert [file.name for file in found.high.weights] == [SHARD.replace("02-of", "01-of"), SHARD]
     assert found.high.config is not None
     assert found.low.weights[0].parent.name == "low_noise_model"
@@ -46,20 +46,20 @@ def test_diffusers_layout(tmp_path: Path, place: str) -> None:
         (folder / "config.json").touch()
     (tmp_path / place / "tokenizer").mkdir()
     (tmp_path / place / "tokenizer" / "tokenizer.json").touch()
-    found = layout.find_layout(tmp_path)
+    found = catalogue.find_models(tmp_path)
     assert found.high.weights == (tmp_path / place / "transformer" / "model.safetensors",)
     assert found.low.config == tmp_path / place / "transformer_2" / "config.json"
 
 
 def test_layouts_may_be_mixed(root: Path) -> None:
     (root / "vae").mkdir()
-    shutil.move(root / layout.CONVERTED_REPO / "Wan2.1_VAE.safetensors", root / "vae" / "x.safetensors")
-    assert layout.find_layout(root).vae.weights == (root / "vae" / "x.safetensors",)
+    shutil.move(root / catalogue.CONVERTED.folder / "Wan2.1_VAE.safetensors", root / "vae" / "x.safetensors")
+    assert catalogue.find_models(root).vae.weights == (root / "vae" / "x.safetensors",)
 
 
 def test_all_that_is_missing_is_named_at_once(tmp_path: Path) -> None:
     with pytest.raises(InputError) as caught:
-        layout.find_layout(tmp_path)
+        catalogue.find_models(tmp_path)
     text = str(caught.value)
     assert len(caught.value.problems) == 5
     named = ("high-noise expert", "low-noise expert", "VAE", "text encoder", "tokenizer")
@@ -69,15 +69,15 @@ def test_all_that_is_missing_is_named_at_once(tmp_path: Path) -> None:
 def test_a_missing_shard_is_named(root: Path) -> None:
     (root / HIGH / SHARD).unlink()
     with pytest.raises(InputError, match=SHARD):
-        layout.find_layout(root)
+        catalogue.find_models(root)
 
 
 def test_a_missing_shard_is_noticed_without_an_index(root: Path) -> None:
     (root / HIGH / "diffusion_pytorch_model.safetensors.index.json").unlink()
-    assert len(layout.find_layout(root).high.weights) == 2
+    assert len(catalogue.find_models(root).high.weights) == 2
     (root / HIGH / SHARD).unlink()
     with pytest.raises(InputError, match=SHARD):
-        layout.find_layout(root)
+        catalogue.find_models(root)
 
 
 @pytest.mark.parametrize(
@@ -86,7 +86,7 @@ def test_a_missing_shard_is_noticed_without_an_index(root: Path) -> None:
 def test_a_broken_index_is_an_error(root: Path, text: str) -> None:
     (root / HIGH / "diffusion_pytorch_model.safetensors.index.json").write_text(text, "utf-8")
     with pytest.raises(InputError, match=r"index\.json: not an index of shards"):
-        layout.find_layout(root)
+        catalogue.find_models(root)
 
 
 @pytest.mark.parametrize(
@@ -96,19 +96,19 @@ def test_an_index_reads_nothing_elsewhere(root: Path, name: object) -> None:
     index = root / HIGH / "diffusion_pytorch_model.safetensors.index.json"
     index.write_text(json.dumps({"weight_map": {"a": name}}), "utf-8")
     with pytest.raises(InputError, match="no shard beside it"):
-        layout.find_layout(root)
+        catalogue.find_models(root)
 
 
 def test_two_indexes_are_an_error(root: Path) -> None:
     index = root / HIGH / "diffusion_pytorch_model.safetensors.index.json"
     shutil.copy(index, index.with_name("other.safetensors.index.json"))
     with pytest.raises(InputError, match="2 index files"):
-        layout.find_layout(root)
+        catalogue.find_models(root)
 
 
 @pytest.mark.parametrize("variant", ["2.0", "2.0-pro"])
 def test_the_variants_pair(variant: Variant) -> None:
-    pair = layout.find_svi_pair(MODELS, variant)
+    pair = catalogue.find_svi_pair(MODELS, variant)
     assert ("_pro" in pair.high.name) == (variant == "2.0-pro")
     assert "high" in pair.of("high").name
     assert "low" in pair.of("low").name
@@ -116,24 +116,25 @@ def test_the_variants_pair(variant: Variant) -> None:
 
 def test_each_missing_lora_is_named(tmp_path: Path) -> None:
     with pytest.raises(InputError) as caught:
-        layout.find_svi_pair(tmp_path, "2.0-pro")
+        catalogue.find_svi_pair(tmp_path, "2.0-pro")
     assert "high_noise_lora_v2.0_pro" in str(caught.value)
     assert "low_noise_lora_v2.0_pro" in str(caught.value)
     with pytest.raises(InputError) as caught:
-        layout.find_distill_pair(tmp_path)
+        catalogue.find_distill_pair(tmp_path)
     assert len(caught.value.problems) == 2
 
 
 def test_the_authors_repository_as_downloaded(tmp_path: Path) -> None:
     folder = tmp_path / "vita-video-gen/svi-model/version-2.0"
     shutil.copytree(MODELS / "Stable-Video-Infinity/version-2.0", folder)
-    assert layout.find_svi_pair(tmp_path, "2.0").low.parent == folder
+    assert catalogue.find_svi_pair(tmp_path, "2.0").low.parent == folder
 
 
 def test_finding_files_needs_no_torch() -> None:
     code = (
-        "import sys; from pathlib import Path; from svi_story.engines.svi import identity, layout; "
-        f"layout.find_layout(Path({str(MODELS)!r})); "
+        "import sys; from pathlib import Path; from svi_story.engines.svi import identity; "
+        "from svi_story.engines.svi.weights import catalogue; "
+        f"catalogue.find_models(Path({str(MODELS)!r})); "
         "sys.exit(any(name in sys.modules for name in ('torch', 'diffusers', 'transformers')))"
     )
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

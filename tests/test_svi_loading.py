@@ -13,8 +13,9 @@ import svi_support as support
 import torch
 from safetensors.torch import load_file, save_file
 
-from svi_story.engines.svi import architecture, loading, tensors, vae
-from svi_story.engines.svi.layout import ModelFiles, find_layout
+from svi_story.engines.svi import vae
+from svi_story.engines.svi.weights import architecture, headers, loading
+from svi_story.engines.svi.weights.catalogue import ModelFiles, find_models
 from svi_story.errors import InputError
 
 if TYPE_CHECKING:
@@ -24,13 +25,13 @@ if TYPE_CHECKING:
     from diffusers import WanTransformer3DModel
     from torch import Tensor
 
-    from svi_story.engines.svi.layout import Expert
+    from svi_story.engines.svi.weights.catalogue import Expert
 
-F32 = loading.Place(support.CPU, torch.float32)
+F32 = loading.Placement(support.CPU, torch.float32)
 SHARDS = tuple(f"diffusion_pytorch_model-0000{i}-of-00002.safetensors" for i in (1, 2))
 
 
-def load_expert(files: ModelFiles, place: loading.Place = F32) -> WanTransformer3DModel:
+def load_expert(files: ModelFiles, place: loading.Placement = F32) -> WanTransformer3DModel:
     """An expert without LoRAs."""
     blueprint = loading.read_transformer(files)
     return loading.load_transformer(blueprint, place.device, lambda _, entry: place.take(entry))
@@ -47,12 +48,12 @@ def forward(model: WanTransformer3DModel) -> Tensor:
 
 @pytest.mark.parametrize("expert", ["high", "low"])
 def test_experts_compute_what_the_reference_computes(expert: Expert) -> None:
-    model = load_expert(find_layout(support.MODELS).expert(expert))
+    model = load_expert(find_models(support.MODELS).expert(expert))
     assert (forward(model) - support.units()[f"dit/{expert}"]).abs().max() < 1e-4
 
 
 def test_the_vae_computes_what_the_reference_computes() -> None:
-    model = loading.load_vae(find_layout(support.MODELS).vae, F32)
+    model = loading.load_vae(find_models(support.MODELS).vae, F32)
     given = support.units()
     encoded = vae.encode(model, given["vae/video"][None])
     assert (encoded - given["vae/encoded"]).abs().max() < 1e-4
@@ -69,7 +70,7 @@ def test_frames_are_truncated_not_rounded() -> None:
 def diffusers_root(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The reference models as diffusers and transformers save them."""
     root = tmp_path_factory.mktemp("diffusers")
-    found = find_layout(support.MODELS)
+    found = find_models(support.MODELS)
     load_expert(found.high).save_pretrained(root / "transformer")
     load_expert(found.low).save_pretrained(root / "transformer_2", max_shard_size="500KB")
     loading.load_vae(found.vae, F32).save_pretrained(root / "vae")
@@ -163,7 +164,7 @@ def test_impossible_heads_are_an_error(tmp_path: Path, config: str) -> None:
     folder = root / support.EXPERT_FOLDERS["high"]
     (folder / "config.json").write_text(config, "utf-8")
     with pytest.raises(InputError, match=r"heads do not divide a width of 96"):
-        loading.read_transformer(find_layout(root).high)
+        loading.read_transformer(find_models(root).high)
 
 
 @pytest.mark.parametrize("config", ["", "[]", "\xff", "[" * 100_000])
@@ -171,7 +172,7 @@ def test_a_broken_config_is_an_error(tmp_path: Path, config: str) -> None:
     root = support.copy_models(tmp_path)
     (root / support.EXPERT_FOLDERS["high"] / "config.json").write_text(config, "latin-1")
     with pytest.raises(InputError, match=r"config\.json"):
-        loading.read_transformer(find_layout(root).high)
+        loading.read_transformer(find_models(root).high)
 
 
 def test_a_text_to_video_expert_is_refused(tmp_path: Path) -> None:
@@ -180,7 +181,7 @@ def test_a_text_to_video_expert_is_refused(tmp_path: Path) -> None:
     name = "patch_embedding.weight"
     support.change_file(shard, lambda t: {**t, name: t[name][:, :16]})
     with pytest.raises(InputError, match="takes 16 channels, an image-to-video expert 36"):
-        loading.read_transformer(find_layout(root).high)
+        loading.read_transformer(find_models(root).high)
 
 
 def replaced(change: Callable[[Tensor], Tensor]) -> Callable[[dict[str, Tensor], str], dict[str, Tensor]]:
@@ -195,8 +196,8 @@ FAULTS: dict[str, tuple[Callable[[dict[str, Tensor], str], dict[str, Tensor]], s
         "extra.weight is not known to the model",
     ),
     "integers": (replaced(lambda w: w.to(torch.int32)), "is stored as I32"),
-    "NaN": (replaced(lambda w: w * float("nan")), "holds NaN or infinite numbers"),
-    "infinity": (replaced(lambda w: torch.cat([w[1:], w[:1] / 0])), "holds NaN or infinite numbers"),
+    "NaN": (replaced(lambda w: w * float("nan")), "holds NaN or Inf"),
+    "infinity": (replaced(lambda w: torch.cat([w[1:], w[:1] / 0])), "holds NaN or Inf"),
     "shape": (replaced(lambda w: w[:-1]), "has the shape"),
 }
 FILES = {
@@ -208,7 +209,7 @@ FILES = {
 
 def load_all(root: Path) -> None:
     """Every model of a folder."""
-    found = find_layout(root)
+    found = find_models(root)
     loading.load_text_encoder(found.text_encoder, F32)
     loading.load_vae(found.vae, F32)
     load_expert(found.low)
@@ -281,15 +282,15 @@ def test_hostile_key_names_are_only_unknown(tmp_path: Path) -> None:
     more = {"blocks.99999999.x": torch.zeros(1), "motion_encoder.": torch.zeros(1)}
     support.change_file(shard, lambda t: t | more)
     with pytest.raises(InputError, match=r"upsamples\.x"):
-        loading.load_vae(find_layout(root).vae, F32)
+        loading.load_vae(find_models(root).vae, F32)
     with pytest.raises(InputError, match=r"blocks\.99999999\.x is not known"):
-        load_expert(find_layout(root).low)
+        load_expert(find_models(root).low)
 
 
 def test_weights_are_copies_in_the_models_dtype(tmp_path: Path) -> None:
     root = support.copy_models(tmp_path)
     bf16 = replace(F32, dtype=torch.bfloat16)
-    model = load_expert(find_layout(root).low, bf16)
+    model = load_expert(find_models(root).low, bf16)
     before = {name: tensor.clone() for name, tensor in model.named_parameters()}
     shutil.rmtree(root)
     assert {tensor.dtype for tensor in before.values()} == {torch.bfloat16}
@@ -302,11 +303,11 @@ def test_the_tied_weight_may_be_there_twice(tmp_path: Path) -> None:
     file = root / support.TEXT_FILE
     support.change_file(file, lambda t: {architecture.name_text_encoder([key])[key]: t[key] for key in t})
     tied, shared = architecture.TIED
-    loading.load_text_encoder(find_layout(root).text_encoder, F32)
+    loading.load_text_encoder(find_models(root).text_encoder, F32)
     support.change_file(file, lambda t: {tied if key == shared else key: t[key] for key in t})
-    loading.load_text_encoder(find_layout(root).text_encoder, F32)
+    loading.load_text_encoder(find_models(root).text_encoder, F32)
     support.change_file(file, lambda t: {shared: t[tied].clone(), **t})
-    assert loading.load_text_encoder(find_layout(root).text_encoder, F32).shared.weight.shape == (153, 32)
+    assert loading.load_text_encoder(find_models(root).text_encoder, F32).shared.weight.shape == (153, 32)
 
 
 @pytest.mark.parametrize("eps", ["1e-6", -1, True])
@@ -315,7 +316,7 @@ def test_a_config_is_never_guessed_at(tmp_path: Path, eps: object) -> None:
     config = json.dumps({"num_heads": 4, "eps": eps})
     (root / support.EXPERT_FOLDERS["high"] / "config.json").write_text(config, "utf-8")
     with pytest.raises(InputError, match=r"config\.json's eps is .*, not a number above 0"):
-        loading.read_transformer(find_layout(root).high)
+        loading.read_transformer(find_models(root).high)
 
 
 def test_umt5_names_of_both_layouts() -> None:
@@ -329,9 +330,9 @@ def test_umt5_names_of_both_layouts() -> None:
 @pytest.mark.parametrize("value", [float("nan"), float("inf"), float("-inf")])
 def test_one_bad_number_anywhere_is_seen(dtype: torch.dtype, value: float) -> None:
     good = torch.full((7, 301), 60000.0, dtype=dtype)  # sums overflow float16; the check must not
-    assert tensors.is_finite(good)
-    assert tensors.is_finite(good[:0])
+    assert headers.is_finite(good)
+    assert headers.is_finite(good[:0])
     for place in (0, 1, 1000, 2106):
         bad = good.clone()
         bad.view(-1)[place] = value
-        assert not tensors.is_finite(bad)
+        assert not headers.is_finite(bad)

@@ -11,13 +11,13 @@ import svi_support as support
 import torch
 from safetensors.torch import load_file, save_file
 
-from svi_story.engines.svi import lora, tensors
-from svi_story.engines.svi.architecture import from_native
 from svi_story.engines.svi.experts import Experts
-from svi_story.engines.svi.layout import EXPERTS, find_layout
-from svi_story.engines.svi.loading import Place, read_transformer
-from svi_story.engines.svi.lora import Use
-from svi_story.engines.svi.memory import Choice
+from svi_story.engines.svi.memory import MemoryPlan
+from svi_story.engines.svi.weights import headers, lora
+from svi_story.engines.svi.weights.architecture import from_native
+from svi_story.engines.svi.weights.catalogue import EXPERTS, find_models
+from svi_story.engines.svi.weights.loading import Placement, read_transformer
+from svi_story.engines.svi.weights.lora import LoraUse
 from svi_story.errors import InputError
 
 if TYPE_CHECKING:
@@ -26,14 +26,14 @@ if TYPE_CHECKING:
 
     from torch import Tensor
 
-    from svi_story.engines.svi.layout import Expert
+    from svi_story.engines.svi.weights.catalogue import Expert
 
-F32 = Place(support.CPU, torch.float32)
-BF16 = Place(support.CPU, torch.bfloat16)
+F32 = Placement(support.CPU, torch.float32)
+BF16 = Placement(support.CPU, torch.bfloat16)
 HIGH = support.lora_file(support.MODELS, "high")
 PRO = support.lora_file(support.MODELS, "high", "2.0-pro")
 SHAPES = {
-    name: entry.shape for name, entry in read_transformer(find_layout(support.MODELS).high).entries.items()
+    name: entry.shape for name, entry in read_transformer(find_models(support.MODELS).high).entries.items()
 }
 RANK = 4
 
@@ -74,9 +74,9 @@ CONVENTIONS = {
 }
 
 
-def merged(uses: list[Use], place: Place = F32) -> dict[str, Tensor]:
+def merged(uses: list[LoraUse], place: Placement = F32) -> dict[str, Tensor]:
     """The weights that some LoRAs change, merged."""
-    entries = read_transformer(find_layout(support.MODELS).high).entries
+    entries = read_transformer(find_models(support.MODELS).high).entries
     recipes = lora.recipes(uses, SHAPES)
     return {name: lora.merge(entries[name], recipe, place) for name, recipe in recipes.items()}
 
@@ -89,18 +89,18 @@ def same(one: dict[str, Tensor], other: dict[str, Tensor]) -> bool:
 @pytest.mark.parametrize("name", CONVENTIONS)
 def test_every_key_convention_merges_to_the_same_bits(name: str, tmp_path: Path) -> None:
     file = CONVENTIONS[name](tmp_path)
-    assert same(merged([Use(file, 1.0, whole=True)]), merged([Use(HIGH, 1.0, whole=True)]))
+    assert same(merged([LoraUse(file, 1.0, whole=True)]), merged([LoraUse(HIGH, 1.0, whole=True)]))
 
 
 def test_alpha_scales_by_alpha_over_rank(tmp_path: Path) -> None:
     file = convention(lambda key: key, alpha=2 * RANK)(tmp_path)
-    assert same(merged([Use(file, 0.5)]), merged([Use(HIGH, 1.0)]))
+    assert same(merged([LoraUse(file, 0.5)]), merged([LoraUse(HIGH, 1.0)]))
 
 
 @pytest.mark.parametrize("place", [F32, BF16], ids=["float32", "bfloat16"])
-def test_merged_in_float32_and_rounded_once(place: Place) -> None:
+def test_merged_in_float32_and_rounded_once(place: Placement) -> None:
     base, high, pro = load_native("high"), load_file(HIGH), load_file(PRO)
-    for name, got in merged([Use(HIGH, 1.0), Use(PRO, 0.7)], place).items():
+    for name, got in merged([LoraUse(HIGH, 1.0), LoraUse(PRO, 0.7)], place).items():
         key = next(key for key in base if from_native(key) == name)
         wanted = base[key].clone()
         for factors, strength in ((high, 1.0), (pro, 0.7)):
@@ -170,7 +170,7 @@ def test_planted_faults_are_named(tmp_path: Path, fault: str) -> None:
     file = tmp_path / "lora.safetensors"
     save_file(change(load_file(HIGH)), file)
     with pytest.raises(InputError) as caught:
-        lora.recipes([Use(file, 1.0, whole=True)], SHAPES)
+        lora.recipes([LoraUse(file, 1.0, whole=True)], SHAPES)
     assert message in str(caught.value)
     assert str(file) in str(caught.value)
 
@@ -182,17 +182,17 @@ def test_factors_that_are_no_numbers_are_named(tmp_path: Path, side: str, value:
     file = tmp_path / "lora.safetensors"
     shutil.copy(HIGH, file)
     support.change_file(file, lambda t: t | {key: t[key].index_fill(1, torch.tensor(2), value)})
-    with pytest.raises(InputError, match=re.escape(f"{key} holds NaN or infinite")):
-        merged([Use(file, 1.0)])
+    with pytest.raises(InputError, match=re.escape(f"{key} holds NaN or Inf")):
+        merged([LoraUse(file, 1.0)])
 
 
 def test_an_extra_lora_may_leave_layers_out_but_not_be_empty(tmp_path: Path) -> None:
     file = tmp_path / "lora.safetensors"
     save_file({key: t for key, t in load_file(HIGH).items() if "blocks.0.self_attn.q" in key}, file)
-    assert list(lora.recipes([Use(file, 1.0)], SHAPES)) == ["blocks.0.attn1.to_q.weight"]
+    assert list(lora.recipes([LoraUse(file, 1.0)], SHAPES)) == ["blocks.0.attn1.to_q.weight"]
     save_file({}, file)
     with pytest.raises(InputError, match="holds no LoRA weights"):
-        lora.recipes([Use(file, 1.0)], SHAPES)
+        lora.recipes([LoraUse(file, 1.0)], SHAPES)
 
 
 def test_a_header_of_countless_tensors_is_not_parsed(tmp_path: Path) -> None:
@@ -201,22 +201,24 @@ def test_a_header_of_countless_tensors_is_not_parsed(tmp_path: Path) -> None:
     header = b"{" + b" " * (8 * 2**20) + b"}"
     file.write_bytes(len(header).to_bytes(8, "little") + header)
     with pytest.raises(InputError, match="its header has 8388610 bytes, more than any model's"):
-        lora.recipes([Use(file, 1.0)], SHAPES)
+        lora.recipes([LoraUse(file, 1.0)], SHAPES)
 
 
 @pytest.mark.parametrize("strength", [float("nan"), float("inf")])
 def test_a_strength_that_is_no_number(strength: float) -> None:
-    with pytest.raises(InputError, match="is no number"):
-        lora.recipes([Use(HIGH, strength)], SHAPES)
+    with pytest.raises(InputError, match="is not a number"):
+        lora.recipes([LoraUse(HIGH, strength)], SHAPES)
 
 
 def test_the_problems_of_all_files_come_together(tmp_path: Path) -> None:
     files = [tmp_path / name for name in ("one.safetensors", "two.safetensors", "three.safetensors")]
     save_file({"x": torch.zeros(1)}, files[0])
     files[1].write_bytes(b"PK\x03\x04 a pickle")
-    experts = Experts(find_layout(support.MODELS), F32, "torch-flash")
+    experts = Experts(find_models(support.MODELS), F32, "torch-flash")
     with pytest.raises(InputError) as caught:
-        experts.equip({"high": [Use(files[0], 1.0), Use(files[1], 1.0)], "low": [Use(files[2], 1.0)]})
+        experts.set_loras(
+            {"high": [LoraUse(files[0], 1.0), LoraUse(files[1], 1.0)], "low": [LoraUse(files[2], 1.0)]}
+        )
     assert all(file.name in str(caught.value) for file in files)
 
 
@@ -225,23 +227,29 @@ def weights(experts: Experts, expert: Expert = "high") -> dict[str, Tensor]:
     return {name: tensor.clone() for name, tensor in experts.use(expert).named_parameters()}
 
 
-def equip(experts: Experts, *uses: Use) -> None:
+def equip(experts: Experts, *uses: LoraUse) -> None:
     """The same LoRAs for both experts."""
-    experts.equip(dict.fromkeys(EXPERTS, uses))
+    experts.set_loras(dict.fromkeys(EXPERTS, uses))
 
 
 @pytest.mark.parametrize("place", [F32, BF16], ids=["float32", "bfloat16"])
-def test_switching_sets_comes_back_to_the_same_bits(place: Place, tmp_path: Path) -> None:
+def test_switching_sets_comes_back_to_the_same_bits(place: Placement, tmp_path: Path) -> None:
     partial = tmp_path / "style.safetensors"
     save_file({key: t.clone() for key, t in load_file(PRO).items() if "blocks.1.cross_attn" in key}, partial)
-    sets = [(), (Use(HIGH, 1.0),), (Use(HIGH, 1.0), Use(partial, 0.8)), (Use(PRO, 1.0),), (Use(HIGH, 0.5),)]
+    sets = [
+        (),
+        (LoraUse(HIGH, 1.0),),
+        (LoraUse(HIGH, 1.0), LoraUse(partial, 0.8)),
+        (LoraUse(PRO, 1.0),),
+        (LoraUse(HIGH, 0.5),),
+    ]
     fresh = []
     for uses in sets:
-        experts = Experts(find_layout(support.MODELS), place, "torch-flash")
+        experts = Experts(find_models(support.MODELS), place, "torch-flash")
         equip(experts, *uses)
         fresh.append(weights(experts))
     assert not any(same(fresh[0], other) for other in fresh[1:])
-    experts = Experts(find_layout(support.MODELS), place, "torch-flash")
+    experts = Experts(find_models(support.MODELS), place, "torch-flash")
     for index in (1, 2, 1, 0, 3, 2, 4, 0, 4, 1):
         equip(experts, *sets[index])
         assert same(weights(experts), fresh[index])
@@ -250,21 +258,21 @@ def test_switching_sets_comes_back_to_the_same_bits(place: Place, tmp_path: Path
 def test_switching_makes_only_what_changed_anew(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     style = tmp_path / "style.safetensors"
     save_file({key: t.clone() for key, t in load_file(PRO).items() if "blocks.1.ffn.0" in key}, style)
-    experts = Experts(find_layout(support.MODELS), F32, "torch-flash")
-    equip(experts, Use(HIGH, 1.0))
+    experts = Experts(find_models(support.MODELS), F32, "torch-flash")
+    equip(experts, LoraUse(HIGH, 1.0))
     model = experts.use("high")
     read: list[str] = []
-    original = tensors.Entry.read
+    original = headers.StoredTensor.read
 
-    def noted(entry: tensors.Entry) -> Tensor:
+    def noted(entry: headers.StoredTensor) -> Tensor:
         read.append(entry.key)
         return original(entry)
 
-    monkeypatch.setattr(tensors.Entry, "read", noted)
-    equip(experts, Use(HIGH, 1.0))
+    monkeypatch.setattr(headers.StoredTensor, "read", noted)
+    equip(experts, LoraUse(HIGH, 1.0))
     assert experts.use("high") is model
     assert read == []
-    equip(experts, Use(HIGH, 1.0), Use(style, 1.0))
+    equip(experts, LoraUse(HIGH, 1.0), LoraUse(style, 1.0))
     assert experts.use("high") is model
     assert set(read) == {"blocks.1.ffn.0.weight", KEY.format("A"), KEY.format("B")}
 
@@ -272,39 +280,39 @@ def test_switching_makes_only_what_changed_anew(monkeypatch: pytest.MonkeyPatch,
 def test_a_changed_file_is_read_again(tmp_path: Path) -> None:
     file = tmp_path / "lora.safetensors"
     shutil.copy(HIGH, file)
-    experts = Experts(find_layout(support.MODELS), F32, "torch-flash")
-    equip(experts, Use(file, 1.0))
+    experts = Experts(find_models(support.MODELS), F32, "torch-flash")
+    equip(experts, LoraUse(file, 1.0))
     before = weights(experts)
     shutil.copy(PRO, file)
-    equip(experts, Use(file, 1.0))
+    equip(experts, LoraUse(file, 1.0))
     assert not same(weights(experts), before)
 
 
 def test_strength_zero_changes_nothing() -> None:
-    assert lora.recipes([Use(HIGH, 0.0)], SHAPES) == {}
+    assert lora.recipes([LoraUse(HIGH, 0.0)], SHAPES) == {}
 
 
 def test_a_failed_merge_leaves_no_half_merged_expert(tmp_path: Path) -> None:
     bad = tmp_path / "bad.safetensors"
     shutil.copy(PRO, bad)
     support.change_file(bad, lambda t: t | {KEY.format("A"): t[KEY.format("A")] * float("nan")})
-    experts = Experts(find_layout(support.MODELS), F32, "torch-flash")
-    equip(experts, Use(HIGH, 1.0))
+    experts = Experts(find_models(support.MODELS), F32, "torch-flash")
+    equip(experts, LoraUse(HIGH, 1.0))
     before = weights(experts)
-    equip(experts, Use(bad, 1.0))
+    equip(experts, LoraUse(bad, 1.0))
     with pytest.raises(InputError, match="holds NaN"):
         experts.use("high")
-    equip(experts, Use(HIGH, 1.0))
+    equip(experts, LoraUse(HIGH, 1.0))
     assert same(weights(experts), before)
 
 
 def test_holding_one_expert_at_a_time_makes_the_same_weights() -> None:
     both, one = (
-        Experts(find_layout(support.MODELS), F32, "torch-flash", choice)
-        for choice in (Choice("resident"), Choice("offload", keep=False))
+        Experts(find_models(support.MODELS), F32, "torch-flash", choice)
+        for choice in (MemoryPlan("resident"), MemoryPlan("offload", keep=False))
     )
     for experts in (both, one):
-        equip(experts, Use(HIGH, 1.0))
+        equip(experts, LoraUse(HIGH, 1.0))
     for expert in ("high", "low", "high"):
         assert same(weights(both, expert), weights(one, expert))
         assert len(one.held) == 1

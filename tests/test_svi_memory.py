@@ -1,12 +1,14 @@
-"""Memory: what rungs need, which is taken, the same bits on all, and what happens when it runs out."""
+"""Memory: what modes need, which is taken, the same bits on all, and what happens when it runs out."""
 
 from __future__ import annotations
 
 import weakref
 from dataclasses import dataclass, field, replace
+from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import psutil
 import pytest
 import svi_support as support
 import torch
@@ -16,22 +18,23 @@ from svi_support import Memory
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_map
 
-from svi_story.engines.svi import ladder, parts, sampler, vae
+from svi_story.engines.svi import memory, sampler, vae
 from svi_story.engines.svi.engine import Options, Svi
 from svi_story.engines.svi.experts import Experts
-from svi_story.engines.svi.layout import find_layout
-from svi_story.engines.svi.loading import Place, load_text_encoder, load_vae
 from svi_story.engines.svi.memory import (
-    RUNGS,
-    Choice,
-    Room,
+    MODES,
+    FreeMemory,
+    MemoryPlan,
     choose,
-    decoding_work,
-    lower,
-    most,
+    choose_smaller,
+    decoding_activations,
+    largest,
     needs_of,
-    sampling_work,
+    sampling_activations,
 )
+from svi_story.engines.svi.weights.architecture import A14B, count_parameters, counts_of
+from svi_story.engines.svi.weights.catalogue import find_models
+from svi_story.engines.svi.weights.loading import Placement, load_text_encoder, load_vae
 from svi_story.enginespec.sampling import Lora
 from svi_story.errors import InputError, RenderError
 from svi_story.events import Warned
@@ -43,20 +46,19 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from svi_story.engines.base import Latents
-    from svi_story.engines.svi.memory import Needs, Rung
+    from svi_story.engines.svi.memory import MemoryMode, Needs
     from svi_story.events import Event
     from svi_story.plan.model import Segment
 
 SMALL, LARGE = Size(832, 480), Size(1280, 720)
-A14B = parts.a14b()
-PLENTY = Room(1000 * GIB, 1000 * GIB)
+PLENTY = FreeMemory(1000 * GIB, 1000 * GIB)
 
 
 def published(size: Size = SMALL) -> Needs:
     return needs_of(A14B, 2, size, 81)
 
 
-# --- what rungs need
+# --- what modes need
 
 
 def test_the_published_models_are_counted_right() -> None:
@@ -75,6 +77,11 @@ def test_the_published_models_are_counted_right() -> None:
     assert values(text) == A14B.text
     assert values(autoencoder) == A14B.vae
     assert autoencoder.encoder.conv_in.weight.shape[0] == A14B.vae_width
+    assert counts_of(shapes(expert), shapes(autoencoder), shapes(text)) == A14B
+
+
+def shapes(model: torch.nn.Module) -> dict[str, tuple[int, ...]]:
+    return {name: tuple(parameter.shape) for name, parameter in model.named_parameters()}
 
 
 def values(model: torch.nn.Module) -> int:
@@ -82,9 +89,9 @@ def values(model: torch.nn.Module) -> int:
 
 
 def test_headers_tell_what_the_models_hold() -> None:
-    layout = find_layout(support.MODELS)
-    read = parts.read_parts(layout)
-    place = Place(support.CPU, torch.float32)
+    layout = find_models(support.MODELS)
+    read = count_parameters(layout)
+    place = Placement(support.CPU, torch.float32)
     expert = Experts(layout, place, "torch-flash").use("high")
     assert read.expert == values(expert)
     assert read.blocks == values(expert.blocks)
@@ -135,7 +142,7 @@ def test_the_vae_holds_what_is_computed(size: Size, frames: int) -> None:
         vae.to_frames(vae.decode(model, latents))
     with Live(model) as encoding:
         vae.encode(model, video)
-    work = decoding_work(A14B, size, frames)
+    work = decoding_activations(A14B, size, frames)
     assert encoding.peak < decoding.peak <= work < 1.1 * decoding.peak
 
 
@@ -156,7 +163,7 @@ def test_a_pass_holds_what_is_computed(dtype: torch.dtype, monkeypatch: pytest.M
         text = torch.empty(1, 512, 4096, dtype=dtype)
     with Live(model) as live:
         model(x, torch.empty(1, device="meta", dtype=dtype), text, return_dict=False)
-    work = sampling_work(A14B, dtype.itemsize, LARGE, 81)
+    work = sampling_activations(A14B, dtype.itemsize, LARGE, 81)
     assert live.peak <= work < 1.15 * live.peak
 
 
@@ -166,27 +173,27 @@ def test_a_pass_holds_what_is_computed(dtype: torch.dtype, monkeypatch: pytest.M
     st.integers(0, 40).map(lambda k: 4 * k + 1),
     st.sampled_from([2, 4]),
 )
-def test_every_rung_down_needs_less_on_the_gpu_and_more_never_needs_less(
+def test_every_smaller_mode_needs_less_on_the_gpu_and_more_never_needs_less(
     width: int, height: int, frames: int, item: int
 ) -> None:
     needs = needs_of(A14B, item, Size(width, height), frames)
     assert needs["resident"].gpu > needs["offload"].gpu >= needs["stream"].gpu
     assert all(need.ram <= need.ram_kept for need in needs.values())
     more = needs_of(A14B, item, Size(width + 16, height), frames + 4)
-    assert all(more[rung].gpu >= needs[rung].gpu for rung in RUNGS)
+    assert all(more[mode].gpu >= needs[mode].gpu for mode in MODES)
 
 
 def test_the_largest_segment_counts() -> None:
     small = support.segment(frames=9)
     large = support.segment(frames=5, size=Size(160, 128))
-    assert most([small, large, small]) == (Size(160, 128), 5)
+    assert largest([small, large, small]) == (Size(160, 128), 5)
 
 
-# --- which rung is taken
+# --- which mode is taken
 
 
 @pytest.mark.parametrize(
-    ("vram", "ram", "rung", "keep"),
+    ("vram", "ram", "mode", "keep"),
     [
         (80, 16, "resident", True),
         (48, 64, "offload", True),
@@ -195,62 +202,62 @@ def test_the_largest_segment_counts() -> None:
         (24, 64, "stream", False),
     ],
 )
-def test_auto_takes_the_first_that_fits_and_says_why(vram: int, ram: int, rung: str, keep: bool) -> None:
-    choice = choose("auto", Room(vram * GIB, ram * GIB), published())
-    assert (choice.rung, choice.keep) == (rung, keep)
+def test_auto_takes_the_first_that_fits_and_says_why(vram: int, ram: int, mode: str, keep: bool) -> None:
+    choice = choose("auto", FreeMemory(vram * GIB, ram * GIB), published())
+    assert (choice.mode, choice.keep) == (mode, keep)
     assert f"{vram}.0 GiB free on the GPU" in choice.why
     assert ("read from its files again" in choice.why) != keep
-    assert ("resident needs 63.6 GiB" in choice.why) == (rung != "resident")
+    assert ("resident needs 63.6 GiB" in choice.why) == (mode != "resident")
 
 
-def test_too_little_for_any_rung_is_an_error_with_numbers() -> None:
+def test_too_little_for_any_mode_is_an_error_with_numbers() -> None:
     with pytest.raises(InputError, match=r"stream: needs 7\.7 GiB of 6\.0 GiB free on the GPU.*smaller size"):
-        choose("auto", Room(6 * GIB, 128 * GIB), published())
+        choose("auto", FreeMemory(6 * GIB, 128 * GIB), published())
     with pytest.raises(InputError, match=r"44\.4 GiB of 16\.0 GiB free RAM"):
-        choose("auto", Room(24 * GIB, 16 * GIB), published())
+        choose("auto", FreeMemory(24 * GIB, 16 * GIB), published())
 
 
-def test_a_rung_asked_for_is_refused_only_when_it_cannot_fit() -> None:
+def test_a_mode_asked_for_is_refused_only_when_it_cannot_fit() -> None:
     need = published()["offload"]
-    bare = need.sampling.bare
-    assert choose("offload", Room(bare, 64 * GIB), published()).rung == "offload"
+    bare = need.sampling.minimum
+    assert choose("offload", FreeMemory(bare, 64 * GIB), published()).mode == "offload"
     with pytest.raises(InputError, match=r"--memory offload cannot fit: .*--memory auto"):
-        choose("offload", Room(bare - 1, 64 * GIB), published())
+        choose("offload", FreeMemory(bare - 1, 64 * GIB), published())
     with pytest.raises(InputError, match="use one of auto, resident, offload, stream"):
         choose("both", PLENTY, published())
 
 
 def test_untiled_decoding_may_turn_out_too_large() -> None:
-    choice = choose("auto", Room(16 * GIB, 128 * GIB), published(LARGE))
-    assert choice.rung == "stream"
+    choice = choose("auto", FreeMemory(16 * GIB, 128 * GIB), published(LARGE))
+    assert choice.mode == "stream"
     assert "decoding untiled needs 22.1 GiB: it is tiled if memory runs out" in choice.why
 
 
 def test_where_both_are_one_memory_nothing_is_kept_beside() -> None:
     needs = published()
-    room = Room(60 * GIB, 60 * GIB, shared=True)
-    assert choose("auto", room, needs) == replace(choose("auto", room, needs), rung="offload", keep=False)
-    assert lower("resident", room, needs) is not None
-    assert lower("stream", room, needs) is None
+    room = FreeMemory(60 * GIB, 60 * GIB, shared=True)
+    assert choose("auto", room, needs) == replace(choose("auto", room, needs), mode="offload", keep=False)
+    assert choose_smaller("resident", room, needs) is not None
+    assert choose_smaller("stream", room, needs) is None
 
 
-@given(st.integers(0, 120), st.integers(0, 200), st.sampled_from(RUNGS))
-def test_down_is_always_further_down(vram: int, ram: int, rung: Rung) -> None:
-    room = Room(vram * GIB, ram * GIB)
-    choice = lower(rung, room, published())
-    assert choice is None or RUNGS.index(choice.rung) > RUNGS.index(rung)
+@given(st.integers(0, 120), st.integers(0, 200), st.sampled_from(MODES))
+def test_down_is_always_further_down(vram: int, ram: int, mode: MemoryMode) -> None:
+    room = FreeMemory(vram * GIB, ram * GIB)
+    choice = choose_smaller(mode, room, published())
+    assert choice is None or MODES.index(choice.mode) > MODES.index(mode)
 
 
-# --- the same bits on every rung
+# --- the same bits on every mode
 
 
 def tiny() -> Needs:
-    return needs_of(parts.read_parts(find_layout(support.MODELS)), 4, Size(80, 64), 5)
+    return needs_of(count_parameters(find_models(support.MODELS)), 4, Size(80, 64), 5)
 
 
-def least(rung: Rung) -> Room:
-    """Room for a rung with only one expert in memory."""
-    return Room(PLENTY.vram, tiny()[rung].ram)
+def least(mode: MemoryMode) -> FreeMemory:
+    """Room for a mode with only one expert in memory."""
+    return FreeMemory(PLENTY.vram, tiny()[mode].ram)
 
 
 @dataclass
@@ -267,7 +274,7 @@ class Told:
 
 
 def made_by(report: Told, **options: Any) -> Svi:
-    options = {"dtype": "float32", "device": "cpu", "checkpoint_every": 1, "room": PLENTY, **options}
+    options = {"dtype": "float32", "device": "cpu", "checkpoint_every": 1, "free_memory": PLENTY, **options}
     return Svi(
         Options(support.MODELS, **options), anchor_pixels=lambda _: support.anchor_picture(), report=report
     )
@@ -287,16 +294,16 @@ def resident() -> list[support.Made]:
         return support.render(svi, switching())
 
 
-@pytest.mark.parametrize("rung", ["offload", "stream"])
+@pytest.mark.parametrize("mode", ["offload", "stream"])
 @pytest.mark.parametrize("keep", [True, False])
-def test_a_rung_never_changes_numbers(resident: list[support.Made], rung: Rung, keep: bool) -> None:
-    if rung == "stream":
+def test_a_mode_never_changes_numbers(resident: list[support.Made], mode: MemoryMode, keep: bool) -> None:
+    if mode == "stream":
         pytest.importorskip("accelerate")
-    with made_by(Told(), memory=rung, room=PLENTY if keep else least(rung)) as svi:
+    with made_by(Told(), memory=mode, free_memory=PLENTY if keep else least(mode)) as svi:
         svi.prepare(switching())
         made = support.render(svi, switching())
         experts = svi._running().experts
-        assert len(experts.held) == (2 if keep else {"offload": 0, "stream": 1}[rung])
+        assert len(experts.held) == (2 if keep else {"offload": 0, "stream": 1}[mode])
     for got, wanted in zip(made, resident, strict=True):
         assert np.array_equal(got.latents, wanted.latents)
         assert np.array_equal(got.frames, wanted.frames)
@@ -314,7 +321,7 @@ def test_streamed_weights_are_those_of_the_loras_asked_for() -> None:
 
 
 def test_stream_without_accelerate_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("svi_story.engines.svi.streaming.find_spec", lambda _: None)
+    monkeypatch.setattr("svi_story.engines.svi.memory.find_spec", lambda _: None)
     with (
         made_by(Told(), memory="stream") as svi,
         pytest.raises(InputError, match="--memory stream needs accelerate: pip install"),
@@ -324,17 +331,20 @@ def test_stream_without_accelerate_is_an_error(monkeypatch: pytest.MonkeyPatch) 
 
 def test_auto_tells_why_it_is_not_resident() -> None:
     told = Told()
-    room = Room(tiny()["resident"].gpu - 1, PLENTY.ram)
-    with made_by(told, memory="auto", room=room) as svi:
+    room = FreeMemory(tiny()["resident"].gpu - 1, PLENTY.ram)
+    with made_by(told, memory="auto", free_memory=room) as svi:
         support.render(svi, switching()[:1])
     assert str(told).startswith("warning: memory: offload: one expert on the GPU at a time (resident needs")
 
 
 def test_too_little_memory_is_told_before_anything_is_loaded(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("svi_story.engines.svi.embeddings.load_text_encoder", None)
-    with made_by(Told(), memory="auto", room=Room(0, GIB)) as svi, pytest.raises(InputError) as caught:
+    monkeypatch.setattr("svi_story.engines.svi.text.load_text_encoder", None)
+    with (
+        made_by(Told(), memory="auto", free_memory=FreeMemory(0, GIB)) as svi,
+        pytest.raises(InputError) as caught,
+    ):
         svi.prepare([support.segment()])
-    assert "too little memory for any rung" in str(caught.value)
+    assert "too little memory for any memory mode" in str(caught.value)
 
 
 # --- memory runs out
@@ -387,8 +397,8 @@ def test_a_full_device_steps_down_and_goes_on_from_the_checkpoint(
         latents = sampled(svi, steps)
     assert np.array_equal(latents["latents"], resident[0].latents)
     assert steps == [1, 2, 3]
-    assert "memory ran out while sampling clip clip-0; going on with --memory offload" in str(told)
-    assert "memory ran out while sampling clip clip-0; going on with --memory stream" in str(told)
+    assert "memory ran out while sampling clip clip-0; continuing with --memory offload" in str(told)
+    assert "memory ran out while sampling clip clip-0; continuing with --memory stream" in str(told)
 
 
 def test_other_ways_to_say_that_memory_ran_out(full_sampling: Callable[..., None]) -> None:
@@ -396,7 +406,7 @@ def test_other_ways_to_say_that_memory_ran_out(full_sampling: Callable[..., None
     full_sampling(1, error=lambda: RuntimeError("CUDNN_STATUS_ALLOC_FAILED"))
     with made_by(told) as svi:
         sampled(svi, [])
-    assert "going on with --memory offload" in str(told)
+    assert "continuing with --memory offload" in str(told)
 
 
 def test_other_errors_are_not_taken_for_a_full_device(full_sampling: Callable[..., None]) -> None:
@@ -405,7 +415,7 @@ def test_other_errors_are_not_taken_for_a_full_device(full_sampling: Callable[..
         sampled(svi, [])
 
 
-def test_below_the_last_rung_the_board_fails_and_the_engine_goes_on(
+def test_below_the_last_mode_the_board_fails_and_the_engine_goes_on(
     resident: list[support.Made], full_sampling: Callable[..., None]
 ) -> None:
     pytest.importorskip("accelerate")
@@ -419,14 +429,14 @@ def test_below_the_last_rung_the_board_fails_and_the_engine_goes_on(
         assert np.array_equal(sampled(svi, [])["latents"], resident[0].latents)
 
 
-def test_a_rung_for_which_ram_is_too_small_is_not_taken(full_sampling: Callable[..., None]) -> None:
+def test_a_mode_for_which_ram_is_too_small_is_not_taken(full_sampling: Callable[..., None]) -> None:
     full_sampling(1)
-    with made_by(Told(), room=Room(PLENTY.vram, 5 * GIB // 1)) as svi:
+    with made_by(Told(), free_memory=FreeMemory(PLENTY.vram, 5 * GIB // 1)) as svi:
         loaded = svi._running()
-        assert loaded.ladder.start("auto", [switching()[0]]).rung == "resident"
-        loaded.ladder.needs = published()
-        loaded.ladder.measure = lambda: Room(PLENTY.vram, GIB)
-        with pytest.raises(RenderError, match=r"no rung below that fits.*1\.0 GiB of RAM"):
+        assert loaded.memory.start("auto", [switching()[0]]).mode == "resident"
+        loaded.memory.needs = published()
+        loaded.memory.measure = lambda: FreeMemory(PLENTY.vram, GIB)
+        with pytest.raises(RenderError, match=r"no smaller memory mode fits.*1\.0 GiB of RAM"):
             sampled(svi, [])
 
 
@@ -434,11 +444,11 @@ def test_a_full_device_while_encoding_prompts(monkeypatch: pytest.MonkeyPatch) -
     pytest.importorskip("accelerate")
     told = Told()
     counted = Full(load_text_encoder, {1, 2})
-    monkeypatch.setattr("svi_story.engines.svi.embeddings.load_text_encoder", counted)
+    monkeypatch.setattr("svi_story.engines.svi.text.load_text_encoder", counted)
     with made_by(told) as svi:
         svi.prepare([support.segment()])
         context = svi._running().embeddings.context(support.SETTINGS["prompts"][0])
-    assert "memory ran out while encoding the prompts; going on with --memory stream" in str(told)
+    assert "memory ran out while encoding the prompts; continuing with --memory stream" in str(told)
     assert (context - support.units()["text/context0"]).abs().max() < 1e-4
 
 
@@ -503,35 +513,35 @@ def test_what_a_full_call_held_is_given_back() -> None:
         held.append(weakref.ref(tensor))
         raise torch.OutOfMemoryError("full")
 
-    assert ladder.unless_full(run) is None
+    assert memory.none_if_out_of_memory(run) is None
     assert held[0]() is None
 
 
 # --- what is free
 
 
-def test_free_ram_is_the_least_of_machine_and_control_group(tmp_path: Path) -> None:
-    assert ladder.free_ram(tmp_path) == 2**63
-    (tmp_path / "proc").mkdir()
-    (tmp_path / "proc/meminfo").write_text("MemTotal: 100 kB\nMemAvailable:   64 kB\n")
-    assert ladder.free_ram(tmp_path) == 64 * 1024
-    group = tmp_path / "sys/fs/cgroup"
-    group.mkdir(parents=True)
-    (group / "memory.current").write_text("1000\n")
-    (group / "memory.max").write_text("max\n")
-    assert ladder.free_ram(tmp_path) == 64 * 1024
-    (group / "memory.max").write_text("5000\n")
-    assert ladder.free_ram(tmp_path) == 4000
-    assert ladder.measure(support.CPU).shared
+def test_free_ram_is_the_least_of_machine_and_control_group(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(psutil, "virtual_memory", lambda: SimpleNamespace(available=64 * 1024))
+    assert memory.free_ram(tmp_path) == 64 * 1024
+    (tmp_path / "memory.current").write_text("1000\n")
+    (tmp_path / "memory.max").write_text("max\n")
+    assert memory.free_ram(tmp_path) == 64 * 1024
+    (tmp_path / "memory.max").write_text("5000\n")
+    assert memory.free_ram(tmp_path) == 4000
+    assert memory.measure(support.CPU).shared
 
 
 def test_an_expert_that_waits_elsewhere_is_where_the_choice_says() -> None:
-    layout = find_layout(support.MODELS)
-    experts = Experts(layout, Place(support.CPU, torch.float32), "torch-flash", Choice("offload", keep=False))
+    layout = find_models(support.MODELS)
+    experts = Experts(
+        layout, Placement(support.CPU, torch.float32), "torch-flash", MemoryPlan("offload", keep=False)
+    )
     experts.use("high")
     experts.use("low")
     assert experts.held == {"low"}
-    experts.settle(Choice("resident"))
+    experts.set_plan(MemoryPlan("resident"))
     assert not experts.held
     experts.use("low")
     experts.use("high")

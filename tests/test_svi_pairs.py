@@ -7,35 +7,36 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from svi_story.engines.svi import pairs
-from svi_story.engines.svi.layout import Pair
+from svi_story.engines.svi.weights import lora
+from svi_story.engines.svi.weights.catalogue import LoraPair
 from svi_story.errors import InputError
 
 if TYPE_CHECKING:
+    from svi_story.engines import Digest
     from svi_story.enginespec.sampling import Variant
 
-PRO_HIGH, PRO_LOW = (f"{start}{'0' * 52}{end}" for start, end in pairs.OFFICIAL)
-PAIR = Pair(Path("a.safetensors"), Path("b.safetensors"))
+PRO_HIGH, PRO_LOW = (f"{start}{'0' * 52}{end}" for start, end in lora.OFFICIAL)
+PAIR = LoraPair(Path("a.safetensors"), Path("b.safetensors"))
 
 
-def digests(high: str, low: str) -> pairs.Digest:
+def digests(high: str, low: str) -> Digest:
     """Hashes of the pair's files."""
     return {PAIR.high: high, PAIR.low: low}.__getitem__
 
 
 def test_the_official_pair_needs_no_note() -> None:
-    assert pairs.check_svi_pair("2.0-pro", PAIR, digests(PRO_HIGH, PRO_LOW)) == []
+    assert lora.check_svi_pair("2.0-pro", PAIR, digests(PRO_HIGH, PRO_LOW)) == []
 
 
 def test_an_unknown_pair_is_used_and_noted() -> None:
-    notes = pairs.check_svi_pair("2.0-pro", PAIR, digests("1" * 64, "2" * 64))
+    notes = lora.check_svi_pair("2.0-pro", PAIR, digests("1" * 64, "2" * 64))
     assert len(notes) == 2
     assert "not known to be the official SVI 2.0-pro LoRA of the high-noise expert" in notes[0]
 
 
 def test_swapped_experts_are_known_by_hash() -> None:
     with pytest.raises(InputError, match="swap them back") as caught:
-        pairs.check_svi_pair("2.0-pro", PAIR, digests(PRO_LOW, PRO_HIGH))
+        lora.check_svi_pair("2.0-pro", PAIR, digests(PRO_LOW, PRO_HIGH))
     assert len(caught.value.problems) == 2
 
 
@@ -43,11 +44,11 @@ def test_the_wrong_variant_is_known_by_hash() -> None:
     with pytest.raises(
         InputError, match=r"a\.safetensors: is the SVI 2\.0-pro LoRA of the high-noise expert"
     ):
-        pairs.check_svi_pair("2.0", PAIR, digests(PRO_HIGH, "2" * 64))
+        lora.check_svi_pair("2.0", PAIR, digests(PRO_HIGH, "2" * 64))
 
 
 def test_one_file_for_both_experts_is_noted() -> None:
-    notes = pairs.check_svi_pair("2.0", PAIR, digests("1" * 64, "1" * 64))
+    notes = lora.check_svi_pair("2.0", PAIR, digests("1" * 64, "1" * 64))
     assert "the same file as b.safetensors" in notes[2]
 
 
@@ -55,9 +56,9 @@ def test_one_content_under_two_variants_names_is_noted(tmp_path: Path) -> None:
     names = [f"SVI_x_{e}_noise_lora_v2.0{s}.safetensors" for s in ("", "_pro") for e in ("high", "low")]
     for name in names:
         (tmp_path / name).touch()
-    pair = Pair(tmp_path / names[0], tmp_path / names[1])
+    pair = LoraPair(tmp_path / names[0], tmp_path / names[1])
     contents = dict(zip(names, "1231", strict=True))
-    notes = pairs.check_svi_pair("2.0", pair, lambda file: contents[file.name] * 64)
+    notes = lora.check_svi_pair("2.0", pair, lambda file: contents[file.name] * 64)
     assert "the same file as SVI_x_low_noise_lora_v2.0_pro" in notes[2]
 
 
@@ -66,28 +67,28 @@ def test_one_content_under_two_variants_names_is_noted(tmp_path: Path) -> None:
     [("2.0", "low_noise_lora_v2.0", "high_noise_lora_v2.0"), ("2.0", "high_noise_lora_v2.0_pro", "x")],
 )
 def test_wrong_places_are_known_by_name(variant: Variant, high: str, low: str) -> None:
-    pair = Pair(*(Path(f"SVI_Wan2.2-I2V-A14B_{name}.safetensors") for name in (high, low)))
+    pair = LoraPair(*(Path(f"SVI_Wan2.2-I2V-A14B_{name}.safetensors") for name in (high, low)))
     with pytest.raises(InputError, match=r"not the SVI 2\.0 LoRA of the high-noise expert"):
-        pairs.check_svi_pair(variant, pair, str)
+        lora.check_svi_pair(variant, pair, str)
 
 
 def test_svis_own_lora_is_refused_among_the_extra_ones() -> None:
     named = Path("SVI_Wan2.2-I2V-A14B_high_noise_lora_v2.0_pro.safetensors")
     for file, digest in ((named, "1" * 64), (Path("renamed.safetensors"), PRO_LOW)):
         with pytest.raises(InputError, match="take it out of loras"):
-            pairs.check_extra(file, ("high",), {file: digest}.__getitem__)
+            lora.check_extra(file, ("high",), {file: digest}.__getitem__)
 
 
 def test_an_extra_lora_named_for_the_other_expert_is_noted() -> None:
     file = Path("style_low_noise.safetensors")
-    assert pairs.check_extra(file, ("low",), str) == []
-    assert "named for the low-noise expert" in pairs.check_extra(file, ("high", "low"), str)[0]
-    assert pairs.check_extra(Path("below-noise-free.safetensors"), ("high",), str) == []
+    assert lora.check_extra(file, ("low",), str) == []
+    assert "named for the low-noise expert" in lora.check_extra(file, ("high", "low"), str)[0]
+    assert lora.check_extra(Path("below-noise-free.safetensors"), ("high",), str) == []
 
 
 def test_a_swapped_distillation_pair_is_known_by_name() -> None:
-    good = Pair(Path("high_noise_model.safetensors"), Path("low_noise_model.safetensors"))
-    pairs.check_distill(good)
+    good = LoraPair(Path("high_noise_model.safetensors"), Path("low_noise_model.safetensors"))
+    lora.check_distill(good)
     with pytest.raises(InputError, match="swap the two") as caught:
-        pairs.check_distill(Pair(good.low, good.high))
+        lora.check_distill(LoraPair(good.low, good.high))
     assert len(caught.value.problems) == 2

@@ -15,9 +15,9 @@ from svi_story.cli.terminal import answer, answer_json, complain, in_bytes, shor
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
-    from svi_story.engines.svi.digests import Progress
-    from svi_story.engines.svi.download import Item
-    from svi_story.engines.svi.stock import Holding
+    from svi_story.engines.svi.weights.catalogue import PartStatus
+    from svi_story.engines.svi.weights.download import DownloadItem
+    from svi_story.engines.svi.weights.hashes import Progress
     from svi_story.enginespec.sampling import Variant
 
 models_app = typer.Typer(
@@ -34,7 +34,7 @@ def register(app: typer.Typer) -> None:
 
 def variant_named(name: str) -> Variant | None:
     """The variant the user wants; None without a wish. Raises a usage error."""
-    from svi_story.engines.svi.catalog import VARIANTS
+    from svi_story.engines.svi.weights.catalogue import VARIANTS
 
     if name:
         one_of(name, VARIANTS, "--variant")
@@ -51,11 +51,10 @@ def list_models(models: Models = MODELS, as_json: AsJson = False) -> None:
     svi-story models list
     svi-story models list --models /data/models --json
     """
-    from svi_story.engines.svi.catalog import VARIANTS
-    from svi_story.engines.svi.stock import lacks, survey
+    from svi_story.engines.svi.weights.catalogue import VARIANTS, list_parts, problems_of
 
-    holdings = survey(models)
-    ready = {variant: not lacks(holdings, variant) for variant in VARIANTS}
+    holdings = list_parts(models)
+    ready = {variant: not problems_of(holdings, variant) for variant in VARIANTS}
     if as_json:
         parts = [_as_json(held) for held in holdings]
         answer_json({"models": str(models.resolve()), "parts": parts, "variants": ready})
@@ -63,14 +62,18 @@ def list_models(models: Models = MODELS, as_json: AsJson = False) -> None:
     rows = [(held.part.what, held.state, in_bytes(held.bytes), _place(held, models)) for held in holdings]
     answer(*table(("part", "state", "size", "place"), rows))
     for variant in VARIANTS:
-        lacking = lacks(holdings, variant)
+        lacking = problems_of(holdings, variant)
         cure = f"see what is missing with: svi-story models check --variant {variant}"
         complain(f"SVI {variant}: {'ready' if not lacking else f'not ready; {cure}'}")
-    fast = "ready" if not lacks(holdings, "2.0", "fast") else "not ready (they need the LightX2V LoRA pair)"
+    fast = (
+        "ready"
+        if not problems_of(holdings, "2.0", "fast")
+        else "not ready (they need the LightX2V LoRA pair)"
+    )
     complain(f"presets fast and draft of SVI 2.0: {fast}")
 
 
-def _as_json(held: Holding) -> dict[str, Any]:
+def _as_json(held: PartStatus) -> dict[str, Any]:
     return {
         "part": held.part.name,
         "state": held.state,
@@ -80,7 +83,7 @@ def _as_json(held: Holding) -> dict[str, Any]:
     }
 
 
-def _place(held: Holding, models: Path) -> str:
+def _place(held: PartStatus, models: Path) -> str:
     """Where a part lies, or where it belongs."""
     if held.files:
         return str(held.files[0].parent)
@@ -104,10 +107,10 @@ def check(
     svi-story models check
     svi-story models check --variant 2.0-pro --json
     """
-    from svi_story.engines.svi.inspection import inspect
-    from svi_story.engines.svi.stock import survey
+    from svi_story.engines.svi.weights.catalogue import list_parts
+    from svi_story.engines.svi.weights.inspection import inspect
 
-    holdings = _asked(survey(models), variant_named(variant))
+    holdings = _asked(list_parts(models), variant_named(variant))
     with transfers() as progress:
         report = inspect(models, holdings, progress)
     if as_json:
@@ -129,9 +132,9 @@ def check(
         raise typer.Exit(1)
 
 
-def _asked(holdings: Sequence[Holding], variant: Variant | None) -> list[Holding]:
+def _asked(holdings: Sequence[PartStatus], variant: Variant | None) -> list[PartStatus]:
     """What a check is about: a variant, or all that is there and what no variant can do without."""
-    from svi_story.engines.svi.catalog import BASE, VARIANTS, parts_for
+    from svi_story.engines.svi.weights.catalogue import BASE, VARIANTS, parts_for
 
     if variant:
         return [held for held in holdings if held.part in parts_for(variant)]
@@ -163,9 +166,8 @@ def download(
     svi-story models download --variant 2.0-pro --preset fast --yes
     HF_TOKEN=... svi-story models download
     """
-    from svi_story.engines.svi.catalog import parts_for
-    from svi_story.engines.svi.download import check_space, fetch, prepare
-    from svi_story.engines.svi.hub import Hub
+    from svi_story.engines.svi.weights.catalogue import parts_for
+    from svi_story.engines.svi.weights.download import Hub, check_space, fetch, prepare
 
     wanted = parts_for(variant_named(variant) or "2.0", one_of(preset, PRESETS, "--preset"))
     hub = Hub()
@@ -182,9 +184,9 @@ def download(
         answer(str(item.target))
 
 
-def _show(items: Sequence[Item], models: Path) -> None:
+def _show(items: Sequence[DownloadItem], models: Path) -> None:
     """Tell what would be downloaded, from where, under which licence, how much, and where to."""
-    from svi_story.engines.svi.download import free_space
+    from svi_story.engines.svi.weights.download import free_space
 
     missing = [item for item in items if not item.there]
     sources = list(dict.fromkeys((item.offer.repo, item.licence, item.source.folder) for item in missing))

@@ -70,11 +70,11 @@ class Implementation(Protocol):
         ...
 
     def memory_needs(self, options: EngineOptions, segments: Sequence[Segment]) -> Mapping[str, MemoryNeed]:
-        """What each memory mode needs for these segments; empty where nothing can tell."""
+        """What each memory mode needs for these segments; empty where that is unknown."""
         ...
 
     def model_sizes(self, options: EngineOptions) -> ModelSizes | None:
-        """How large its experts are; None where there are none, or nothing can tell."""
+        """How large its experts are; None where there are none, or that is unknown."""
         ...
 
     def overlay_rows(self, size: Size, fps: Fraction) -> int:

@@ -1,9 +1,11 @@
-"""The contract between the renderer and whatever makes the frames."""
+"""The contract between the renderer and the engines, and what engines share."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol, Self
+
+from svi_story.errors import InputError, RenderError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -13,7 +15,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from svi_story.plan.keys import Identity
-    from svi_story.plan.model import Segment
+    from svi_story.plan.model import Anchor, Segment
 
     Frame = NDArray[np.uint8]
     """One picture: height x width x 3, RGB."""
@@ -25,13 +27,13 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Carry:
-    """What the parent segment hands over, whichever engine made it.
+    """What the parent segment hands over, whichever engine rendered it.
 
     It always comes from the store, even right after rendering.
     """
 
     engine: str
-    """The name of the engine that made the parent: another one's latents mean nothing to this one."""
+    """The name of the engine that rendered the parent: latents mean nothing to another engine."""
     latents: Latents
     last_frames: Sequence[Frame]
     """The parent's last frames, the newest last: as many as the segment's overlap, if it has as many."""
@@ -54,12 +56,12 @@ class Phase:
     """Sampling steps that are done after it."""
     passes: int
     """Forward passes in it."""
-    outfit: str = ""
-    """What the model wears, as LoRAs; the same for two segments: nothing changes between them."""
+    lora_set: str = ""
+    """The model's LoRAs, as a name: where two segments have the same, no weight changes between them."""
 
 
 class Checkpoint(Protocol):
-    """Where an engine keeps a segment's unfinished state, so that a killed one goes on from there."""
+    """Where an engine keeps a segment's unfinished state, so that a killed render resumes from there."""
 
     def load(self) -> Latents | None:
         """The newest state that was saved whole, or None."""
@@ -82,7 +84,7 @@ class Engine(Protocol):
         ...
 
     def notes(self, segment: Segment) -> tuple[str, ...]:
-        """What the user should know before this segment is made; empty when there is nothing."""
+        """What the user should know before this segment is rendered; empty when there is nothing."""
         ...
 
     def environment(self) -> Mapping[str, str]:
@@ -113,19 +115,57 @@ class Engine(Protocol):
     ) -> None:
         """Sample to the end of a phase that is not the last, and keep the state in the checkpoint.
 
-        Going on with `sample` makes the same latents as `sample` alone.
+        Continuing with `sample` gives the same latents as `sample` alone.
         """
         ...
 
     def sample(
         self, segment: Segment, carry: Carry | None, checkpoint: Checkpoint, on_step: OnStep
     ) -> Latents:
-        """Make a segment's final latents.
+        """Compute a segment's final latents.
 
-        `carry` is None where a chain starts. Where another engine made it, its frames are all that counts.
+        `carry` is None where a chain starts. Where it comes from another engine, use only its frames.
         """
         ...
 
     def decode(self, segment: Segment, latents: Latents) -> Iterator[Frame]:
         """Turn final latents into exactly `segment.frames` frames."""
         ...
+
+
+def open_anchor(anchor: Anchor) -> Frame:
+    """The picture after fit, [height, width, 3].
+
+    Raises RenderError when the file is gone, or no longer holds the planned pixels.
+    """
+    from svi_story.media.guard import fitted_picture
+    from svi_story.media.images import pixels_digest
+
+    try:
+        pixels = fitted_picture(anchor.path, anchor.size.width, anchor.size.height, anchor.fit)
+    except InputError as error:
+        raise RenderError(*error.problems) from error
+    if pixels_digest(pixels) != anchor.pixels:
+        raise RenderError(
+            f"the image {anchor.path} changed while the film was being rendered; "
+            "run the same command again, which continues with the image as it is now"
+        )
+    return pixels
+
+
+def carried_array(carry: Carry, name: str, segment: Segment) -> NDArray[np.generic]:
+    """An array of the parent's latents: finite floats, though a bundle may be forged. Raises RenderError."""
+    import numpy as np
+
+    array = carry.latents.get(name)
+    if array is None or array.dtype.kind != "f" or not np.isfinite(array).all():
+        raise foreign_carry_error(segment)
+    return array
+
+
+def foreign_carry_error(segment: Segment) -> RenderError:
+    """The error for a carry that this engine cannot have written."""
+    return RenderError(
+        f"what {segment.clip} continues from was not rendered by this engine: it is damaged or forged; "
+        "render everything again, with --force all"
+    )

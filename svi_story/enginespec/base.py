@@ -25,7 +25,7 @@ KERNELS = (
 
 @dataclass(frozen=True)
 class EngineOptions:
-    """What the user decides about engines on the command line, besides the board."""
+    """The engine options of the command line."""
 
     models: Path = Path("models")
     """The folder with the weights."""
@@ -76,7 +76,7 @@ class EngineSpec:
     settings: type[Part]
     """Its part of `engine:` in a board."""
     size: tuple[int, int]
-    """Width and height where neither board nor preset says."""
+    """Width and height where neither board nor preset sets them."""
     fps: Fraction
     """Frames per second where the board does not say."""
     overlap: Callable[[Any], int] = lambda _settings: 1
@@ -90,11 +90,11 @@ class EngineSpec:
     describe: Callable[[Any], Mapping[str, str]] = lambda _options: {}
     """`Segment.options` -> the settings that the review page shows, by name."""
     system: Callable[[Any], str] = lambda _options: ""
-    """`Segment.options` -> the name of the trained model; empty where none made the pictures."""
+    """`Segment.options` -> the name of the trained model; empty for an engine without one."""
     training: Training | None = None
     """None: no lint compares a board with it."""
     lints: frozenset[str] = frozenset()
-    """Those that make sense for it, besides those of every film."""
+    """Those that apply to it, besides those of every film."""
     memory_modes: tuple[str, ...] = ()
     """From the fastest to the one that needs the least on the GPU."""
     frame_options: tuple[str, ...] = ()
@@ -120,5 +120,5 @@ class EngineSpec:
 
     @property
     def is_model(self) -> bool:
-        """Whether a trained model makes the pictures."""
+        """Whether a trained model renders the pictures."""
         return self.training is not None

@@ -12,18 +12,19 @@ import subprocess
 import warnings
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
-from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from svi_story.enginespec import spec_of
 from svi_story.errors import StoryError
+from svi_story.units import GIB, gib
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
+    from pathlib import Path
 
     import torch
 
-    from svi_story.engines.svi.stock import Holding
+    from svi_story.engines.svi.weights.catalogue import PartStatus
 
     State = Literal["ok", "warn", "lacking"]
 
@@ -32,7 +33,6 @@ CUDA_BUILD = "pip install torch --index-url https://download.pytorch.org/whl/cu1
 FLASH = "after torch: pip install flash-attn --no-build-isolation"
 PREVIEW = "a preview needs none: --engine animatic"
 PACKAGES = ("diffusers", "transformers", "tokenizers", "ftfy", "safetensors")
-GIB = 2**30
 
 
 @dataclass(frozen=True)
@@ -65,9 +65,9 @@ def examine(engine: str, places: Places) -> Iterator[Check]:
         yield check_disk(name, folder)
     if not spec_of(engine).uses_weights:
         return
-    from svi_story.engines.svi.stock import survey
+    from svi_story.engines.svi.weights.catalogue import list_parts
 
-    holdings = survey(places.models)
+    holdings = list_parts(places.models)
     yield check_memory(expert_bytes(holdings))
     yield from check_torch(expert_bytes(holdings))
     yield from check_weights(holdings)
@@ -101,7 +101,7 @@ def check_disk(name: str, folder: Path) -> Check:
         cure = "name another folder (-o, --cache), or mend its permissions"
         return Check(name, "lacking", f"{there} cannot be written", cure)
     free = shutil.disk_usage(there).free
-    detail = f"{_gib(free)} free at {folder}"
+    detail = f"{gib(free)} free at {folder}"
     cure = "free some, or name another folder (-o, --cache); see svi-story cache gc"
     if free < GIB // 2:
         return Check(name, "lacking", detail, cure)
@@ -110,32 +110,23 @@ def check_disk(name: str, folder: Path) -> Check:
 
 def check_memory(expert: int) -> Check:
     """RAM, beside what one expert takes in bfloat16."""
-    total, available = _memory()
-    detail = f"{_gib(available)} of {_gib(total)} available"
+    import psutil
+
+    from svi_story.engines.svi.memory import free_ram
+
+    available = free_ram()
+    detail = f"{gib(available)} of {gib(psutil.virtual_memory().total)} available"
     if expert and available < expert:
-        cure = "close other programs; experts that do not fit the GPU wait in RAM"
-        return Check("RAM", "warn", f"{detail}; an expert takes {_gib(expert)} in bfloat16", cure)
+        remedy = "close other programs; experts that do not fit the GPU wait in RAM"
+        return Check("RAM", "warn", f"{detail}; an expert takes {gib(expert)} in bfloat16", remedy)
     return Check("RAM", "ok", detail)
 
 
-def _memory() -> tuple[int, int]:
-    """Bytes of RAM: in all, and available."""
-    page = os.sysconf("SC_PAGE_SIZE")
-    total, available = (page * os.sysconf(name) for name in ("SC_PHYS_PAGES", "SC_AVPHYS_PAGES"))
-    try:
-        for line in Path("/proc/meminfo").read_text("ascii").splitlines():
-            if line.startswith("MemAvailable:"):
-                available = int(line.split()[1]) * 1024
-    except (OSError, ValueError):
-        pass  # not Linux: the system's own count is good enough
-    return total, available
-
-
-def expert_bytes(holdings: Sequence[Holding]) -> int:
+def expert_bytes(holdings: Sequence[PartStatus]) -> int:
     """What one expert takes in bfloat16, from its headers; 0 where there is none."""
     from math import prod
 
-    from svi_story.engines.svi.tensors import read_header
+    from svi_story.engines.svi.weights.headers import read_header
 
     high = next(held for held in holdings if held.part.name == "high")
     if high.state != "ready":
@@ -199,7 +190,7 @@ def _describe_gpu() -> Check:
     free, total = torch.cuda.mem_get_info(0)
     capability = f"{properties.major}.{properties.minor}"
     driver = ask_nvidia_smi().rpartition("driver ")[2] or "unknown"
-    detail = f"{properties.name}, {_gib(free)} of {_gib(total)} free, compute {capability}, driver {driver}"
+    detail = f"{properties.name}, {gib(free)} of {gib(total)} free, compute {capability}, driver {driver}"
     if properties.major < 8 and not torch.version.hip:
         return Check("GPU", "warn", detail, "bfloat16 is slow before compute capability 8.0 (Ampere)")
     return Check("GPU", "ok", detail)
@@ -240,8 +231,8 @@ def check_attention() -> Check:
 
 def _kernel_problem(kernel: str, device: torch.device, dtype: torch.dtype) -> str:
     """Why a kernel does not run here; empty when it does."""
-    from svi_story.engines.svi.architecture import HEAD_SIZE
     from svi_story.engines.svi.attention import check_kernel
+    from svi_story.engines.svi.weights.architecture import HEAD_SIZE
 
     try:
         check_kernel(kernel, device, dtype, HEAD_SIZE)
@@ -250,12 +241,11 @@ def _kernel_problem(kernel: str, device: torch.device, dtype: torch.dtype) -> st
     return ""
 
 
-def check_weights(holdings: Sequence[Holding]) -> Iterator[Check]:
+def check_weights(holdings: Sequence[PartStatus]) -> Iterator[Check]:
     """The weights of each variant, by names, sizes and headers; one whole variant is enough."""
-    from svi_story.engines.svi.catalog import VARIANTS, parts_for
-    from svi_story.engines.svi.stock import lacks
+    from svi_story.engines.svi.weights.catalogue import VARIANTS, parts_for, problems_of
 
-    lacking = {variant: lacks(holdings, variant) for variant in VARIANTS}
+    lacking = {variant: problems_of(holdings, variant) for variant in VARIANTS}
     state: State = "lacking" if all(lacking.values()) else "warn"
     for variant, problems in lacking.items():
         name = f"weights of SVI {variant}"
@@ -271,10 +261,10 @@ def check_weights(holdings: Sequence[Holding]) -> Iterator[Check]:
 
 def check_every_byte(places: Places) -> Check:
     """The weights that are there, every byte of them: hashes, shapes, numbers."""
-    from svi_story.engines.svi.inspection import inspect
-    from svi_story.engines.svi.stock import survey
+    from svi_story.engines.svi.weights.catalogue import list_parts
+    from svi_story.engines.svi.weights.inspection import inspect
 
-    there = [held for held in survey(places.models) if held.state != "missing"]
+    there = [held for held in list_parts(places.models) if held.state != "missing"]
     report = inspect(places.models, there)
     known = sum(bool(file.known) for file in report.files)
     if report.problems:
@@ -288,7 +278,3 @@ def _version(package: str) -> str | None:
         return version(package)
     except PackageNotFoundError:
         return None
-
-
-def _gib(count: int) -> str:
-    return f"{count / GIB:.1f} GiB"

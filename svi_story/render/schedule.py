@@ -115,8 +115,8 @@ def _together(group: Sequence[Segment], phases: Phases, *, backwards: bool) -> l
         for key, due in left.items()
         for phase in due
     ]
-    outfits = sorted({phase.outfit for phase, _ in samples}, reverse=backwards)
-    samples.sort(key=lambda each: (each[0].place, outfits.index(each[0].outfit)))
+    lora_sets = sorted({phase.lora_set for phase, _ in samples}, reverse=backwards)
+    samples.sort(key=lambda each: (each[0].place, lora_sets.index(each[0].lora_set)))
     return [*(work for _, work in samples), *(Work("decode", segment.key) for segment in group)]
 
 

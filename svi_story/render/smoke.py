@@ -96,7 +96,7 @@ class Nowhere:
 
 def make(trial: Trial, tell: Tell) -> Iterator[Check]:
     """Make the clips and say what they show. Raises InputError or RenderError where they cannot be made."""
-    from svi_story.engines.anchor import open_anchor
+    from svi_story.engines.base import open_anchor
     from svi_story.engines.svi.engine import Options, Svi
 
     with tempfile.TemporaryDirectory(prefix="svi-story-") as folder:
@@ -167,17 +167,16 @@ def _summary(segment: Segment, seconds: float, kernel: str) -> str:
 def check_loras(trial: Trial) -> Check:
     """Whether the variant's pair changes every layer that SVI's LoRAs are for (the engine refuses less)."""
     from svi_story.engines.svi.identity import sha256_of
-    from svi_story.engines.svi.layout import EXPERTS, find_layout, find_svi_pair
-    from svi_story.engines.svi.loading import read_transformer
-    from svi_story.engines.svi.lora import Use, read_lora
-    from svi_story.engines.svi.pairs import known_role
+    from svi_story.engines.svi.weights.catalogue import EXPERTS, find_models, find_svi_pair
+    from svi_story.engines.svi.weights.loading import read_transformer
+    from svi_story.engines.svi.weights.lora import LoraUse, known_role, read_lora
 
-    layout, pair = find_layout(trial.models), find_svi_pair(trial.models, trial.variant)
+    layout, pair = find_models(trial.models), find_svi_pair(trial.models, trial.variant)
     told: list[str] = []
     for expert in EXPERTS:
         entries = read_transformer(layout.expert(expert)).entries
         shapes = {name: entry.shape for name, entry in entries.items()}
-        changed = read_lora(Use(pair.of(expert), 1.0, whole=True), shapes)
+        changed = read_lora(LoraUse(pair.of(expert), 1.0, whole=True), shapes)
         known = known_role(sha256_of(pair.of(expert)))
         told.append(f"{expert}: {len(changed)} layers, {'official' if known else 'not known by its hash'}")
     return Check("smoke: LoRA", "ok", f"SVI {trial.variant} on every layer it is for; {'; '.join(told)}")
@@ -188,11 +187,11 @@ def check_conditioning(trial: Trial, segment: Segment, carry: Carry, anchor: Fra
     import torch
 
     from svi_story.engines.svi import conditioning, vae
-    from svi_story.engines.svi.layout import find_layout
-    from svi_story.engines.svi.loading import Place, load_vae
+    from svi_story.engines.svi.weights.catalogue import find_models
+    from svi_story.engines.svi.weights.loading import Placement, load_vae
 
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    model = load_vae(find_layout(trial.models).vae, Place(device, torch.float32))
+    model = load_vae(find_models(trial.models).vae, Placement(device, torch.float32))
     seen: list[NDArray[np.float32]] = []
     encoded: list[NDArray[np.float32]] = []
 
@@ -245,10 +244,10 @@ def check_return(trial: Trial, anchor: Frame, back: Made, blind: Made) -> Check:
 
 def is_full_size(models: Path) -> bool:
     """Whether the experts are as wide as Wan's 14B ones."""
-    from svi_story.engines.svi.layout import find_layout
-    from svi_story.engines.svi.tensors import read_headers
+    from svi_story.engines.svi.weights.catalogue import find_models
+    from svi_story.engines.svi.weights.headers import read_headers
 
-    entries = read_headers(find_layout(models).high.weights)
+    entries = read_headers(find_models(models).high.weights)
     return entries["patch_embedding.weight"].shape[0] >= FULL_WIDTH
 
 

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from svi_story.engines import implementation_of
-from svi_story.engines.anchor import open_anchor
+from svi_story.engines.base import open_anchor
 from svi_story.enginespec import spec_of
 from svi_story.errors import RenderError
 from svi_story.events import ClipReviewed, Warned

@@ -65,7 +65,8 @@ def path(start: Pose, end: Pose, frames: int, overlap: int) -> Iterator[Pose]:
     """The pose of every frame: held while frames repeat the parent's, then eased from rest to rest."""
     held = max(overlap - 1, 0)
     for frame in range(frames):
-        yield _mixed(start, end, _smootherstep(max(frame - held, 0) / max(frames - 1 - held, 1)))
+        t = max(frame - held, 0) / max(frames - 1 - held, 1)
+        yield _mixed(start, end, t * t * t * (t * (6 * t - 15) + 10))  # smootherstep
 
 
 def view(image: Image.Image, pose: Pose) -> Image.Image:
@@ -109,10 +110,6 @@ def _mixed(start: Pose, end: Pose, share: float) -> Pose:
         start.y + (end.y - start.y) * share,
         start.zoom + (end.zoom - start.zoom) * share,
     )
-
-
-def _smootherstep(t: float) -> float:
-    return t * t * t * (t * (6 * t - 15) + 10)
 
 
 def _between(rng: random.Random, low: float, high: float) -> float:

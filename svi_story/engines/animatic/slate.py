@@ -47,8 +47,8 @@ def timecode(frame: int, fps: Fraction) -> str:
 
 
 @dataclass(frozen=True)
-class Layout:
-    """Where everything goes; lengths in pixels."""
+class SlateLayout:
+    """Positions and sizes in pixels."""
 
     size: int
     """Height of the em of clip id and timecode."""
@@ -86,11 +86,13 @@ class Slate:
             left += _cell(char, layout.size)
 
 
-def lay_out(picture: Size, code_length: int) -> Layout:
+def lay_out(picture: Size, code_length: int) -> SlateLayout:
     """Fit the slate to a picture. For want of room first the prompt goes, then the id, then the hours."""
     size = max(MIN_SIZE, round(math.sqrt(picture.width * picture.height) / 34))
     pad, line = math.ceil(size * 0.6), _code_style("0", size).line_height
-    code = _code_part(code_length, size, picture.width - 2 * pad)
+    width = max(picture.width - 2 * pad, 0)
+    parts = [slice(start, code_length) for start in (0, 3, 6, code_length)]
+    code = next(part for part in parts if _code_width(code_length, size, part) <= width)
     code_width = _code_width(code_length, size, code)
     id_width = picture.width - 2 * pad - code_width - size
     code_top = pad
@@ -102,7 +104,7 @@ def lay_out(picture: Size, code_length: int) -> Layout:
     room = int(picture.height * MAX_BAND) - prompt_top - pad
     enough = room >= _prompt_style(size, PROMPT_SCALES[0], 1, 0).line_height
     left = picture.width - pad - code_width
-    return Layout(size, pad, code, left, code_top, id_width, prompt_top, room if enough else 0)
+    return SlateLayout(size, pad, code, left, code_top, id_width, prompt_top, room if enough else 0)
 
 
 def prompt_is_cut(segment: Segment) -> bool:
@@ -112,11 +114,6 @@ def prompt_is_cut(segment: Segment) -> bool:
         return False
     style, whole = _fit_prompt(segment, layout)
     return style.max_lines >= FEW_LINES and not whole
-
-
-def _code_part(length: int, size: int, room: int) -> slice:
-    parts = [slice(start, length) for start in (0, 3, 6, length)]
-    return next(part for part in parts if _code_width(length, size, part) <= max(room, 0))
 
 
 def _code_width(length: int, size: int, part: slice) -> int:
@@ -142,7 +139,7 @@ def _code_style(char: str, size: int) -> TextStyle:
     return TextStyle(size, max_width=_cell(char, size), max_lines=1, align="center")
 
 
-def _fit_prompt(segment: Segment, layout: Layout) -> tuple[TextStyle, bool]:
+def _fit_prompt(segment: Segment, layout: SlateLayout) -> tuple[TextStyle, bool]:
     """The largest type that shows the whole prompt, else the smallest; and whether it is shown whole."""
     from svi_story.media.text import is_whole
 
@@ -166,8 +163,10 @@ def _prompt_style(size: int, scale: float, width: int, room: int) -> TextStyle:
     return replace(style, max_lines=room // style.line_height)
 
 
-def _draw_band(segment: Segment, layout: Layout) -> Image.Image:
-    from svi_story.media.text import TextStyle
+def _draw_band(segment: Segment, layout: SlateLayout) -> Image.Image:
+    from PIL import Image
+
+    from svi_story.media.text import TextStyle, draw_text
 
     texts: list[tuple[str, TextStyle, int]] = []
     if layout.id_width:
@@ -175,17 +174,9 @@ def _draw_band(segment: Segment, layout: Layout) -> Image.Image:
     if layout.prompt_room:
         style, _ = _fit_prompt(segment, layout)
         texts.append((_one_line(segment.prompt), style, layout.prompt_top))
-    return _compose(segment.size.width, layout, texts)
-
-
-def _compose(width: int, layout: Layout, texts: list[tuple[str, TextStyle, int]]) -> Image.Image:
-    from PIL import Image
-
-    from svi_story.media.text import draw_text
-
     drawn = [(Image.fromarray(draw_text(text, style)), style.margin, top) for text, style, top in texts]
     bottom = max([layout.prompt_top, *(top + image.height - 2 * margin for image, margin, top in drawn)])
-    band = _shade(width, bottom + layout.pad, layout.size)
+    band = _shade(segment.size.width, bottom + layout.pad, layout.size)
     for image, margin, top in drawn:
         band.alpha_composite(image, (layout.pad - margin, top - margin))
     return band

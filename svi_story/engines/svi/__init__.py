@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from svi_story.engines.base import Phase
     from svi_story.engines.svi.engine import Svi
     from svi_story.engines.svi.identity import SviIdentity
-    from svi_story.engines.svi.parts import Parts
+    from svi_story.engines.svi.weights.architecture import ParameterCounts
     from svi_story.enginespec import EngineOptions
     from svi_story.events import Reporter
     from svi_story.plan.model import Segment, Size
@@ -53,21 +53,21 @@ def create_engine(options: EngineOptions, digest: Digest, keep: Keep, report: Re
 
 def phases_of(options: EngineOptions, segment: Segment) -> Sequence[Phase]:
     """How a segment is sampled. Raises InputError for missing LoRAs."""
-    from svi_story.engines.svi import schedule
-    from svi_story.engines.svi.identity import outfits_of
+    from svi_story.engines.svi import sampler
+    from svi_story.engines.svi.identity import lora_sets_of
 
-    outfits = outfits_of(segment, options.models)
-    return schedule.phases_of(segment.sampler, schedule.reckon_high(segment.sampler), outfits)
+    lora_sets = lora_sets_of(segment, options.models)
+    return sampler.phases_of(segment.sampler, sampler.count_high_noise_steps(segment.sampler), lora_sets)
 
 
 def memory_needs(options: EngineOptions, segments: Sequence[Segment]) -> Mapping[str, MemoryNeed]:
     """What each memory mode needs for these segments; empty without weights, which is reported elsewhere."""
-    from svi_story.engines.svi.memory import ITEM, most, needs_of
+    from svi_story.engines.svi.memory import VALUE_BYTES, largest, needs_of
 
-    parts = _parts(options)
-    if parts is None or not segments:
+    parameters = _count_parameters(options)
+    if parameters is None or not segments:
         return {}
-    needs = needs_of(parts, ITEM[options.dtype], *most(segments))
+    needs = needs_of(parameters, VALUE_BYTES[options.dtype], *largest(segments))
     return {
         mode: MemoryNeed(
             gpu_bytes=need.gpu,
@@ -84,12 +84,12 @@ def memory_needs(options: EngineOptions, segments: Sequence[Segment]) -> Mapping
 
 def model_sizes(options: EngineOptions) -> ModelSizes | None:
     """How large the experts are in the dtype they compute in; None without weights."""
-    from svi_story.engines.svi.layout import EXPERTS
-    from svi_story.engines.svi.memory import ITEM
+    from svi_story.engines.svi.memory import VALUE_BYTES
+    from svi_story.engines.svi.weights.catalogue import EXPERTS
 
-    parts = _parts(options)
-    item = ITEM[options.dtype]
-    return ModelSizes(EXPERTS, parts.expert * item, parts.blocks * item) if parts else None
+    parameters = _count_parameters(options)
+    item = VALUE_BYTES[options.dtype]
+    return ModelSizes(EXPERTS, parameters.expert * item, parameters.blocks * item) if parameters else None
 
 
 def overlay_rows(_size: Size, _fps: Fraction) -> int:
@@ -97,11 +97,11 @@ def overlay_rows(_size: Size, _fps: Fraction) -> int:
     return 0
 
 
-def _parts(options: EngineOptions) -> Parts | None:
-    from svi_story.engines.svi.layout import find_layout
-    from svi_story.engines.svi.parts import read_parts
+def _count_parameters(options: EngineOptions) -> ParameterCounts | None:
+    from svi_story.engines.svi.weights.architecture import count_parameters
+    from svi_story.engines.svi.weights.catalogue import find_models
 
     try:
-        return read_parts(find_layout(options.models))
+        return count_parameters(find_models(options.models))
     except InputError:
         return None

@@ -1,4 +1,4 @@
-"""Which attention kernel runs, chosen by name. Never another one in silence, never one from a hub.
+"""Which attention kernel runs, chosen by name. Never another one silently, never one from a hub.
 
 The SVI authors saw artifacts without flash-attn, so it is preferred; torch's own kernels follow by name.
 """
@@ -26,17 +26,17 @@ BACKENDS = {
 _PACKAGES = {"flash-attn-3": "flash_attn_3", "flash-attn-2": "flash_attn"}
 
 
-def choose_kernel(device: torch.device, dtype: torch.dtype, asked: str = "auto") -> str:
-    """The kernel to use: the one asked for, else the first of those installed that suits device and dtype.
+def choose_kernel(device: torch.device, dtype: torch.dtype, requested: str = "auto") -> str:
+    """The kernel to use: the requested one, else the first of those installed that suits device and dtype.
 
-    Raises InputError for a name that is none.
+    Raises InputError for an unknown name.
     """
     import torch
 
-    if asked != "auto":
-        if asked not in BACKENDS:
-            raise InputError(f"no attention kernel {asked!r}; use one of auto, {', '.join(BACKENDS)}")
-        return asked
+    if requested != "auto":
+        if requested not in BACKENDS:
+            raise InputError(f"no attention kernel {requested!r}; use one of auto, {', '.join(BACKENDS)}")
+        return requested
     if device.type != "cuda":
         return "torch-flash"
     if dtype == torch.float32:
@@ -47,7 +47,7 @@ def choose_kernel(device: torch.device, dtype: torch.dtype, asked: str = "auto")
 
 
 def check_kernel(kernel: str, device: torch.device, dtype: torch.dtype, head_size: int) -> None:
-    """Run a kernel once on very little. Raises InputError when it is not there, or not for this device."""
+    """Run a kernel once on little data. Raises InputError when it cannot run here."""
     import torch
     from diffusers.models.attention_dispatch import attention_backend, dispatch_attention_fn
 
@@ -57,8 +57,8 @@ def check_kernel(kernel: str, device: torch.device, dtype: torch.dtype, head_siz
             dispatch_attention_fn(some_BLHD, some_BLHD, some_BLHD)
     except (ImportError, RuntimeError, ValueError, TypeError) as error:
         what = f"the attention kernel {kernel} cannot be used here: {error}"
-        cure = f"build it for this torch, or choose another: --attention {' | '.join(BACKENDS)}"
-        raise InputError(f"{what} ({cure})") from error
+        remedy = f"build it for this torch, or choose another: --attention {' | '.join(BACKENDS)}"
+        raise InputError(f"{what} ({remedy})") from error
 
 
 def use_kernel(model: WanTransformer3DModel, kernel: str) -> None:

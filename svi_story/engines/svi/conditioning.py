@@ -7,8 +7,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from svi_story.engines.carry import carried, not_ours
-from svi_story.engines.svi.schedule import latent_count
+from svi_story.engines.base import carried_array, foreign_carry_error
+from svi_story.engines.svi.sampler import latent_count
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -72,7 +72,7 @@ def condition(segment: Segment, carry: Carry | None, picture: Frame, encode: Enc
     anchor_BCFHW = to_pixels(picture)
     if segment.sampler.variant == "2.0":
         if carry and carry.last_frame.shape != picture.shape:
-            raise not_ours(segment)
+            raise foreign_carry_error(segment)
         start_BCFHW = to_pixels(carry.last_frame) if carry else anchor_BCFHW
         return condition_on_frames(start_BCFHW, anchor_BCFHW, segment.frames, encode)
     anchor_BCTHW = encode(anchor_BCFHW)
@@ -80,12 +80,12 @@ def condition(segment: Segment, carry: Carry | None, picture: Frame, encode: Enc
     if carry:
         count = segment.sampler.motion_latents
         if carry.engine == segment.engine:
-            latents_BCTHW = torch.tensor(carried(carry, "latents", segment)).to(anchor_BCTHW)
+            latents_BCTHW = torch.tensor(carried_array(carry, "latents", segment)).to(anchor_BCTHW)
         else:  # what it handed over are pictures alone
             latents_BCTHW = encode(torch.cat([to_pixels(frame) for frame in carry.last_frames], dim=2))
         motion_BCTHW = latents_BCTHW[:, :, -count:]
         if motion_BCTHW.shape != (*anchor_BCTHW.shape[:2], count, *anchor_BCTHW.shape[3:]):
-            raise not_ours(segment)
+            raise foreign_carry_error(segment)
     return condition_on_latents(anchor_BCTHW, motion_BCTHW, latent_count(segment.frames))
 
 

@@ -10,20 +10,33 @@ from typing import TYPE_CHECKING, Self, TypeVar
 
 import numpy as np
 
-from svi_story.engines.anchor import open_anchor
-from svi_story.engines.svi import conditioning, schedule, vae
+from svi_story.engines.base import open_anchor
+from svi_story.engines.svi import conditioning, vae
 from svi_story.engines.svi.attention import check_kernel, choose_kernel
-from svi_story.engines.svi.embeddings import Embeddings, release
 from svi_story.engines.svi.experts import Experts
-from svi_story.engines.svi.identity import SviIdentity, extras_of, outfits_of, sha256_of
-from svi_story.engines.svi.ladder import Ladder, measure, unless_full
-from svi_story.engines.svi.layout import EXPERTS, find_layout, find_svi_pair
-from svi_story.engines.svi.loading import Place, load_vae
-from svi_story.engines.svi.lora import Use
-from svi_story.engines.svi.memory import ITEM, Room
-from svi_story.engines.svi.sampler import Inputs, denoise, guided
-from svi_story.engines.svi.together import all_of
-from svi_story.errors import InputError, RenderError
+from svi_story.engines.svi.identity import SviIdentity, extras_of, lora_sets_of, sha256_of
+from svi_story.engines.svi.memory import (
+    VALUE_BYTES,
+    FreeMemory,
+    MemoryManager,
+    measure,
+    none_if_out_of_memory,
+    release,
+)
+from svi_story.engines.svi.sampler import (
+    Inputs,
+    denoise,
+    guided,
+    latent_shape,
+    make_noise,
+    make_steps,
+    phases_of,
+)
+from svi_story.engines.svi.text import Embeddings
+from svi_story.engines.svi.weights.catalogue import EXPERTS, find_models, find_svi_pair
+from svi_story.engines.svi.weights.loading import Placement, load_vae
+from svi_story.engines.svi.weights.lora import LoraUse
+from svi_story.errors import InputError, RenderError, collect_problems
 from svi_story.events import EngineSettled, ModelLoaded
 
 if TYPE_CHECKING:
@@ -34,12 +47,13 @@ if TYPE_CHECKING:
     from diffusers import AutoencoderKLWan
     from torch import Tensor
 
+    from svi_story.engines import Digest
     from svi_story.engines.base import Carry, Checkpoint, Frame, Latents, OnStep, Phase
-    from svi_story.engines.svi.embeddings import Keep
-    from svi_story.engines.svi.experts import Uses
-    from svi_story.engines.svi.layout import Layout
-    from svi_story.engines.svi.memory import Choice
-    from svi_story.engines.svi.pairs import Digest
+    from svi_story.engines.svi.experts import ExpertLoras
+    from svi_story.engines.svi.memory import MemoryPlan
+    from svi_story.engines.svi.sampler import Step
+    from svi_story.engines.svi.text import Keep
+    from svi_story.engines.svi.weights.catalogue import ModelPaths
     from svi_story.enginespec.sampling import Lora, Variant
     from svi_story.events import Reporter
     from svi_story.plan.model import Anchor, Segment, Size
@@ -65,11 +79,11 @@ class Options:
     checkpoint_every: int = 5
     """Steps between two checkpoints."""
     memory: str = "auto"
-    """The memory rung to start on: auto, resident, offload or stream."""
+    """The memory mode to start with: auto, resident, offload or stream."""
     vae: str = "whole"
     """whole, or tiles: how the VAE works from the start."""
-    room: Room | None = None
-    """The free memory to reckon with; None measures it."""
+    free_memory: FreeMemory | None = None
+    """The free memory to plan with; None measures it."""
     threads: int = 0
     """With how many threads the CPU computes, which decides the last bits; 0 leaves it to torch."""
 
@@ -78,20 +92,20 @@ class Options:
 class _Loaded:
     """What is in memory while the engine is entered."""
 
-    layout: Layout
-    place: Place
+    paths: ModelPaths
+    placement: Placement
     kernel: str
     experts: Experts
     embeddings: Embeddings
-    ladder: Ladder
+    memory: MemoryManager
     vae: AutoencoderKLWan | None = None
 
 
 class Svi:
     """Stable Video Infinity 2.0 and 2.0 Pro on Wan 2.2 I2V A14B. See docs/svi.md.
 
-    `digest` may remember the hashes of files, `keep_embedding` the embeddings of texts; `report` is told when
-    memory makes the engine change its ways.
+    `digest` may remember the hashes of files, `keep_embedding` the embeddings of texts; `report` gets the
+    memory mode, and every change of it.
     """
 
     def __init__(
@@ -121,24 +135,36 @@ class Svi:
         return self._identity.notes(segment)
 
     def __enter__(self) -> Self:
+        import diffusers
         import torch
+        import transformers
 
-        _quiet()
-        if self._options.threads:
-            torch.set_num_threads(self._options.threads)
+        for library in (diffusers, transformers):  # whose advice is for programmers
+            library.utils.logging.set_verbosity_error()
+        options = self._options
+        if options.threads:
+            torch.set_num_threads(options.threads)
         torch.backends.cudnn.allow_tf32 = False  # float32 means float32, in the VAE too
-        layout = find_layout(self._options.root)
-        device = torch.device(_device(self._options.device))
-        place = Place(device, torch.float32 if self._options.dtype == "float32" else torch.bfloat16)
-        kernel = choose_kernel(device, place.dtype, self._options.attention)
-        experts = Experts(layout, place, kernel, report=self._report)
-        check_kernel(kernel, device, place.dtype, experts.setting("high", "attention_head_dim"))
-        embeddings = Embeddings(layout, place, self._keep_embedding)
-        room = self._options.room
-        free = partial(measure, device) if room is None else lambda: room
-        ladder = Ladder(experts, layout, ITEM[self._options.dtype], free, self._report)
-        ladder.on_choice = self._tell_choice
-        self._loaded = _Loaded(layout, place, kernel, experts, embeddings, ladder)
+        paths = find_models(options.root)
+        automatic = "cuda" if torch.cuda.is_available() else "cpu"
+        device = torch.device(automatic if options.device == "auto" else options.device)
+        placement = Placement(device, torch.float32 if options.dtype == "float32" else torch.bfloat16)
+        kernel = choose_kernel(device, placement.dtype, options.attention)
+        experts = Experts(paths, placement, kernel, report=self._report)
+        check_kernel(kernel, device, placement.dtype, experts.setting("high", "attention_head_dim"))
+        embeddings = Embeddings(paths, placement, self._keep_embedding)
+
+        def free_memory() -> FreeMemory:
+            return options.free_memory or measure(device)
+
+        def settled(plan: MemoryPlan) -> None:
+            about = self.environment()
+            self._report(EngineSettled("svi", about["device"], options.dtype, about["attention"], plan.mode))
+
+        memory = MemoryManager(
+            experts, paths, VALUE_BYTES[options.dtype], free_memory, self._report, on_plan=settled
+        )
+        self._loaded = _Loaded(paths, placement, kernel, experts, embeddings, memory)
         return self
 
     def __exit__(
@@ -152,7 +178,7 @@ class Svi:
         import torch
 
         loaded = self._running()
-        device = loaded.place.device
+        device = loaded.placement.device
         threads = {"threads": str(torch.get_num_threads())} if device.type == "cpu" else {}
         return {
             **threads,
@@ -167,34 +193,45 @@ class Svi:
     def prepare(self, segments: Sequence[Segment]) -> None:
         """Check all that these segments need; encode every prompt once, and free the text encoder.
 
-        Raises InputError with all that is wrong: files, keys and shapes of every model and LoRA, numbers
-        that are none in the VAE and the text encoder (the experts' own are read when first used).
+        Raises InputError with all that is wrong: files, keys and shapes of every model and LoRA, NaN or Inf
+        in the VAE and the text encoder (the experts' weights are read when first used).
         """
         if not segments:
             return
-        sets = dict.fromkeys((one.sampler.variant, extras_of(one, self._options.root)) for one in segments)
-        prompts = [prompt for one in segments for prompt in _prompts(one)]
-        checks: list[Callable[[], object]] = [partial(self._start_with_text, segments, prompts)]
-        checks += [partial(self._check_loras, *some) for some in sets]
-        all_of(checks)
+        lora_sets = dict.fromkeys(
+            (one.sampler.variant, extras_of(one, self._options.root)) for one in segments
+        )
+        prompts = [prompt for one in segments for prompt in (one.prompt, one.negative_prompt)]
+
+        def start_with_text() -> None:
+            self._choose_memory(segments)
+            checks: list[Callable[[], object]] = [self._vae, partial(self._encode, prompts)]
+            collect_problems(checks)
+
+        def check_loras(variant: Variant, extras: tuple[Lora, ...]) -> None:
+            self._running().experts.recipes(self._loras(variant, extras))
+
+        checks: list[Callable[[], object]] = [start_with_text]
+        checks += [partial(check_loras, *lora_set) for lora_set in lora_sets]
+        collect_problems(checks)
 
     @property
     def one_at_a_time(self) -> bool:
         """Whether the experts and the VAE take turns on the device."""
-        choice = self._running().ladder.choice
-        return choice is not None and choice.rung != "resident"
+        plan = self._running().memory.plan
+        return plan is not None and plan.mode != "resident"
 
     def phases(self, segment: Segment) -> Sequence[Phase]:
         """The VAE encodes what the experts look at; then each expert takes its steps."""
-        outfits = outfits_of(segment, self._options.root)
-        high = sum(step.expert == "high" for step in schedule.make_steps(segment.sampler))
-        return schedule.phases_of(segment.sampler, high, outfits)
+        lora_sets = lora_sets_of(segment, self._options.root)
+        high = sum(step.expert == "high" for step in make_steps(segment.sampler))
+        return phases_of(segment.sampler, high, lora_sets)
 
     def advance(
         self, segment: Segment, carry: Carry | None, checkpoint: Checkpoint, on_step: OnStep, phase: Phase
     ) -> None:
         """Sample to the end of a phase and keep the state; errors as in `sample`."""
-        self._with_room(segment, partial(self._sample, segment, carry, checkpoint, on_step, phase.until))
+        self._with_memory(segment, partial(self._sample, segment, carry, checkpoint, on_step, phase.until))
 
     def sample(
         self, segment: Segment, carry: Carry | None, checkpoint: Checkpoint, on_step: OnStep
@@ -204,10 +241,12 @@ class Svi:
         float32, normalised. Raises RenderError for wrong weights or LoRAs, and numbers that are not finite.
         """
         steps = segment.sampler.steps
-        latents = self._with_room(segment, partial(self._sample, segment, carry, checkpoint, on_step, steps))
+        latents = self._with_memory(
+            segment, partial(self._sample, segment, carry, checkpoint, on_step, steps)
+        )
         if not np.isfinite(latents).all():
             raise RenderError(
-                f"clip {segment.clip}: the latents hold NaN or infinite numbers; check the weights and the "
+                f"clip {segment.clip}: NaN or Inf in the latents; check the weights and the "
                 "strengths of LoRAs and guidance"
             )
         return {"latents": latents}
@@ -231,15 +270,15 @@ class Svi:
         assert len(frames_FHWC) == segment.frames
         yield from frames_FHWC
 
-    def _with_room(self, segment: Segment, attempt: Callable[[], T]) -> T:
-        """What an attempt makes, on a lower memory rung when memory runs out."""
+    def _with_memory(self, segment: Segment, attempt: Callable[[], T]) -> T:
+        """What an attempt returns, in a smaller memory mode when memory runs out."""
         try:
-            self._settle([segment])
-            while (made := unless_full(attempt)) is None:
-                self._running().ladder.step_down(f"while sampling clip {segment.clip}")
+            self._choose_memory([segment])
+            while (result := none_if_out_of_memory(attempt)) is None:
+                self._running().memory.reduce(f"while sampling clip {segment.clip}")
         except InputError as error:
             raise RenderError(*error.problems) from error
-        return made
+        return result
 
     def _sample(
         self, segment: Segment, carry: Carry | None, checkpoint: Checkpoint, on_step: OnStep, until: int
@@ -248,12 +287,19 @@ class Svi:
         import torch
 
         experts = self._running().experts
-        experts.equip(self._uses(segment.sampler.variant, extras_of(segment, self._options.root)))
-        steps = schedule.make_steps(segment.sampler)
+        experts.set_loras(self._loras(segment.sampler.variant, extras_of(segment, self._options.root)))
+        steps = make_steps(segment.sampler)
         with torch.no_grad():
             state = checkpoint.load()
             inputs = self._inputs(segment, carry, steps, state)
-            x_BCTHW, start = self._start(segment, state)
+            placement = self._running().placement
+            if state is None:
+                channels = experts.setting("high", "out_channels")
+                shape = latent_shape(segment.frames, segment.size, channels)
+                x_BCTHW, start = make_noise(segment.seed, shape, placement.dtype).to(placement.device), 0
+            else:
+                x_BCTHW = torch.tensor(state["x"]).to(placement.device, placement.dtype)
+                start = int(state["step"][0])
 
             def keep(done: int, x_BCTHW: Tensor) -> None:
                 y_BCTHW = _to_numpy(inputs.y_BCTHW)
@@ -271,14 +317,16 @@ class Svi:
             return _to_numpy(denoise(x_BCTHW, steps[:last], guided(inputs, experts.use), after_step, start))
 
     def _inputs(
-        self, segment: Segment, carry: Carry | None, steps: Sequence[schedule.Step], state: Latents | None
+        self, segment: Segment, carry: Carry | None, steps: Sequence[Step], state: Latents | None
     ) -> Inputs:
         """All that stays the same through the steps, on the device and in the model's dtype."""
         import torch
 
         loaded = self._running()
-        device, dtype = loaded.place.device, loaded.place.dtype
-        positive_BLD, negative_BLD = (loaded.embeddings.context(prompt) for prompt in _prompts(segment))
+        device, dtype = loaded.placement.device, loaded.placement.dtype
+        positive_BLD, negative_BLD = (
+            loaded.embeddings.context(prompt) for prompt in (segment.prompt, segment.negative_prompt)
+        )
         y_BCTHW = self._condition(segment, carry) if state is None else torch.tensor(state["y"])
         timestep_S = torch.tensor([step.timestep for step in steps]).to(dtype)
         return Inputs(y_BCTHW.to(device, dtype), positive_BLD, negative_BLD, timestep_S.to(device))
@@ -292,60 +340,36 @@ class Svi:
 
         return conditioning.condition(segment, carry, picture, encode)
 
-    def _start(self, segment: Segment, state: Latents | None) -> tuple[Tensor, int]:
-        """x_BCTHW and the step to go on with: from a checkpoint, else noise and 0."""
-        import torch
-
-        place = self._running().place
-        if state is not None:
-            return torch.tensor(state["x"]).to(place.device, place.dtype), int(state["step"][0])
-        channels = self._running().experts.setting("high", "out_channels")
-        shape = schedule.latent_shape(segment.frames, segment.size, channels)
-        return schedule.make_noise(segment.seed, shape, place.dtype).to(place.device), 0
-
-    def _uses(self, variant: Variant, extras: tuple[Lora, ...]) -> Uses:
+    def _loras(self, variant: Variant, extras: tuple[Lora, ...]) -> ExpertLoras:
         """Which LoRAs each expert gets: the variant's own pair, then the extra ones in the board's order."""
         pair = find_svi_pair(self._options.root, variant)
         return {
             expert: [
-                Use(pair.of(expert), 1.0, whole=True),
-                *(Use(lora.path, lora.strength(expert)) for lora in extras),
+                LoraUse(pair.of(expert), 1.0, whole=True),
+                *(LoraUse(lora.path, lora.strength(expert)) for lora in extras),
             ]
             for expert in EXPERTS
         }
 
-    def _tell_choice(self, choice: Choice) -> None:
-        about = self.environment()
-        dtype, rung = self._options.dtype, choice.rung
-        self._report(EngineSettled("svi", about["device"], dtype, about["attention"], rung))
-
-    def _check_loras(self, variant: Variant, extras: tuple[Lora, ...]) -> None:
-        self._running().experts.recipes(self._uses(variant, extras))
-
-    def _settle(self, segments: Sequence[Segment]) -> None:
-        """Choose the memory rung, if that is not done yet. Raises InputError when none can do."""
+    def _choose_memory(self, segments: Sequence[Segment]) -> None:
+        """Choose the memory mode, if that is not done yet. Raises InputError when none fits."""
         loaded = self._running()
-        loaded.embeddings.rung = loaded.ladder.start(self._options.memory, segments).rung
-
-    def _start_with_text(self, segments: Sequence[Segment], prompts: Sequence[str]) -> None:
-        self._settle(segments)
-        checks: list[Callable[[], object]] = [self._vae, partial(self._encode, prompts)]
-        all_of(checks)
+        loaded.embeddings.mode = loaded.memory.start(self._options.memory, segments).mode
 
     def _encode(self, prompts: Sequence[str]) -> None:
         """Encode prompts before the experts come; memory may run out here too."""
         loaded = self._running()
-        while unless_full(partial(loaded.embeddings.prepare, prompts)) is None:
-            loaded.embeddings.rung = loaded.ladder.step_down("while encoding the prompts").rung
+        while none_if_out_of_memory(partial(loaded.embeddings.prepare, prompts)) is None:
+            loaded.embeddings.mode = loaded.memory.reduce("while encoding the prompts").mode
 
     def _through_vae(self, size: Size, run: Callable[[AutoencoderKLWan], Tensor]) -> Tensor:
-        def with_vae(tiled: bool) -> Tensor:  # noqa: FBT001 - the ladder's own word to us
+        def with_vae(tiled: bool) -> Tensor:  # noqa: FBT001 - how the memory manager calls it
             model = self._vae()
             asked = self._options.vae == "tiles"
             (model.enable_tiling if tiled or asked else model.disable_tiling)()
             return run(model)
 
-        return self._running().ladder.through_vae(size, with_vae)
+        return self._running().memory.run_vae(size, with_vae)
 
     def _vae(self) -> AutoencoderKLWan:
         import torch
@@ -353,7 +377,7 @@ class Svi:
         loaded = self._running()
         if loaded.vae is None:
             start = time.monotonic()
-            loaded.vae = load_vae(loaded.layout.vae, Place(loaded.place.device, torch.float32))
+            loaded.vae = load_vae(loaded.paths.vae, Placement(loaded.placement.device, torch.float32))
             size = sum(parameter.nbytes for parameter in loaded.vae.parameters())
             self._report(ModelLoaded("vae", size, round(time.monotonic() - start, 3)))
         return loaded.vae
@@ -363,28 +387,7 @@ class Svi:
         return self._loaded
 
 
-def _prompts(segment: Segment) -> tuple[str, str]:
-    return segment.prompt, segment.negative_prompt
-
-
 def _to_numpy(x_BCTHW: Tensor) -> np.ndarray[tuple[int, ...], np.dtype[np.float32]]:
     """float32 on the CPU; exact for bfloat16 too."""
     array: np.ndarray[tuple[int, ...], np.dtype[np.float32]] = x_BCTHW.float().cpu().numpy()
     return array
-
-
-def _quiet() -> None:
-    """Keep the libraries' advice, which is for programmers, off the user's terminal."""
-    import diffusers
-    import transformers
-
-    diffusers.utils.logging.set_verbosity_error()
-    transformers.utils.logging.set_verbosity_error()
-
-
-def _device(asked: str) -> str:
-    import torch
-
-    if asked == "auto":
-        return "cuda" if torch.cuda.is_available() else "cpu"
-    return asked

@@ -3,21 +3,19 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from functools import cached_property, lru_cache, partial
+from functools import cached_property, partial
 from typing import TYPE_CHECKING
 
-from svi_story.engines.svi.layout import (
+from svi_story.engines.svi.weights.catalogue import (
     EXPERTS,
-    Pair,
-    files_of,
+    LoraPair,
     find_distill_pair,
-    find_layout,
+    find_models,
     find_svi_pair,
 )
-from svi_story.engines.svi.pairs import check_distill, check_extra, check_svi_pair
-from svi_story.engines.svi.together import all_of
+from svi_story.engines.svi.weights.lora import check_distill, check_extra, check_svi_pair
 from svi_story.enginespec.sampling import Lora
-from svi_story.errors import InputError, Problem
+from svi_story.errors import InputError, Problem, collect_problems
 from svi_story.files import sha256_file
 from svi_story.plan.keys import key_of
 
@@ -25,14 +23,14 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
     from pathlib import Path
 
-    from svi_story.engines.svi.layout import Expert
-    from svi_story.engines.svi.pairs import Digest
-    from svi_story.enginespec.sampling import Distill, Variant
+    from svi_story.engines import Digest
+    from svi_story.engines.svi.weights.catalogue import Expert
+    from svi_story.enginespec.sampling import Distill
     from svi_story.plan.keys import Json
     from svi_story.plan.model import Segment
 
 REVISION = 1
-"""Raised whenever the same inputs make other frames than before."""
+"""Increased whenever the same inputs give other frames than before."""
 
 
 def extras_of(segment: Segment, root: Path) -> tuple[Lora, ...]:
@@ -43,8 +41,8 @@ def extras_of(segment: Segment, root: Path) -> tuple[Lora, ...]:
     return (*distill_loras(segment.sampler.distill, root), *segment.loras)
 
 
-def outfits_of(segment: Segment, root: Path) -> dict[Expert, str]:
-    """What each expert wears for a segment, as a name. Raises InputError as above."""
+def lora_sets_of(segment: Segment, root: Path) -> dict[Expert, str]:
+    """The LoRAs of each expert for a segment, as a name. Raises InputError as above."""
     extras, variant = extras_of(segment, root), segment.sampler.variant
     return {
         expert: f"{variant} {[(str(lora.path), lora.strength(expert)) for lora in extras]}"
@@ -56,23 +54,17 @@ def distill_loras(distill: Distill | None, root: Path) -> tuple[Lora, ...]:
     """A distillation pair as LoRAs, each for one expert. Raises InputError as `extras_of` does."""
     if distill is None:
         return ()
-    pair = Pair(*distill.files) if distill.files else find_distill_pair(root)
+    pair = LoraPair(*distill.files) if distill.files else find_distill_pair(root)
     check_distill(pair)
     return (Lora(pair.high, distill.high, 0.0), Lora(pair.low, 0.0, distill.low))
 
 
 def sha256_of(file: Path) -> str:
-    """A file's sha256 in hex, found once for each state of it. Raises InputError when it cannot be read."""
+    """A file's sha256 in hex, read now. Raises InputError when it cannot be read."""
     try:
-        stat = file.stat()
-        return _sha256(file, stat.st_ino, stat.st_size, stat.st_mtime_ns)
+        return sha256_file(file)
     except (OSError, ValueError) as error:
         raise InputError(Problem(f"cannot be read: {error}", file=str(file))) from error
-
-
-@lru_cache(maxsize=1024)
-def _sha256(file: Path, *_state: int) -> str:
-    return sha256_file(file)
 
 
 @dataclass(frozen=True)
@@ -91,13 +83,13 @@ class SviIdentity:
 
     @property
     def revision(self) -> int:
-        """Raised whenever the same inputs make other frames than before."""
+        """Increased whenever the same inputs give other frames than before."""
         return REVISION
 
     @cached_property
     def files(self) -> Mapping[str, tuple[Path, ...]]:
         """Every file of every model, by model. Raises InputError that lists all that is missing."""
-        return files_of(find_layout(self.root))
+        return find_models(self.root).by_model()
 
     @cached_property
     def weights(self) -> Mapping[str, list[Json]]:
@@ -114,10 +106,12 @@ class SviIdentity:
 
     def inputs(self, segment: Segment) -> Mapping[str, Json]:
         """All that a segment's frames depend on. Raises InputError for missing files and wrong places."""
-        all_of([lambda: self.files, lambda: self.notes(segment)])
+        collect_problems([lambda: self.files, lambda: self.notes(segment)])
         sampler = segment.sampler
         guidance = {"high": sampler.guidance.high, "low": sampler.guidance.low}
         guided = any(scale != 1 for scale in guidance.values())
+        pair = find_svi_pair(self.root, sampler.variant)
+        extras = [lora for lora in extras_of(segment, self.root) if lora.high or lora.low]
         return {
             "variant": sampler.variant,
             "steps": sampler.steps,
@@ -128,8 +122,10 @@ class SviIdentity:
             "dtype": self.dtype,
             "vae": self.vae,
             "weights": {**self.weights},
-            "svi_loras": self._pair(segment),
-            "loras": self._extras(segment),
+            "svi_loras": {expert: self.digest(pair.of(expert)) for expert in EXPERTS},
+            "loras": [
+                {"sha256": self.digest(lora.path), "high": lora.high, "low": lora.low} for lora in extras
+            ],
             "prompt": segment.prompt,
             "negative_prompt": segment.negative_prompt if guided else None,
             "seed": segment.seed,
@@ -141,25 +137,16 @@ class SviIdentity:
 
     def notes(self, segment: Segment) -> tuple[str, ...]:
         """What the user should know about a segment's LoRAs. Raises InputError for files in wrong places."""
-        variant = segment.sampler.variant
-        pair, extras = all_of([lambda: self._pair_notes(variant), lambda: self._extra_notes(segment)])
-        return (*pair, *extras)
 
-    def _pair_notes(self, variant: Variant) -> list[str]:
-        return check_svi_pair(variant, find_svi_pair(self.root, variant), self.digest)
+        def pair_notes() -> list[str]:
+            variant = segment.sampler.variant
+            return check_svi_pair(variant, find_svi_pair(self.root, variant), self.digest)
 
-    def _extra_notes(self, segment: Segment) -> list[str]:
-        checks = [partial(self._check_extra, lora) for lora in extras_of(segment, self.root)]
-        return [note for notes in all_of(checks) for note in notes]
+        def extra_notes() -> list[str]:
+            checks = [
+                partial(check_extra, lora.path, tuple(e for e in EXPERTS if lora.strength(e)), self.digest)
+                for lora in extras_of(segment, self.root)
+            ]
+            return [note for notes in collect_problems(checks) for note in notes]
 
-    def _check_extra(self, lora: Lora) -> list[str]:
-        return check_extra(lora.path, tuple(e for e in EXPERTS if lora.strength(e)), self.digest)
-
-    def _pair(self, segment: Segment) -> dict[str, Json]:
-        variant = segment.sampler.variant
-        pair = find_svi_pair(self.root, variant)
-        return {expert: self.digest(pair.of(expert)) for expert in EXPERTS}
-
-    def _extras(self, segment: Segment) -> list[Json]:
-        used = [lora for lora in extras_of(segment, self.root) if lora.high or lora.low]
-        return [{"sha256": self.digest(lora.path), "high": lora.high, "low": lora.low} for lora in used]
+        return tuple(note for notes in collect_problems([pair_notes, extra_notes]) for note in notes)

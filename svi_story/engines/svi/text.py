@@ -4,19 +4,32 @@ from __future__ import annotations
 
 import html
 import re
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from svi_story.engines.svi.digests import LARGEST
+from svi_story.engines.svi.memory import release, stream_leaves
+from svi_story.engines.svi.weights.headers import MAX_FILE
+from svi_story.engines.svi.weights.loading import load_text_encoder
 from svi_story.errors import InputError, Problem
 from svi_story.files import read_regular
 
 if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Sequence
     from pathlib import Path
 
     import torch
     from tokenizers import Tokenizer
     from torch import Tensor
     from transformers import UMT5EncoderModel
+
+    from svi_story.engines.base import Checkpoint
+    from svi_story.engines.svi.memory import MemoryMode
+    from svi_story.engines.svi.weights.catalogue import ModelPaths
+    from svi_story.engines.svi.weights.loading import Placement
+
+    Keep = Callable[[str], Checkpoint | None]
+    """Where a cleaned prompt's embedding is kept beyond this process; None keeps it in memory only."""
+
 
 TOKENS = 512
 
@@ -37,7 +50,7 @@ def load_tokenizer(path: Path) -> Tokenizer:
     from tokenizers import Tokenizer
 
     try:
-        tokenizer = Tokenizer.from_buffer(read_regular(path, LARGEST))
+        tokenizer = Tokenizer.from_buffer(read_regular(path, MAX_FILE))
     except Exception as error:
         raise InputError(Problem(f"not a tokenizer ({error}); download it again", file=str(path))) from error
     pad = tokenizer.token_to_id("<pad>")
@@ -75,3 +88,63 @@ def pad(embedding_TD: Tensor) -> Tensor:
     context_BLD = embedding_TD.new_zeros(1, TOKENS, width)
     context_BLD[0, :tokens] = embedding_TD
     return context_BLD
+
+
+class Embeddings:
+    """The prompts met so far, each without padding, on the CPU."""
+
+    def __init__(self, paths: ModelPaths, placement: Placement, keep: Keep) -> None:
+        self._paths = paths
+        self._placement = placement
+        self._keep = keep
+        self._known: dict[str, Tensor] = {}
+        self.mode: MemoryMode = "resident"
+        """Where the encoder is, while there is one."""
+
+    def prepare(self, prompts: Iterable[str]) -> int:
+        """Find or encode every prompt; how many were encoded.
+
+        Raises InputError for a bad tokenizer or text encoder.
+        """
+        new = sorted({clean(prompt) for prompt in prompts} - self._known.keys())
+        missing = [prompt for prompt in new if not self._load(prompt)]
+        if missing:
+            self._encode(missing)
+            release()
+        for prompt in missing:
+            kept = self._keep(prompt)
+            if kept:
+                kept.save({"embedding": self._known[prompt].float().numpy()})
+        return len(missing)
+
+    def context(self, prompt: str) -> Tensor:
+        """context_BLD of one prompt as the experts take it, [1, 512, width], on the device."""
+        cleaned = clean(prompt)
+        if cleaned not in self._known:
+            self.prepare([prompt])
+        return pad(self._known[cleaned]).to(self._placement.device)
+
+    def _load(self, prompt: str) -> bool:
+        """Whether an embedding was kept; it is known then. float32 holds bfloat16 exactly."""
+        import torch
+
+        kept = self._keep(prompt)
+        state = kept.load() if kept else None
+        if state is not None:
+            self._known[prompt] = torch.tensor(state["embedding"]).to(self._placement.dtype)
+        return state is not None
+
+    def _encode(self, prompts: Sequence[str]) -> None:
+        import torch
+
+        tokenizer = load_tokenizer(self._paths.tokenizer)
+        device = self._placement.device
+        if self.mode == "stream":
+            encoder = load_text_encoder(
+                self._paths.text_encoder, replace(self._placement, device=torch.device("cpu"))
+            )
+            stream_leaves(encoder, device)
+        else:
+            encoder = load_text_encoder(self._paths.text_encoder, self._placement)
+        for prompt in prompts:
+            self._known[prompt] = encode(encoder, tokenizer, prompt, device).cpu()

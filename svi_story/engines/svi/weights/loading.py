@@ -1,14 +1,13 @@
-"""Models from files: checked tensor by tensor, straight into their dtype and place, never held twice."""
+"""Models from files: checked tensor by tensor, straight into dtype and device, never held twice."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from svi_story.engines.svi import architecture as arch
-from svi_story.engines.svi.tensors import Entry, is_finite, read_headers
-from svi_story.engines.svi.together import few
-from svi_story.errors import InputError, Problem
+from svi_story.engines.svi.weights import architecture as arch
+from svi_story.engines.svi.weights.headers import StoredTensor, is_finite, read_headers
+from svi_story.errors import InputError, Problem, shorten_problems
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -18,20 +17,20 @@ if TYPE_CHECKING:
     from torch import Tensor, nn
     from transformers import UMT5EncoderModel
 
-    from svi_story.engines.svi.layout import ModelFiles
+    from svi_story.engines.svi.weights.catalogue import ModelFiles
 
-    Prepare = Callable[[str, Entry], Tensor]
-    """What a weight becomes in memory: from its name and its place on disk to the finished tensor."""
+    Prepare = Callable[[str, StoredTensor], Tensor]
+    """From a weight's name and its tensor on disk to the tensor in memory."""
 
 
 @dataclass(frozen=True)
-class Place:
+class Placement:
     """Where weights go, and as what."""
 
     device: torch.device
     dtype: torch.dtype
 
-    def take(self, entry: Entry) -> Tensor:
+    def take(self, entry: StoredTensor) -> Tensor:
         """A stored tensor as it will be used: a copy of its own, rounded once."""
         tensor = entry.read().to(self.device)
         return tensor.to(self.dtype, copy=tensor.device.type == "cpu")
@@ -41,7 +40,7 @@ class Place:
 class Blueprint:
     """A model's tensors on disk by the library's names, and the settings that build its modules."""
 
-    entries: Mapping[str, Entry]
+    entries: Mapping[str, StoredTensor]
     settings: Mapping[str, object]
 
 
@@ -54,15 +53,51 @@ def read_transformer(files: ModelFiles) -> Blueprint:
     return blueprint
 
 
-def load_transformer(blueprint: Blueprint, device: torch.device, prepare: Prepare) -> WanTransformer3DModel:
-    """One expert, each weight as and where `prepare` makes it, its computed tables on `device`.
+def read_vae(files: ModelFiles) -> Blueprint:
+    """The VAE as its files describe it. Raises InputError as `read_transformer` does."""
+    entries = read_headers(files.weights)
+    entries = arch.by_name(entries, arch.name_vae(entries))
+    blueprint = Blueprint(entries, arch.vae_settings(entries, arch.read_config(files.config)))
+    check_same(_empty_vae(blueprint), entries)
+    return blueprint
 
-    Raises InputError naming what is no number.
+
+def read_text_encoder(files: ModelFiles) -> Blueprint:
+    """The UMT5 encoder as its files describe it. Raises InputError as `read_transformer` does."""
+    entries = read_headers(files.weights)
+    if arch.TIED[1] in entries:
+        entries.pop(arch.TIED[0], None)
+    entries = arch.by_name(entries, arch.name_text_encoder(entries))
+    blueprint = Blueprint(entries, arch.text_encoder_settings(entries, arch.read_config(files.config)))
+    check_same(_empty_text_encoder(blueprint), entries)
+    return blueprint
+
+
+def load_transformer(blueprint: Blueprint, device: torch.device, prepare: Prepare) -> WanTransformer3DModel:
+    """One expert, each weight as and where `prepare` puts it, its computed tables on `device`.
+
+    Raises InputError naming every tensor with NaN or Inf.
     """
     model = _empty_transformer(blueprint)
     rope = model.rope  # its tables are computed, not stored; on "meta" there are none
     model.rope = type(rope)(rope.attention_head_dim, rope.patch_size, rope.max_seq_len).to(device)
     _fill(model, blueprint.entries, prepare)
+    return model
+
+
+def load_vae(files: ModelFiles, placement: Placement) -> AutoencoderKLWan:
+    """The VAE. Raises InputError for bad files and naming every tensor that is wrong."""
+    blueprint = read_vae(files)
+    model = _empty_vae(blueprint)
+    _fill(model, blueprint.entries, lambda _, entry: placement.take(entry))
+    return model
+
+
+def load_text_encoder(files: ModelFiles, placement: Placement) -> UMT5EncoderModel:
+    """The UMT5 encoder. Raises InputError for bad files and naming every tensor that is wrong."""
+    blueprint = read_text_encoder(files)
+    model = _empty_text_encoder(blueprint)
+    _fill(model, blueprint.entries, lambda _, entry: placement.take(entry))
     return model
 
 
@@ -75,41 +110,27 @@ def _empty_transformer(blueprint: Blueprint) -> WanTransformer3DModel:
         return WanTransformer3DModel(**blueprint.settings)
 
 
-def load_vae(files: ModelFiles, place: Place) -> AutoencoderKLWan:
-    """The VAE. Raises InputError for bad files and naming every tensor that is wrong."""
+def _empty_vae(blueprint: Blueprint) -> AutoencoderKLWan:
     import torch
     from diffusers import AutoencoderKLWan
 
-    entries = read_headers(files.weights)
-    entries = arch.by_name(entries, arch.name_vae(entries))
-    settings = arch.vae_settings(entries, arch.read_config(files.config))
     with torch.device("meta"):
-        model = AutoencoderKLWan(**settings)
-    _fill(model, entries, lambda _, entry: place.take(entry))
-    return model
+        return AutoencoderKLWan(**blueprint.settings)
 
 
-def load_text_encoder(files: ModelFiles, place: Place) -> UMT5EncoderModel:
-    """The UMT5 encoder. Raises InputError for bad files and naming every tensor that is wrong."""
+def _empty_text_encoder(blueprint: Blueprint) -> UMT5EncoderModel:
     import torch
     from transformers import UMT5Config, UMT5EncoderModel
 
-    entries = read_headers(files.weights)
-    if arch.TIED[1] in entries:
-        entries.pop(arch.TIED[0], None)
-    entries = arch.by_name(entries, arch.name_text_encoder(entries))
-    settings = arch.text_encoder_settings(entries, arch.read_config(files.config))
     with torch.device("meta"):
         # Eager attention is Wan's own formula: softmax in float32, the same on every machine.
-        model = UMT5EncoderModel(UMT5Config(**settings, attn_implementation="eager"))
+        model = UMT5EncoderModel(UMT5Config(**blueprint.settings, attn_implementation="eager"))
     model.encoder.embed_tokens = model.shared
-    _fill(model, entries, lambda _, entry: place.take(entry))
     return model
 
 
-def _fill(model: nn.Module, entries: Mapping[str, Entry], prepare: Prepare) -> None:
-    """Give a model built on "meta" its weights; exactly these, all of them, all finite."""
-    check_same(model, entries)
+def _fill(model: nn.Module, entries: Mapping[str, StoredTensor], prepare: Prepare) -> None:
+    """Give a model built on "meta" its weights; all must be finite."""
     state = {name: prepare(name, entries[name]) for name, _ in model.named_parameters()}
     check_finite(state, entries)
     model.load_state_dict(state, strict=False, assign=True)  # tied weights appear once in named_parameters
@@ -117,7 +138,7 @@ def _fill(model: nn.Module, entries: Mapping[str, Entry], prepare: Prepare) -> N
     model.requires_grad_(requires_grad=False).eval()
 
 
-def check_same(model: nn.Module, entries: Mapping[str, Entry]) -> None:
+def check_same(model: nn.Module, entries: Mapping[str, StoredTensor]) -> None:
     """Raises InputError unless a model has exactly these tensors in exactly these shapes."""
     shapes = {name: tuple(parameter.shape) for name, parameter in model.named_parameters()}
     file = str(next(iter(entries.values())).file)
@@ -136,17 +157,15 @@ def check_same(model: nn.Module, entries: Mapping[str, Entry]) -> None:
         if name in shapes and entry.shape != shapes[name]
     ]
     if missing or surplus or wrong:
-        raise InputError(*few(missing), *few(surplus), *few(wrong))
+        raise InputError(*shorten_problems(missing), *shorten_problems(surplus), *shorten_problems(wrong))
 
 
-def check_finite(state: Mapping[str, Tensor], entries: Mapping[str, Entry]) -> None:
-    """Raises InputError naming every tensor with NaN or infinity in it. Waits for the device once."""
+def check_finite(state: Mapping[str, Tensor], entries: Mapping[str, StoredTensor]) -> None:
+    """Raises InputError naming every tensor with NaN or Inf. Waits for the device once."""
     import torch
 
     flags = torch.stack([is_finite(tensor) for tensor in state.values()]).cpu().tolist()
     bad = [entries[name] for name, finite in zip(state, flags, strict=True) if not finite]
-    problems = [
-        Problem(f"{e.key} holds NaN or infinite numbers; download it again", file=str(e.file)) for e in bad
-    ]
+    problems = [Problem(f"{e.key} holds NaN or Inf; download it again", file=str(e.file)) for e in bad]
     if problems:
-        raise InputError(*few(problems))
+        raise InputError(*shorten_problems(problems))

@@ -6,9 +6,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING
 
-from svi_story.engines.svi.parts import MOST
-from svi_story.engines.svi.together import all_of, few
-from svi_story.errors import InputError, Problem
+from svi_story.errors import InputError, Problem, collect_problems, shorten_problems
 from svi_story.files import check_regular, open_regular
 
 if TYPE_CHECKING:
@@ -17,11 +15,15 @@ if TYPE_CHECKING:
 
     from torch import Tensor
 
+MAX_HEADER = 8 * 2**20
+"""Bytes of a header, at most. A model of a thousand tensors needs a fiftieth; each takes a kilobyte here."""
+MAX_FILE = 64 * 2**20
+"""Bytes of what is read whole: configs, indexes, tokenizers (17 MB), records."""
 FLOATS = frozenset({"F64", "F32", "F16", "BF16"})
 
 
 @dataclass(frozen=True)
-class Entry:
+class StoredTensor:
     """One tensor in a file."""
 
     file: Path
@@ -49,41 +51,40 @@ class Entry:
             raise InputError(_unreadable(self.file, error)) from error
 
 
-def read_header(file: Path) -> dict[str, Entry]:
+def read_header(file: Path) -> dict[str, StoredTensor]:
     """Every tensor that a file holds, by key, without reading any. Raises InputError for a bad file."""
     from safetensors import SafetensorError, safe_open
 
     try:
         check_regular(file)
         written = file.stat().st_mtime_ns
-        _check_header(file)
-        with safe_open(file, framework="np") as opened:  # so that headers are read without torch
-            slices = {key: opened.get_slice(key) for key in opened.keys()}  # noqa: SIM118 - it is no mapping
+        with open_regular(file) as opened:
+            length = int.from_bytes(opened.read(8), "little")
+        if MAX_HEADER < length <= file.stat().st_size:
+            what = f"its header has {length} bytes, more than any model's ({MAX_HEADER}); download it again"
+            raise InputError(Problem(what, file=str(file)))
+        with safe_open(file, framework="np") as tensors:  # so that headers are read without torch
+            slices = {key: tensors.get_slice(key) for key in tensors.keys()}  # noqa: SIM118 - it is no mapping
             return {
-                key: Entry(file, key, tuple(piece.get_shape()), str(piece.get_dtype()), written)
+                key: StoredTensor(file, key, tuple(piece.get_shape()), str(piece.get_dtype()), written)
                 for key, piece in slices.items()
             }
     except (OSError, SafetensorError) as error:
         raise InputError(_unreadable(file, error)) from error
 
 
-def _check_header(file: Path) -> None:
-    """Raises InputError for a header that would take far more memory than the file has bytes."""
-    with open_regular(file) as opened:
-        length = int.from_bytes(opened.read(8), "little")
-    if MOST < length <= file.stat().st_size:
-        what = f"its header has {length} bytes, more than any model's ({MOST}); download it again"
-        raise InputError(Problem(what, file=str(file)))
-
-
-def read_headers(files: Iterable[Path]) -> dict[str, Entry]:
+def read_headers(files: Iterable[Path]) -> dict[str, StoredTensor]:
     """Every tensor of a model whose shards these are. Raises InputError for bad files, keys, types."""
     files = list(files)
-    entries: dict[str, Entry] = {}
+    entries: dict[str, StoredTensor] = {}
     problems: list[Problem] = []
-    for header in all_of([partial(read_header, file) for file in files]):
-        problems += few([p for entry in header.values() for p in dtype_problems(entry)])
-        problems += few([_double(entry, entries[key]) for key, entry in header.items() if key in entries])
+    for header in collect_problems([partial(read_header, file) for file in files]):
+        problems += shorten_problems([p for entry in header.values() for p in dtype_problems(entry)])
+        twice = [(entry, entries[key]) for key, entry in header.items() if key in entries]
+        what = "holds {}, as does {}"
+        problems += shorten_problems(
+            [Problem(what.format(one.key, other.file.name), file=str(one.file)) for one, other in twice]
+        )
         entries |= header
     if not entries:
         problems += [Problem("holds no tensors; download it again", file=str(file)) for file in files]
@@ -92,11 +93,7 @@ def read_headers(files: Iterable[Path]) -> dict[str, Entry]:
     return entries
 
 
-def _double(entry: Entry, other: Entry) -> Problem:
-    return Problem(f"holds {entry.key}, as does {other.file.name}", file=str(entry.file))
-
-
-def dtype_problems(entry: Entry) -> list[Problem]:
+def dtype_problems(entry: StoredTensor) -> list[Problem]:
     """What is wrong with a weight's type: quantised weights are not read."""
     if entry.dtype in FLOATS:
         return []

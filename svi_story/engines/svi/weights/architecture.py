@@ -1,4 +1,4 @@
-"""What the files say about the models: diffusers' and transformers' names and settings, from keys and shapes.
+"""What the headers say about the models: the libraries' names, settings and sizes, from keys and shapes.
 
 Sizes always come from the tensors' shapes; config.json adds only what no shape shows (heads, epsilons, latent
 statistics). So a wrong config.json cannot build a model that the files do not fill.
@@ -8,21 +8,24 @@ from __future__ import annotations
 
 import json
 import math
+from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING
 
-from svi_story.engines.svi.digests import LARGEST
-from svi_story.engines.svi.together import few
-from svi_story.errors import InputError, Problem
+from svi_story.engines.svi.weights.headers import MAX_FILE, read_header
+from svi_story.errors import InputError, Problem, collect_problems, shorten_problems
 from svi_story.files import read_regular
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping
     from pathlib import Path
 
-    from svi_story.engines.svi.tensors import Entry
+    from svi_story.engines.svi.weights.catalogue import ModelFiles, ModelPaths
+    from svi_story.engines.svi.weights.headers import StoredTensor
 
-    Entries = Mapping[str, Entry]
+    Entries = Mapping[str, StoredTensor]
     Config = Mapping[str, object]
+    Shapes = Mapping[str, tuple[int, ...]]
 
 HEAD_SIZE = 128
 """Wan's head size, where no config.json gives the number of heads."""
@@ -96,9 +99,9 @@ def _umt5_name(key: str) -> str:
     return key
 
 
-def by_name(entries: Entries, names: Mapping[str, str]) -> dict[str, Entry]:
+def by_name(entries: Entries, names: Mapping[str, str]) -> dict[str, StoredTensor]:
     """A model's tensors by the library's names. Raises InputError where two tensors would have one name."""
-    found: dict[str, Entry] = {}
+    found: dict[str, StoredTensor] = {}
     problems = []
     for key, entry in entries.items():
         name = names[key]
@@ -106,7 +109,7 @@ def by_name(entries: Entries, names: Mapping[str, str]) -> dict[str, Entry]:
             problems.append(Problem(f"{key} and {found[name].key} are the same weight", file=str(entry.file)))
         found[name] = entry
     if problems:
-        raise InputError(*few(problems))
+        raise InputError(*shorten_problems(problems))
     return found
 
 
@@ -115,7 +118,7 @@ def read_config(path: Path | None) -> dict[str, object]:
     if path is None:
         return {}
     try:
-        config = json.loads(read_regular(path, LARGEST))
+        config = json.loads(read_regular(path, MAX_FILE))
     except (OSError, ValueError, RecursionError) as error:
         raise InputError(Problem("cannot be read as JSON; download it again", file=str(path))) from error
     if not isinstance(config, dict):
@@ -239,9 +242,93 @@ def _statistics(config: Config, z_dim: int, file: str) -> dict[str, object]:
     for key in ("latents_mean", "latents_std"):
         values = config.get(key, known[key].default)
         numbers = values if isinstance(values, list) else []
-        good = all(isinstance(v, int | float) and math.isfinite(v) for v in numbers)
-        if not good or len(numbers) != z_dim or (key == "latents_std" and min(numbers) <= 0):
+        finite = all(isinstance(v, int | float) and math.isfinite(v) for v in numbers)
+        if not finite or len(numbers) != z_dim or (key == "latents_std" and min(numbers) <= 0):
             what = f"{key}: expected {z_dim} numbers, one for each latent channel; see the VAE's config.json"
             raise InputError(Problem(what, file=file))
         found[key] = list(numbers)
     return found
+
+
+@dataclass(frozen=True)
+class ParameterCounts:
+    """How large the models are, in parameters (not bytes); of the larger expert where the two differ."""
+
+    expert: int
+    blocks: int
+    """In all the blocks of an expert."""
+    block: int
+    """In the largest block."""
+    pinned: int
+    """Of the blocks in pinned RAM, where torch gives every tensor a power of two."""
+    width: int
+    inner: int
+    """The inner width of the feed-forward layers."""
+    vae: int
+    vae_width: int
+    """The VAE's narrowest channels, those of the full size."""
+    text: int
+    text_leaf: int
+    """In the text encoder's largest tensor."""
+    text_width: int
+
+
+A14B = ParameterCounts(
+    expert=14_288_901_184,
+    blocks=14_055_772_160,
+    block=351_394_304,
+    pinned=21_481_717_760,
+    width=5120,
+    inner=13824,
+    vae=126_892_531,
+    vae_width=96,
+    text=5_680_910_336,
+    text_leaf=1_050_148_864,
+    text_width=4096,
+)
+"""Of the published models: two experts of 40 blocks, Wan 2.1's VAE, UMT5-XXL's encoder."""
+
+
+def count_parameters(paths: ModelPaths) -> ParameterCounts:
+    """From the files' headers alone: no torch, no weights. Raises InputError for files that are no models."""
+
+    def shapes_of(files: ModelFiles) -> Shapes:
+        return {key: entry.shape for file in files.weights for key, entry in read_header(file).items()}
+
+    models = (paths.high, paths.low, paths.vae, paths.text_encoder)
+    high, low, vae, text = collect_problems([partial(shapes_of, files) for files in models])
+    try:
+        return counts_of(max(high, low, key=_total), vae, text)
+    except (StopIteration, LookupError, ValueError) as error:
+        what = "the models' headers do not show their size; download them again"
+        raise InputError(Problem(what, file=str(paths.high.weights[0]))) from error
+
+
+def counts_of(expert: Shapes, vae: Shapes, text: Shapes) -> ParameterCounts:
+    """Of models with these shapes. The keys may be Wan's own or the libraries'."""
+    blocks: dict[str, dict[str, tuple[int, ...]]] = {}
+    for key, shape in expert.items():
+        if key.startswith("blocks."):
+            blocks.setdefault(key.split(".")[1], {})[key] = shape
+    counts = [_total(block) for block in blocks.values()]
+    block_sizes = [math.prod(shape) for block in blocks.values() for shape in block.values()]
+    first = next(iter(blocks.values()))
+    vae_inputs = ("encoder.conv1.weight", "encoder.conv_in.weight")
+    embeddings = ("token_embedding.weight", "shared.weight", "encoder.embed_tokens.weight")
+    return ParameterCounts(
+        expert=_total(expert),
+        blocks=sum(counts),
+        block=max(counts),
+        pinned=sum(1 << max(0, size - 1).bit_length() for size in block_sizes),
+        width=expert["patch_embedding.weight"][0],
+        inner=max(shape[0] for key, shape in first.items() if ".ffn." in key),
+        vae=_total(vae),
+        vae_width=next(vae[key][0] for key in vae_inputs if key in vae),
+        text=_total(text),
+        text_leaf=max(math.prod(shape) for shape in text.values()),
+        text_width=next(text[key][1] for key in embeddings if key in text),
+    )
+
+
+def _total(shapes: Shapes) -> int:
+    return sum(math.prod(shape) for shape in shapes.values())

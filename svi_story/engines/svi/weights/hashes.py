@@ -1,4 +1,4 @@
-"""Hashing big files, telling how far it is; and what the hub said about the files that it gave."""
+"""Hashes of big files, with progress; and records of what the hub states about downloaded files."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ import json
 from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING
 
+from svi_story.engines.svi.weights.headers import MAX_FILE
 from svi_story.errors import RenderError
 from svi_story.files import read_chunks, read_regular, remove_stale_temps, write_atomic
 
@@ -19,8 +20,6 @@ if TYPE_CHECKING:
     """Called with a file's name, the bytes done and the bytes in all."""
 
 CHUNK = 16 * 2**20
-LARGEST = 64 * 2**20
-"""Bytes of what is read whole: configs, indexes, tokenizers (17 MB), records."""
 RECORDS = ".svi-story-downloads.json"
 
 
@@ -30,7 +29,7 @@ def name_of(file: Path) -> str:
 
 
 def ignore_progress(_name: str, _done: int, _total: int) -> None:
-    """Progress that nobody looks at."""
+    """No progress."""
 
 
 @dataclass(frozen=True)
@@ -53,8 +52,10 @@ class Expected:
             return f"has {size} bytes instead of {self.bytes}"
         if self.sha256 and hash_file(file, progress) != self.sha256:
             return "has another content than the hub's (by its sha256)"
-        if not self.sha256 and self.git and _git_hash(file) != self.git:
-            return "has another content than the hub's (by git's hash)"
+        if not self.sha256 and self.git:  # only small files have no sha256 on the hub
+            content = b"blob %d\0" % size + read_regular(file, MAX_FILE)
+            if hashlib.sha1(content, usedforsecurity=False).hexdigest() != self.git:
+                return "has another content than the hub's (by git's hash)"
         return ""
 
 
@@ -68,14 +69,8 @@ def hash_file(file: Path, progress: Progress = ignore_progress) -> str:
     return digest.hexdigest()
 
 
-def _git_hash(file: Path) -> str:
-    """What git calls a file's content (only small files have no sha256 on the hub)."""
-    content = read_regular(file, LARGEST)
-    return hashlib.sha1(b"blob %d\0" % len(content) + content, usedforsecurity=False).hexdigest()
-
-
 @dataclass(frozen=True)
-class Record:
+class DownloadRecord:
     """A file that was once found to be what the hub has."""
 
     expected: Expected
@@ -84,29 +79,29 @@ class Record:
     written: int
     """When it was last written (ns); another time means that it must be looked at again."""
     downloaded: bool = True
-    """Whether svi-story wrote it (older records do not say); else it was there, and found to be this."""
+    """Whether svi-story wrote it (older records do not say); else it existed, and was found to be this."""
 
 
 @dataclass
-class Records:
+class DownloadRecords:
     """What is known of the files under a models folder. Losing it costs hashing, nothing else."""
 
     root: Path
-    known: dict[str, Record] = field(default_factory=dict)
+    known: dict[str, DownloadRecord] = field(default_factory=dict)
 
     @classmethod
-    def load(cls, root: Path) -> Records:
-        """The records of a models folder; unreadable ones are none."""
+    def load(cls, root: Path) -> DownloadRecords:
+        """The records of a models folder; empty when unreadable."""
         with contextlib.suppress(OSError, ValueError, TypeError, AttributeError, KeyError, RecursionError):
-            stored = json.loads(read_regular(root / RECORDS, LARGEST))
+            stored = json.loads(read_regular(root / RECORDS, MAX_FILE))
             known = {
-                name: Record(**{**record, "expected": Expected(**record["expected"])})
+                name: DownloadRecord(**{**record, "expected": Expected(**record["expected"])})
                 for name, record in stored.items()
             }
             return cls(root, known)
         return cls(root)
 
-    def of(self, file: Path) -> Record | None:
+    def of(self, file: Path) -> DownloadRecord | None:
         """What is known of a file under the models folder."""
         return self.known.get(self._name(file))
 
@@ -123,7 +118,7 @@ class Records:
 
         A record that cannot be written is done without.
         """
-        self.known[self._name(file)] = Record(*offered, file.stat().st_mtime_ns, downloaded)
+        self.known[self._name(file)] = DownloadRecord(*offered, file.stat().st_mtime_ns, downloaded)
         known = {name: asdict(record) for name, record in self.known.items()}
         with contextlib.suppress(OSError, RenderError):
             remove_stale_temps(self.root)

@@ -1,0 +1,184 @@
+"""Are the weights what they should be? Every file read whole: its header, shapes, hash, numbers and place."""
+
+from __future__ import annotations
+
+from contextlib import contextmanager
+from dataclasses import dataclass
+from importlib.util import find_spec
+from typing import TYPE_CHECKING
+
+from svi_story.engines.svi.weights.catalogue import EXPERTS, VARIANTS, LoraPair, find_model
+from svi_story.engines.svi.weights.hashes import DownloadRecords, hash_file, ignore_progress, name_of
+from svi_story.engines.svi.weights.headers import FLOATS, is_finite, read_header
+from svi_story.engines.svi.weights.loading import read_text_encoder, read_transformer, read_vae
+from svi_story.engines.svi.weights.lora import LoraUse, check_distill, check_svi_pair, known_role, read_lora
+from svi_story.errors import InputError, Problem, shorten_problems
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping, Sequence
+    from pathlib import Path
+
+    from svi_story.engines.svi.weights.catalogue import Expert, PartStatus
+    from svi_story.engines.svi.weights.hashes import Progress
+
+
+NO_TORCH = (
+    "shapes and numbers were not checked: that needs torch and diffusers (pip install 'svi-story[svi]')"
+)
+
+
+@dataclass(frozen=True)
+class FileReport:
+    """What was found out about one file."""
+
+    part: str
+    file: Path
+    bytes: int
+    sha256: str
+    known: str
+    """What the file is known to be by its hash; empty where that is not known."""
+
+
+@dataclass(frozen=True)
+class Report:
+    """What was found out about a models folder."""
+
+    files: tuple[FileReport, ...]
+    problems: tuple[Problem, ...]
+    notes: tuple[str, ...]
+
+
+def inspect(root: Path, parts: Sequence[PartStatus], progress: Progress = ignore_progress) -> Report:
+    """Read every byte of these parts. What is missing or broken is reported, the rest checked all the same.
+
+    Raises InputError when a file cannot be read at all.
+    """
+    whole = [status for status in parts if not status.problems]
+    problems = [problem for status in parts for problem in status.problems]
+    hashes = _hash_all([file for status in whole for file in status.files], progress)
+    records = DownloadRecords.load(root)
+    for file, sha256 in hashes.items():
+        record = records.of(file)
+        if record is not None and record.expected.sha256 not in ("", sha256):
+            what = f"is not what was downloaded from {record.repo}; delete it, then download it again"
+            problems.append(Problem(what, file=str(file)))
+    notes = _check_places(whole, hashes, problems)
+    if find_spec("torch") and find_spec("diffusers"):
+        _check_shapes(root, whole, problems)
+        for status in whole:
+            for file in status.files:
+                if file.suffix == ".safetensors":
+                    problems += shorten_problems(_not_finite(file, progress))
+    elif whole:
+        notes.append(NO_TORCH)
+    files = tuple(
+        FileReport(
+            status.part.name,
+            file,
+            file.stat().st_size,
+            hashes[file],
+            _known_as(file, hashes[file], records),
+        )
+        for status in whole
+        for file in status.files
+    )
+    return Report(files, tuple(dict.fromkeys(problems)), tuple(dict.fromkeys(notes)))
+
+
+@contextmanager
+def _gathered(problems: list[Problem]) -> Iterator[None]:
+    """Add what a check raises to the problems, and go on."""
+    try:
+        yield
+    except InputError as error:
+        problems += error.problems
+
+
+def _hash_all(files: Sequence[Path], progress: Progress) -> dict[Path, str]:
+    hashes: dict[Path, str] = {}
+    problems: list[Problem] = []
+    for file in files:
+        try:
+            hashes[file] = hash_file(file, progress)
+        except OSError as error:
+            problems.append(Problem(f"cannot be read: {error.strerror}", file=str(file)))
+    if problems:
+        raise InputError(*problems)
+    return hashes
+
+
+def _known_as(file: Path, sha256: str, records: DownloadRecords) -> str:
+    """What a file is by its hash: an official LoRA, or what was downloaded."""
+    record = records.of(file)
+    if record is not None and record.expected.sha256 == sha256:
+        return f"{record.repo} at {record.commit[:12]}"
+    return str(known_role(sha256) or "")
+
+
+def _check_places(
+    whole: Sequence[PartStatus], hashes: Mapping[Path, str], problems: list[Problem]
+) -> list[str]:
+    """Add LoRAs that lie in another's place and weights that both experts share; returns notes."""
+    notes: list[str] = []
+    files: dict[str, tuple[Path, ...]] = {status.part.name: status.files for status in whole}
+
+    def digest(file: Path) -> str:
+        return hashes.get(file) or hash_file(file)
+
+    for variant in VARIANTS:
+        if pair := files.get(f"svi-{variant}"):
+            with _gathered(problems):
+                notes += check_svi_pair(variant, LoraPair(*pair), digest)
+    if pair := files.get("distill"):
+        with _gathered(problems):
+            check_distill(LoraPair(*pair))
+    high, low = (
+        {hashes[file]: file for file in files.get(expert, ()) if file.suffix == ".safetensors"}
+        for expert in EXPERTS
+    )
+    what = "is the same file as {}; the experts differ, so download both again"
+    problems += [
+        Problem(what.format(low[sha256]), file=str(high[sha256])) for sha256 in high if sha256 in low
+    ]
+    return notes
+
+
+def _check_shapes(root: Path, whole: Sequence[PartStatus], problems: list[Problem]) -> None:
+    """Add tensors that do not make these models, and LoRAs that do not fit the experts."""
+    names = {status.part.name for status in whole}
+    experts: dict[Expert, Mapping[str, tuple[int, ...]]] = {}
+    for expert in EXPERTS:
+        if expert in names:
+            with _gathered(problems):
+                blueprint = read_transformer(find_model(root, expert))
+                experts[expert] = {name: entry.shape for name, entry in blueprint.entries.items()}
+    if "vae" in names:
+        with _gathered(problems):
+            read_vae(find_model(root, "vae"))
+    if "text_encoder" in names:
+        with _gathered(problems):
+            read_text_encoder(find_model(root, "text_encoder"))
+    if len(experts) == len(EXPERTS):
+        high, low = experts["high"], experts["low"]
+        wrong = sorted(name for name in {*high, *low} if high.get(name) != low.get(name))
+        what = "{}: {} in the high-noise expert, {} in the low-noise one; they are not of one model"
+        problems += shorten_problems(
+            [Problem(what.format(name, high.get(name), low.get(name))) for name in wrong]
+        )
+    for status in whole:
+        if status.part.is_pair:
+            pair = LoraPair(*status.files)
+            for expert, shapes in experts.items():
+                with _gathered(problems):
+                    read_lora(LoraUse(pair.of(expert), 1.0, whole=status.part.name != "distill"), shapes)
+
+
+def _not_finite(file: Path, progress: Progress) -> list[Problem]:
+    entries = [entry for entry in read_header(file).values() if entry.dtype in FLOATS]
+    found: list[Problem] = []
+    for done, entry in enumerate(entries, 1):
+        if not is_finite(entry.read()):
+            what = f"{entry.key} holds NaN or Inf; download it again"
+            found.append(Problem(what, file=str(file)))
+        progress(f"{name_of(file)}: numbers", done, len(entries))
+    return found
