@@ -90,7 +90,7 @@ def test_an_error_at_every_touch_of_the_disk(
     assert raised > 60
 
 
-@pytest.mark.parametrize("death", ["killed", "power_cut"])
+@pytest.mark.parametrize("death", [pytest.param("killed", marks=pytest.mark.slow), "power_cut"])
 def test_death_at_every_touch_of_the_disk(memory: Path, wanted: str, death: str) -> None:
     """Nothing is found damaged afterwards, even when everything that was not synced is lost."""
     runs = run(death, memory)

@@ -455,6 +455,7 @@ def animatic_board(name: str, size: str, *words: str) -> None:
     Path("boards", name).write_text(yaml.safe_dump(board), "utf-8")
 
 
+@pytest.mark.slow
 def test_a_segment_that_kills_every_worker_is_given_up_and_the_rest_is_made(head: str) -> None:
     animatic_board("deadly.yaml", "1280x720", "bomb")
     animatic_board("fine.yaml", "64x64", "fog", "sun")
@@ -526,6 +527,7 @@ def test_nothing_is_left_when_ray_s_own_server_and_this_program_are_killed(scrat
     assert not list(scratch.glob("svi-ray-*"))
 
 
+@pytest.mark.slow
 def test_when_ray_is_lost_the_work_goes_on_with_a_new_one(scratch: Path) -> None:
     animatic_board("one.yaml", "640x352", "fog", "sun")
     run = start("boards", *ANIMATIC, "--ray", "--workers", "1", TMPDIR=str(scratch))

@@ -60,7 +60,11 @@ def wide(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
     return board, render([board], folder / "plain", PLAIN)[board.stem]
 
 
-@pytest.mark.parametrize("condition", PERTURBED, ids=lambda condition: condition.name)
+@pytest.mark.parametrize(
+    "condition",
+    [*(pytest.param(each, marks=pytest.mark.slow) for each in PERTURBED[:-1]), PERTURBED[-1]],
+    ids=lambda condition: condition.name,
+)
 def test_a_film_does_not_depend_on_what_glibc_leaves_in_memory(
     tmp_path: Path, wide: tuple[Path, str], condition: Condition
 ) -> None:
@@ -145,7 +149,11 @@ def memories(filler: Path | None = None) -> Iterator[dict[str, str]]:
 
 
 @pytest.mark.parametrize("codec", ["h264", "av1"])
-@pytest.mark.parametrize("size", [(832, 480), (208, 112), (304, 176)], ids=str)
+@pytest.mark.parametrize(
+    "size",
+    [(832, 480), *(pytest.param(size, marks=pytest.mark.slow) for size in ((208, 112), (304, 176)))],
+    ids=str,
+)
 def test_a_piece_does_not_depend_on_what_memory_held(
     encoded: Callable[..., str], size: tuple[int, int], codec: str, filler: Path
 ) -> None:
