@@ -16,7 +16,7 @@ from svi_story.enginespec import EngineOptions
 from svi_story.plan.fingerprints import Fingerprints
 from svi_story.plan.keys import with_keys
 from svi_story.render.jobs import Job, find_places, resolve
-from svi_story.review.quality import review_film
+from svi_story.review.film import review_film
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from svi_story.plan.model import Segment
-    from svi_story.review.quality import FilmReview
+    from svi_story.review.film import FilmReview
 
     Frame = NDArray[np.uint8]
 

@@ -151,7 +151,7 @@ def test_a_missing_ffmpeg(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_missing_fonts(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.setattr("svi_story.media.fonts.FOLDER", tmp_path)
+    monkeypatch.setattr("svi_story.media.text.FOLDER", tmp_path)
     assert doctor.check_fonts().state == "lacking"
 
 

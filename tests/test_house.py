@@ -265,8 +265,7 @@ READERS = {
     "media/guard_child.py": "/proc",
     "engines/svi/ladder.py": "/proc",
     "render/doctor.py": "/proc",
-    "media/fonts.py": "a font of the package",
-    "media/text.py": "a layout of the package",
+    "media/text.py": "fonts and a layout of the package",
     "review/report.py": "a page of the package",
     "storyboard/templates.py": "templates of the package",
 }

@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 from sound_files import impulse, noise, wav_bytes, write_sound
 
 from svi_story.errors import InputError
-from svi_story.media import audio_decoding as decoding
+from svi_story.media import audio as decoding
 from svi_story.media import audio_files as files
 from svi_story.media.audio import RecordingReader, count_samples
 from svi_story.media.audio_files import BoundedFile, SoundError

@@ -15,9 +15,8 @@ from sound_bombs import BOMBS, HARMLESS, MDIR, PICTURE, PLAIN_SAMPLES, box, flac
 from sound_files import noise, write_sound
 
 from svi_story.media.audio import RecordingReader, count_samples
-from svi_story.media.audio_files import BoundedFile, SoundError
-from svi_story.media.audio_inspection import inspect
-from svi_story.media.audio_source import View
+from svi_story.media.audio_files import BoundedFile, SoundError, View
+from svi_story.media.containers import inspect
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -15,9 +15,8 @@ import typst
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from svi_story.media import fonts
-from svi_story.media.fonts import BUNDLED, FOLDER, missing_characters
-from svi_story.media.text import TextStyle, clean_text, draw_text
+from svi_story.media import text as fonts
+from svi_story.media.text import BUNDLED, FOLDER, TextStyle, clean_text, draw_text, missing_characters
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -17,7 +17,7 @@ from svi_story.cache.store import Store
 from svi_story.cut.boxes import add_xmp, read_xmp
 from svi_story.errors import InputError, RenderError
 from svi_story.render.smoke import Made, Trial, save_pictures
-from svi_story.review.preview import is_sheet
+from svi_story.review.contact_sheet import is_sheet
 from svi_story.storyboard.files import write_new
 
 if TYPE_CHECKING:

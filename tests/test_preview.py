@@ -15,8 +15,15 @@ from svi_story.media.images import fit_picture, open_picture
 from svi_story.plan.fingerprints import Fingerprints
 from svi_story.plan.model import Size
 from svi_story.plan.shots import plan_film
-from svi_story.review.preview import sheet_path, write_preview
-from svi_story.review.sheet import CLIPS_PER_SHEET, Box, Sheet, arrange, lay_out
+from svi_story.review.contact_sheet import (
+    CLIPS_PER_SHEET,
+    Box,
+    Sheet,
+    arrange,
+    lay_out,
+    sheet_path,
+    write_preview,
+)
 from svi_story.storyboard.source import load
 
 if TYPE_CHECKING:

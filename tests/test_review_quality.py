@@ -33,9 +33,8 @@ from review_films import (
 )
 
 from svi_story.cache.store import Store
-from svi_story.review.faults import longest
-from svi_story.review.measure import measured, sharpness
-from svi_story.review.track import Track, drift_from
+from svi_story.review.findings import longest
+from svi_story.review.measures import Track, drift_from, measured, sharpness
 
 if TYPE_CHECKING:
     from collections.abc import Callable

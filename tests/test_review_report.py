@@ -14,10 +14,9 @@ import pytest
 from PIL import Image
 from review_films import CLIP, at, job_of, level, pan, plant, put, review, scene_in
 
-from svi_story.review.answer import as_json
-from svi_story.review.limits import TABLE
-from svi_story.review.report import Shown, page_of, write_page
-from svi_story.review.view import Clock
+from svi_story.review.film import as_json
+from svi_story.review.report import Clock, Shown, page_of, write_page
+from svi_story.review.thresholds import TABLE
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -35,7 +35,7 @@ def preview(paths: Paths, output: Films = FILMS, cache: Cache = CACHE, engine: E
     from svi_story.errors import InputError, RenderError
     from svi_story.render.jobs import find_places, resolve
     from svi_story.render.outputs import check_sheets
-    from svi_story.review.preview import write_preview
+    from svi_story.review.contact_sheet import write_preview
 
     name = one_of(engine, engine_names(), "--engine") if engine else None
     places, outputs = find_places(paths, output, cache), Outputs(cache)

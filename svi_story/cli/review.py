@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from svi_story.cache.outputs import Outputs
     from svi_story.cache.store import Store
     from svi_story.render.jobs import Choice, Job
-    from svi_story.review.quality import FilmReview
+    from svi_story.review.film import FilmReview
     from svi_story.review.report import Shown
 
 Board = Annotated[Path, typer.Argument(metavar="BOARD", help="A board, or a bundle.")]
@@ -82,7 +82,7 @@ def review(
         check_page(job, page, outputs, warn)
     found = _measure(job, store)
     if as_json:
-        from svi_story.review.answer import as_json as in_json
+        from svi_story.review.film import as_json as in_json
 
         answer_json(in_json(found))
     else:
@@ -118,7 +118,7 @@ def _measure(job: Job, store: Store) -> FilmReview:
             "same options first"
         )
         raise InputError(Problem(what, file=str(job.place.board)))
-    from svi_story.review.quality import review_film
+    from svi_story.review.film import review_film
 
     with reporter(as_json=False, quiet=False, verbose=False) as report:
         return review_film(job.plan, store.entry, report)

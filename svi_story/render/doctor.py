@@ -87,7 +87,7 @@ def check_ffmpeg() -> Finding:
 
 def check_fonts() -> Finding:
     """The fonts that come with the package."""
-    from svi_story.media.fonts import BUNDLED, FOLDER
+    from svi_story.media.text import BUNDLED, FOLDER
 
     missing = [name for name in BUNDLED.values() if not (FOLDER / name).is_file()]
     if missing:

@@ -32,9 +32,8 @@ from svi_story.render.ownership import (
     media_look,
 )
 from svi_story.render.record import is_finished, partial_film, record_path
-from svi_story.review.preview import is_sheet, sheet_path
+from svi_story.review.contact_sheet import CLIPS_PER_SHEET, is_sheet, sheet_path
 from svi_story.review.report import is_page
-from svi_story.review.sheet import CLIPS_PER_SHEET
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Sequence

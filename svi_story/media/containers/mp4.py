@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from svi_story.media.audio_source import MAX_HEADER, MAX_PACKET, MAX_PACKETS, View
+from svi_story.media.audio_files import MAX_HEADER, MAX_PACKET, MAX_PACKETS, View
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from svi_story.media.audio_source import Source
+    from svi_story.media.audio_files import Source
 
 _MAX_FRAGMENTS = 2**20
 _FRAGMENT_STEPS = 2**31

@@ -11,10 +11,10 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from svi_story.media.audio_matroska import EBML, Matroska
-from svi_story.media.audio_mp4 import FIRST_BOXES, Movie
-from svi_story.media.audio_ogg import inspect_ogg
-from svi_story.media.audio_source import MAX_COMMENTS, MAX_HEADER, MAX_PARTS, Source, View, check_comments
+from svi_story.media.audio_files import MAX_COMMENTS, MAX_HEADER, MAX_PARTS, Source, View, check_comments
+from svi_story.media.containers.matroska import EBML, Matroska
+from svi_story.media.containers.mp4 import FIRST_BOXES, Movie
+from svi_story.media.containers.ogg import inspect_ogg
 
 if TYPE_CHECKING:
     from pathlib import Path

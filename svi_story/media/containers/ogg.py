@@ -9,12 +9,12 @@ import zlib
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from svi_story.media.audio_source import MAX_PACKET, MAX_PARTS, View, check_comments
+from svi_story.media.audio_files import MAX_PACKET, MAX_PARTS, View, check_comments
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from svi_story.media.audio_source import Source
+    from svi_story.media.audio_files import Source
 
 CODEBOOK_BYTES = 2**18
 """Of a Vorbis header; some thousands are usual."""

@@ -1,4 +1,4 @@
-"""What is wrong with a run's frames: each fault with its place, its number and the limit it passed."""
+"""What is wrong with a run's frames, with place, number and threshold, and what to try against it."""
 
 from __future__ import annotations
 
@@ -9,9 +9,10 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.lib.stride_tricks import sliding_window_view
 
-from svi_story.review.colour import changes, flashes
-from svi_story.review.joins import seam_at
-from svi_story.review.limits import (
+from svi_story.enginespec import spec_of
+from svi_story.review.analysis import changes, flashes, held_blocks, seam_at
+from svi_story.review.measures import LEVELS
+from svi_story.review.thresholds import (
     ACTIVE,
     AWAY,
     BLACK,
@@ -41,17 +42,16 @@ from svi_story.review.limits import (
     TURNED,
     WINDOW,
 )
-from svi_story.review.measure import LEVELS
-from svi_story.review.order import held_blocks
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from svi_story.review.joins import Seam
-    from svi_story.review.limits import Limit
-    from svi_story.review.measure import Floats
-    from svi_story.review.run import Part, Run
-    from svi_story.review.track import Flags, Track
+    from svi_story.enginespec.sampling import Sampler
+    from svi_story.plan.model import Segment
+    from svi_story.review.analysis import Part, Run, Seam
+    from svi_story.review.measures import Flags, Floats, Track
+    from svi_story.review.thresholds import Limit
+
 
 MANY = 0.15
 """Share of a clip's frames: more single odd ones than that are flicker."""
@@ -318,3 +318,129 @@ def _seam_faults(run: Run, part: Part, seam: Seam) -> Iterator[Fault]:
         yield Fault("duplicate", part.start, 1, seam.least or 0.0, REPEAT)
     elif seam.pop > POP.value:
         yield Fault("colour-step", part.start, 1, seam.pop, POP)
+
+
+TITLES = {
+    "nan": "Numbers that are none in the latents",
+    "black": "Black frames",
+    "flat": "Frames of one colour",
+    "noise": "Noise",
+    "frozen": "The picture freezes",
+    "static": "A still clip",
+    "stutter": "Frames are shown twice all along",
+    "order": "Two frames are swapped",
+    "flash": "Frames that do not belong",
+    "flicker": "Flicker",
+    "drift": "Colours drift from the anchor",
+    "anchor": "The chain does not start as its anchor",
+    "blur": "The picture is soft",
+    "grain": "The picture gets grainier",
+    "jump": "The motion jumps at a join",
+    "colour-step": "Colours step",
+    "other-picture": "The picture leaps",
+    "duplicate": "A frame is shown twice at a join",
+}
+"""By the names of `limits.TABLE`, and `nan`."""
+
+TRAINED = 81
+"""Frames of a pass that the model was trained on."""
+
+
+def cures(kind: str, segment: Segment, engine: str) -> tuple[str, ...]:
+    """What to try for a fault in a segment, best first."""
+    if not spec_of(engine).is_model:
+        return ("Make the clip again: frames that did not come out of this engine are replaced.",)
+    return tuple(_CURES[kind](segment))
+
+
+def _hints_broken(segment: Segment) -> Iterator[str]:
+    yield "Try another attention kernel (--attention; the authors demand flash-attn), then --dtype float32."
+    yield from _hints_lora_pair(segment)
+
+
+def _hints_lora_pair(segment: Segment) -> Iterator[str]:
+    yield (
+        f"The wrong LoRA pair for a variant gives garbage: this is variant {segment.sampler.variant}; "
+        "svi-story models check looks at the files."
+    )
+
+
+def _hints_still(segment: Segment) -> Iterator[str]:
+    yield "Write a longer prompt: state and motion, “is doing X” rather than “starts to do X”."
+    yield from _hints_distillation(segment.sampler, 0.5, "slows motion down; the authors use 0.5")
+    if segment.size.width <= segment.size.height:
+        yield "Portrait and square weaken motion: the model was trained on 832x480."
+    yield "Another seed moves otherwise."
+
+
+def _hints_leap(segment: Segment) -> Iterator[str]:
+    yield "Snapping back to the reference pose comes from short prompts: say state and motion at length."
+    if min(segment.sampler.guidance.high, segment.sampler.guidance.low) <= 1:
+        yield "Guidance 1 ignores the prompt: raise it above 1."
+    yield from _hints_distillation(segment.sampler, 0.6, "snaps back; use 0.5")
+    if segment.size.width <= segment.size.height:
+        yield "Portrait weakens following the prompt: the model was trained on 832x480."
+    yield "Another seed for this clip."
+
+
+def _hints_drift(segment: Segment) -> Iterator[str]:
+    if segment.frames > TRAINED:
+        yield f"Passes of {segment.frames} frames shift colours: the model knows {TRAINED} (max_frames)."
+    if segment.size.width * segment.size.height > 832 * 480:
+        yield f"{segment.size} is less consistent than 832x480."
+    yield "Later clips of a chain drift most: start a new chain with a cut or a fade, and an anchor."
+    yield "fp8 and GGUF weights hurt long films; so does a VAE in tiles (--vae whole)."
+    yield "Harmless where the prompt asks for other light or another place."
+
+
+def _hints_flicker(segment: Segment) -> Iterator[str]:
+    yield "Without flash attention artifacts appear: name it with --attention."
+    yield "A VAE in tiles leaves artifacts: --vae whole."
+    yield f"Another seed than {segment.seed} for this clip."
+
+
+def _hints_join(segment: Segment) -> Iterator[str]:
+    drop = segment.overlap
+    yield (
+        f"Flicker at joins is a trim off by one: variant {segment.sampler.variant} drops {drop} here"
+        " (1 for 2.0, 1 + 4 per motion latent for Pro). Frames from elsewhere may be trimmed otherwise."
+    )
+    yield "Another seed for the later clip; a cut or a fade hides what stays."
+
+
+def _hints_foreign_frames(_segment: Segment) -> Iterator[str]:
+    yield "The model makes no such frames: they were changed on the way. Make the clip again."
+    yield "Frames from elsewhere have to be at the board's rate, and in order."
+
+
+def _hints_anchor(segment: Segment) -> Iterator[str]:
+    yield from _hints_lora_pair(segment)
+    yield "fp8 and GGUF weights hurt colours; so does a VAE in tiles (--vae whole)."
+    yield "Frames from elsewhere have to start with the board's reference."
+
+
+def _hints_distillation(sampler: Sampler, most: float, why: str) -> Iterator[str]:
+    if sampler.distill is not None and sampler.distill.high > most:
+        yield f"LightX2V at {sampler.distill.high:g} on the high-noise expert {why}."
+
+
+_CURES = {
+    "nan": _hints_broken,
+    "black": _hints_broken,
+    "flat": _hints_broken,
+    "noise": _hints_lora_pair,
+    "frozen": _hints_still,
+    "static": _hints_still,
+    "stutter": _hints_foreign_frames,
+    "order": _hints_foreign_frames,
+    "flash": _hints_flicker,
+    "flicker": _hints_flicker,
+    "drift": _hints_drift,
+    "anchor": _hints_anchor,
+    "blur": _hints_drift,
+    "grain": _hints_drift,
+    "jump": _hints_join,
+    "colour-step": _hints_join,
+    "other-picture": _hints_leap,
+    "duplicate": _hints_join,
+}

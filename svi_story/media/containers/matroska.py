@@ -5,13 +5,13 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from svi_story.media.audio_ogg import CODEBOOK_BYTES, Codebooks
-from svi_story.media.audio_source import MAX_COMMENTS, MAX_HEADER, MAX_PACKET, MAX_TRACKS, View
+from svi_story.media.audio_files import MAX_COMMENTS, MAX_HEADER, MAX_PACKET, MAX_TRACKS, View
+from svi_story.media.containers.ogg import CODEBOOK_BYTES, Codebooks
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from svi_story.media.audio_source import Source
+    from svi_story.media.audio_files import Source
 
 _CLUSTER_BYTES = 2**24
 """Larger clusters are looked into."""

@@ -1,17 +1,21 @@
-"""Lines over the whole film, as SVG coordinates."""
+"""Thumbnails and plots for the page."""
 
 from __future__ import annotations
 
+import base64
+import io
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
+from PIL import Image
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from svi_story.review.measure import Floats
-    from svi_story.review.quality import FilmReview
+    from svi_story.review.film import FilmReview
+    from svi_story.review.measures import Floats, Frame
+
 
 POINTS = 1200
 """Most points of a line: more than a wide screen has columns."""
@@ -51,7 +55,7 @@ class Plot:
 
 def plots(review: FilmReview, frames: int) -> tuple[Plot, ...]:
     """Colour drift, sharpness and motion over a film of so many frames at the board's rate."""
-    from svi_story.review.limits import DRIFT
+    from svi_story.review.thresholds import DRIFT
 
     fps = float(review.plan.fps)
     drift = {name: film_line(review, frames, name) for name in ("drift.total", "drift.mean", "drift.spread")}
@@ -138,3 +142,31 @@ def _thin(values: Floats) -> list[float | None]:
     count = min(len(values), 4 * POINTS)
     places = ((np.arange(count) + 0.5) * len(values) / max(count, 1)).astype(int)
     return [round(float(each), 2) if np.isfinite(each) else None for each in values[places]]
+
+
+QUALITY = 68
+
+
+@dataclass(frozen=True)
+class Picture:
+    """One frame, small."""
+
+    within: int
+    """The frame's place within its clip."""
+    width: int
+    height: int
+    webp: bytes
+
+    @property
+    def uri(self) -> str:
+        """As a data URI."""
+        return f"data:image/webp;base64,{base64.b64encode(self.webp).decode()}"
+
+
+def thumbnail(frame: Frame, within: int, width: int) -> Picture:
+    """A frame at most `width` wide, as WebP."""
+    image = Image.fromarray(frame)
+    image.thumbnail((width, width), Image.Resampling.BILINEAR, reducing_gap=2.0)
+    file = io.BytesIO()
+    image.save(file, "WEBP", quality=QUALITY, method=2)
+    return Picture(within, image.width, image.height, file.getvalue())
