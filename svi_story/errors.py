@@ -4,6 +4,20 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
+from enum import IntEnum
+
+
+class ExitCode(IntEnum):
+    """How a command ends."""
+
+    DONE = 0
+    FAILED = 1
+    """Some board failed, or was invalid or not there while others were rendered."""
+    NOT_STARTED = 2
+    """No valid board, or a usage error: nothing was started."""
+    BUG = 3
+    INTERRUPTED = 130
+
 
 _UNSEEN = re.compile(
     "[\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff\u061c\u200e\u200f\u202a-\u202e\u2066-\u2069]"
@@ -44,7 +58,7 @@ class Problem:
 class StoryError(Exception):
     """An error with a cure. Never shown as a traceback."""
 
-    exit_code = 1
+    exit_code = ExitCode.FAILED
 
     def __init__(self, *problems: Problem | str) -> None:
         self.problems = tuple(p if isinstance(p, Problem) else Problem(p) for p in problems)
@@ -58,13 +72,11 @@ class StoryError(Exception):
 class InputError(StoryError):
     """Found wrong before anything was started: nothing was rendered, nothing was written."""
 
-    exit_code = 2
+    exit_code = ExitCode.NOT_STARTED
 
 
 class RenderError(StoryError):
     """A board could not be finished. What was rendered is kept."""
-
-    exit_code = 1
 
 
 class TransientError(RenderError):

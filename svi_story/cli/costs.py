@@ -6,7 +6,7 @@ from collections import defaultdict
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
-from svi_story.cli.options import store_of
+from svi_story.cli.jobs import store_of
 from svi_story.engines import implementation_of
 from svi_story.enginespec import spec_of
 from svi_story.render.calibration import Calibration
