@@ -46,6 +46,8 @@ def test_the_generated_documents_are_fresh() -> None:
     assert (ROOT / "docs/storyboard.schema.json").read_text("utf-8") == made.schema(), "run `make docs`"
     memory = (ROOT / "docs/memory.md").read_text("utf-8")
     assert made.memory_table() in memory, "run `make docs`"
+    page = (ROOT / "docs/json.md").read_text("utf-8")
+    assert page == made.json_page(page), "run `make docs`"
 
 
 def test_every_command_is_in_the_readme() -> None:

@@ -11,7 +11,7 @@ import typer
 from typer.core import TyperGroup
 
 from svi_story import __version__
-from svi_story.cli import boards, cache, doctor, export, models, render, review
+from svi_story.cli import boards, cache, doctor, export, models, plan, render, review
 from svi_story.cli.terminal import complain, give_up_output, log_bug
 from svi_story.errors import ExitCode, InputError, StoryError
 
@@ -114,6 +114,7 @@ def svi_story(
 
 
 boards.register(app)
+plan.register(app)
 render.register(app)
 export.register(app)
 review.register(app)

@@ -1,23 +1,21 @@
-"""Commands about boards: new, import, validate, plan, status, schema."""
+"""Commands about boards: new, import, validate, preview, schema."""
 
 from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from svi_story.cli.jobs import (
     exit_for,
     fingerprints_in,
-    prepare_jobs,
     report_lints,
     report_problems,
-    store_of,
 )
-from svi_story.cli.options import AsJson, BoardOptions, Paths, with_board_options
-from svi_story.cli.terminal import answer, answer_json, table
+from svi_story.cli.options import BoardOptions, Paths, with_board_options
+from svi_story.cli.terminal import answer
 from svi_story.errors import ExitCode
 
 if TYPE_CHECKING:
@@ -30,8 +28,6 @@ def register(app: typer.Typer) -> None:
     app.command("import")(import_prompts)
     app.command()(validate)
     app.command()(preview)
-    app.command()(plan)
-    app.command()(status)
     app.command()(schema)
 
 
@@ -156,59 +152,6 @@ def preview(paths: Paths, options: BoardOptions) -> None:
     if failed:
         raise typer.Exit(ExitCode.FAILED)
     exit_for(range(drawn), [*rejected, *refused])
-
-
-@with_board_options
-def plan(
-    paths: Paths,
-    options: BoardOptions,
-    why: Annotated[bool, typer.Option("--why", help="Tell what changed since the last film.")] = False,
-    as_json: AsJson = False,
-) -> None:
-    """Show what would be made, and what is there.
-
-    Needs no engine and no GPU.
-
-    \b
-    svi-story plan board.yaml
-    svi-story plan board.yaml --why --engine animatic
-    svi-story plan boards/ --json
-    """
-    from svi_story.cli import costs, plans
-
-    jobs, rejected = prepare_jobs(paths, options)
-    for job in jobs:
-        report_lints(job.plan.lints)
-    found = costs.costs_of(jobs, options.cache)
-    if as_json:
-        boards = [plans.as_json(job, store_of(job), why=why) for job in jobs]
-        answer_json({"boards": boards, "schedule": costs.as_json(found)})
-    else:
-        for job in jobs:
-            answer(*plans.as_lines(job, store_of(job), why=why))
-        if found:
-            answer(*costs.as_lines(found))
-    exit_for(jobs, rejected)
-
-
-@with_board_options
-def status(paths: Paths, options: BoardOptions, as_json: AsJson = False) -> None:
-    """Show how far every film is.
-
-    \b
-    svi-story status boards/
-    """
-    from svi_story.cli import plans
-
-    jobs, rejected = prepare_jobs(paths, options)
-    states: list[dict[str, Any]] = [plans.status_of(job, store_of(job)) for job in jobs]
-    if as_json:
-        answer_json({"boards": states})
-    elif states:
-        titles = ("board", "state", "cached", "partial", "to_render", "film")
-        rows = [["-" if state[title] is None else str(state[title]) for title in titles] for state in states]
-        answer(*table(titles, rows))
-    exit_for(jobs, rejected)
 
 
 def schema() -> None:

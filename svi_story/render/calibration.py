@@ -5,8 +5,10 @@ from __future__ import annotations
 import json
 import statistics
 from contextlib import contextmanager, suppress
-from dataclasses import asdict, dataclass, field
-from typing import TYPE_CHECKING, NamedTuple
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Literal, NamedTuple
+
+from pydantic import BaseModel, ConfigDict
 
 from svi_story.events import EngineSettled, ModelLoaded, ModelMoved, PhaseDone, SegmentDone
 from svi_story.files import make_folder, read_regular, write_atomic
@@ -23,7 +25,6 @@ if TYPE_CHECKING:
     """Of a segment: board, clip, index."""
 
 FILE = "calibration.json"
-FORMAT = 1
 LARGEST = 4 * 2**20
 KEPT = 15
 """Newest times of one kind; their median counts, so that a disturbed one does not."""
@@ -60,6 +61,25 @@ class Kind:
     """Of the segment; of no segment for loads."""
 
 
+class CalibrationRow(BaseModel):
+    """Times of one kind in one setting, in seconds, the newest last."""
+
+    model_config = ConfigDict(frozen=True)
+
+    setting: Setting
+    kind: Kind
+    seconds: tuple[float, ...]
+
+
+class CalibrationFile(BaseModel):
+    """The file in a cache."""
+
+    model_config = ConfigDict(frozen=True)
+
+    format: Literal[1] = 1
+    rows: tuple[CalibrationRow, ...]
+
+
 @dataclass
 class Calibration:
     """Seconds by setting and kind; the setting that was used last comes last."""
@@ -70,12 +90,11 @@ class Calibration:
     def load(cls, cache: Path) -> Calibration:
         """What a cache's file holds; an unreadable one is empty."""
         found = cls()
-        with suppress(OSError, ValueError, TypeError, KeyError, AttributeError, RecursionError):
-            kept = json.loads(read_regular(cache / FILE, LARGEST))
-            for row in kept["rows"] if kept["format"] == FORMAT else ():
-                setting, kind = Setting(**row["setting"]), Kind(**row["kind"])
-                for seconds in row["seconds"]:
-                    found.add(setting, kind, float(seconds))
+        with suppress(OSError, ValueError, RecursionError):
+            kept = CalibrationFile.model_validate(json.loads(read_regular(cache / FILE, LARGEST)))
+            for row in kept.rows:
+                for seconds in row.seconds:
+                    found.add(row.setting, row.kind, seconds)
         return found
 
     def add(self, setting: Setting, kind: Kind, seconds: float) -> None:
@@ -96,12 +115,12 @@ class Calibration:
             return
         every = Calibration.load(cache)
         every.merge(self)
-        rows = [
-            {"setting": asdict(setting), "kind": asdict(kind), "seconds": times}
+        rows = tuple(
+            CalibrationRow(setting=setting, kind=kind, seconds=tuple(times))
             for setting, kinds in every.times.items()
             for kind, times in kinds.items()
-        ]
-        text = json.dumps({"format": FORMAT, "rows": rows}, indent=1, ensure_ascii=False)
+        )
+        text = json.dumps(CalibrationFile(rows=rows).model_dump(), indent=1, ensure_ascii=False)
         with suppress(OSError):
             make_folder(cache)
             write_atomic(cache / FILE, text.encode("utf-8"))

@@ -2,19 +2,28 @@
 
 from __future__ import annotations
 
-from collections import Counter
+from collections import Counter, defaultdict
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from svi_story.render.calibration import Kind
+from svi_story.engines import implementation_of
+from svi_story.enginespec import spec_of
+from svi_story.render.calibration import Calibration, Kind
 from svi_story.render.schedule import loads, schedule, waves
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping, Sequence
+    from collections.abc import Callable, Iterable, Mapping, Sequence
+    from pathlib import Path
 
+    from svi_story.cache.store import Store
     from svi_story.engines import ModelSizes
+    from svi_story.engines.base import Phase
+    from svi_story.enginespec import EngineOptions
+    from svi_story.enginespec.sampling import Lora
     from svi_story.plan.model import Segment
-    from svi_story.render.calibration import Calibration, Setting
+    from svi_story.render.calibration import Setting
+    from svi_story.render.jobs import Job
+    from svi_story.render.runner import Group
     from svi_story.render.schedule import Phases, Work
 
 SHARED = ("offload", "stream")
@@ -153,3 +162,52 @@ def _seconds(calibration: Calibration, setting: Setting | None, kind: Kind) -> f
 
 def _words(kind: Kind) -> str:
     return f"{kind.work} at {kind.size}, {kind.frames} frames" if kind.size else kind.work
+
+
+def costs_of(jobs: Sequence[Job], cache: Path, store_of: Callable[[Job], Store]) -> list[Cost]:
+    """What making all that is missing costs, setup by setup; boards without keys are left out."""
+    from svi_story.render.runner import Group
+
+    calibration = Calibration.load(cache)
+    setups: defaultdict[Group, list[Job]] = defaultdict(list)
+    for job in jobs:
+        if not job.missing:
+            setups[Group((job.plan.engine,), job.options, job.place.cache)].append(job)
+    return [
+        _cost(setup, of, store_of(of[0]), calibration)
+        for setup, of in sorted(setups.items(), key=lambda x: x[0].engines)
+    ]
+
+
+def _cost(setup: Group, jobs: Sequence[Job], store: Store, calibration: Calibration) -> Cost:
+    (engine,), options = setup.engines, setup.options
+    films = [job.segments for job in jobs]
+    keys = {segment.key for film in films for segment in film}
+    missing = frozenset(key for key in keys if store.state(key) != "cached")
+    batch = Batch(
+        engine, films, missing, _Left(engine, store, options), implementation_of(engine).model_sizes(options)
+    )
+    modes = spec_of(engine).memory_modes if options.memory == "auto" else (options.memory,)
+    return cost_of(batch, modes, calibration, calibration.newest(engine, options.dtype, options.memory))
+
+
+class _Left:
+    """What is left to sample of a segment: all of it, unless its latents wait to be decoded."""
+
+    def __init__(self, engine: str, store: Store, options: EngineOptions) -> None:
+        self._engine, self._store, self._options = engine, store, options
+        self._known: dict[tuple[object, tuple[Lora, ...]], Sequence[Phase]] = {}
+        """They differ by these alone."""
+        self._left: dict[str, Sequence[Phase]] = {}
+
+    def __call__(self, segment: Segment) -> Sequence[Phase]:
+        """A segment's phases."""
+        if segment.key not in self._left:
+            self._left[segment.key] = () if self._store.sampled(segment.key) else self._phases(segment)
+        return self._left[segment.key]
+
+    def _phases(self, segment: Segment) -> Sequence[Phase]:
+        like = segment.options, segment.loras
+        if like not in self._known:
+            self._known[like] = implementation_of(self._engine).phases_of(self._options, segment)
+        return self._known[like]

@@ -82,7 +82,7 @@ class FilmFiles:
     def captions(self, path: Path) -> Standing:
         """The captions beside the film."""
         record = _record_of(self.path)
-        noted = record.captions if record else ()
+        noted = record.captions_sha256 if record else ()
         if self._outputs.is_ours(path) or _sha256(path) in noted:
             return OURS
         return Standing("edited", "was changed by hand") if noted else self._unknown(path)
