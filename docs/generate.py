@@ -1,19 +1,27 @@
-"""Write what is made from the code: `cli.md`, `storyboard.schema.json` and the table in `memory.md`."""
+"""Write what comes from the code: `cli.md`, `storyboard.schema.json`, tables in `memory.md`, `json.md`."""
 
 from __future__ import annotations
 
 import json
 import re
 from pathlib import Path
+from types import UnionType
+from typing import TYPE_CHECKING, Any, Literal, Union, get_args, get_origin
 
+from pydantic import BaseModel
 from typer.testing import CliRunner
 
 from svi_story.cli.app import app
 from svi_story.engines.svi.memory import MODES, needs_of
 from svi_story.engines.svi.weights.architecture import A14B
 from svi_story.plan.model import Size
+from svi_story.render.record import Record
+from svi_story.render.summary import PlanSummary, StatesSummary
 from svi_story.storyboard.schema import json_schema
 from svi_story.units import gib
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
 
 COMMANDS = (
     (), ("new",), ("import",), ("validate",), ("plan",), ("preview",), ("render",), ("status",),
@@ -92,9 +100,71 @@ def memory_page(page: str) -> str:
     return TABLE.sub(lambda _: memory_table(), page)
 
 
+MODELS: tuple[type[BaseModel], ...] = (PlanSummary, StatesSummary, Record)
+"""What is printed or written as JSON."""
+
+
+def json_page(page: str) -> str:
+    """docs/json.md with the tables of its models made anew."""
+    for model in MODELS:
+        block = re.compile(rf"(?<=<!-- {model.__name__} -->\n).*?(?=<!-- end -->)", re.DOTALL)
+        found = block.search(page)
+        assert found, model
+        tables = "\n".join(model_tables(model))
+        page = page[: found.start()] + tables + page[found.end() :]
+    return page
+
+
+def model_tables(model: type[BaseModel], path: str = "") -> Iterator[str]:
+    """The fields of a model, and of the models in them, as Markdown tables."""
+    assert model.__doc__, model
+    about = " ".join(model.__doc__.split())
+    yield f"`{path}`: {about[0].lower()}{about[1:]}\n" if path else f"{about}\n"
+    yield "| field | type | what |\n|---|---|---|"
+    for name, field in model.model_fields.items():
+        yield f"| `{name}` | {type_name(field.annotation)} | {field.description or ''} |"
+    yield ""
+    for name, field in model.model_fields.items():
+        for part in models_in(field.annotation):
+            origin = get_origin(field.annotation)
+            place = f"{name}[]" if origin is tuple else f"{name}.*" if origin is dict else name
+            yield from model_tables(part, f"{path}.{place}".lstrip("."))
+
+
+def models_in(annotation: Any) -> list[type[BaseModel]]:
+    """The models that a type is made of."""
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        return [annotation]
+    return [model for part in get_args(annotation) for model in models_in(part)]
+
+
+SIMPLE: dict[Any, str] = {
+    Any: "any",
+    str: "text",
+    int: "number",
+    float: "number",
+    bool: "boolean",
+    type(None): "null",
+}
+
+
+def type_name(annotation: Any) -> str:
+    """A type in JSON's words."""
+    origin, parts = get_origin(annotation), get_args(annotation)
+    if origin is Literal:
+        return ", ".join(f"`{part}`" for part in parts)
+    if origin in (Union, UnionType):
+        return " or ".join(dict.fromkeys(map(type_name, parts)))
+    if origin is tuple:
+        return f"array of {type_name(parts[0])}"
+    return SIMPLE.get(annotation, "object")
+
+
 if __name__ == "__main__":
     here = Path(__file__).parent
     (here / "cli.md").write_text(cli_reference(), "utf-8")
     (here / "storyboard.schema.json").write_text(schema(), "utf-8")
     memory = here / "memory.md"
     memory.write_text(memory_page(memory.read_text("utf-8")), "utf-8")
+    json_md = here / "json.md"
+    json_md.write_text(json_page(json_md.read_text("utf-8")), "utf-8")

@@ -4,10 +4,23 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
+from enum import IntEnum
 from typing import TYPE_CHECKING, TypeVar
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
+
+
+class ExitCode(IntEnum):
+    """How a command ends."""
+
+    DONE = 0
+    FAILED = 1
+    """Some board failed, or was invalid or not there while others were rendered."""
+    NOT_STARTED = 2
+    """No valid board, or a usage error: nothing was started."""
+    BUG = 3
+    INTERRUPTED = 130
 
 
 _UNSEEN = re.compile(
@@ -49,7 +62,7 @@ class Problem:
 class StoryError(Exception):
     """An error with a remedy. Never shown as a traceback."""
 
-    exit_code = 1
+    exit_code = ExitCode.FAILED
 
     def __init__(self, *problems: Problem | str) -> None:
         self.problems = tuple(p if isinstance(p, Problem) else Problem(p) for p in problems)
@@ -63,13 +76,11 @@ class StoryError(Exception):
 class InputError(StoryError):
     """An error in the input, found before anything was rendered or written."""
 
-    exit_code = 2
+    exit_code = ExitCode.NOT_STARTED
 
 
 class RenderError(StoryError):
     """A board could not be finished. Rendered segments are kept."""
-
-    exit_code = 1
 
 
 class TransientError(RenderError):

@@ -11,10 +11,14 @@ from dataclasses import fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import typer
+
 from svi_story import events
+from svi_story.cli.app import app
+from svi_story.cli.options import BoardOptions
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
 
     import pytest
     from conftest import Ended
@@ -42,11 +46,48 @@ def test_the_generated_documents_are_fresh() -> None:
     assert (ROOT / "docs/storyboard.schema.json").read_text("utf-8") == made.schema(), "run `make docs`"
     memory = (ROOT / "docs/memory.md").read_text("utf-8")
     assert made.memory_table() in memory, "run `make docs`"
+    page = (ROOT / "docs/json.md").read_text("utf-8")
+    assert page == made.json_page(page), "run `make docs`"
 
 
 def test_every_command_is_in_the_readme() -> None:
     for words in generator().COMMANDS:
         assert not words or re.search(rf"`{words[0]}\b", README), words
+
+
+def commands() -> Iterator[tuple[str, Any]]:
+    """Every command by its words, as Click knows it."""
+    groups: Any = typer.main.get_command(app)
+    for name, command in groups.commands.items():
+        inner = getattr(command, "commands", None)
+        yield from ((f"{name} {word}", each) for word, each in inner.items()) if inner else ((name, command),)
+
+
+def test_every_option_is_documented() -> None:
+    reference = (ROOT / "docs/cli.md").read_text("utf-8")
+    for words, command in commands():
+        section = reference.partition(f"## `svi-story {words}`\n")[2].partition("\n## ")[0]
+        for option in command.params:
+            if option.param_type_name == "option":
+                name = next(each for each in option.opts if each.startswith("--"))
+                assert re.search(rf"{name}\b", section), (words, name)
+                assert re.search(rf"{name}\b", README), (words, name)
+
+
+def test_every_command_that_takes_boards_has_the_same_options() -> None:
+    wanted = {field.name for field in fields(BoardOptions)}
+    found: dict[str, dict[str, Any]] = {}
+    for name, command in commands():
+        if any(each.name in ("paths", "board") for each in command.params):
+            found[name] = {
+                each.name: (each.opts, each.default, each.envvar, each.help)
+                for each in command.params
+                if each.name in wanted
+            }
+    assert sorted(found) == ["export", "plan", "preview", "render", "review", "status", "validate"]
+    assert set(found["render"]) == wanted
+    for name, options in found.items():
+        assert options == found["render"], name
 
 
 def test_the_readme_s_commands_run(

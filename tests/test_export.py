@@ -180,7 +180,7 @@ def test_what_is_not_rendered_is_named_and_nothing_is_written(
     for media in ([], ["--media", "prores"]):
         ended = svi_story("export", film, "--to", "otio", *media)
         assert (ended.code, ended.out) == (2, "")
-        cure = f"run `svi-story render '{film}'` first, with the same options"
+        cure = f"run `svi-story render '{film}'` first"
         assert ended.err == f"{film}: not rendered yet: new; {cure}\n"
     assert not list((tmp_path / "renders").glob("*.otio"))
     assert not list((tmp_path / "renders").glob("*.media"))

@@ -32,7 +32,7 @@ KILLED_EVERYWHERE = """
 import os, sys
 from itertools import count
 from svi_story.cli.app import app
-import svi_story.cli.films, svi_story.render.runner, svi_story.review.film, svi_story.bundle.pack
+import svi_story.cli.render, svi_story.render.runner, svi_story.review.film, svi_story.bundle.pack
 import svi_story.export.write, av, opentimelineio
 from svi_story.cut.ffmpeg import import_moviepy
 import_moviepy()

@@ -1,12 +1,11 @@
-"""Parse, call, report: the only room that prints or exits."""
+"""Parse, call, report: the only package that prints or exits."""
 
 import signal
 import sys
 from typing import NoReturn
 
 from svi_story.cli.streams import open_streams
-
-INTERRUPTED = 130
+from svi_story.errors import ExitCode
 
 
 def main() -> None:
@@ -20,7 +19,7 @@ def main() -> None:
         app()
     except KeyboardInterrupt:
         sys.stderr.write("interrupted before anything was started\n")
-        raise SystemExit(INTERRUPTED) from None
+        raise SystemExit(ExitCode.INTERRUPTED) from None
 
 
 def _interrupt(*_: object) -> NoReturn:

@@ -11,12 +11,9 @@ import typer
 from typer.core import TyperGroup
 
 from svi_story import __version__
-from svi_story.cli import INTERRUPTED, boards, doctor, export, films, models, preview, review, storage
-from svi_story.cli.terminal import BUG, complain, give_up_output, log_bug
-from svi_story.errors import InputError, StoryError
-
-NOT_UNDERSTOOD = 2
-"""The exit code for a command line that is wrong."""
+from svi_story.cli import boards, cache, doctor, export, models, plan, render, review
+from svi_story.cli.terminal import complain, give_up_output, log_bug
+from svi_story.errors import ExitCode, InputError, StoryError
 
 
 class ErrorBoundary(TyperGroup):
@@ -25,13 +22,13 @@ class ErrorBoundary(TyperGroup):
     def main(self, *args: Any, **options: Any) -> Any:
         """Run the command line, and end with its exit code."""
         try:
-            code = super().main(*args, **{**options, "standalone_mode": False}) or 0
+            code = super().main(*args, **{**options, "standalone_mode": False}) or ExitCode.DONE
         except typer.TyperException as error:
             complain(*_usage(error))
-            code = getattr(error, "exit_code", NOT_UNDERSTOOD)
+            code = getattr(error, "exit_code", ExitCode.NOT_STARTED)
         except typer.Abort:
             complain("stopped; nothing was started")
-            code = 1
+            code = ExitCode.FAILED
         except OSError as error:  # what is written before a command runs, as its help
             code = give_up_output(error)
         try:
@@ -52,7 +49,7 @@ class ErrorBoundary(TyperGroup):
         except KeyboardInterrupt as error:
             again = str(error) or "the same command again"
             complain(f"interrupted; what was done is kept. To go on: {again}")
-            raise typer.Exit(INTERRUPTED) from error
+            raise typer.Exit(ExitCode.INTERRUPTED) from error
         except (typer.TyperException, typer.Exit, typer.Abort):
             raise
         except OSError as error:
@@ -61,7 +58,7 @@ class ErrorBoundary(TyperGroup):
         except Exception as error:
             complain(f"this is a bug in svi-story, not your mistake: {type(error).__name__}: {error}")
             complain(f"please report it with this log: {log_bug(traceback.format_exc())}")
-            raise typer.Exit(BUG) from error
+            raise typer.Exit(ExitCode.BUG) from error
 
 
 def _usage(error: typer.TyperException) -> list[str]:
@@ -117,10 +114,10 @@ def svi_story(
 
 
 boards.register(app)
-preview.register(app)
-films.register(app)
+plan.register(app)
+render.register(app)
 export.register(app)
 review.register(app)
-storage.register(app)
+cache.register(app)
 models.register(app)
 doctor.register(app)

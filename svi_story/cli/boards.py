@@ -1,41 +1,25 @@
-"""Commands about boards: new, import, validate, plan, status, schema."""
+"""Commands about boards: new, import, validate, preview, schema."""
 
 from __future__ import annotations
 
 import os
-from collections import Counter
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from svi_story.cli.options import (
-    CACHE,
-    FILMS,
-    MODELS,
-    AsJson,
-    Cache,
-    Dtype,
-    Engine,
-    Films,
-    Memory,
-    Models,
-    Paths,
-    Vae,
-    chosen,
+from svi_story.cli.jobs import (
+    exit_for,
     fingerprints_in,
-    store_of,
+    report_lints,
+    report_problems,
 )
-from svi_story.cli.terminal import answer, answer_json, complain, table
+from svi_story.cli.options import BoardOptions, Paths, with_board_options
+from svi_story.cli.terminal import answer
+from svi_story.errors import ExitCode
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
-
-    from svi_story.plan.model import Lint
-    from svi_story.render.jobs import Choice, Job, Rejected
-
-NONE_VALID, SOME_INVALID = 2, 1
-MOST_OF_A_KIND = 5
+    from svi_story.errors import StoryError
 
 
 def register(app: typer.Typer) -> None:
@@ -43,8 +27,7 @@ def register(app: typer.Typer) -> None:
     app.command("new")(new)
     app.command("import")(import_prompts)
     app.command()(validate)
-    app.command()(plan)
-    app.command()(status)
+    app.command()(preview)
     app.command()(schema)
 
 
@@ -112,7 +95,8 @@ def import_prompts(
     answer(str(board))
 
 
-def validate(paths: Paths, cache: Cache = CACHE) -> None:
+@with_board_options
+def validate(paths: Paths, options: BoardOptions) -> None:
     """Check boards, images and timing.
 
     Needs no engine. Writes nothing, but unpacks bundles into the cache. Every mistake is told at once; what
@@ -125,84 +109,49 @@ def validate(paths: Paths, cache: Cache = CACHE) -> None:
     from svi_story.cli.console import warn
     from svi_story.render.jobs import find_places, resolve
 
-    plans, rejected = resolve(find_places(paths, FILMS, cache), fingerprints_in(cache, warn), None)
-    _complain_about(rejected)
+    places = find_places(paths, options.output, options.cache)
+    plans, rejected = resolve(places, fingerprints_in(options.cache, warn), options.choice().name)
+    report_problems(each.error for each in rejected)
     for place, film in plans:
-        _warn_of(film.lints)
+        report_lints(film.lints)
         clips = "1 clip" if len(film.shots) == 1 else f"{len(film.shots)} clips"
         answer(f"{place.board}: valid: {clips}, {film.frames} frames, {film.seconds:.2f} s")
-    _exit_for(plans, rejected)
+    exit_for(plans, rejected)
 
 
-def plan(
-    paths: Paths,
-    output: Films = FILMS,
-    cache: Cache = CACHE,
-    engine: Engine = "",
-    models: Models = MODELS,
-    dtype: Dtype = "",
-    vae: Vae = "",
-    memory: Memory = "auto",
-    why: Annotated[bool, typer.Option("--why", help="Tell what changed since the last film.")] = False,
-    as_json: AsJson = False,
-) -> None:
-    """Show what would be made, and what is there.
+@with_board_options
+def preview(paths: Paths, options: BoardOptions) -> None:
+    """Draw a contact sheet of every clip: its reference as the model sees it, prompt and timing.
 
-    Needs no engine and no GPU.
+    Needs no engine and no GPU. The pictures are put beside the films: renders/board.preview.png.
 
     \b
-    svi-story plan board.yaml
-    svi-story plan board.yaml --why --engine animatic
-    svi-story plan boards/ --json
+    svi-story preview board.yaml
+    svi-story preview boards/ -o sheets
     """
-    from svi_story.cli import costs, plans
-    from svi_story.enginespec import EngineOptions
+    from svi_story.cache.outputs import Outputs
+    from svi_story.cli.console import warn
+    from svi_story.errors import InputError, RenderError
+    from svi_story.render.jobs import find_places, resolve
+    from svi_story.render.outputs import check_sheets
+    from svi_story.review.contact_sheet import write_preview
 
-    choice = chosen(engine, EngineOptions(models, dtype, memory=memory, vae=vae))
-    jobs, rejected = _prepare(paths, output, cache, choice)
-    _complain_about_missing(jobs)
-    for job in jobs:
-        _warn_of(job.plan.lints)
-    found = costs.costs_of(jobs, cache)
-    if as_json:
-        boards = [plans.as_json(job, store_of(job), why=why) for job in jobs]
-        answer_json({"boards": boards, "schedule": costs.as_json(found)})
-    else:
-        for job in jobs:
-            answer(*plans.as_lines(job, store_of(job), why=why))
-        if found:
-            answer(*costs.as_lines(found))
-    _exit_for(jobs, rejected)
-
-
-def status(
-    paths: Paths,
-    output: Films = FILMS,
-    cache: Cache = CACHE,
-    engine: Engine = "",
-    models: Models = MODELS,
-    dtype: Dtype = "",
-    vae: Vae = "",
-    as_json: AsJson = False,
-) -> None:
-    """Show how far every film is.
-
-    \b
-    svi-story status boards/
-    """
-    from svi_story.cli import plans
-    from svi_story.enginespec import EngineOptions
-
-    jobs, rejected = _prepare(paths, output, cache, chosen(engine, EngineOptions(models, dtype, vae=vae)))
-    _complain_about_missing(jobs)
-    states: list[dict[str, Any]] = [plans.status_of(job, store_of(job)) for job in jobs]
-    if as_json:
-        answer_json({"boards": states})
-    elif states:
-        titles = ("board", "state", "cached", "partial", "to_render", "film")
-        rows = [["-" if state[title] is None else str(state[title]) for title in titles] for state in states]
-        answer(*table(titles, rows))
-    _exit_for(jobs, rejected)
+    places, outputs = find_places(paths, options.output, options.cache), Outputs(options.cache)
+    plans, rejected = resolve(places, fingerprints_in(options.cache, warn), options.choice().name)
+    plans, refused = check_sheets(plans, outputs, warn)
+    failed: list[StoryError] = []
+    drawn = 0
+    for place, plan in plans:
+        try:
+            for path in write_preview(plan, place.film, outputs):
+                answer(str(path))
+            drawn += 1
+        except (InputError, RenderError) as error:
+            failed.append(error)
+    report_problems([*(each.error for each in (*rejected, *refused)), *failed])
+    if failed:
+        raise typer.Exit(ExitCode.FAILED)
+    exit_for(range(drawn), [*rejected, *refused])
 
 
 def schema() -> None:
@@ -218,48 +167,3 @@ def schema() -> None:
     from svi_story.storyboard.schema import json_schema
 
     answer(*json.dumps(json_schema(), indent=2, ensure_ascii=False).split("\n"))
-
-
-def _prepare(
-    paths: Sequence[Path], films: Path, cache: Path, choice: Choice
-) -> tuple[list[Job], list[Rejected]]:
-    from svi_story.cli.console import warn
-    from svi_story.render.jobs import find_places, notices, prepare
-
-    fingerprints = fingerprints_in(cache, warn)
-    jobs, rejected = prepare(find_places(paths, films, cache), fingerprints, choice)
-    for event in (event for job in jobs for event in notices(job)):
-        warn(event)
-    _complain_about(rejected)
-    fingerprints.save()
-    return jobs, rejected
-
-
-def _complain_about(rejected: Sequence[Rejected]) -> None:
-    for each in rejected:
-        for problem in each.error.problems:
-            complain(str(problem))
-
-
-def _warn_of(lints: Sequence[Lint]) -> None:
-    """Tell what the field knows to go wrong: of each kind the first few, the rest counted."""
-    told: Counter[str] = Counter(lint.name for lint in lints)
-    seen: Counter[str] = Counter()
-    for lint in lints:
-        seen[lint.name] += 1
-        if seen[lint.name] <= MOST_OF_A_KIND:
-            complain(f"warning: {lint.problem} [{lint.name}]")
-    for name, count in told.items():
-        if count > MOST_OF_A_KIND:
-            complain(f"warning: and {count - MOST_OF_A_KIND} more like these [{name}]")
-
-
-def _complain_about_missing(jobs: Sequence[Job]) -> None:
-    for job in jobs:
-        for problem in job.missing.problems if job.missing else ():
-            complain(f"{job.place.board}: cannot compute the cache keys: {problem}")
-
-
-def _exit_for(jobs: Sequence[object], rejected: Sequence[object]) -> None:
-    if rejected:
-        raise typer.Exit(SOME_INVALID if jobs else NONE_VALID)

@@ -12,17 +12,18 @@ from svi_story.cli.models import variant_named
 from svi_story.cli.options import (
     CACHE,
     DTYPES,
-    FILMS,
     MODELS,
+    OUTPUT,
     AsJson,
     Cache,
     Dtype,
     Engine,
-    Films,
     Models,
+    Output,
     one_of,
 )
 from svi_story.cli.terminal import answer, answer_json, complain, table
+from svi_story.errors import ExitCode
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -38,7 +39,7 @@ def register(app: typer.Typer) -> None:
 
 def doctor(
     models: Models = MODELS,
-    output: Films = FILMS,
+    output: Output = OUTPUT,
     cache: Cache = CACHE,
     engine: Engine = "",
     full: Annotated[bool, typer.Option("--full", help="Also read every byte of the weights.")] = False,
@@ -92,7 +93,7 @@ def doctor(
         _show(findings)
         complain(f"this machine can {'' if ready else 'not yet '}render with the {wanted} engine")
     if not ready:
-        raise typer.Exit(1)
+        raise typer.Exit(ExitCode.FAILED)
 
 
 def _smoke(trial: Trial) -> Iterator[Check]:

@@ -3,33 +3,13 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
-from svi_story.cli.options import (
-    CACHE,
-    FILMS,
-    MODELS,
-    Cache,
-    Dtype,
-    Engine,
-    Films,
-    Models,
-    Vae,
-    chosen,
-    fingerprints_in,
-    one_of,
-    only_place,
-    store_of,
-)
+from svi_story.cli.jobs import fingerprints_in, prepare_job, store_of
+from svi_story.cli.options import Board, BoardOptions, one_of, with_board_options
 from svi_story.cli.terminal import answer
-
-if TYPE_CHECKING:
-    from svi_story.cache.outputs import Outputs
-    from svi_story.export.media import MediaCodec
-    from svi_story.plan.fingerprints import Fingerprints
-    from svi_story.render.jobs import Choice, Job
 
 SUFFIXES = {"otio": ".otio", "srt": ".srt", "bundle": ".zip"}
 MEDIA = ("prores", "dnxhr")
@@ -40,8 +20,9 @@ def register(app: typer.Typer) -> None:
     app.command()(export)
 
 
+@with_board_options
 def export(
-    board: Annotated[Path, typer.Argument(metavar="BOARD", help="A board, or a bundle.")],
+    board: Board,
     to: Annotated[str, typer.Option("--to", metavar="|".join(SUFFIXES), help="What to make of it.")],
     media: Annotated[
         str, typer.Option("--media", metavar="|".join(MEDIA), help="For otio: write a file for every clip.")
@@ -53,12 +34,8 @@ def export(
         Path | None,
         typer.Option("--as", metavar="FILE", help="Write this file. Default: beside the film, by its name."),
     ] = None,
-    output: Films = FILMS,
-    cache: Cache = CACHE,
-    engine: Engine = "",
-    models: Models = MODELS,
-    dtype: Dtype = "",
-    vae: Vae = "",
+    *,
+    options: BoardOptions,
 ) -> None:
     """Hand a film to an editor, or a board to another machine.
 
@@ -72,10 +49,16 @@ def export(
     """
     from svi_story.bundle.pack import pack
     from svi_story.cache.outputs import Outputs
-    from svi_story.cli.console import warn
-    from svi_story.enginespec import EngineOptions
+    from svi_story.cli.console import tell, warn
     from svi_story.export.media import CODECS
-    from svi_story.export.write import check_subtitles, export_srt, subtitles
+    from svi_story.export.write import (
+        check_subtitles,
+        check_timeline,
+        export_otio,
+        export_srt,
+        media_paths,
+        subtitles,
+    )
     from svi_story.render.outputs import check_bundle
 
     suffix = SUFFIXES[one_of(to, tuple(SUFFIXES), "--to")]
@@ -87,12 +70,16 @@ def export(
         raise typer.BadParameter("goes with --to bundle only", param_hint="--entries")
     if file and file.suffix != suffix:
         raise typer.BadParameter(f"{str(file)!r} does not end in {suffix}", param_hint="--as")
-    fingerprints = fingerprints_in(cache, warn)
-    job = _job(board, output, cache, fingerprints, chosen(engine, EngineOptions(models, dtype, vae=vae)))
+    fingerprints = fingerprints_in(options.cache, warn)
+    job = prepare_job(board, options, fingerprints)
     target = file or job.place.film.with_suffix(suffix)
-    outputs = Outputs(cache)
+    outputs = Outputs(options.cache)
     if to == "otio":
-        _timeline(job, target, CODECS[media] if media else None, outputs)
+        codec = CODECS[media] if media else None
+        check_timeline(job, target, media_paths(job, target, codec) if codec else (), outputs, warn)
+        export_otio(
+            *(job, store_of(job), target, codec, tell, outputs), command=options.render_command(board)
+        )
     elif to == "bundle":
         check_bundle(job, target, outputs, warn)
         pack(
@@ -105,24 +92,3 @@ def export(
         check_subtitles(job, target, subtitles(job), outputs, warn)
         export_srt(job, target, outputs)
     answer(str(target))
-
-
-def _timeline(job: Job, target: Path, codec: MediaCodec | None, outputs: Outputs) -> None:
-    """Write a timeline, with the clips' files where there is a codec."""
-    from svi_story.cli.console import tell, warn
-    from svi_story.export.write import check_timeline, export_otio, media_paths
-
-    check_timeline(job, target, media_paths(job, target, codec) if codec else (), outputs, warn)
-    export_otio(job, store_of(job), target, codec, tell, outputs)
-
-
-def _job(board: Path, films: Path, cache: Path, fingerprints: Fingerprints, choice: Choice) -> Job:
-    """The board, planned and keyed. Raises InputError where there is not exactly one."""
-    from svi_story.render.jobs import prepare
-
-    place = only_place(board, films, cache)
-    jobs, rejected = prepare((place,), fingerprints, choice)
-    for each in rejected:
-        raise each.error
-    fingerprints.save()
-    return jobs[0]

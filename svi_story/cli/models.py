@@ -11,6 +11,7 @@ import typer
 
 from svi_story.cli.options import MODELS, AsJson, Models, one_of
 from svi_story.cli.terminal import answer, answer_json, complain, in_bytes, shorten, table
+from svi_story.errors import ExitCode
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -129,7 +130,7 @@ def check(
         complain(str(problem))
     complain(f"{len(report.files)} files checked, {len(report.problems)} problems")
     if report.problems:
-        raise typer.Exit(1)
+        raise typer.Exit(ExitCode.FAILED)
 
 
 def _asked(holdings: Sequence[PartStatus], variant: Variant | None) -> list[PartStatus]:
@@ -212,7 +213,7 @@ def _agree(*, yes: bool) -> None:
     if not sys.stdin.isatty():
         raise typer.BadParameter("nobody can be asked here; start the download with --yes")
     if not typer.confirm("Download?", err=True):
-        raise typer.Exit(2)
+        raise typer.Exit(ExitCode.NOT_STARTED)
 
 
 @contextmanager

@@ -1,28 +1,27 @@
-"""Arguments and options that several commands share."""
+"""Arguments and options that several commands share, each declared once."""
 
 from __future__ import annotations
 
+import inspect
 import re
-from dataclasses import replace
+import shlex
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, fields
+from functools import wraps
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, get_type_hints
 
 import typer
 from typer.core import TyperCommand
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
-
-    from svi_story.cache.store import Store
-    from svi_story.enginespec import EngineOptions
-    from svi_story.events import Reporter
-    from svi_story.plan.fingerprints import Fingerprints
-    from svi_story.render.jobs import Choice, Job, Place
+    from svi_story.render.jobs import Choice
 
 Paths = Annotated[
     list[Path], typer.Argument(metavar="PATH...", help="Boards, bundles, or folders that hold boards.")
 ]
-Films = Annotated[
+Board = Annotated[Path, typer.Argument(metavar="BOARD", help="A board, or a bundle.")]
+Output = Annotated[
     Path, typer.Option("--output", "-o", metavar="DIR", help="Where films go.", show_default=True)
 ]
 Cache = Annotated[
@@ -30,12 +29,11 @@ Cache = Annotated[
     typer.Option("--cache", metavar="DIR", envvar="SVI_STORY_CACHE", help="Where segments are kept."),
 ]
 Engine = Annotated[
-    str,
-    typer.Option("--engine", metavar="NAME", help="svi or animatic, whatever the board names."),
+    str, typer.Option("--engine", metavar="NAME", help="svi or animatic, whatever the board names.")
 ]
 Models = Annotated[
     Path,
-    typer.Option("--models", metavar="DIR", envvar="SVI_STORY_MODELS", help="Where the weights lie."),
+    typer.Option("--models", metavar="DIR", envvar="SVI_STORY_MODELS", help="Where the weights are."),
 ]
 Dtype = Annotated[
     str,
@@ -46,42 +44,102 @@ Dtype = Annotated[
 Memory = Annotated[
     str,
     typer.Option(
-        "--memory", metavar="RUNG", help="Where the experts are: auto, resident, offload or stream."
+        "--memory", metavar="MODE", help="Where the experts are: auto, resident, offload or stream."
     ),
 ]
 Vae = Annotated[
     str, typer.Option("--vae", metavar="HOW", help="whole (default), or tiles: less memory, other numbers.")
 ]
 Attention = Annotated[
-    str,
-    typer.Option("--attention", metavar="NAME", help="The attention kernel; auto takes the best."),
-]
-Ray = Annotated[
-    str,
-    typer.Option(
-        "--ray",
-        metavar="[ADDRESS]",
-        help="Work on all GPUs of this machine, or of the Ray cluster there: auto, or HOST:PORT.",
-        show_default=False,
-    ),
-]
-Retries = Annotated[
-    int, typer.Option("--retries", min=0, max=10, metavar="N", help="How often to try what may pass again.")
-]
-Workers = Annotated[
-    int,
-    typer.Option(
-        "--workers", metavar="N", min=0, help="How many workers of --ray; one per GPU.", show_default=False
-    ),
+    str, typer.Option("--attention", metavar="NAME", help="The attention kernel; auto takes the best.")
 ]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON on standard output.")]
 
-FILMS = Path("renders")
+OUTPUT = Path("renders")
 CACHE = Path("renders/.cache")
 MODELS = Path("models")
 DTYPES = ("bfloat16", "float32")
 VAES = ("whole", "tiles")
-RUNGS = ("auto", "resident", "offload", "stream")
+MEMORY_MODES = ("auto", "resident", "offload", "stream")
+
+
+@dataclass(frozen=True)
+class BoardOptions:
+    """The options of every command that takes boards. A field that is added here is one of all of them."""
+
+    output: Output = OUTPUT
+    cache: Cache = CACHE
+    engine: Engine = ""
+    models: Models = MODELS
+    dtype: Dtype = ""
+    vae: Vae = ""
+    memory: Memory = "auto"
+    attention: Attention = "auto"
+
+    def choice(self) -> Choice:
+        """The engine that the user asks for, and how it works. Raises a usage error."""
+        from svi_story.enginespec import KERNELS, EngineOptions, engine_names
+        from svi_story.render.jobs import Choice
+
+        asked = {name: value for name in ("dtype", "vae") if (value := getattr(self, name))}
+        options = EngineOptions(
+            models=self.models,
+            dtype=one_of(self.dtype or DTYPES[0], DTYPES, "--dtype"),
+            memory=one_of(self.memory, MEMORY_MODES, "--memory"),
+            vae=one_of(self.vae or VAES[0], VAES, "--vae"),
+            attention=one_of(self.attention, KERNELS, "--attention"),
+        )
+        return Choice(
+            one_of(self.engine, engine_names(), "--engine") if self.engine else None, options, asked
+        )
+
+    def render_command(self, board: Path) -> str:
+        """The command that renders a board with the same options; defaults are left out."""
+        words = ["svi-story", "render", str(board)]
+        for field in fields(self):
+            value = getattr(self, field.name)
+            if value != field.default:
+                words += ["-o" if field.name == "output" else f"--{field.name}", str(value)]
+        return shlex.join(words)
+
+
+_PARAMETERS = {
+    field.name: inspect.Parameter(
+        field.name,
+        inspect.Parameter.KEYWORD_ONLY,
+        default=field.default,
+        annotation=get_type_hints(BoardOptions, include_extras=True)[field.name],
+    )
+    for field in fields(BoardOptions)
+}
+"""The fields of BoardOptions as Typer takes them."""
+
+
+def with_board_options(command: Callable[..., None]) -> Callable[..., None]:
+    """The command with every field of BoardOptions as an option, in the place of its parameter `options`."""
+
+    @wraps(command)
+    def run(**values: Any) -> None:
+        options = BoardOptions(**{name: values.pop(name) for name in _PARAMETERS})
+        command(options=options, **values)
+
+    own = inspect.signature(command, eval_str=True).parameters.values()
+    expanded: list[inspect.Parameter] = []
+    for parameter in own:
+        if parameter.annotation is BoardOptions:
+            expanded += _PARAMETERS.values()
+        else:
+            expanded.append(parameter.replace(kind=inspect.Parameter.KEYWORD_ONLY))
+    run.__signature__ = inspect.Signature(expanded)  # type: ignore[attr-defined]  # inspect.signature reads it
+    run.__annotations__ = {parameter.name: parameter.annotation for parameter in expanded}
+    return run
+
+
+def one_of(name: str, names: Sequence[str], option: str) -> str:
+    """The name, if it is one of these. Raises a usage error."""
+    if name not in names:
+        raise typer.BadParameter(f"{name!r} is none of {', '.join(names)}", param_hint=option)
+    return name
 
 
 ADDRESS = re.compile(r"local|auto|ray://.*|[^/]*:\d+")
@@ -105,70 +163,3 @@ def with_address(words: Sequence[str]) -> list[str]:
         if word == "--ray" and not ADDRESS.fullmatch("".join(words[place + 1 : place + 2])):
             full.append("local")
     return full
-
-
-def one_of(name: str, names: Sequence[str], option: str) -> str:
-    """The name, if it is one of these. Raises a usage error."""
-    if name not in names:
-        raise typer.BadParameter(f"{name!r} is none of {', '.join(names)}", param_hint=option)
-    return name
-
-
-def chosen(engine: str, options: EngineOptions) -> Choice:
-    """The engine the user wants, and how; dtype and vae are empty where nothing was asked for.
-
-    Raises a usage error.
-    """
-    from svi_story.enginespec import KERNELS, engine_names
-    from svi_story.render.jobs import Choice
-
-    asked = {name: value for name in ("dtype", "vae") if (value := getattr(options, name))}
-    options = replace(options, dtype=options.dtype or DTYPES[0], vae=options.vae or VAES[0])
-    one_of(options.dtype, DTYPES, "--dtype")
-    one_of(options.memory, RUNGS, "--memory")
-    one_of(options.vae, VAES, "--vae")
-    one_of(options.attention, KERNELS, "--attention")
-    return Choice(one_of(engine, engine_names(), "--engine") if engine else None, options, asked)
-
-
-def only_place(board: Path, films: Path, cache: Path) -> Place:
-    """The one board that a path names; what was rejected beside it is told. Raises InputError."""
-    from svi_story.cli.terminal import complain
-    from svi_story.errors import InputError, Problem
-    from svi_story.render.jobs import Place, find_places
-
-    found = find_places((board,), films, cache)
-    places = [each for each in found if isinstance(each, Place)]
-    problems = [problem for each in found if not isinstance(each, Place) for problem in each.error.problems]
-    if len(places) > 1:
-        problems = [Problem(f"holds {len(places)} boards; name one of them", file=str(board))]
-    if len(places) != 1:
-        raise InputError(*problems)
-    for problem in problems:
-        complain(str(problem))
-    return places[0]
-
-
-def fingerprints_in(cache: Path, report: Reporter = lambda _event: None) -> Fingerprints:
-    """Hashes of files, memoised in the cache's folder; finding one the first time is told.
-
-    Raises InputError for a folder that holds other files in the cache's places.
-    """
-    from svi_story.cache.layout import check_root
-    from svi_story.plan.fingerprints import Fingerprints
-
-    check_root(cache)
-    return Fingerprints.load(cache / "memo.json", report)
-
-
-def store_of(job: Job) -> Store:
-    """The store that a job's segments are kept in."""
-    return store_in(job.place.cache)
-
-
-def store_in(cache: Path) -> Store:
-    """The store of a cache folder; what is wrong with it is told on standard error."""
-    from svi_story.cache.store import Store
-    from svi_story.cli.console import warn
-
-    return Store(cache, warn)

@@ -12,13 +12,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from svi_story import __version__
-from svi_story.errors import on_one_line
+from svi_story.errors import ExitCode, on_one_line
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
-
-BUG = 3
-"""The exit code of a mistake of ours."""
 
 
 class Interrupted(KeyboardInterrupt):
@@ -57,7 +54,7 @@ def give_up_output(error: OSError) -> int:
         )
     if not error.filename:
         drop_output()
-    return 1
+    return ExitCode.FAILED
 
 
 def drop_output() -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import shlex
 from contextlib import suppress
 from dataclasses import replace
 from typing import TYPE_CHECKING
@@ -58,31 +57,41 @@ CARDS = ("_title-card", "_end-card")
 """The cards' files; no clip's id starts like that."""
 
 
-def finished(job: Job, store: Store) -> dict[str, Entry]:
-    """Every segment of a film, verified. Raises InputError that names the clips that lack one."""
+def finished(job: Job, store: Store, command: str) -> dict[str, Entry]:
+    """Every segment of a film, verified. Raises InputError that names the clips that are not rendered.
+
+    It suggests `command`, which renders them.
+    """
     job.require_keys()
     found = {segment.key: store.entry(segment.key) for segment in job.segments}
     missing = [segment.clip for segment in job.segments if found[segment.key] is None]
     if missing:
         names = ", ".join(dict.fromkeys(missing))
-        command = f"svi-story render {shlex.quote(str(job.place.board))}"
-        what = f"not rendered yet: {names}; run `{command}` first, with the same options"
+        what = f"not rendered yet: {names}; run `{command}` first"
         raise InputError(Problem(what, file=str(job.place.board)))
     return {key: entry for key, entry in found.items() if entry is not None}
 
 
 def export_otio(
-    job: Job, store: Store, target: Path, codec: MediaCodec | None, report: Reporter, outputs: Outputs
+    job: Job,
+    store: Store,
+    target: Path,
+    codec: MediaCodec | None,
+    report: Reporter,
+    outputs: Outputs,
+    *,
+    command: str,
 ) -> None:
     """Write the film as an OpenTimelineIO timeline.
 
     With a codec every clip becomes a file in `<target's stem>.media`, else the timeline refers to the files
-    of the cache. Raises InputError before anything is written, RenderError where the disk fails.
+    of the cache. Raises InputError that suggests `command` where something is not rendered, before anything
+    is written; RenderError where the disk fails.
     """
     refusal = codec.refuses(job.plan.size) if codec else ""
     if refusal:
         raise InputError(Problem(refusal, file=str(job.place.board)))
-    entries = finished(job, store)
+    entries = finished(job, store, command)
     folder = target.absolute().parent
     with disk(target, "making room for the timeline"):
         make_folder(folder)

@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import json
 import statistics
-from collections import Counter
+from collections import Counter, defaultdict
 from contextlib import contextmanager, suppress
-from dataclasses import asdict, dataclass, field
-from typing import TYPE_CHECKING, NamedTuple
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Literal, NamedTuple
 
+from pydantic import BaseModel, ConfigDict
+
+from svi_story.engines import implementation_of
+from svi_story.enginespec import spec_of
 from svi_story.events import EngineSettled, ModelLoaded, ModelMoved, PhaseDone, SegmentDone
 from svi_story.files import make_folder, read_regular, write_atomic
 from svi_story.render.schedule import loads, schedule, waves
@@ -17,10 +21,15 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
     from pathlib import Path
 
+    from svi_story.cache.store import Store
     from svi_story.engines import ModelSizes
     from svi_story.engines.base import Phase
+    from svi_story.enginespec import EngineOptions
+    from svi_story.enginespec.sampling import Lora
     from svi_story.events import Event, Reporter
     from svi_story.plan.model import Segment
+    from svi_story.render.jobs import Job
+    from svi_story.render.runner import Group
     from svi_story.render.schedule import Phases, Work
 
     Name = tuple[Path, str, int]
@@ -28,7 +37,6 @@ if TYPE_CHECKING:
 
 
 FILE = "calibration.json"
-FORMAT = 1
 LARGEST = 4 * 2**20
 KEPT = 15
 """Newest times of one kind; their median counts, so that a disturbed one does not."""
@@ -65,6 +73,25 @@ class WorkKind:
     """Of the segment; of no segment for loads."""
 
 
+class CalibrationRow(BaseModel):
+    """Times of one kind in one setting, in seconds, the newest last."""
+
+    model_config = ConfigDict(frozen=True)
+
+    setting: Setting
+    kind: WorkKind
+    seconds: tuple[float, ...]
+
+
+class CalibrationFile(BaseModel):
+    """The file in a cache."""
+
+    model_config = ConfigDict(frozen=True)
+
+    format: Literal[1] = 1
+    rows: tuple[CalibrationRow, ...]
+
+
 @dataclass
 class Calibration:
     """Seconds by setting and kind; the setting that was used last comes last."""
@@ -75,12 +102,11 @@ class Calibration:
     def load(cls, cache: Path) -> Calibration:
         """What a cache's file holds; an unreadable one is empty."""
         found = cls()
-        with suppress(OSError, ValueError, TypeError, KeyError, AttributeError, RecursionError):
-            kept = json.loads(read_regular(cache / FILE, LARGEST))
-            for row in kept["rows"] if kept["format"] == FORMAT else ():
-                setting, kind = Setting(**row["setting"]), WorkKind(**row["kind"])
-                for seconds in row["seconds"]:
-                    found.add(setting, kind, float(seconds))
+        with suppress(OSError, ValueError, RecursionError):
+            kept = CalibrationFile.model_validate(json.loads(read_regular(cache / FILE, LARGEST)))
+            for row in kept.rows:
+                for seconds in row.seconds:
+                    found.add(row.setting, row.kind, seconds)
         return found
 
     def add(self, setting: Setting, kind: WorkKind, seconds: float) -> None:
@@ -101,12 +127,12 @@ class Calibration:
             return
         every = Calibration.load(cache)
         every.merge(self)
-        rows = [
-            {"setting": asdict(setting), "kind": asdict(kind), "seconds": times}
+        rows = tuple(
+            CalibrationRow(setting=setting, kind=kind, seconds=tuple(times))
             for setting, kinds in every.times.items()
             for kind, times in kinds.items()
-        ]
-        text = json.dumps({"format": FORMAT, "rows": rows}, indent=1, ensure_ascii=False)
+        )
+        text = json.dumps(CalibrationFile(rows=rows).model_dump(), indent=1, ensure_ascii=False)
         with suppress(OSError):
             make_folder(cache)
             write_atomic(cache / FILE, text.encode("utf-8"))
@@ -332,3 +358,52 @@ def _seconds(calibration: Calibration, setting: Setting | None, kind: WorkKind) 
     if seconds is None and kind.work.startswith("move "):
         return calibration.seconds(setting, WorkKind(kind.work.replace("move", "load", 1)))
     return seconds
+
+
+def costs_of(jobs: Sequence[Job], cache: Path, store_of: Callable[[Job], Store]) -> list[Cost]:
+    """What making all that is missing costs, setup by setup; boards without keys are left out."""
+    from svi_story.render.runner import Group
+
+    calibration = Calibration.load(cache)
+    setups: defaultdict[Group, list[Job]] = defaultdict(list)
+    for job in jobs:
+        if not job.missing:
+            setups[Group((job.plan.engine,), job.options, job.place.cache)].append(job)
+    return [
+        _cost(setup, of, store_of(of[0]), calibration)
+        for setup, of in sorted(setups.items(), key=lambda x: x[0].engines)
+    ]
+
+
+def _cost(setup: Group, jobs: Sequence[Job], store: Store, calibration: Calibration) -> Cost:
+    (engine,), options = setup.engines, setup.options
+    films = [job.segments for job in jobs]
+    keys = {segment.key for film in films for segment in film}
+    missing = frozenset(key for key in keys if store.state(key) != "cached")
+    batch = Batch(
+        engine, films, missing, _Left(engine, store, options), implementation_of(engine).model_sizes(options)
+    )
+    modes = spec_of(engine).memory_modes if options.memory == "auto" else (options.memory,)
+    return cost_of(batch, modes, calibration, calibration.newest(engine, options.dtype, options.memory))
+
+
+class _Left:
+    """What is left to sample of a segment: all of it, unless its latents wait to be decoded."""
+
+    def __init__(self, engine: str, store: Store, options: EngineOptions) -> None:
+        self._engine, self._store, self._options = engine, store, options
+        self._known: dict[tuple[object, tuple[Lora, ...]], Sequence[Phase]] = {}
+        """They differ by these alone."""
+        self._left: dict[str, Sequence[Phase]] = {}
+
+    def __call__(self, segment: Segment) -> Sequence[Phase]:
+        """A segment's phases."""
+        if segment.key not in self._left:
+            self._left[segment.key] = () if self._store.sampled(segment.key) else self._phases(segment)
+        return self._left[segment.key]
+
+    def _phases(self, segment: Segment) -> Sequence[Phase]:
+        like = segment.options, segment.loras
+        if like not in self._known:
+            self._known[like] = implementation_of(self._engine).phases_of(self._options, segment)
+        return self._known[like]

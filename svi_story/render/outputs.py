@@ -91,7 +91,7 @@ class FilmFiles:
     def captions(self, path: Path) -> Ownership:
         """The captions beside the film."""
         record = _record_of(self.path)
-        noted = record.captions if record else ()
+        noted = record.captions_sha256 if record else ()
         if self._outputs.is_ours(path) or _sha256(path) in noted:
             return OURS
         return Ownership("edited", "was changed by hand") if noted else self._unknown(path)

@@ -9,7 +9,9 @@ import platform
 from contextlib import suppress
 from dataclasses import dataclass
 from importlib.metadata import version
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from svi_story import __version__
 from svi_story.cache.layout import Layout
@@ -43,8 +45,7 @@ if TYPE_CHECKING:
     from svi_story.render.jobs import Job
 
 
-RECORD_VERSION = 2
-"""Version 1 knew of the cut its fps, crf and fades; it is still read, so that `plan --why` can compare."""
+RECORD_VERSION: Literal[2] = 2
 
 LARGEST = 128 * 2**20
 """Bytes of a record; one of 1,000 clips has about 3 MB."""
@@ -63,51 +64,135 @@ def record_path(film: Path) -> Path:
     return film.with_suffix(".json")
 
 
-@dataclass(frozen=True)
-class Record:
-    """What a film was made from, as far as later runs need it."""
+class _Part(BaseModel):
+    """A part of the record: never changed; what an older or newer version has besides is ignored."""
 
-    recipe: str
-    size: int
-    """The film's bytes."""
-    sha256: str
-    captions: tuple[str, ...]
-    """sha256 of the captions that were written beside it, and of those before them."""
-    made: FilmDescription
-    bundle: str | None = None
-    """sha256 of the bundle that brought the film's segments; None where they are of the usual cache."""
-    film: str = ""
-    """The film's name."""
-    board: str = ""
-    """The absolute path of the board, or of the bundle, that it was made from."""
-    version: int = RECORD_VERSION
+    model_config = ConfigDict(frozen=True)
+
+
+class ReferenceRecord(_Part):
+    """A reference image."""
+
+    path: str
+    sha256: str | None = Field(description="of the file; null where it was gone already")
+    fit: str
+    pixels: str = Field(description="sha256 of what the model saw")
+
+
+class LoraRecord(_Part):
+    """A LoRA of a clip."""
+
+    path: str
+    high: int | float
+    low: int | float
+    sha256: str | None = Field(description="null where the engine uses none")
+
+
+class SegmentRecord(_Part):
+    """A segment."""
+
+    key: str
+    frames: int = Field(0, description="what the model rendered")
+    contributes: int = Field(0, description="what reached the film")
+    seed: int = 0
+    inputs: dict[str, Any] = Field(
+        description="all that went into the key: every sampler setting, the hashes of weights and LoRAs"
+    )
+    maker: int = Field(0, description="what rendered it, by its place in `makers`")
+    seconds: dict[str, Any] = Field({}, description="`sampling`, `decoding`; null where it was not noted")
+
+
+class ClipRecord(_Part):
+    """A clip."""
+
+    id: str
+    prompt: str = Field(description="joined with the style")
+    negative_prompt: str = ""
+    seed: int = 0
+    asked_frames: int = Field(0, description="what the author asked for")
+    reference: str = ""
+    loras: tuple[LoraRecord, ...] = ()
+    fade: int = Field(description="frames it shares with the clip before")
+    dip: int = Field(0, description="frames that go through black between the clip before and it")
+    finish: dict[str, Any] = Field(
+        {}, description="`caption`, `voices` and `sounds` (recordings as in `music`)"
+    )
+    segments: tuple[SegmentRecord, ...]
+
+
+class Record(_Part):
+    """What a film was made from."""
+
+    version: Literal[1, 2] = Field(description="2; version 1 (fewer fields) is still read")
+    film: str = Field("", description="the film's name")
+    bytes: int = Field(description="the size that its file must have to count as up to date")
+    sha256: str = Field(description="the hash that its file must have to count as up to date")
+    captions_sha256: tuple[str, ...] = Field(
+        (), description="of the captions that were written beside it, and of those before them"
+    )
+    recipe: str = Field(description="one hash of everything that decides the film's bytes, and of `bundle`")
+    bundle: str | None = Field(
+        None,
+        description="sha256 of the bundle whose own segments the film is made of; null where they are of the "
+        "usual cache",
+    )
+    title: str
+    board: str = Field("", description="the absolute path of the board, or of the bundle")
+    board_sha256: str = Field(description="of the board's bytes")
+    storyboard: str = Field("", description="the board's text")
+    engine: str = ""
+    frames: int = 0
+    seconds: int | float = 0
+    fps: Any = Field("", description="the film's frame rate, as text")
+    width: int = 0
+    height: int = 0
+    board_fps: str = Field("", description="the board's frame rate, as text")
+    cut: dict[str, Any] = Field(
+        description="every setting with its defaults filled in: `fps`, `codec`, `crf`, `preset`, `captions` "
+        "(`burn`, `srt`, `both`, `off`), `fade_in`, `fade_out`, `title_card` and `end_card` (`text`, "
+        "`frames`), `music` (`path`, `sha256`, `volume`, `start`, `fade_in`, `fade_out`, `loop`, `duck`; "
+        "times in seconds)"
+    )
+    references: tuple[ReferenceRecord, ...] = Field((), description="every reference image, each once")
+    clips: tuple[ClipRecord, ...]
+    makers: tuple[dict[str, Any], ...] = Field(
+        (),
+        description="what rendered the segments, each once: `versions` of the packages, `environment` (GPU, "
+        "torch, attention kernel, ...)",
+    )
+    versions: dict[str, str] = Field({}, description="of the packages that cut the film")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _from_version_1(cls, found: Any) -> Any:
+        """Version 1 knew of the cut its fps, crf and fades; it is read so that `plan --why` can compare."""
+        if isinstance(found, dict) and found.get("version") == 1:
+            return {**found, "cut": {"fps": found["fps"], "crf": found["crf"]}}
+        return found
+
+    @property
+    def made(self) -> FilmDescription:
+        """What `plan --why` compares."""
+        clips = (
+            ClipDescription(
+                clip.id,
+                clip.prompt,
+                tuple(SegmentDescription(each.key, each.inputs) for each in clip.segments),
+                clip.fade,
+                clip.dip,
+                clip.finish,
+            )
+            for clip in self.clips
+        )
+        return FilmDescription(self.title, self.board_sha256, self.cut, tuple(clips))
 
 
 def read_record(film: Path) -> Record | None:
     """The record beside a film; None where there is none, or one that cannot be understood."""
     try:
-        found = json.loads(read_regular(record_path(film), LARGEST))
-        if found["version"] not in (1, RECORD_VERSION):
-            return None
-        captions = tuple(map(str, found.get("captions_sha256") or ()))
-        about = (found["recipe"], found["bytes"], found["sha256"], captions)
-        name, board = (str(found.get(each, "")) for each in ("film", "board"))
-        return Record(*about, _made(found), found.get("bundle"), name, board, found["version"])
-    except (OSError, ValueError, LookupError, TypeError, AttributeError, RecursionError, OverflowError):
+        return Record.model_validate(json.loads(read_regular(record_path(film), LARGEST)))
+    except (OSError, ValueError, LookupError, RecursionError):
         return None
-
-
-def _made(found: dict[str, Any]) -> FilmDescription:
-    known = {"fps": found["fps"], "crf": found["crf"]} if found["version"] == 1 else dict(found["cut"])
-    clips = tuple(_made_clip(clip) for clip in found["clips"])
-    return FilmDescription(str(found["title"]), str(found["board_sha256"]), known, clips)
-
-
-def _made_clip(clip: dict[str, Any]) -> ClipDescription:
-    segments = tuple(SegmentDescription(str(part["key"]), dict(part["inputs"])) for part in clip["segments"])
-    finish = dict(clip.get("finish", {}))
-    fade, dip = int(clip["fade"]), int(clip.get("dip", 0))
-    return ClipDescription(str(clip["id"]), str(clip["prompt"]), segments, fade, dip, finish)
 
 
 def is_up_to_date(film: Path, recipe: str) -> bool:
@@ -116,7 +201,7 @@ def is_up_to_date(film: Path, recipe: str) -> bool:
     if record is None or record.recipe != recipe:
         return False
     try:
-        return film.stat().st_size == record.size and sha256_file(film) == record.sha256
+        return film.stat().st_size == record.bytes and sha256_file(film) == record.sha256
     except OSError:
         return False
 
@@ -134,36 +219,35 @@ def write_record(
     """
     film, plan = job.place.film, job.plan
     makers = _Makers(entries)
-    record = {
-        "version": RECORD_VERSION,
-        "film": film.name,
-        "bytes": film.stat().st_size,
-        "sha256": sha256_file(film),
-        "captions_sha256": list(captions),
-        "recipe": recipe,
-        "bundle": Layout(job.place.cache).origin,
-        "title": plan.title,
-        "board": str(job.place.board.resolve()),
-        "board_sha256": plan.digest,
-        "storyboard": plan.source,
-        "engine": plan.engine,
-        "frames": plan.frames,
-        "seconds": plan.seconds,
-        "fps": str(plan.cut.fps),
-        "width": plan.size.width,
-        "height": plan.size.height,
-        "board_fps": str(plan.fps),
-        "cut": describe_cut(plan),
-        "references": _references(job),
-        "clips": [_clip(shot, job, makers) for shot in plan.shots],
-        "makers": makers.known,
-        "versions": versions(),
-    }
+    clips = tuple(_clip(shot, job, makers) for shot in plan.shots)
+    record = Record(
+        version=RECORD_VERSION,
+        film=film.name,
+        bytes=film.stat().st_size,
+        sha256=sha256_file(film),
+        captions_sha256=captions,
+        recipe=recipe,
+        bundle=Layout(job.place.cache).origin,
+        title=plan.title,
+        board=str(job.place.board.resolve()),
+        board_sha256=plan.digest,
+        storyboard=plan.source,
+        engine=plan.engine,
+        frames=plan.frames,
+        seconds=plan.seconds,
+        fps=str(plan.cut.fps),
+        width=plan.size.width,
+        height=plan.size.height,
+        board_fps=str(plan.fps),
+        cut=describe_cut(plan),
+        references=_references(job),
+        clips=clips,
+        makers=tuple(makers.known),
+        versions=versions(),
+    )
+    text = json.dumps(record.model_dump(), indent=1, ensure_ascii=False)
     with disk(record_path(film), "describing the film"):
-        (outputs or Outputs()).write(
-            record_path(film),
-            json.dumps(record, indent=1, ensure_ascii=False).encode("utf-8", ODD_NAMES) + b"\n",
-        )
+        (outputs or Outputs()).write(record_path(film), text.encode("utf-8", ODD_NAMES) + b"\n")
 
 
 class _Makers:
@@ -171,30 +255,30 @@ class _Makers:
 
     def __init__(self, entries: Mapping[str, Entry]) -> None:
         self._entries = entries
-        self.known: list[Json] = []
+        self.known: list[dict[str, Any]] = []
 
-    def of(self, segment: Segment) -> dict[str, Json]:
+    def of(self, segment: Segment) -> dict[str, Any]:
         """A segment's maker, by its place in `known`, and the seconds that it took."""
         notes = self._entries[segment.key].notes
-        maker: Json = {name: notes.get(name, {}) for name in ("versions", "environment")}
+        maker: dict[str, Any] = {name: notes.get(name, {}) for name in ("versions", "environment")}
         if maker not in self.known:
             self.known.append(maker)
-        seconds: dict[str, Json] = {name: notes.get(f"{name}_seconds") for name in ("sampling", "decoding")}
+        seconds = {name: notes.get(f"{name}_seconds") for name in ("sampling", "decoding")}
         return {"maker": self.known.index(maker), "seconds": seconds}
 
 
-def _references(job: Job) -> list[Json]:
+def _references(job: Job) -> tuple[ReferenceRecord, ...]:
     """Every chain's reference image, each once."""
     anchors = dict.fromkeys(segment.anchor for shot in job.plan.shots for segment in shot.segments)
-    return [
-        {
-            "path": job.plan.resolver.name(anchor.path),
-            "sha256": _file_hash(anchor),
-            "fit": anchor.fit,
-            "pixels": anchor.pixels,
-        }
+    return tuple(
+        ReferenceRecord(
+            path=job.plan.resolver.name(anchor.path),
+            sha256=_file_hash(anchor),
+            fit=anchor.fit,
+            pixels=anchor.pixels,
+        )
         for anchor in anchors
-    ]
+    )
 
 
 def _file_hash(anchor: Anchor) -> str | None:
@@ -205,33 +289,34 @@ def _file_hash(anchor: Anchor) -> str | None:
         return None
 
 
-def _clip(shot: Shot, job: Job, makers: _Makers) -> dict[str, Any]:
-    return {
-        "id": shot.id,
-        "prompt": shot.prompt,
-        "negative_prompt": shot.segments[0].negative_prompt,
-        "seed": shot.seed,
-        "asked_frames": shot.asked_frames,
-        "reference": job.plan.resolver.name(shot.segments[0].anchor.path),
-        "loras": list(_loras(shot.segments[0], job)),
-        "fade": shot.fade,
-        "dip": shot.dip,
-        "finish": describe_finish(shot, job.plan.resolver),
-        "segments": [
-            {
-                "key": segment.key,
-                "frames": segment.frames,
-                "contributes": segment.contributes,
-                "seed": segment.seed,
-                "inputs": segment.inputs,
+def _clip(shot: Shot, job: Job, makers: _Makers) -> ClipRecord:
+    first, resolver = shot.segments[0], job.plan.resolver
+    return ClipRecord(
+        id=shot.id,
+        prompt=shot.prompt,
+        negative_prompt=first.negative_prompt,
+        seed=shot.seed,
+        asked_frames=shot.asked_frames,
+        reference=resolver.name(first.anchor.path),
+        loras=tuple(_loras(first, job)),
+        fade=shot.fade,
+        dip=shot.dip,
+        finish=describe_finish(shot, resolver),
+        segments=tuple(
+            SegmentRecord(
+                key=segment.key,
+                frames=segment.frames,
+                contributes=segment.contributes,
+                seed=segment.seed,
+                inputs=dict(segment.inputs),
                 **makers.of(segment),
-            }
+            )
             for segment in shot.segments
-        ],
-    }
+        ),
+    )
 
 
-def _loras(segment: Segment, job: Job) -> Iterator[Json]:
+def _loras(segment: Segment, job: Job) -> Iterator[LoraRecord]:
     """The LoRAs that the board asks for, with their hashes where the engine used them."""
     inputs = segment.inputs.get("inputs")
     found = inputs.get("loras") if isinstance(inputs, dict) else None
@@ -241,12 +326,10 @@ def _loras(segment: Segment, job: Job) -> Iterator[Json]:
     for lora in segment.loras:
         entry = hashes.get(lora)
         digest = entry.get("sha256") if isinstance(entry, dict) else None
-        yield {
-            "path": job.plan.resolver.name(lora.path),
-            "high": lora.high,
-            "low": lora.low,
-            "sha256": digest,
-        }
+        path = job.plan.resolver.name(lora.path)
+        yield LoraRecord(
+            path=path, high=lora.high, low=lora.low, sha256=digest if isinstance(digest, str) else None
+        )
 
 
 def versions() -> dict[str, str]:
@@ -259,7 +342,7 @@ def versions() -> dict[str, str]:
     }
 
 
-LARGEST = 16 * 2**20
+LARGEST_CAPTIONS = 16 * 2**20
 """Bytes of captions; all the texts of a board take 2 MB."""
 HASH = 64
 """Characters of a sha256."""
@@ -311,14 +394,14 @@ def captions_beside(job: Job, cues: Sequence[Cue]) -> Captions:
     record = read_record(job.place.film)
     data = srt(cues, job.plan.cut.fps).encode() if cues else b""
     new = [hashlib.sha256(data).hexdigest()] if data else []
-    before = record.captions[:2] if record else ()
+    before = record.captions_sha256[:2] if record else ()
     return Captions(path, data, tuple(dict.fromkeys([*new, *before])))
 
 
 def _hash(path: Path) -> str:
     """A file's sha256; why it can be none of ours, as `is a folder`; empty where there is none."""
     try:
-        return sha256_file(path, LARGEST)
+        return sha256_file(path, LARGEST_CAPTIONS)
     except UnfitError as error:
         return error.strerror or ""
     except OSError:

@@ -9,28 +9,9 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from svi_story.cli.options import (
-    CACHE,
-    FILMS,
-    MODELS,
-    Attention,
-    Cache,
-    Dtype,
-    Engine,
-    Films,
-    Memory,
-    Models,
-    Paths,
-    Ray,
-    Retries,
-    Vae,
-    WithAddress,
-    Workers,
-    chosen,
-    fingerprints_in,
-)
+from svi_story.cli.jobs import fingerprints_in
+from svi_story.cli.options import BoardOptions, Paths, WithAddress, with_board_options
 from svi_story.cli.terminal import (
-    BUG,
     LEFT,
     Interrupted,
     answer,
@@ -41,6 +22,7 @@ from svi_story.cli.terminal import (
     shorten,
     table,
 )
+from svi_story.errors import ExitCode
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -50,7 +32,6 @@ if TYPE_CHECKING:
     from svi_story.render.runner import Outcome
 
 
-NOTHING_STARTED = 2
 RETRIES = 2
 
 
@@ -59,16 +40,10 @@ def register(app: typer.Typer) -> None:
     app.command(cls=WithAddress)(render)
 
 
+@with_board_options
 def render(
     paths: Paths,
-    output: Films = FILMS,
-    cache: Cache = CACHE,
-    engine: Engine = "",
-    models: Models = MODELS,
-    dtype: Dtype = "",
-    memory: Memory = "auto",
-    vae: Vae = "",
-    attention: Attention = "auto",
+    options: BoardOptions,
     only: Annotated[
         list[str] | None,
         typer.Option("--only", metavar="CLIP", help="Make this clip and what it continues from, no film."),
@@ -77,9 +52,29 @@ def render(
         list[str] | None,
         typer.Option("--force", metavar="CLIP|all", help="Set these entries aside and make them again."),
     ] = None,
-    retries: Retries = RETRIES,
-    ray: Ray = "",
-    workers: Workers = 0,
+    retries: Annotated[
+        int,
+        typer.Option("--retries", min=0, max=10, metavar="N", help="How often to try what may pass again."),
+    ] = RETRIES,
+    ray: Annotated[
+        str,
+        typer.Option(
+            "--ray",
+            metavar="[ADDRESS]",
+            help="Work on all GPUs of this machine, or of the Ray cluster there: auto, or HOST:PORT.",
+            show_default=False,
+        ),
+    ] = "",
+    workers: Annotated[
+        int,
+        typer.Option(
+            "--workers",
+            metavar="N",
+            min=0,
+            help="How many workers of --ray; one per GPU.",
+            show_default=False,
+        ),
+    ] = 0,
     as_json: Annotated[bool, typer.Option("--json", help="Print one event per line while it works.")] = False,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Errors only.")] = False,
     verbose: Annotated[bool, typer.Option("--verbose", "-v", help="One line for everything done.")] = False,
@@ -96,24 +91,22 @@ def render(
     svi-story render board.yaml --only window --force window
     """
     from svi_story.cli.console import reporter
-    from svi_story.enginespec import EngineOptions
     from svi_story.render.jobs import Place, find_places, notices, prepare
     from svi_story.render.runner import RenderRequest, render_boards
 
-    options = EngineOptions(models, dtype, attention, memory, vae)
-    choice = chosen(engine, options)
+    choice = options.choice()
     request = RenderRequest(tuple(only or ()), tuple(force or ()), retries)
-    places = find_places(paths, output, cache)
+    places = find_places(paths, options.output, options.cache)
     try:
         with (
             reporter(as_json=as_json, quiet=quiet, verbose=verbose) as report,
             _cluster(ray, workers) as joined,
         ):
-            fingerprints = fingerprints_in(cache, report)
+            fingerprints = fingerprints_in(options.cache, report)
             jobs, rejected = prepare(places, fingerprints, choice)
             for event in (event for job in jobs for event in notices(job)):
                 report(event)
-            outcomes = render_boards(jobs, rejected, request, fingerprints, cache, report, joined)
+            outcomes = render_boards(jobs, rejected, request, fingerprints, options.cache, report, joined)
     except KeyboardInterrupt:
         raise Interrupted(_again(sys.argv[1:])) from None
     printed = True
@@ -123,7 +116,7 @@ def render(
         printed = _print_films(films)
     if len(outcomes) > 1 and not quiet:
         _show_endings(outcomes)
-    raise typer.Exit(_exit_code(outcomes) or (0 if printed else 1))
+    raise typer.Exit(_exit_code(outcomes) or (ExitCode.DONE if printed else ExitCode.FAILED))
 
 
 def _print_films(films: Sequence[Path]) -> bool:
@@ -175,13 +168,13 @@ def _again(words: Sequence[str]) -> str:
     return shlex.join(["svi-story", *kept])
 
 
-def _exit_code(outcomes: Sequence[Outcome]) -> int:
+def _exit_code(outcomes: Sequence[Outcome]) -> ExitCode:
     bugs = [outcome for outcome in outcomes if outcome.ending == "bug"]
     for bug in bugs:
         complain(f"{bug.board}: a bug in svi-story; please report it with this log: {log_bug(bug.message)}")
     if bugs:
-        return BUG
+        return ExitCode.BUG
     endings = {outcome.ending for outcome in outcomes}
     if endings == {"refused"}:
-        return NOTHING_STARTED
-    return 0 if endings == {"done"} else 1
+        return ExitCode.NOT_STARTED
+    return ExitCode.DONE if endings == {"done"} else ExitCode.FAILED

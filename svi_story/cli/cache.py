@@ -10,8 +10,10 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from svi_story.cli.options import CACHE, AsJson, Cache, store_in
+from svi_story.cli.jobs import store_in
+from svi_story.cli.options import CACHE, AsJson, Cache
 from svi_story.cli.terminal import answer, answer_json, complain, in_bytes, shorten, table
+from svi_story.errors import ExitCode
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -73,7 +75,7 @@ def verify(cache: Cache = CACHE, as_json: AsJson = False) -> None:
             answer(f"{item.path}: {item.problem}")
     complain(f"{len(checked)} checked, {len(damaged)} damaged")
     if damaged:
-        raise typer.Exit(1)
+        raise typer.Exit(ExitCode.FAILED)
 
 
 @cache_app.command()

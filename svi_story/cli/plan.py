@@ -1,0 +1,168 @@
+"""The commands that show what would be rendered, and how far it is: plan and status."""
+
+from __future__ import annotations
+
+from collections import Counter
+from datetime import timedelta
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from svi_story.cli.jobs import exit_for, prepare_jobs, report_lints, store_of
+from svi_story.cli.options import AsJson, BoardOptions, Paths, with_board_options
+from svi_story.cli.terminal import answer, answer_json, shorten, table
+from svi_story.units import gib
+
+if TYPE_CHECKING:
+    from svi_story.engines import MemoryNeed
+    from svi_story.plan.model import Shot
+    from svi_story.render.cost import Cost
+    from svi_story.render.jobs import Job
+    from svi_story.render.summary import BoardSummary, ClipSummary
+
+TITLES = ("#", "clip", "seconds", "frames", "asked", "passes", "seed", "state", "prompt")
+
+
+def register(app: typer.Typer) -> None:
+    """Add this module's commands."""
+    app.command()(plan)
+    app.command()(status)
+
+
+@with_board_options
+def plan(
+    paths: Paths,
+    options: BoardOptions,
+    why: Annotated[bool, typer.Option("--why", help="Tell what changed since the last film.")] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Show what would be made, and what is there.
+
+    Needs no engine and no GPU.
+
+    \b
+    svi-story plan board.yaml
+    svi-story plan board.yaml --why --engine animatic
+    svi-story plan boards/ --json
+    """
+    from svi_story.render.cost import costs_of
+    from svi_story.render.summary import PlanSummary, schedule_of, summarise
+
+    jobs, rejected = prepare_jobs(paths, options)
+    for job in jobs:
+        report_lints(job.plan.lints)
+    costs = costs_of(jobs, options.cache, store_of)
+    boards = tuple(summarise(job, store_of(job), why=why) for job in jobs)
+    if as_json:
+        found = PlanSummary(boards=boards, schedule=schedule_of(costs)).model_dump()
+        if not why:
+            for board in found["boards"]:
+                del board["why"]
+        answer_json(found)
+    else:
+        for job, summary in zip(jobs, boards, strict=True):
+            answer(*_board(job, summary))
+        if costs:
+            answer(*(line for cost in costs for line in _cost(cost)))
+    exit_for(jobs, rejected)
+
+
+@with_board_options
+def status(paths: Paths, options: BoardOptions, as_json: AsJson = False) -> None:
+    """Show how far every film is.
+
+    \b
+    svi-story status boards/
+    """
+    from svi_story.render.summary import StatesSummary, status_of
+
+    jobs, rejected = prepare_jobs(paths, options)
+    found = StatesSummary(boards=tuple(status_of(job, store_of(job)) for job in jobs)).model_dump()
+    if as_json:
+        answer_json(found)
+    elif jobs:
+        titles = ("board", "state", "cached", "partial", "to_render", "film")
+        rows = [["-" if row[name] is None else str(row[name]) for name in titles] for row in found["boards"]]
+        answer(*table(titles, rows))
+    exit_for(jobs, rejected)
+
+
+def _board(job: Job, summary: BoardSummary) -> list[str]:
+    """A board for a person."""
+    from svi_story.enginespec import spec_of
+
+    shown = spec_of(job.plan.engine).describe(job.segments[0].options)
+    settings = ", ".join(f"{name} {value}" for name, value in shown.items())
+    engine = f"engine {job.plan.engine}: {settings}" if settings else f"engine {job.plan.engine}"
+    rows = (
+        _row(number, shot, clip, job)
+        for number, (shot, clip) in enumerate(zip(job.plan.shots, summary.clips, strict=True), 1)
+    )
+    return [
+        f"{summary.board} -> {summary.film}",
+        f"{summary.frames} frames, {summary.seconds:.2f} s at {summary.fps} fps, {job.plan.size}, {engine}",
+        *(_memory(mode, need) for mode, need in summary.memory.items()),
+        "",
+        *table(TITLES, rows),
+        *(() if summary.why is None else ("", *summary.why)),
+        "",
+    ]
+
+
+def _memory(mode: str, need: MemoryNeed) -> str:
+    """A memory mode's needs in a line; computed, as no GPU was asked."""
+    least, kept = gib(need.ram_bytes), gib(need.ram_kept_bytes)
+    ram = least if least == kept else f"{least} (better {kept})"
+    return (
+        f"--memory {mode}: about {gib(need.gpu_bytes)} on the GPU (sampling {gib(need.gpu_sampling_bytes)}, "
+        f"decoding {gib(need.gpu_decoding_bytes)}), {ram} of RAM"
+    )
+
+
+def _row(number: int, shot: Shot, clip: ClipSummary, job: Job) -> tuple[str, ...]:
+    states = Counter(segment.state for segment in clip.segments if segment.state)
+    state = next(iter(states), "") if len(states) < 2 else f"{states['cached']}/{len(shot.segments)} cached"
+    return (
+        str(number),
+        f"{shot.id} {_mark(number, shot)}".rstrip(),
+        f"{float(shot.frames / job.plan.fps):.2f}",
+        str(shot.frames),
+        str(shot.asked_frames),
+        "+".join(str(segment.frames) for segment in shot.segments),
+        str(shot.seed),
+        state or "-",
+        shorten(shot.prompt, 100),
+    )
+
+
+def _mark(number: int, shot: Shot) -> str:
+    """How a clip that does not go on from the one before is joined to it."""
+    if number == 1 or not shot.starts_chain:
+        return ""
+    if shot.dip:
+        return f"(dip {shot.dip})"
+    return f"(fade {shot.fade})" if shot.fade else "(cut)"
+
+
+def _cost(cost: Cost) -> list[str]:
+    if not cost.segments:
+        return [f"{cost.engine}: every segment is there"]
+    head = f"{cost.engine}: {cost.segments} segments to make, {cost.waves} of them one after another at most"
+    passes = ", ".join(f"{count} forward passes {expert}" for expert, count in cost.forwards.items())
+    moves = [
+        f"moved with --memory {mode}: {gib(moves.bytes)}, experts come to the device {moves.loads} times"
+        for mode, moves in cost.moves.items()
+    ]
+    return [f"{head}; {passes}" if passes else head, *moves, _time(cost)]
+
+
+def _time(cost: Cost) -> str:
+    if cost.setting is None or cost.seconds is None:
+        what = ", ".join(cost.unknown)
+        return f"time: unknown until something like it was rendered ({what})"
+    about = timedelta(seconds=max(1, round(cost.seconds)))
+    setting = cost.setting
+    where = ", ".join(
+        part for part in (setting.device, setting.dtype, setting.attention, setting.rung) if part
+    )
+    return f"time: about {about}, as timed here before" + (f" ({where})" if where else "")
