@@ -11,7 +11,6 @@ import subprocess
 import sys
 from collections import Counter
 from dataclasses import asdict, dataclass, field
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -211,12 +210,12 @@ def main(boards: str, faults: Faults) -> None:
     from svi_story.cli import console
     from svi_story.cli import main as svi_story
     from svi_story.engines.animatic import Animatic
-    from svi_story.render import retry
+    from svi_story.render import runner
 
     trouble = Trouble(faults)
     console.to_json = trouble.listen(console.to_json)  # type: ignore[assignment]  # a callable like it
     os.fsync = trouble.fsync(os.fsync)  # type: ignore[assignment]  # the disk of this process
-    retry.Retry = partial(retry.Retry, wait=trouble.wait)  # type: ignore[assignment, misc]  # made like it
+    runner.wait = trouble.wait
     if not faults.healed:
         Animatic.decode = trouble.decode(Animatic.decode)  # type: ignore[method-assign]  # planted
     sys.argv = ["svi-story", "render", boards, "--json"]

@@ -17,7 +17,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from sound_files import impulse, noise, wav_bytes, write_sound
 
-from svi_story.errors import InputError
+from svi_story.errors import InputError, on_one_line
 from svi_story.media import audio as decoding
 from svi_story.media import audio_files as files
 from svi_story.media.audio import RecordingReader, count_samples
@@ -173,7 +173,7 @@ def assert_refused(path: Path, words: str) -> None:
         count_samples(path)
     said = str(caught.value)
     assert words in said
-    assert said.startswith(f"the sound {path} ")
+    assert said.startswith(f"the sound {on_one_line(str(path))} ")
     assert ";" in said, "a cure follows"
 
 

@@ -16,7 +16,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image, ImageCms
 
-from svi_story.errors import InputError
+from svi_story.errors import InputError, on_one_line
 from svi_story.media import image_headers
 from svi_story.media.images import PictureError, fit_picture, open_picture, pixels_digest
 
@@ -47,7 +47,7 @@ def refusal(path: Path) -> str:
             open_picture(path)
     error = caught.value
     assert isinstance(error, InputError)
-    assert str(error) == f"the image {path} {error.reason}"
+    assert str(error) == f"the image {on_one_line(str(path))} {error.reason}"
     return error.reason
 
 

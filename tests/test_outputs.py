@@ -334,9 +334,7 @@ def test_a_film_so_far_that_is_another_board_s_film(write_board: Write, svi_stor
         write_board(f"boards/{name}.yaml", reference="../anchor.png", **BOARD)
     ended = svi_story("render", "boards")
     assert ended.code == 2
-    assert "a.partial.mp4: boards/a.yaml would write the film so far here, and boards/a.partial.yaml its" in (
-        ended.err
-    )
+    assert "boards/a.partial.yaml: would write renders/a.partial.mp4, and so would boards/a.yaml" in ended.err
     assert svi_story("render", "boards/a.partial.yaml").code == 0
     before = tree(RENDERS)
     for _ in range(2):
@@ -371,7 +369,7 @@ def test_a_file_that_appears_while_a_film_is_rendered_is_kept(
     board: Path, svi_story: Run, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with monkeypatch.context() as patch:
-        patch.setattr("svi_story.render.film.make_sound", lambda *_args: put(RENDERS / "board.mp4"))
+        patch.setattr("svi_story.render.film.Film._mix_sound", lambda *_args: put(RENDERS / "board.mp4"))
         ended = svi_story("render", board)
     assert ended.code == 1
     assert "renders/board.mp4: was put there by another program" in ended.err

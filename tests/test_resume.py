@@ -186,4 +186,4 @@ def test_force_stays_within_what_is_made(board: Path, svi_story: Run) -> None:
     assert '"to_render": 2' in ended.out
     refused = svi_story("render", board, *ANIMATIC, "--force", "clip-05", "--only", "clip-02")
     assert refused.code == 2
-    assert "--force clip-05: not among the clips that --only makes" in refused.err
+    assert "--force clip-05: not among the clips that --only renders" in refused.err

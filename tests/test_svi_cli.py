@@ -160,7 +160,7 @@ def test_the_fast_preset_takes_the_pair_that_is_named(
     engine = {"preset": "fast", "steps": 2, "max_frames": 5, "distill": distill}
     board = reference_board(write_board, "2.0", engine=engine, clips=[{"prompt": "The street."}])
     plan = svi_story("plan", board, *FLAGS)
-    assert "2 steps, guidance 1.5, shift 8, boundary 0.9" in plan.out
+    assert "steps 2, guidance 1.5, shift 8, boundary 0.9" in plan.out
     ended = svi_story("render", board, *FLAGS)
     assert ended.code == 0, ended.err
     distill["high"], distill["low"] = distill["low"], distill["high"]

@@ -50,7 +50,7 @@ def give_up_output(error: OSError) -> int:
     """Say what could not be written, standard output where no file is named; returns the exit code."""
     if error.errno != errno.EPIPE or error.filename:
         complain(
-            f"{error.filename or 'standard output'}: {error.strerror or error}; see to it and run it again"
+            f"{error.filename or 'standard output'}: {error.strerror or error}; solve this and run it again"
         )
     if not error.filename:
         drop_output()

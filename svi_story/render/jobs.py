@@ -211,7 +211,7 @@ def resolve(
         except RenderError as error:
             rejected.append(Rejected(place.board, InputError(*error.problems)))
         except OSError as error:  # of a file that changes while it is looked at
-            what = f"cannot be read: {error.strerror}; see to it and run the same command again"
+            what = f"cannot be read: {error.strerror}; solve this and run the same command again"
             rejected.append(
                 Rejected(place.board, InputError(Problem(what, str(error.filename or place.board))))
             )
