@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from svi_story.plan.keys import Json
     from svi_story.plan.model import Size
 
-MEDIA_VERSION = 1
+MEDIA_VERSION = 2
 """Raised whenever the same frames make another file than before."""
 
 PIXELS = "yuv422p10le"

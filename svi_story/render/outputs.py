@@ -18,6 +18,7 @@ from svi_story.cache.outputs import is_plain, place_of
 from svi_story.cache.store import Store
 from svi_story.cut.extras import is_own_packet
 from svi_story.cut.mp4 import read_xmp
+from svi_story.enginespec.sampling import Sampler
 from svi_story.errors import InputError, Problem
 from svi_story.events import Warned
 from svi_story.files import sha256_file
@@ -377,7 +378,7 @@ def _files_of(place: Place, plan: FilmPlan) -> Iterator[tuple[Path, str]]:
         for segment in shot.segments:
             files.setdefault(segment.anchor.path, "reference")
             weights = [lora.path for lora in segment.loras]
-            distill = segment.sampler.distill
+            distill = segment.options.distill if isinstance(segment.options, Sampler) else None
             weights += distill.files if distill and distill.files else ()
             for path in weights:
                 files.setdefault(path, "LoRA")
