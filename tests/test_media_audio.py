@@ -188,8 +188,11 @@ HEADER_LIES: dict[str, tuple[bytes, str]] = {
     "16 channels": (wav_bytes(bytes(48_000), channels=16), "16 channels"),
     "65535 channels": (wav_bytes(bytes(4000), channels=65_535), "damaged"),
     "an odd codec": (wav_bytes(bytes(4000), kind=17, bits=4), "adpcm_ima_wav"),
-    "NaN": (wav_bytes(np.full(9600, np.nan, "<f4").tobytes(), kind=3, bits=32), "no numbers"),
-    "infinite": (wav_bytes(np.full(9600, np.inf, "<f4").tobytes(), kind=3, bits=32), "no numbers"),
+    "NaN": (wav_bytes(np.full(9600, np.nan, "<f4").tobytes(), kind=3, bits=32), "NaN or infinite"),
+    "infinite": (
+        wav_bytes(np.full(9600, np.inf, "<f4").tobytes(), kind=3, bits=32),
+        "NaN or infinite",
+    ),
     "text": (b"Dear reader, this is no sound.\n" * 99, "none of WAV"),
     "zeros": (bytes(100_000), "none of WAV"),
     "random bytes": (np.random.default_rng(5).bytes(100_000), "damaged"),

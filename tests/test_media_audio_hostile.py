@@ -15,7 +15,7 @@ from sound_bombs import BOMBS, HARMLESS, MDIR, PICTURE, PLAIN_SAMPLES, box, flac
 from sound_files import noise, write_sound
 
 from svi_story.media.audio import RecordingReader, count_samples
-from svi_story.media.audio_files import BoundedFile, SoundError, View
+from svi_story.media.audio_files import BoundedFile, FileView, SoundError
 from svi_story.media.containers import inspect
 
 if TYPE_CHECKING:
@@ -182,7 +182,7 @@ def test_ogg_pages_are_checked_as_libav_does(tmp_path: Path) -> None:
         inspect_file(path)
 
 
-def inspect_file(path: Path) -> View:
+def inspect_file(path: Path) -> FileView:
     with path.open("rb", buffering=0) as file:
         return inspect(path, file)
 
@@ -196,12 +196,12 @@ def test_a_view_replaces_the_same_bytes_in_any_reading(
 ) -> None:
     data = bytes(range(100))
     whole = bytearray(data)
-    view = View("wav", 0)
+    view = FileView("wav", 0)
     for slot, patch in sorted(patches.items()):
         view.patches.append((10 * slot, patch))
         whole[10 * slot : 10 * slot + len(patch)] = patch
     for at, count in reads:
-        assert view.masked(at, data[at : at + count]) == whole[at : at + count]
+        assert view.patched(at, data[at : at + count]) == whole[at : at + count]
 
 
 def test_sounds_that_are_nearly_nothing_are_read(tmp_path: Path) -> None:

@@ -17,7 +17,7 @@ from svi_story.plan.model import Size
 from svi_story.plan.shots import plan_film
 from svi_story.review.contact_sheet import (
     CLIPS_PER_SHEET,
-    Box,
+    Rect,
     Sheet,
     arrange,
     lay_out,
@@ -61,7 +61,7 @@ def decoded(path: Path) -> NDArray[np.uint8]:
         return np.array(image)
 
 
-def part(pixels: NDArray[np.uint8], box: Box) -> NDArray[np.uint8]:
+def part(pixels: NDArray[np.uint8], box: Rect) -> NDArray[np.uint8]:
     return pixels[box.top : box.top + box.height, box.left : box.left + box.width]
 
 
@@ -169,7 +169,7 @@ def test_long_films_make_several_sheets_and_shorter_ones_take_them_away(write_bo
     assert left == ["board.preview-4.png", "board.preview.png"]
 
 
-def inside(inner: Box, outer: Box) -> bool:
+def inside(inner: Rect, outer: Rect) -> bool:
     return (
         outer.left <= inner.left
         and outer.top <= inner.top
@@ -178,7 +178,7 @@ def inside(inner: Box, outer: Box) -> bool:
     )
 
 
-def apart(one: Box, other: Box) -> bool:
+def apart(one: Rect, other: Rect) -> bool:
     return (
         one.left + one.width <= other.left
         or other.left + other.width <= one.left
@@ -196,7 +196,7 @@ def test_any_number_of_clips_of_any_shape_has_its_place(count: int, width: int, 
 
 
 def check_sheet(sheet: Sheet, film: Size) -> None:
-    paper = Box(0, 0, *sheet.size)
+    paper = Rect(0, 0, *sheet.size)
     assert sheet.size[0] * sheet.size[1] < 60_000_000
     assert max(sheet.size) < 12_000
     for index in {0, sheet.clips // 2, sheet.clips - 1}:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from review_films import at, hue, level, pan, plant, review, scene_in
 
-from svi_story.review.report import Shown, write_page
+from svi_story.review.report import Playback, write_page
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -92,7 +92,7 @@ def page(write_board: Write, svi_story: Run, tmp_path: Path) -> Path:
     film_file = Path("renders/a#b c%.mp4")
     Path("renders/board.mp4").rename(film_file)
     target = tmp_path / "renders" / "board.review.html"
-    write_page(found, Shown(film_file, ""), target)
+    write_page(found, Playback(film_file, ""), target)
     return target
 
 

@@ -75,7 +75,7 @@ def test_half_of_a_film_is_reviewed(write_board: Write, svi_story: Run) -> None:
     assert ended.code == 0, ended.err
     html = PAGE.read_text("utf-8")
     assert "<video" not in html
-    assert "Not made yet: 2 of 3 clips" in html
+    assert "Not rendered yet: 2 of 3 clips" in html
 
 
 def test_an_outdated_film_is_named_so(write_board: Write, svi_story: Run) -> None:
@@ -97,7 +97,7 @@ def test_a_damaged_entry_is_missing_and_told(write_board: Write, svi_story: Run)
     assert ended.code == 0, ended.err
     assert "damaged" in ended.err
     assert "is made again by the next render" in ended.err
-    assert "Not made yet: 1 of 3 clips" in PAGE.read_text("utf-8")
+    assert "Not rendered yet: 1 of 3 clips" in PAGE.read_text("utf-8")
 
 
 def test_a_place_that_cannot_be_written_is_told(

@@ -33,8 +33,8 @@ from review_films import (
 )
 
 from svi_story.cache.store import Store
-from svi_story.review.findings import longest
-from svi_story.review.measures import Track, drift_from, measured, sharpness
+from svi_story.review.analysis import longest_run
+from svi_story.review.measures import MeasureSeries, drift_from, measure_frames, sharpness
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -277,11 +277,11 @@ def test_a_repeated_frame_is_the_only_thing_that_is_found(board: Callable[..., P
     found = reviewed(board(), [*film[:FIRST], *film[FIRST - 1 : -1]])
     assert faults(found) == [("duplicate", 1, 0)]
     assert found.findings[0].frame == FIRST
-    assert found.findings[0].value < found.findings[0].limit.value
-    assert found.findings[0].cures
+    assert found.findings[0].value < found.findings[0].threshold.value
+    assert found.findings[0].remedies
 
 
-def test_numbers_that_are_none_are_found_in_the_latents(board: Callable[..., Path]) -> None:
+def test_nan_and_inf_are_found_in_the_latents(board: Callable[..., Path]) -> None:
     film, job = pan(FILM), job_of(board())
     for number, segment in enumerate(job.segments):
         start = number and CLIP + (number - 1) * (CLIP - 1)
@@ -388,25 +388,25 @@ def test_a_repeated_frame_is_found_in_an_animatic_too(
 @given(st.integers(1, 11))
 def test_a_film_measured_in_parts_gives_the_same_numbers(cut: int) -> None:
     film = pan(12, (64, 48), 0.01)
-    whole = [measure for measure, _ in measured(film)]
-    first = list(measured(film[:cut]))
-    rest = list(measured(film[cut:], tuple(look for _, look in first[-2:])))
+    whole = [measure for measure, _ in measure_frames(film)]
+    first = list(measure_frames(film[:cut]))
+    rest = list(measure_frames(film[cut:], tuple(look for _, look in first[-2:])))
     parts = [measure for measure, _ in (*first, *rest)]
-    one, other = Track.of(whole), Track.of(parts)
+    one, other = MeasureSeries.of(whole), MeasureSeries.of(parts)
     for name in (
         "mean",
         "cov",
         "sharpness",
         "noise",
-        "floor",
+        "noise_floor",
         "motion",
         "flow",
-        "rest",
-        "turn",
+        "residual",
+        "colour_change",
         "change",
         "blocks",
-        "skip",
-        "same",
+        "change_over_two",
+        "identical",
     ):
         np.testing.assert_allclose(getattr(one, name), getattr(other, name), 1e-5, 1e-5, err_msg=name)
 
@@ -423,8 +423,8 @@ EFFECT = 0.7620867483193654
 
 
 def test_drift_is_the_distance_of_the_colours() -> None:
-    measures = [measure for measure, _ in measured(pan(3))]
-    track = Track.of(measures)
+    measures = [measure for measure, _ in measure_frames(pan(3))]
+    track = MeasureSeries.of(measures)
     same = drift_from(track, track.mean[0], track.cov[0])
     assert same.total[0] == pytest.approx(0, abs=1e-2)
     moved = drift_from(track, track.mean[0] + np.array([3, 0, 4], np.float32), track.cov[0])
@@ -436,7 +436,7 @@ def test_drift_is_the_distance_of_the_colours() -> None:
 
 @given(st.lists(st.booleans(), max_size=40))
 def test_the_longest_run_is_the_longest(flags: list[bool]) -> None:
-    start, length = longest(np.array(flags, bool))
+    start, length = longest_run(np.array(flags, bool))
     text = "".join("x" if flag else " " for flag in flags)
     assert length == max(map(len, text.split()), default=0)
     assert all(flags[start : start + length])
@@ -447,5 +447,5 @@ def test_the_same_film_gives_the_same_review(board: Callable[..., Path]) -> None
     one, two = review(job), review(job)
     assert one.clips[0].run is not None
     assert two.clips[0].run is not None
-    np.testing.assert_allclose(one.clips[0].run.track.motion, two.clips[0].run.track.motion, 1e-5)
+    np.testing.assert_allclose(one.clips[0].run.series.motion, two.clips[0].run.series.motion, 1e-5)
     assert faults(one) == faults(two)

@@ -15,7 +15,7 @@ from PIL import Image
 from review_films import CLIP, at, job_of, level, pan, plant, put, review, scene_in
 
 from svi_story.review.film import as_json
-from svi_story.review.report import Clock, Shown, page_of, write_page
+from svi_story.review.report import Clock, Playback, page_of, write_page
 from svi_story.review.thresholds import TABLE
 
 if TYPE_CHECKING:
@@ -74,7 +74,7 @@ class Page(HTMLParser):
 
 def page_for(board: Path, film: str | None = None, note: str = "") -> str:
     found = review(plant(board, pan(810, (64, 64), 0.0001)))
-    return page_of(found, Shown(Path(film) if film else None, note), Path("renders/board.review.html"))
+    return page_of(found, Playback(Path(film) if film else None, note), Path("renders/board.review.html"))
 
 
 def test_the_page_is_well_formed_and_says_what_was_made(board_of: Write) -> None:
@@ -130,7 +130,7 @@ def test_the_film_is_found_under_any_name(board_of: Write, tmp_path: Path) -> No
     page = Page(page_for(board_of(), "renders/a: b#c%d?é\"'.mp4"))
     assert page.all("video")[0]["src"] == "./a%3A%20b%23c%25d%3F%C3%A9%22%27.mp4"
     moved = page_of(
-        review(job_of(board_of())), Shown(tmp_path / "films/x.mp4", ""), tmp_path / "pages/x.html"
+        review(job_of(board_of())), Playback(tmp_path / "films/x.mp4", ""), tmp_path / "pages/x.html"
     )
     assert Page(moved).all("video")[0]["src"] == "./../films/x.mp4"
 
@@ -141,15 +141,15 @@ def test_without_a_film_the_page_still_comes(board_of: Write) -> None:
     assert "There is no film yet." in page.text
 
 
-def test_warnings_come_with_place_limit_and_cure(board_of: Write) -> None:
+def test_warnings_come_with_place_limit_and_remedy(board_of: Write) -> None:
     board = board_of()
     found = review(plant(board, at(3, level(0))(pan(60, (64, 64), 0.001))))
-    page = Page(page_of(found, Shown(None, ""), Path("renders/board.review.html")))
+    page = Page(page_of(found, Playback(None, ""), Path("renders/board.review.html")))
     assert "1 warning" in page.text
     assert "Black frames" in page.text
     assert "clip-01 0:00.20" in page.text
     assert "svi-story render board.yaml --force clip-01" in page.text
-    assert found.findings[0].cures[0] in page.text
+    assert found.findings[0].remedies[0] in page.text
     assert {"href": "#clip-1", "data-t": "0.217"}.items() <= next(
         each for each in page.all("a") if "data-warning" in each
     ).items()
@@ -158,9 +158,9 @@ def test_warnings_come_with_place_limit_and_cure(board_of: Write) -> None:
 def test_a_half_made_film_says_what_is_missing(board_of: Write) -> None:
     job = job_of(board_of())
     put(job.segments[0], pan(13, (64, 64), 0.001))
-    page = Page(page_of(review(job), Shown(None, ""), Path("renders/board.review.html")))
-    assert "Not made yet: 2 of 3 clips" in page.text
-    assert page.text.count("Not made yet.") == 2
+    page = Page(page_of(review(job), Playback(None, ""), Path("renders/board.review.html")))
+    assert "Not rendered yet: 2 of 3 clips" in page.text
+    assert page.text.count("Not rendered yet.") == 2
     assert "Nothing wrong so far" in page.text
 
 
@@ -194,7 +194,7 @@ def test_the_page_is_replaced_whole(board_of: Write, tmp_path: Path) -> None:
     page = tmp_path / "board.review.html"
     page.write_text("old")
     found = review(plant(board_of(), pan(60, (64, 64))))
-    write_page(found, Shown(None, ""), page)
+    write_page(found, Playback(None, ""), page)
     assert page.read_text("utf-8").startswith("<!DOCTYPE html>")
     assert not [each for each in tmp_path.iterdir() if each.name.startswith(".tmp")]
 
@@ -221,7 +221,7 @@ def test_what_an_entry_claims_is_taken_with_care(board_of: Write, noted: object)
             odd = {"torch": "x" * 100_000, "\ud800": noted}
             notes = {"sampling_seconds": noted, "decoding_seconds": noted, "versions": odd}
             cast("dict[str, Any]", entry.manifest)["notes"] = notes
-    page = page_of(found, Shown(None, ""), Path("renders/board.review.html"))
+    page = page_of(found, Playback(None, ""), Path("renders/board.review.html"))
     assert Page(page).open == []
     assert "time spent" not in Page(page).text
     assert len(page) < 200_000
@@ -248,7 +248,7 @@ def test_joins_that_were_not_measured_are_hollow_and_gaps_are_shaded(board_of: W
     put(job.segments[0], film[:13])
     put(job.segments[1], film[13:25])
     put(job.segments[3], film[37:49])
-    page = Page(page_of(review(job), Shown(None, ""), Path("renders/board.review.html")))
+    page = Page(page_of(review(job), Playback(None, ""), Path("renders/board.review.html")))
     marks = [each.get("class") for each in page.all("circle")]
     assert marks == [None, "hollow unknown", "hollow unknown"]
     gaps = [each for each in page.all("rect") if each.get("class") == "gap"]
@@ -263,7 +263,7 @@ def test_an_anchor_of_one_colour_is_said_to_be_no_judge(board_of: Write, tmp_pat
     found = review(plant(board, [level(0)(each) for each in pan(37, (64, 64))]))
     still = [each for each in found.findings if each.kind != "frozen"]
     page = Page(
-        page_of(replace(found, findings=tuple(still)), Shown(None, ""), Path("renders/board.review.html"))
+        page_of(replace(found, findings=tuple(still)), Playback(None, ""), Path("renders/board.review.html"))
     )
     assert "Nothing wrong" not in page.text
     assert "cannot be judged" in page.text

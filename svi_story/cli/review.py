@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from svi_story.cache.store import Store
     from svi_story.render.jobs import Job
     from svi_story.review.film import FilmReview
-    from svi_story.review.report import Shown
+    from svi_story.review.report import Playback
 
 
 def register(app: typer.Typer) -> None:
@@ -53,7 +53,7 @@ def review(board: Board, options: BoardOptions, as_json: AsJson = False) -> None
 
         answer_json(in_json(found))
     else:
-        _write(page, found, replace(_shown(job, store), again=command), outputs)
+        _write(page, found, replace(_playback(job, store), command=command), outputs)
         answer(str(page))
     if found.findings:
         count = len(found.findings)
@@ -74,26 +74,28 @@ def _measure(job: Job, store: Store, command: str) -> FilmReview:
         return review_film(job.plan, store.entry, report)
 
 
-def _write(page: Path, found: FilmReview, shown: Shown, outputs: Outputs) -> None:
+def _write(page: Path, found: FilmReview, playback: Playback, outputs: Outputs) -> None:
     """Write the page beside the film."""
     from svi_story.files import disk, make_folder
     from svi_story.review.report import write_page
 
     with disk(page.parent, "making room for the review"):
         make_folder(page.parent)
-    write_page(found, shown, page, outputs.file)
+    write_page(found, playback, page, outputs.file)
 
 
-def _shown(job: Job, store: Store) -> Shown:
+def _playback(job: Job, store: Store) -> Playback:
     """The film that can be watched, and what to know about it."""
     from svi_story.render.record import is_finished, partial_film
-    from svi_story.review.report import Shown
+    from svi_story.review.report import Playback
 
     film = job.place.film
     if film.is_file():
         if is_finished(job, store):
-            return Shown(film, "")
-        return Shown(film, "This film is not the one that is planned now: times may differ. Render it again.")
+            return Playback(film, "")
+        return Playback(
+            film, "This film is not the one that is planned now: times may differ; render it again."
+        )
     if partial_film(film).is_file():
-        return Shown(partial_film(film), "The film is not finished: this is what exists so far.")
-    return Shown(None, "There is no film to play yet; its clips are measured where they lie.")
+        return Playback(partial_film(film), "The film is not finished: this is what exists so far.")
+    return Playback(None, "There is no film to play yet; its clips are measured where they lie.")

@@ -1,1 +1,1 @@
-"""Images, text and audio: files from strangers read safely, text drawn in any script."""
+"""Images, text and audio: untrusted files read safely, text drawn in any script."""

@@ -1,6 +1,6 @@
-"""Audio files from strangers as 48 kHz stereo, exact to the sample, a little of them in memory at a time.
+"""Untrusted audio files as 48 kHz stereo, exact to the sample, decoded in small blocks.
 
-Any number of channels becomes two: one is heard on both sides as it is, more are mixed down by libav's usual
+Any number of channels becomes two: mono is copied to both sides, more are mixed down by libav's usual
 matrix. n samples at another rate become n * 48000 / rate, halves rounded up, and sample 0 stays where it is.
 """
 
@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, NoReturn
 
 import numpy as np
 
-from svi_story.media.audio_files import CURE, MAX_TRACKS, BoundedFile, SoundError, open_sound
+from svi_story.media.audio_files import MAX_TRACKS, REMEDY, BoundedFile, SoundError, open_sound
 from svi_story.media.containers import inspect
 
 if TYPE_CHECKING:
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from av.container import InputContainer
     from numpy.typing import NDArray
 
-    from svi_story.media.audio_files import View
+    from svi_story.media.audio_files import FileView
 
     Samples = NDArray[np.float32]
     """n x 2; full scale is 1.0."""
@@ -69,8 +69,8 @@ _MISSING = Fraction(8, 100)
 """Seconds that may be missing at the end: what encoders add there is not always in the length they write."""
 
 
-class Decoded:
-    """The sound in an open file, as libav's frames, in order.
+class AudioDecoder:
+    """Decodes the sound in an open file into libav's frames, in order.
 
     Raises SoundError for a file that is of another kind, holds no sound, is damaged, cut off or too long.
     """
@@ -83,35 +83,35 @@ class Decoded:
         self.rate = 0
         """Samples a second."""
         self.samples = 0
-        """How many samples it holds; complete when the last frame was given out."""
+        """Samples so far; final after the last frame."""
 
     def frames(self) -> Iterator[AudioFrame]:
-        """All frames, once. The last one may hold more than belongs to the sound: `samples` counts."""
+        """All frames, once. The last one may hold more than belongs to the sound: `samples` is right."""
         view = inspect(self._path, self._file)
-        with _opened(self._path, self._file, view) as container:
-            stream = _stream(self._path, container)
+        with _open_container(self._path, self._file, view) as container:
+            stream = _select_stream(self._path, container)
             alone = not view.others and len(container.streams) == 1
-            if (_declared(container, stream, alone=alone) or 0) > MAX_SECONDS:
+            if (_declared_seconds(container, stream, alone=alone) or 0) > MAX_SECONDS:
                 self._refuse_long()
             silence = _VALUES_PER_BYTE[stream.codec_context.name in _LOSSLESS]
             self._values = min(MAX_VALUES, _SPARE_VALUES + silence * self._bytes)
             kind, last, most = (0, 0), 0, 0
             for frame in self._decode(container, stream):
                 if self.samples == 0:
-                    kind = self._checked_kind(frame)
+                    kind = self._checked_format(frame)
                     most = min(MAX_SECONDS * self.rate, self._values // kind[1])
-                elif kind != _kind(frame):
-                    raise SoundError(self._path, f"changes its rate or its channels midway; {CURE}")
+                elif kind != _rate_and_channels(frame):
+                    raise SoundError(self._path, f"changes its rate or its channels midway; {REMEDY}")
                 last = frame.samples
                 self.samples += last
                 if self.samples > most:
                     self._refuse_long()
                 yield frame
             padded = "mp4" in container.format.name
-            self._check_end(_declared(container, stream, alone=alone), last, padded=padded)
+            self._check_end(_declared_seconds(container, stream, alone=alone), last, padded=padded)
 
     def _decode(self, container: InputContainer, stream: AudioStream) -> Iterator[AudioFrame]:
-        """All frames. Many an MP3 ends in tags and padding that nobody can decode; that is no damage."""
+        """All frames. MP3 files may end in tags and padding that cannot be decoded; that is no damage."""
         import av
 
         junk = None
@@ -119,7 +119,7 @@ class Decoded:
             self._packets += 1
             if self._packets > _SPARE_PACKETS + self.samples // _SAMPLES_PER_PACKET:
                 what = f"holds {self.samples} samples in {self._packets} packets, which is too many"
-                raise SoundError(self._path, f"{what}; {CURE}")
+                raise SoundError(self._path, f"{what}; {REMEDY}")
             try:
                 frames = stream.decode(packet)
             except av.InvalidDataError as error:
@@ -131,8 +131,8 @@ class Decoded:
                 raise junk
             yield from frames
 
-    def _checked_kind(self, frame: AudioFrame) -> tuple[int, int]:
-        self.rate, channels = _kind(frame)
+    def _checked_format(self, frame: AudioFrame) -> tuple[int, int]:
+        self.rate, channels = _rate_and_channels(frame)
         if not 1 <= channels <= MAX_CHANNELS:
             what = f"has {channels} channels, not 1 to {MAX_CHANNELS}; save it in stereo"
             raise SoundError(self._path, what)
@@ -151,15 +151,15 @@ class Decoded:
         raise SoundError(self._path, f"is longer than {MAX_SECONDS // 3600} hours; cut it")
 
     def _check_end(self, declared: Fraction | None, last: int, *, padded: bool) -> None:
-        """Whether all is there that the file announced; what pads an MP4's last frame does not count."""
+        """Refuse a file with less sound than it declares; do not count what pads an MP4's last frame."""
         if self.samples == 0:
-            raise SoundError(self._path, f"holds no sound; {CURE}")
+            raise SoundError(self._path, f"holds no sound; {REMEDY}")
         if declared is None:
             return
         seconds = Fraction(self.samples, self.rate)
         if seconds + _MISSING < declared:
-            what = f"it says it lasts {float(declared):.2f} s, and {float(seconds):.2f} s can be read"
-            raise SoundError(self._path, f"is cut off or damaged: {what}; copy it again, or {CURE}")
+            what = f"it declares {float(declared):.2f} s, and {float(seconds):.2f} s can be read"
+            raise SoundError(self._path, f"is cut off or damaged: {what}; copy it again, or {REMEDY}")
         excess = self.samples - round(declared * self.rate)
         if padded and 0 < excess < last:
             self.samples -= excess
@@ -167,18 +167,18 @@ class Decoded:
 
 @contextmanager
 def refusals(path: Path, what: str) -> Iterator[None]:
-    """libav's errors, and what its input raised meanwhile, as words for people."""
+    """Turn errors of libav, and of its input file, into SoundError."""
     import av
 
     try:
         yield
     except (av.FFmpegError, OSError, ValueError) as error:
         detail = getattr(error, "strerror", None) or str(error) or type(error).__name__
-        raise SoundError(path, f"{what} ({detail}); {CURE}") from None
+        raise SoundError(path, f"{what} ({detail}); {REMEDY}") from None
 
 
 @contextmanager
-def _opened(path: Path, file: BinaryIO, view: View) -> Iterator[InputContainer]:
+def _open_container(path: Path, file: BinaryIO, view: FileView) -> Iterator[InputContainer]:
     import av
 
     options = {**_OPTIONS, "format_whitelist": view.formats}
@@ -188,29 +188,29 @@ def _opened(path: Path, file: BinaryIO, view: View) -> Iterator[InputContainer]:
         yield container
 
 
-def _kind(frame: AudioFrame) -> tuple[int, int]:
+def _rate_and_channels(frame: AudioFrame) -> tuple[int, int]:
     return frame.sample_rate, frame.layout.nb_channels
 
 
-def _stream(path: Path, container: InputContainer) -> AudioStream:
-    """The file's first sound, and nothing else of it."""
+def _select_stream(path: Path, container: InputContainer) -> AudioStream:
+    """The file's first audio stream; all others are discarded."""
     from av.stream import Discard
 
     if not container.streams.audio:
-        raise SoundError(path, f"holds no sound, only other things; {CURE}")
+        raise SoundError(path, f"holds no sound, only other things; {REMEDY}")
     chosen = container.streams.audio[0]
     for stream in container.streams:
         if stream is not chosen:
             stream.discard = Discard.all
-    codec: str | None = getattr(chosen.codec_context, "name", None)  # libav does not know every one
+    codec: str | None = getattr(chosen.codec_context, "name", None)  # None if libav does not know it
     if codec not in _CODECS:
-        raise SoundError(path, f"is encoded as {codec or 'nothing known'}, which is not read; {CURE}")
+        raise SoundError(path, f"is encoded as {codec or 'nothing known'}, which is not read; {REMEDY}")
     chosen.codec_context.options = {"max_samples": str(_MAX_SAMPLES)}
     return chosen
 
 
-def _declared(container: InputContainer, stream: AudioStream, *, alone: bool) -> Fraction | None:
-    """The seconds that the file says the sound lasts, where it says so and not libav guesses."""
+def _declared_seconds(container: InputContainer, stream: AudioStream, *, alone: bool) -> Fraction | None:
+    """The duration that the file declares; None where libav only estimates it."""
     if "mp3" in container.format.name and not stream.start_time:
         return None  # only an encoder that wrote the length also wrote where the sound starts
     if stream.duration and stream.time_base:
@@ -221,21 +221,21 @@ def _declared(container: InputContainer, stream: AudioStream, *, alone: bool) ->
 
 
 RATE = 48_000
-"""Samples a second, of every sound in the house."""
+"""Samples a second, of all audio in the program."""
 
 _CHUNK = 2**20
 _BLOCK = RATE
-_HELD = 16_384
-"""Samples that wait for the end: as much as the last frame of an M4A may hold too many."""
+_HELD_BACK = 16_384
+"""Samples held back until the end: as many as the last frame of an M4A may have too many."""
 
 _PADDING = 1024
 """Silent samples after the last one, for the resampler to look ahead into."""
 
 
 def count_samples(path: Path) -> int:
-    """Read a recording to its end; its length in samples at `RATE`. Raises SoundError, with the cure.
+    """Read a recording to its end; its length in samples at `RATE`. Raises SoundError, with a remedy.
 
-    For files from strangers use `svi_story.media.guard`, which does this in a process with limits.
+    For untrusted files use `svi_story.media.guard`, which does this in a process with limits.
     """
     with open_sound(path) as file:
         return samples_in(path, file)
@@ -247,9 +247,9 @@ def samples_in(path: Path, file: BinaryIO) -> int:
 
 
 class RecordingReader:
-    """The samples of one recording, from any place. Forward is cheap; going back starts over.
+    """The samples of one recording, from any place. Reading forward is cheap; going back starts over.
 
-    The file is opened once, so what is read is what `digest` hashed, if `unchanged` says so at the end.
+    The file is opened once, so what is read is what `digest` hashed, if `unchanged` is true at the end.
     Use it as a context manager. Raises SoundError where `count_samples` would.
     """
 
@@ -259,7 +259,7 @@ class RecordingReader:
         self._state = self._file_state()
         self._rest: Iterator[Samples] = iter(())
         self._start = 0
-        self._block = _nothing()
+        self._block = _no_samples()
         self._rewind()
 
     def __enter__(self) -> Self:
@@ -271,8 +271,8 @@ class RecordingReader:
         self.close()
 
     def close(self) -> None:
-        """Let go of the file and of the samples."""
-        self._rest, self._block = iter(()), _nothing()
+        """Close the file and free the samples."""
+        self._rest, self._block = iter(()), _no_samples()
         self._file.close()
 
     def digest(self) -> str:
@@ -285,7 +285,7 @@ class RecordingReader:
         return digest.hexdigest()
 
     def unchanged(self) -> bool:
-        """Whether nobody wrote into the file since it was opened."""
+        """Whether the file was not written since it was opened."""
         return self._file_state() == self._state
 
     def read(self, start: int, count: int) -> Samples:
@@ -297,10 +297,10 @@ class RecordingReader:
             part = self._block[start - self._start :][:count]
             parts.append(part)
             start, count = start + len(part), count - len(part)
-        return np.concatenate(parts) if parts else _nothing()
+        return np.concatenate(parts) if parts else _no_samples()
 
     def _reach(self, sample: int) -> bool:
-        """Go on to the block that holds a sample; False past the end."""
+        """Read on to the block that holds a sample; False past the end."""
         while sample >= self._start + len(self._block):
             following = next(self._rest, None)
             if following is None:
@@ -311,7 +311,7 @@ class RecordingReader:
 
     def _rewind(self) -> None:
         self._start = 0
-        self._block = _nothing()
+        self._block = _no_samples()
         self._rest = _blocks(self._path, self._file)
 
     def _file_state(self) -> tuple[int, int]:
@@ -319,29 +319,29 @@ class RecordingReader:
         return status.st_size, status.st_mtime_ns
 
 
-def _nothing() -> Samples:
+def _no_samples() -> Samples:
     return np.zeros((0, 2), np.float32)
 
 
 def _blocks(path: Path, file: BinaryIO) -> Iterator[Samples]:
-    """All samples at `RATE` in blocks, and exactly as many as there are."""
-    decoded = Decoded(path, file)
-    given, held = 0, _nothing()
+    """All samples at `RATE` in blocks, exactly as many as the recording has."""
+    decoded = AudioDecoder(path, file)
+    done, held = 0, _no_samples()
     with refusals(path, "is damaged"):
-        for block in _gathered(_resampled(decoded)):
+        for block in _joined(_resampled(decoded)):
             if not np.isfinite(block).all():
-                raise SoundError(path, f"is damaged: it holds samples that are no numbers; {CURE}")
+                raise SoundError(path, f"is damaged: it holds NaN or infinite samples; {REMEDY}")
             held = np.concatenate((held, block))
-            ready = max(len(held) - _HELD, 0)
+            ready = max(len(held) - _HELD_BACK, 0)
             yield held[:ready]
-            given, held = given + ready, held[ready:]
-    due = (2 * decoded.samples * RATE + decoded.rate) // (2 * decoded.rate)
-    if due == 0:
-        raise SoundError(path, f"holds no sound; {CURE}")
-    yield held[: due - given]
+            done, held = done + ready, held[ready:]
+    total = (2 * decoded.samples * RATE + decoded.rate) // (2 * decoded.rate)
+    if total == 0:
+        raise SoundError(path, f"holds no sound; {REMEDY}")
+    yield held[: total - done]
 
 
-def _gathered(parts: Iterable[Samples]) -> Iterator[Samples]:
+def _joined(parts: Iterable[Samples]) -> Iterator[Samples]:
     """The same samples in fewer and longer parts."""
     waiting: list[Samples] = []
     length = 0
@@ -356,8 +356,8 @@ def _gathered(parts: Iterable[Samples]) -> Iterator[Samples]:
         yield np.concatenate(waiting)
 
 
-def _resampled(decoded: Decoded) -> Iterator[Samples]:
-    """The frames at `RATE`, and what the silence after them brings to light."""
+def _resampled(decoded: AudioDecoder) -> Iterator[Samples]:
+    """The frames at `RATE`; silence after them flushes the resampler."""
     import av
 
     resampler, last = None, None

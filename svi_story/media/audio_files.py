@@ -1,4 +1,9 @@
-"""Files from strangers, opened so that nothing waits, no other file is read and the work is bounded."""
+"""Untrusted audio files, opened without blocking, and read with bounded work and no access to other files.
+
+libav trusts headers: a table of a few bytes may declare millions of packets, a tag of a few kilobytes may
+unpack to gigabytes, and each of a million comments is compared with all before it. So an `AudioSource` reads
+the headers first, and libav gets a `FileView` of the file.
+"""
 
 from __future__ import annotations
 
@@ -16,17 +21,17 @@ if TYPE_CHECKING:
 
 
 MAX_BYTES = 4 * 2**30
-"""As much as a WAV file can hold: four hours of studio sound."""
+"""What a WAV file can hold: four hours of studio sound."""
 
-CURE = "save it again as WAV or MP3"
+REMEDY = "save it again as WAV or MP3"
 
 _READS_PER_BYTE = 32
 _SPARE_BYTES = 64 * 2**20
 _CALL_BYTES = 512
-"""What one call counts for at least, so that reading nothing over and over comes to an end too."""
+"""What each call counts at least, so that endless empty reads are stopped too."""
 
 _UNKNOWN_LENGTH = 0x7FFF_0000
-"""From here on a WAV file's length is what programs write that did not know it yet."""
+"""From here on, the length of a WAV file is a placeholder for one that was not known yet."""
 
 _LONGEST_PAGE = 65_307
 """Bytes of an Ogg page."""
@@ -52,44 +57,38 @@ def open_sound(path: Path) -> BinaryIO:
         reason = error.strerror if isinstance(error, OSError) else str(error)
         raise SoundError(path, f"cannot be read ({reason}); check the path and its permissions") from None
     try:
-        _check_size(path, os.fstat(file.fileno()).st_size)
-        _check_whole(path, file)
+        _check_complete(path, file)
     except BaseException:
         file.close()
         raise
     return file
 
 
-def _check_size(path: Path, size: int) -> None:
+def _check_complete(path: Path, file: BinaryIO) -> None:
+    """Raise SoundError for a file that is empty, too large or cut off.
+
+    libav plays what is left of a WAV or Ogg file that was cut off, without an error.
+    """
+    size = os.fstat(file.fileno()).st_size
     if size == 0:
         raise SoundError(path, "is empty (0 bytes); copy or save it again")
     if size > MAX_BYTES:
         raise SoundError(path, f"is larger than {MAX_BYTES // 2**30} GiB; cut it, or save it as MP3 or FLAC")
-
-
-def _check_whole(path: Path, file: BinaryIO) -> None:
-    """libav plays what is left of a WAV or Ogg file that was cut off, and says nothing."""
-    size = os.fstat(file.fileno()).st_size
     head = os.pread(file.fileno(), 12, 0)
-    claimed = size
+    declared = size
     if head[:4] == b"RIFF" and head[8:] == b"WAVE":
-        claimed = _wav_size(head)
+        # Some programs count the first 8 bytes too, some a padding byte too many
+        declared = int.from_bytes(head[4:8], "little") & ~1
     elif head[:4] == b"OggS":
         start = max(size - _LONGEST_PAGE, 0)
-        claimed = start + _ogg_size(os.pread(file.fileno(), _LONGEST_PAGE, start))
-    if _UNKNOWN_LENGTH > claimed > size:
-        what = f"should have at least {claimed} bytes, and has {size}"
+        declared = start + _end_of_last_page(os.pread(file.fileno(), _LONGEST_PAGE, start))
+    if _UNKNOWN_LENGTH > declared > size:
+        what = f"should have at least {declared} bytes, and has {size}"
         raise SoundError(path, f"is cut off: it {what}; copy or save it again")
 
 
-def _wav_size(head: bytes) -> int:
-    return (
-        int.from_bytes(head[4:8], "little") & ~1
-    )  # some count the first 8 bytes, some a padding byte too many
-
-
-def _ogg_size(tail: bytes) -> int:
-    """Where the last page that begins in a file's last bytes ends: 27 bytes, a table of lengths, the data."""
+def _end_of_last_page(tail: bytes) -> int:
+    """The end of the last Ogg page in a file's last bytes: 27 bytes, a table of lengths, the data."""
     page = max(tail.rfind(b"OggS"), 0)
     if len(tail) < page + 27:
         return page + 27
@@ -98,12 +97,12 @@ def _ogg_size(tail: bytes) -> int:
 
 
 class BoundedFile:
-    """An open file as libav reads it: by no name, only what `view` shows of it, and not over and over.
+    """An open file for libav: without a name, only as much as `view` allows, and with a limit on reads.
 
-    A damaged index may send a reader round in circles; after many times the file's size it is an OSError.
+    A damaged index can make a reader loop; after many times the file's size it gets an OSError.
     """
 
-    def __init__(self, file: BinaryIO, view: View | None = None) -> None:
+    def __init__(self, file: BinaryIO, view: FileView | None = None) -> None:
         self._file = file
         self._view = view
         self._start = view.start if view else 0
@@ -111,21 +110,21 @@ class BoundedFile:
         file.seek(self._start)
 
     def read(self, count: int) -> bytes:
-        """At most `count` bytes; none at the end."""
+        """At most `count` bytes; empty at the end."""
         at = self._file.tell()
         data = self._file.read(count)
         self._left -= max(len(data), _CALL_BYTES)
         if self._left < 0:
             raise OSError(None, "its index goes round in circles")
-        return self._view.masked(at, data) if self._view else data
+        return self._view.patched(at, data) if self._view else data
 
     def seek(self, offset: int, whence: int) -> int:
-        """Move, as a file does."""
+        """As of a file."""
         self._left -= _CALL_BYTES
         return self._file.seek(offset + (self._start if whence == os.SEEK_SET else 0), whence) - self._start
 
     def tell(self) -> int:
-        """Where it is."""
+        """As of a file."""
         return self._file.tell() - self._start
 
 
@@ -147,32 +146,32 @@ _BYTES_PER_PART = 64
 
 
 @dataclass
-class View:
-    """The part of a file that libav sees: all bytes from `start` on, some of them replaced."""
+class FileView:
+    """What libav may read of a file: all bytes from `start` on, some of them replaced."""
 
     formats: str
-    """libav's names of the demuxers that may read it, with commas between them."""
+    """libav's names of the demuxers that may read it, separated by commas."""
     start: int
     patches: list[tuple[int, bytes]] = field(default_factory=list)
-    """Offsets in the file and the bytes that stand there instead; in order, and none over another."""
+    """Offsets in the file and the bytes that replace those there; in order, without overlaps."""
     others: bool = False
-    """Whether tracks were left out. What the file says about its length may be theirs."""
+    """Whether tracks were left out. The duration that the file declares may be theirs."""
 
-    def masked(self, at: int, data: bytes) -> bytes:
+    def patched(self, at: int, data: bytes) -> bytes:
         """`data`, read at offset `at` of the file, with all replacements."""
-        end, masked = at + len(data), None
+        end, result = at + len(data), None
         for place, patch in self.patches[max(bisect_right(self.patches, (at,)) - 1, 0) :]:
             if place >= end:
                 break
             first, last = max(at, place), min(end, place + len(patch))
             if first < last:
-                masked = masked or bytearray(data)
-                masked[first - at : last - at] = patch[first - place : last - place]
-        return bytes(masked) if masked else data
+                result = result or bytearray(data)
+                result[first - at : last - at] = patch[first - place : last - place]
+        return bytes(result) if result else data
 
 
-class Source:
-    """The file as the inspection reads it: small pieces of it, from anywhere, and not too many."""
+class AudioSource:
+    """The file as the inspection reads it: small pieces, from anywhere, and a limited number of them."""
 
     def __init__(self, path: Path, file: BinaryIO) -> None:
         self._path = path
@@ -182,7 +181,7 @@ class Source:
         self._window, self._window_at = b"", 0
 
     def read(self, at: int, count: int) -> bytes:
-        """Bytes [at, at + count), or what is there of them."""
+        """Bytes [at, at + count); fewer at the end of the file."""
         if count > 2**12:
             return os.pread(self._descriptor, count, at)
         if not 0 <= at - self._window_at <= len(self._window) - count:
@@ -194,7 +193,7 @@ class Source:
         return int.from_bytes(self.read(at, count), order)
 
     def find(self, words: bytes, at: int) -> int:
-        """Where some bytes come next, from `at` on; -1 for nowhere."""
+        """The next place of some bytes, from `at` on; -1 for none."""
         if self.read(at, len(words)) == words:
             return at
         while block := self.read(at, 2**20):
@@ -206,22 +205,22 @@ class Source:
         return -1
 
     def count_part(self) -> None:
-        """Note one more box, page, element or the like. Raises SoundError when there are too many."""
+        """Count one more box, page, element or the like. Raises SoundError when there are too many."""
         self._parts -= 1
         if self._parts < 0:
             self.refuse("is damaged: it consists of more parts than a file of its size can")
 
     def refuse(self, what: str) -> NoReturn:
-        """Raise SoundError, with the cure."""
-        raise SoundError(self._path, f"{what}; {CURE}")
+        """Raise SoundError, with a remedy."""
+        raise SoundError(self._path, f"{what}; {REMEDY}")
 
     def refuse_short(self, what: str) -> NoReturn:
         """Raise SoundError for a header that declares more than there is."""
         self.refuse(f"is cut off or damaged: {what}, and the file has {self.size} bytes")
 
 
-def check_comments(source: Source, block: bytes) -> None:
-    """Vorbis comments: the length of a text, the text, the number of comments, and they."""
+def check_comments(source: AudioSource, block: bytes) -> None:
+    """Check Vorbis comments: the length of a text, the text, the number of comments, the comments."""
     vendor = int.from_bytes(block[:4], "little")
     count = int.from_bytes(block[4 + vendor : 8 + vendor], "little")
     if vendor > MAX_HEADER or count > MAX_COMMENTS:

@@ -1,7 +1,7 @@
 """The process behind `guard`: one file at a time, within limits, until the socket at standard input closes.
 
-Limits are set anew for each file. Memory: so much above what the process had when its libraries were loaded.
-Processor time: what this file's size and pixels justify; the system ends the process when it is used up.
+Limits are set again for each file. Memory: so much more than the process had after loading its libraries.
+Processor time: what this file's size and pixels justify; the system ends the process that exceeds it.
 """
 
 from __future__ import annotations
@@ -36,14 +36,14 @@ SOUND_SECONDS, LONGEST_SOUND = 20.0, 1200
 SOUND_MEMORY, SOUND_MEMORY_PER_BYTE = 128 * 2**20, 2
 """Bytes for any sound, and for each byte of it; MEMORY at most."""
 
-WORN = 64 * 2**20
-"""A process that keeps so many bytes more than it began with is replaced: the next file would lack them."""
+MAX_GROWTH = 64 * 2**20
+"""A process that keeps more than so many bytes is replaced: the next file would lack them."""
 
 _UNUSED_NAME = Path("image")
 
 
 class _Limits:
-    """What the system lets this process take."""
+    """Limits on memory and processor time of this process."""
 
     def __init__(self) -> None:
         self._hard = {what: resource.getrlimit(what)[1] for what in (resource.RLIMIT_AS, resource.RLIMIT_CPU)}
@@ -52,23 +52,23 @@ class _Limits:
         self.measure()
 
     def measure(self) -> None:
-        """Take what the process has now for its libraries' own."""
+        """Take the present size of the process as its base."""
         self._base = _address_space()
 
     @property
-    def is_worn(self) -> bool:
-        """Whether much of the memory did not come back."""
-        return _address_space() > self._base + WORN
+    def has_grown(self) -> bool:
+        """Whether the process keeps much more memory than it started with."""
+        return _address_space() > self._base + MAX_GROWTH
 
     def set(self, memory: int, seconds: float) -> None:
-        """From now on, at most this much more."""
+        """Allow so many bytes and seconds more from now on."""
         used = resource.getrusage(resource.RUSAGE_SELF)
         self._lower(resource.RLIMIT_CPU, int(used.ru_utime + used.ru_stime + seconds) + 1)
         if self._base:
             self._lower(resource.RLIMIT_AS, self._base + memory)
 
     def lift(self) -> None:
-        """No limits but those of the parent."""
+        """Return to the limits of the parent."""
         for what, hard in self._hard.items():
             self._lower(what, hard)
 
@@ -76,19 +76,19 @@ class _Limits:
         hard = self._hard[what]
         if hard != resource.RLIM_INFINITY:
             soft = hard if soft == resource.RLIM_INFINITY else min(soft, hard)
-        with suppress(OSError, ValueError):  # a system may know a limit and not set it; the deadline is left
+        with suppress(OSError, ValueError):  # where a system refuses a limit, the deadline remains
             resource.setrlimit(what, (soft, hard))
 
 
 def _address_space() -> int:
-    """Bytes of this process's address space; 0 where the system does not tell."""
+    """Bytes of this process's address space; 0 where the system does not report it."""
     with suppress(OSError):
         return int(Path("/proc/self/statm").read_text("ascii").split()[0]) * resource.getpagesize()
     return 0
 
 
 def serve() -> None:
-    """Answer until there is nobody left to ask."""
+    """Answer requests until the socket closes."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     limits = _Limits()
     with socket.socket(fileno=0) as channel, suppress(ConnectionError):
@@ -97,30 +97,30 @@ def serve() -> None:
             message, files, _, _ = socket.recv_fds(channel, 4096, 1)
             if not files:
                 return
-            refused, number, data = _answer(json.loads(message), files[0], limits)
-            last = limits.is_worn
-            about = {"refused": refused, "number": number, "bytes": len(data), "last": last}
-            text = json.dumps(about).encode()
+            refusal, number, data = _answer(json.loads(message), files[0], limits)
+            last = limits.has_grown
+            reply = {"refusal": refusal, "number": number, "bytes": len(data), "last": last}
+            text = json.dumps(reply).encode()
             channel.sendall(LENGTH.pack(len(text)) + text)
             channel.sendall(data)
 
 
-def _answer(question: Mapping[str, Any], descriptor: int, limits: _Limits) -> tuple[str, int, bytes]:
-    """Why not, how many samples, which pixels."""
+def _answer(request: Mapping[str, Any], descriptor: int, limits: _Limits) -> tuple[str, int, bytes]:
+    """The reason of a refusal, the number of samples, the pixels."""
     try:
-        if question["kind"] == "sound":
+        if request["kind"] == "sound":
             return "", _samples(descriptor, limits), b""
-        return "", 0, _pixels(question, descriptor, limits)
+        return "", 0, _pixels(request, descriptor, limits)
     except MemoryError:
         return "needs more memory than its size justifies; save it again with another program", 0, b""
-    except Exception as error:  # noqa: BLE001 - decoders raise whatever they like
+    except Exception as error:  # noqa: BLE001 - decoders raise anything
         return getattr(error, "reason", f"{ENDED} ({type(error).__name__})")[:1000], 0, b""
     finally:
         limits.lift()
 
 
-def _pixels(question: Mapping[str, Any], descriptor: int, limits: _Limits) -> bytes:
-    seconds = SECONDS + PICTURE_SECONDS * _megabytes(descriptor)
+def _pixels(request: Mapping[str, Any], descriptor: int, limits: _Limits) -> bytes:
+    seconds = SECONDS + PICTURE_SECONDS * os.fstat(descriptor).st_size / 1e6
 
     def allow(header: Header) -> None:
         pixels = max((width * height for width, height in header.sizes), default=0)
@@ -129,7 +129,7 @@ def _pixels(question: Mapping[str, Any], descriptor: int, limits: _Limits) -> by
     limits.set(MEMORY, seconds)
     with os.fdopen(descriptor, "rb") as file:
         image = read_picture(_UNUSED_NAME, file, allow)
-    return fit_picture(image, question["width"], question["height"], question["fit"]).tobytes()
+    return fit_picture(image, request["width"], request["height"], request["fit"]).tobytes()
 
 
 def _samples(descriptor: int, limits: _Limits) -> int:
@@ -144,7 +144,3 @@ def _samples(descriptor: int, limits: _Limits) -> int:
         seconds = min(SECONDS + SOUND_SECONDS * size / 1e6, LONGEST_SOUND)
         limits.set(min(SOUND_MEMORY + SOUND_MEMORY_PER_BYTE * size, MEMORY), seconds)
         return samples_in(_UNUSED_NAME, file)
-
-
-def _megabytes(descriptor: int) -> float:
-    return os.fstat(descriptor).st_size / 1e6

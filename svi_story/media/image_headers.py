@@ -1,6 +1,6 @@
-"""What an image file says of itself, read before any decoder sees it: its kind, its size, and its excesses.
+"""Headers of image files, checked before any decoder reads them: format, size, and excessive declarations.
 
-Decoders trust these numbers: they allocate what a header promises, decode as many scans as there are, and
+Decoders trust these numbers: they allocate what a header declares, decode as many scans as there are, and
 keep every value of a directory. Here nothing is decompressed, and no more is read than the file holds.
 """
 
@@ -41,30 +41,30 @@ _MARKER = re.compile(rb"\xff+[\x01-\xcf\xd8-\xfe]")
 
 
 class HeaderError(ValueError):
-    """The file is not what its kind requires; the text says what is wrong."""
+    """The file is not valid in its format; the text says why."""
 
 
 @dataclass(frozen=True)
 class Header:
-    """What an image file claims."""
+    """What an image file declares."""
 
     format: str
     """Pillow's name."""
     sizes: tuple[tuple[int, int], ...]
-    """Width and height in pixels of everything that a decoder may make room for."""
+    """Width and height in pixels of everything that a decoder may allocate."""
     most_pixels: int = MAX_PIXELS
-    """How many pixels of this kind fit into MEMORY."""
+    """How many pixels of this format fit into MEMORY."""
 
     @property
     def kind(self) -> str:
-        """What may hold fewer pixels than others, for people."""
+        """Of a format that may have fewer pixels than others, for messages."""
         return "WebP" if self.format == "WEBP" else "progressive JPEG like this"
 
 
 def read_header(file: BinaryIO) -> Header | None:
-    """The header of an image in a seekable file; None when it is of no known kind.
+    """The header of an image in a seekable file; None when its format is unknown.
 
-    Raises HeaderError for what no decoder may see. Leaves the file anywhere.
+    Raises HeaderError for a file that no decoder should get. Leaves the file at any position.
     """
     data = _Data(file)
     start = data.at(0, 16)
@@ -75,7 +75,7 @@ def read_header(file: BinaryIO) -> Header | None:
 
 
 class _Data:
-    """The bytes of a file, by place; less than the file holds is an error."""
+    """The bytes of a file, by place; reading numbers past the end is an error."""
 
     def __init__(self, file: BinaryIO) -> None:
         self._file = file
@@ -99,7 +99,7 @@ def _png(data: _Data) -> Header:
     """https://www.w3.org/TR/png-3/#5Chunk-layout"""
     length, name, width, height = data.unpack(">I4sII", 8)
     if name != b"IHDR" or length != 13:
-        raise HeaderError("it does not begin with its header")
+        raise HeaderError("it does not start with its header")
     at, chunks, most = 33, 0, MAX_PARTS + data.size // LEAST_PART
     while name != b"IEND" and at + 12 <= data.size:
         length, name = data.unpack(">I4s", at)

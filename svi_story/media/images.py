@@ -1,4 +1,4 @@
-"""Images from strangers, opened safely, as plain 8-bit sRGB; and brought to the film's size."""
+"""Untrusted images, opened safely, as plain 8-bit sRGB; and fitted to the film's size."""
 
 from __future__ import annotations
 
@@ -24,16 +24,16 @@ if TYPE_CHECKING:
 
 FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "TIFF", "GIF")
 MAX_BYTES = 300 * 2**20
-"""A larger file holds no picture of ours, and only looking for one in it could take for ever."""
+"""Larger files hold no usable picture, and searching them for one could take for ever."""
 BACKGROUND = (0, 0, 0)
-"""What shows through transparent pixels: black, as the bars of `fit: pad`."""
+"""Behind transparent pixels: black, as the bars of `fit: pad`."""
 
-_PILLOWS_WARNINGS = ("ignore", None, Warning, re.compile(r"PIL\."), 0)
-_CURE = "save it again as an 8-bit PNG or JPEG"
+_PILLOW_WARNINGS = ("ignore", None, Warning, re.compile(r"PIL\."), 0)
+_REMEDY = "save it again as an 8-bit PNG or JPEG"
 _ORIENTATION = 0x0112
-_STRIP = 2**20
+_STRIP_PIXELS = 2**20
 """Pixels that are converted at a time."""
-_UPRIGHT = {
+_TRANSPOSE = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
     3: Image.Transpose.ROTATE_180,
     4: Image.Transpose.FLIP_TOP_BOTTOM,
@@ -56,10 +56,10 @@ def open_picture(path: Path) -> Image.Image:
     """Read an image file as upright 8-bit sRGB (mode RGB); of an animation, the first frame.
 
     Transparency is laid over `BACKGROUND`, an embedded colour profile is converted to sRGB, 16-bit grey is
-    scaled. What the file's header claims is checked before anything is decoded. For files from strangers use
+    scaled. The sizes in the file's header are checked before anything is decoded. For untrusted files use
     `svi_story.media.guard`, which calls this in a process with limits.
 
-    Errors: PictureError for whatever is no readable image of `FORMATS`.
+    Raises PictureError for anything that is no readable image of `FORMATS`.
     """
     with open_image(path) as file:
         return read_picture(path, file)
@@ -70,25 +70,25 @@ def read_picture(
 ) -> Image.Image:
     """`open_picture` of a file that is open already; `path` names it in errors.
 
-    `allow` is told what the header claims before anything is decoded.
+    `allow` gets the header before anything is decoded.
     """
     # Pillow warns about sizes that our own limit judges, and about metadata that no pixel depends on.
     # Not with `catch_warnings`: it puts the filters of all threads back to what they were for one of them.
-    if _PILLOWS_WARNINGS not in warnings.filters:
-        warnings.filterwarnings("ignore", module=_PILLOWS_WARNINGS[3].pattern)
+    if _PILLOW_WARNINGS not in warnings.filters:
+        warnings.filterwarnings("ignore", module=_PILLOW_WARNINGS[3].pattern)
     try:
         return _as_rgb(path, _decoded(path, file, allow))
     except MemoryError:
-        raise PictureError(path, f"needs too much memory to be read; make it smaller, or {_CURE}") from None
+        raise PictureError(path, f"needs too much memory to be read; make it smaller, or {_REMEDY}") from None
 
 
 def fit_picture(
     image: Image.Image, width: int, height: int, fit: Literal["crop", "pad", "stretch"]
 ) -> NDArray[np.uint8]:
-    """Bring an RGB image to a size: height x width x 3, uint8.
+    """Fit an RGB image to a size: height x width x 3, uint8.
 
-    crop fills the frame and cuts what is over, centred; pad shows everything, centred on black; stretch
-    ignores the shape.
+    crop fills the frame and cuts off the rest, centred; pad keeps everything, centred on black; stretch
+    ignores the aspect ratio.
     """
     if fit == "crop":
         fitted = image.resize((width, height), Image.Resampling.LANCZOS, box=_cover(image, width, height))
@@ -105,7 +105,7 @@ def pixels_digest(frame: NDArray[np.uint8]) -> str:
 
 
 def open_image(path: Path) -> BinaryIO:
-    """Open a regular file of at most MAX_BYTES. Raises PictureError for anything else, and never waits."""
+    """Open a regular file of at most MAX_BYTES. Raises PictureError for anything else, and never blocks."""
     try:
         file = open_regular(path)
     except FileNotFoundError:
@@ -121,7 +121,7 @@ def open_image(path: Path) -> BinaryIO:
     file.close()
     if size == 0:
         raise PictureError(path, "is empty (0 bytes); copy or save it again")
-    raise PictureError(path, f"is larger than {MAX_BYTES // 2**20} MiB; {_CURE}")
+    raise PictureError(path, f"is larger than {MAX_BYTES // 2**20} MiB; {_REMEDY}")
 
 
 def _decoded(path: Path, file: BinaryIO, allow: Callable[[Header], None]) -> Image.Image:
@@ -140,12 +140,12 @@ def _decoded(path: Path, file: BinaryIO, allow: Callable[[Header], None]) -> Ima
         raise
     except UnidentifiedImageError:
         known = ", ".join(FORMATS)
-        raise PictureError(path, f"is no image of a known kind ({known}); {_CURE}") from None
+        raise PictureError(path, f"is no image of a known kind ({known}); {_REMEDY}") from None
     except Image.DecompressionBombError:
         raise PictureError(path, _too_large("more pixels than that")) from None
-    except Exception as error:  # noqa: BLE001 - on hostile files decoders raise whatever they like
+    except Exception as error:  # noqa: BLE001 - on hostile files decoders raise anything
         detail = str(error).strip() or type(error).__name__
-        raise PictureError(path, f"is truncated or damaged ({detail}); {_CURE}") from None
+        raise PictureError(path, f"is truncated or damaged ({detail}); {_REMEDY}") from None
     return image
 
 
@@ -162,22 +162,26 @@ def _too_large(got: str, most: int = MAX_PIXELS, kind: str = "") -> str:
 
 
 def _as_rgb(path: Path, image: Image.Image) -> Image.Image:
-    """Never more than two pictures of this size are in memory at a time."""
-    transpose = _UPRIGHT.get(_orientation(image))
+    """As upright sRGB. At most two pictures of this size are in memory at a time."""
+    transpose = _TRANSPOSE.get(_orientation(image))
     profile = image.info.get("icc_profile")
     try:
         image = _in_known_mode(path, image)
         image = _to_srgb(image, profile)
     except (PictureError, MemoryError):
         raise
-    except Exception:  # noqa: BLE001 - a palette that is not there trips an assertion of Pillow's
-        raise PictureError(path, f"has pixels of an unusual kind ({image.mode}); {_CURE}") from None
-    image = _over_background(image) if image.mode == "RGBA" else _converted(image, "RGB")
+    except Exception:  # noqa: BLE001 - a missing palette fails an assertion of Pillow's
+        raise PictureError(path, f"has pixels of an unusual kind ({image.mode}); {_REMEDY}") from None
+    if image.mode == "RGBA":
+        background = Image.new("RGB", image.size, BACKGROUND)
+        background.paste(image, mask=image)
+        image = background
+    image = _converted(image, "RGB")
     return image if transpose is None else image.transpose(transpose)
 
 
 def _in_known_mode(path: Path, image: Image.Image) -> Image.Image:
-    """As RGB, RGBA or CMYK, 8 bits a channel."""
+    """As RGB, RGBA or CMYK, 8 bits per channel."""
     if image.mode == "CMYK":
         return image
     if image.mode == "F" or image.mode.startswith("I"):
@@ -186,7 +190,7 @@ def _in_known_mode(path: Path, image: Image.Image) -> Image.Image:
 
 
 def _converted(image: Image.Image, mode: str) -> Image.Image:
-    """In a mode; Pillow would copy what is in that mode already."""
+    """Convert to a mode; Pillow would copy an image that has it already."""
     return image if image.mode == mode else image.convert(mode)
 
 
@@ -195,26 +199,20 @@ def _orientation(image: Image.Image) -> int:
         return int(image.getexif().get(_ORIENTATION, 1))
     except MemoryError:
         raise
-    except Exception:  # noqa: BLE001 - damaged metadata raises whatever it likes, and no pixel depends on it
+    except Exception:  # noqa: BLE001 - damaged metadata raises anything, and no pixel depends on it
         return 1
 
 
 def _from_16_bit(path: Path, image: Image.Image) -> Image.Image:
-    """Grey of 16 bits as 8 bits; Pillow's own conversion would clip it."""
+    """16-bit grey as 8-bit grey; Pillow's own conversion would clip it."""
     scaled = Image.new("L", image.size)
-    rows = max(_STRIP // image.width, 1)
+    rows = max(_STRIP_PIXELS // image.width, 1)
     for top in range(0, image.height, rows):
         grey = np.asarray(image.crop((0, top, image.width, min(top + rows, image.height))))
         if image.mode == "F" or grey.min() < 0 or grey.max() > 65_535:
-            raise PictureError(path, f"has pixels of more than 16 bits; {_CURE}")
+            raise PictureError(path, f"has pixels of more than 16 bits; {_REMEDY}")
         scaled.paste(Image.fromarray(((grey.astype(np.uint32) + 128) // 257).astype(np.uint8)), (0, top))
     return scaled
-
-
-def _over_background(image: Image.Image) -> Image.Image:
-    background = Image.new("RGB", image.size, BACKGROUND)
-    background.paste(image, mask=image)
-    return background
 
 
 def _to_srgb(image: Image.Image, profile: bytes | None) -> Image.Image:

@@ -76,9 +76,9 @@ def missing_characters(text: str) -> tuple[str, ...]:
 
 
 def choose_fonts(text: str) -> FontChoice:
-    """The bundled fonts, and those of the system's that show what the bundled ones lack.
+    """The bundled fonts, and system fonts for characters that the bundled ones are missing.
 
-    The choice depends on this text and the installed fonts only, never on what was drawn before.
+    The choice depends on this text and the installed fonts only, not on what was drawn before.
     """
     wanted = {char for char in text if _needs_glyph(char)}
     for name in BUNDLED.values():
@@ -97,15 +97,15 @@ def _with_system_fonts(wanted: frozenset[str]) -> FontChoice:
     for font in _system_fonts():
         if not missing:
             break
-        shown = missing & _coverage(font.path or "", font.index)
-        if shown:
+        covered = missing & _coverage(font.path or "", font.index)
+        if covered:
             families.append(font.family)
-            missing -= shown
+            missing -= covered
     return FontChoice(_all_fonts(), tuple(families), missing)
 
 
 def _needs_glyph(char: str) -> bool:
-    """Whether a character shows anything by itself: no space, control, joiner or variation selector."""
+    """Whether a character is visible by itself: no space, control, joiner or variation selector."""
     code = ord(char)
     if 0xFE00 <= code <= 0xFE0F or 0xE0100 <= code <= 0xE01EF or char in "\u034f\u115f\u1160\u3164\uffa0":
         return False
@@ -120,7 +120,7 @@ def _coverage(path: str, index: int) -> frozenset[str]:
     try:
         with Path(path).open("rb") as file, TTFont(file, fontNumber=index, lazy=True) as font:
             return frozenset(map(chr, font.getBestCmap() or ()))
-    except Exception:  # noqa: BLE001 - a broken font of the system is as good as none
+    except Exception:  # noqa: BLE001 - a broken system font is ignored
         return frozenset()
 
 
@@ -153,11 +153,11 @@ Colour = tuple[int, int, int]
 _LAYOUT = Path(__file__).with_name("text.typ")
 _LINE_HEIGHT = 1.4
 _KEPT_FORMATS = "\u00ad\u200c\u200d\u200e\u200f"
-"""Invisible characters that steer how neighbours are drawn: soft hyphen, joiners, direction marks."""
-_MOST_NAMED = 10
-"""Missing characters that are named; the rest is counted."""
-_MOST_PER_EM = 16
-"""No em of a line ever shows more characters; what is longer than that is not even laid out."""
+"""Invisible characters that change how neighbours are drawn: soft hyphen, joiners, direction marks."""
+_MAX_NAMED = 10
+"""Missing characters that a message names; the others are counted."""
+_MAX_PER_EM = 16
+"""Characters per em of a line, at most; the rest of a longer text is not laid out."""
 
 
 @dataclass(frozen=True)
@@ -184,7 +184,7 @@ class TextStyle:
 
     @property
     def margin(self) -> int:
-        """Room on all four sides for outlines and for letters that reach out of their line."""
+        """Space on all four sides for outlines and for glyphs that extend beyond their line."""
         return math.ceil(self.size / 4 + self.outline)
 
 
@@ -218,8 +218,8 @@ def unseen(text: str) -> str:
     missing = missing_characters(clean_text(text))
     if not missing:
         return ""
-    more = f" and {len(missing) - _MOST_NAMED} more" if len(missing) > _MOST_NAMED else ""
-    named = ", ".join(map(_named, missing[:_MOST_NAMED]))
+    more = f" and {len(missing) - _MAX_NAMED} more" if len(missing) > _MAX_NAMED else ""
+    named = ", ".join(map(_named, missing[:_MAX_NAMED]))
     return (
         f"no font on this machine can show {named}{more}: \ufffd is shown instead; "
         "install a font that has them (Noto fonts cover every script)"
@@ -228,21 +228,21 @@ def unseen(text: str) -> str:
 
 def _named(char: str) -> str:
     name = unicodedata.name(char, "")
-    shown = f"{char} " if char.isprintable() else ""
-    return f"{shown}(U+{ord(char):04X}{' ' + name if name else ''})"
+    printable = f"{char} " if char.isprintable() else ""
+    return f"{printable}(U+{ord(char):04X}{' ' + name if name else ''})"
 
 
 def clean_text(text: str) -> str:
-    """A text without what would steer the layout: controls go, white space becomes single spaces."""
+    """A text without control characters; white space becomes single spaces."""
     text = re.sub(r"\r\n?|[\u0085\u2028\u2029]", "\n", text)
-    text = "".join(map(_harmless, text))
+    text = "".join(map(_cleaned, text))
     lines = (" ".join(line.split(" ")).strip() for line in re.sub(r" +", " ", text).split("\n"))
     return "\n".join(lines).strip("\n")
 
 
-def _harmless(char: str) -> str:
+def _cleaned(char: str) -> str:
     category = unicodedata.category(char)
-    if char == "\n" or char in _KEPT_FORMATS or 0xE0020 <= ord(char) <= 0xE007F:  # tags spell some flags
+    if char == "\n" or char in _KEPT_FORMATS or 0xE0020 <= ord(char) <= 0xE007F:  # tags make up some flags
         return char
     if char == "\t" or (category == "Zs" and char not in "\u00a0\u202f\u3000"):
         return " "
@@ -252,8 +252,9 @@ def _harmless(char: str) -> str:
 
 
 def _compile(text: str, style: TextStyle, choice: FontChoice) -> bytes:
+    most = (style.max_width // style.size + 2) * style.max_lines * _MAX_PER_EM
     block = {
-        "text": _keep_korean_words(text[: _most_characters(style)]),
+        "text": _keep_korean_words(text[:most]),
         "lang": _language(text),
         "families": choice.families,
         "size": style.size,
@@ -279,10 +280,6 @@ def _compile(text: str, style: TextStyle, choice: FontChoice) -> bytes:
 @lru_cache(maxsize=1)
 def _layout() -> bytes:
     return _LAYOUT.read_bytes()
-
-
-def _most_characters(style: TextStyle) -> int:
-    return (style.max_width // style.size + 2) * style.max_lines * _MOST_PER_EM
 
 
 def _keep_korean_words(text: str) -> str:

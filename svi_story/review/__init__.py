@@ -1,1 +1,1 @@
-"""Was it good: what a film's frames say about themselves, and a page that shows it."""
+"""Quality: measures of a film's frames, findings, the HTML page, and contact sheets."""

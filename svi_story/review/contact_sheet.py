@@ -9,24 +9,26 @@ import zlib
 from dataclasses import dataclass
 from fractions import Fraction
 from functools import lru_cache
+from itertools import accumulate
 from math import ceil
 from typing import TYPE_CHECKING, NamedTuple
 
+from PIL import Image, ImageDraw, ImageFont
+
 from svi_story.files import atomic_file, disk, make_folder, open_regular, remove_stale_temps
+from svi_story.media.text import BUNDLED, FOLDER, TextStyle, draw_text
 from svi_story.plan.timing import timecode
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
     from pathlib import Path
 
-    from PIL import Image, ImageFont
-
     from svi_story.cache.outputs import Outputs
-    from svi_story.plan.model import Anchor, Card, FilmPlan, Shot, Size
+    from svi_story.plan.model import Anchor, FilmPlan, Size
 
 
 CLIPS_PER_SHEET = 240
-"""More make several sheets: one of all would be too large to open, or too small to read."""
+"""Longer films get several sheets: a single one would be too large to open, or too small to read."""
 
 GRIDS = (
     (1, 1, 832),
@@ -37,30 +39,30 @@ GRIDS = (
     (120, 10, 280),
     (CLIPS_PER_SHEET, 14, 264),
 )
-"""For so many clips at most: columns, and the width of a cell."""
+"""Most clips, columns, and the width of a cell."""
 MARGIN = 24
 GAP = 14
 PAD = 12
-FACTS = 3
+FACT_LINES = 3
 """Lines of a clip's name and numbers, above its prompt."""
 STRIPE = 5
 """Height of the coloured line that clips of one chain share."""
 TALLEST = Fraction(4, 5)
 """Height of a thumbnail at most, in widths of a cell."""
 NARROWEST_TEXT = Fraction(2, 5)
-"""What a picture leaves of a cell's width for the text to stand beside it, not below."""
+"""Share of a cell's width that a thumbnail must leave free for the text to be put beside it, not below."""
 
 
-class Box(NamedTuple):
-    """A part of the sheet."""
+class Rect(NamedTuple):
+    """A rectangle on the sheet, in pixels."""
 
     left: int
     top: int
     width: int
     height: int
 
-    def at(self, left: int, top: int) -> Box:
-        """The same part of something that begins at another place."""
+    def moved(self, left: int, top: int) -> Rect:
+        """The same rectangle, moved right and down."""
         return self._replace(left=self.left + left, top=self.top + top)
 
 
@@ -72,9 +74,9 @@ class Sheet:
     columns: int
     cell: tuple[int, int]
     """Width and height."""
-    thumb: Box
+    thumb: Rect
     """Within its cell."""
-    text: Box
+    text: Rect
     """Within its cell."""
     type_size: int
     """Height of the em."""
@@ -88,23 +90,23 @@ class Sheet:
         width = 2 * MARGIN + self.columns * (self.cell[0] + GAP) - GAP
         return width, self.header + rows * (self.cell[1] + GAP) - GAP + MARGIN
 
-    def cell_of(self, index: int) -> Box:
-        """Where the cell of a clip is, counted on this sheet."""
+    def cell_of(self, index: int) -> Rect:
+        """The cell of a clip; clips count from this sheet's first."""
         row, column = divmod(index, self.columns)
         left = MARGIN + column * (self.cell[0] + GAP)
-        return Box(left, self.header + row * (self.cell[1] + GAP), *self.cell)
+        return Rect(left, self.header + row * (self.cell[1] + GAP), *self.cell)
 
-    def thumb_of(self, index: int) -> Box:
-        """Where the picture of a clip is, counted on this sheet."""
-        return self.thumb.at(*self.cell_of(index)[:2])
+    def thumb_of(self, index: int) -> Rect:
+        """The thumbnail of a clip; clips count from this sheet's first."""
+        return self.thumb.moved(*self.cell_of(index)[:2])
 
-    def text_of(self, index: int) -> Box:
-        """Where the words about a clip are, counted on this sheet."""
-        return self.text.at(*self.cell_of(index)[:2])
+    def text_of(self, index: int) -> Rect:
+        """The text about a clip; clips count from this sheet's first."""
+        return self.text.moved(*self.cell_of(index)[:2])
 
 
 def lay_out(plan: FilmPlan) -> tuple[Sheet, ...]:
-    """The sheets of a film, alike but for the last one's number of clips."""
+    """The sheets of a film; they differ only in the last one's number of clips."""
     return arrange(len(plan.shots), plan.size)
 
 
@@ -118,33 +120,26 @@ def arrange(count: int, film: Size) -> tuple[Sheet, ...]:
 
 def _sheet(clips: int, columns: int, width: int, film: Size) -> Sheet:
     size = min(max(width // 25, 13), 20)
+    header = MARGIN + title_size(size) * 2 + 2 * size + MARGIN // 2
     inner = width - 2 * PAD
     scale = min(Fraction(width, film.width), width * TALLEST / film.height, Fraction(1))
-    picture = max(round(film.width * scale), 1), max(round(film.height * scale), 1)
-    beside = inner - picture[0]
-    if picture[1] > size * 12 and beside >= NARROWEST_TEXT * width:
-        thumb = Box(0, STRIPE, *picture)
-        text = Box(picture[0] + PAD, STRIPE + PAD, beside, picture[1] - 2 * PAD)
-        return Sheet(clips, columns, (width, STRIPE + picture[1]), thumb, text, size, _header(size))
-    thumb = Box((width - picture[0]) // 2, STRIPE, *picture)
-    text = Box(PAD, STRIPE + picture[1] + PAD, inner, _text_height(size, width))
+    thumb_width, thumb_height = max(round(film.width * scale), 1), max(round(film.height * scale), 1)
+    beside = inner - thumb_width
+    if thumb_height > size * 12 and beside >= NARROWEST_TEXT * width:
+        thumb = Rect(0, STRIPE, thumb_width, thumb_height)
+        text = Rect(thumb_width + PAD, STRIPE + PAD, beside, thumb_height - 2 * PAD)
+        return Sheet(clips, columns, (width, STRIPE + thumb_height), thumb, text, size, header)
+    prompt_lines = 6 if width > 640 else 4 if width > 480 else 5 if width >= 400 else 4
+    text_height = (FACT_LINES + prompt_lines) * line_height(size) + size // 3
+    thumb = Rect((width - thumb_width) // 2, STRIPE, thumb_width, thumb_height)
+    text = Rect(PAD, STRIPE + thumb_height + PAD, inner, text_height)
     cell = width, text.top + text.height + PAD
-    return Sheet(clips, columns, cell, thumb, text, size, _header(size))
-
-
-def _text_height(size: int, width: int) -> int:
-    """Room for the facts and for as much of a prompt as a cell of this width wants."""
-    lines = 6 if width > 640 else 4 if width > 480 else 5 if width >= 400 else 4
-    return (FACTS + lines) * line_height(size) + size // 3
+    return Sheet(clips, columns, cell, thumb, text, size, header)
 
 
 def line_height(size: int) -> int:
-    """From one base line to the next, as in the pictures room."""
+    """From one base line to the next, as in `svi_story.media.text`."""
     return ceil(size * 1.4)
-
-
-def _header(size: int) -> int:
-    return MARGIN + title_size(size) * 2 + 2 * size + MARGIN // 2
 
 
 def title_size(size: int) -> int:
@@ -153,7 +148,7 @@ def title_size(size: int) -> int:
 
 
 PAPER = (18, 19, 23)
-CARD = (33, 35, 42)
+CELL = (33, 35, 42)
 INK = (236, 237, 240)
 DIM = (158, 162, 173)
 ACCENT = (255, 204, 92)
@@ -173,9 +168,9 @@ COMPRESSION = 2
 
 
 def write_preview(plan: FilmPlan, film: Path, outputs: Outputs | None = None) -> tuple[Path, ...]:
-    """Draw a film's contact sheets and put them beside its place; our sheets of a longer board go away.
+    """Draw a film's contact sheets beside the film's path, and remove sheets that a longer board left there.
 
-    Raises InputError for an image that cannot be read any more, RenderError where it cannot be written.
+    Raises InputError for an image that cannot be read any more, RenderError when writing fails.
     """
     publish = outputs.file if outputs else atomic_file
     paths = []
@@ -189,18 +184,18 @@ def write_preview(plan: FilmPlan, film: Path, outputs: Outputs | None = None) ->
             with publish(path) as temporary:
                 temporary.write_bytes(raw.getvalue())
         paths.append(path)
-    outdated = sheet_path(film, len(paths) + 1)
-    while is_sheet(outdated) and not outdated.is_symlink():
+    number = len(paths) + 1
+    while is_sheet(outdated := sheet_path(film, number)) and not outdated.is_symlink():
         with disk(outdated, "removing the contact sheet of a longer board"):
             outdated.unlink()
-        outdated = sheet_path(film, int(outdated.stem.rpartition("-")[2]) + 1)
+        number += 1
     return tuple(paths)
 
 
 def is_sheet(path: Path) -> bool:
     """Whether a file is a contact sheet as svi-story writes it: its chunks, and the empty rows at its top.
 
-    No more than these rows is decoded. A program that saves the picture again leaves other traces.
+    Only these rows are decoded. An image editor that saves the sheet again writes other chunks or filters.
     """
     try:
         with open_regular(path) as file:
@@ -219,34 +214,13 @@ def is_sheet(path: Path) -> bool:
 
 
 def sheet_path(film: Path, number: int) -> Path:
-    """Where a contact sheet lies, counted from 1: beside the film."""
+    """The path of a contact sheet, counted from 1: beside the film."""
     return film.with_suffix(".preview.png" if number == 1 else f".preview-{number}.png")
 
 
-def draw_sheets(plan: FilmPlan) -> Iterator[Image.Image]:
-    """The contact sheets of a film, RGB, one after the other."""
-    sheets = lay_out(plan)
-    starts, chains = _starts(plan), _chains(plan)
-    thumbs: dict[str, Image.Image] = {}
-    for number, sheet in enumerate(sheets):
-        first = number * CLIPS_PER_SHEET
-        page = _paper(plan, sheet, f"{number + 1} of {len(sheets)}" if len(sheets) > 1 else "")
-        for index in range(sheet.clips):
-            shot = plan.shots[first + index]
-            anchor = shot.segments[0].anchor
-            if anchor.pixels not in thumbs:
-                thumbs[anchor.pixels] = _thumb(anchor, sheet.thumb)
-            _card(page, sheet.cell_of(index), CHAINS[chains[first + index] % len(CHAINS)])
-            page.paste(thumbs[anchor.pixels], sheet.thumb_of(index)[:2])
-            words = (_follows(plan, first + index), *_facts(plan, shot, starts[first + index]))
-            _write_cell(page, sheet, sheet.text_of(index), shot, words)
-        yield page
-
-
-def _starts(plan: FilmPlan) -> list[int]:
-    """Where every clip starts in the film, in frames at the board's rate."""
-    frame = plan.cut.title_card.frames if plan.cut.title_card else 0
-    starts = []
+def clip_starts(plan: FilmPlan) -> list[int]:
+    """Every clip's first frame in the film, at the board's rate; fades overlap, a title card comes before."""
+    starts, frame = [], plan.cut.title_card.frames if plan.cut.title_card else 0
     for shot in plan.shots:
         frame -= shot.fade
         starts.append(frame)
@@ -254,19 +228,26 @@ def _starts(plan: FilmPlan) -> list[int]:
     return starts
 
 
-def _chains(plan: FilmPlan) -> list[int]:
-    """Which chain every clip belongs to, counted from 0."""
-    chain, chains = -1, []
-    for shot in plan.shots:
-        chain += shot.starts_chain
-        chains.append(chain)
-    return chains
+def draw_sheets(plan: FilmPlan) -> Iterator[Image.Image]:
+    """The contact sheets of a film, RGB, one after the other."""
+    sheets, starts = lay_out(plan), clip_starts(plan)
+    chains = list(accumulate(int(shot.starts_chain) for shot in plan.shots))
+    thumbs: dict[str, Image.Image] = {}
+    for number, sheet in enumerate(sheets):
+        page = _empty_sheet(plan, sheet, f"{number + 1} of {len(sheets)}" if len(sheets) > 1 else "")
+        for index in range(sheet.clips):
+            clip = number * CLIPS_PER_SHEET + index
+            anchor = plan.shots[clip].segments[0].anchor
+            if anchor.pixels not in thumbs:
+                thumbs[anchor.pixels] = _thumbnail(anchor, sheet.thumb)
+            _draw_cell(page, sheet.cell_of(index), CHAINS[(chains[clip] - 1) % len(CHAINS)])
+            page.paste(thumbs[anchor.pixels], sheet.thumb_of(index)[:2])
+            _write_cell(page, sheet, sheet.text_of(index), plan, clip, starts[clip])
+        yield page
 
 
-def _thumb(anchor: Anchor, box: Box) -> Image.Image:
+def _thumbnail(anchor: Anchor, box: Rect) -> Image.Image:
     """An anchor as the model sees it, no larger than its box."""
-    from PIL import Image
-
     from svi_story.media.guard import fitted_picture
 
     seen = fitted_picture(anchor.path, anchor.size.width, anchor.size.height, anchor.fit)
@@ -275,60 +256,65 @@ def _thumb(anchor: Anchor, box: Box) -> Image.Image:
     return picture if picture.size == size else picture.resize(size, Image.Resampling.LANCZOS)
 
 
-def _paper(plan: FilmPlan, sheet: Sheet, page: str) -> Image.Image:
-    """A sheet with nothing but its header."""
-    from PIL import Image, ImageDraw
-
+def _empty_sheet(plan: FilmPlan, sheet: Sheet, position: str) -> Image.Image:
+    """A sheet with its header only: the title, and a line about the film."""
     paper = Image.new("RGB", sheet.size, PAPER)
     size, width = title_size(sheet.type_size), sheet.size[0] - 2 * MARGIN
-    _draw_words(paper, (MARGIN, MARGIN - size // 4), plan.title, (size, width, 1))
-    line = _shortened(_summary(plan, page), _font(sheet.type_size), width)
-    top = MARGIN + size * 3 // 2
-    ImageDraw.Draw(paper).text((MARGIN, top), line, DIM, _font(sheet.type_size))
-    return paper
-
-
-def _summary(plan: FilmPlan, page: str) -> str:
-    rates = f"{plan.fps} fps"
-    if plan.cut.fps != plan.fps:
-        rates += f" (film: {plan.cut.fps})"
-    chains = sum(shot.starts_chain for shot in plan.shots)
+    _draw_text(paper, (MARGIN, MARGIN - size // 4), plan.title, TextStyle(size, width, 1, colour=INK))
+    cards = (("title card", plan.cut.title_card), ("end card", plan.cut.end_card))
     parts = [
-        f"sheet {page}" if page else "",
-        _counted(len(plan.shots), "clip"),
-        _counted(chains, "chain"),
+        f"sheet {position}" if position else "",
+        _count(len(plan.shots), "clip"),
+        _count(sum(shot.starts_chain for shot in plan.shots), "chain"),
         f"{plan.seconds:.2f} s",
         f"{plan.frames} frames",
-        rates,
+        f"{plan.fps} fps" + (f" (film: {plan.cut.fps})" if plan.cut.fps != plan.fps else ""),
         str(plan.size),
         f"fit: {plan.shots[0].segments[0].anchor.fit}",
         f"engine {plan.engine}",
-        *(f"{name} {_seconds(card.frames / plan.fps)}" for name, card in _cards(plan)),
+        *(f"{name} {_seconds(card.frames / plan.fps)}" for name, card in cards if card),
     ]
-    return "  ·  ".join(part for part in parts if part)
+    line = _shortened("  ·  ".join(part for part in parts if part), _font(sheet.type_size), width)
+    ImageDraw.Draw(paper).text((MARGIN, MARGIN + size * 3 // 2), line, DIM, _font(sheet.type_size))
+    return paper
 
 
-def _cards(plan: FilmPlan) -> Iterator[tuple[str, Card]]:
-    for name, card in (("title card", plan.cut.title_card), ("end card", plan.cut.end_card)):
-        if card:
-            yield name, card
-
-
-def _card(page: Image.Image, cell: Box, colour: tuple[int, int, int]) -> None:
-    from PIL import ImageDraw
-
+def _draw_cell(page: Image.Image, cell: Rect, colour: tuple[int, int, int]) -> None:
+    """The background of a cell, with the stripe of its chain on top."""
     draw = ImageDraw.Draw(page)
     right, bottom = cell.left + cell.width - 1, cell.top + cell.height - 1
     draw.rounded_rectangle(
-        (cell.left, cell.top + STRIPE, right, bottom), 8, CARD, corners=(False, False, True, True)
+        (cell.left, cell.top + STRIPE, right, bottom), 8, CELL, corners=(False, False, True, True)
     )
     draw.rectangle((cell.left, cell.top, right, cell.top + STRIPE - 1), colour)
 
 
-def _follows(plan: FilmPlan, index: int) -> str:
+def _write_cell(page: Image.Image, sheet: Sheet, box: Rect, plan: FilmPlan, clip: int, start: int) -> None:
+    """Write about a clip: id and transition, timing, facts, and as much of the prompt as fits."""
+    font, line = _font(sheet.type_size), line_height(sheet.type_size)
+    draw, shot = ImageDraw.Draw(page), plan.shots[clip]
+    transition = _transition(plan, clip)
+    transition_width = font.getlength(transition)
+    name = _shortened(shot.id, font, box.width - transition_width - sheet.type_size)
+    draw.text((box.left, box.top), name, ACCENT, font)
+    corner = (box.left + box.width - transition_width, box.top)
+    draw.text(corner, transition, INK if shot.starts_chain else DIM, font)
+    timing = f"{timecode(start, plan.fps)} – {timecode(start + shot.frames, plan.fps)}"
+    facts = [_seconds(shot.frames / plan.fps), _count(len(shot.segments), "segment"), f"seed {shot.seed}"]
+    lines = [timing, *_wrapped(facts, font, box.width)]
+    for row, text in enumerate(lines, 1):
+        draw.text((box.left, box.top + row * line), _shortened(text, font, box.width), DIM, font)
+    top = box.top + (1 + len(lines)) * line + sheet.type_size // 3
+    rows = (box.top + box.height - top) // line
+    if rows > 0:
+        style = TextStyle(sheet.type_size, box.width, rows, colour=INK)
+        _draw_text(page, (box.left, top), " ".join(shot.prompt.split()), style)
+
+
+def _transition(plan: FilmPlan, clip: int) -> str:
     """How a clip follows the one before."""
-    shot = plan.shots[index]
-    if index == 0:
+    shot = plan.shots[clip]
+    if clip == 0:
         return "start"
     if not shot.starts_chain:
         return "continues"
@@ -337,37 +323,7 @@ def _follows(plan: FilmPlan, index: int) -> str:
     return f"dip {_seconds(shot.dip / plan.fps)}" if shot.dip else "cut"
 
 
-def _facts(plan: FilmPlan, shot: Shot, start: int) -> tuple[str, ...]:
-    """Where a clip is in the film, and what it is made of."""
-    return (
-        f"{timecode(start, plan.fps)} – {timecode(start + shot.frames, plan.fps)}",
-        _seconds(shot.frames / plan.fps),
-        _counted(len(shot.segments), "segment"),
-        f"seed {shot.seed}",
-    )
-
-
-def _write_cell(page: Image.Image, sheet: Sheet, box: Box, shot: Shot, words: Sequence[str]) -> None:
-    """Write about a clip; `words` are how it follows the one before, when it is seen, and facts."""
-    from PIL import ImageDraw
-
-    font, line = _font(sheet.type_size), line_height(sheet.type_size)
-    draw = ImageDraw.Draw(page)
-    follows, when, *facts = words
-    mark = font.getlength(follows)
-    name = _shortened(shot.id, font, box.width - mark - sheet.type_size)
-    draw.text((box.left, box.top), name, ACCENT, font)
-    draw.text((box.left + box.width - mark, box.top), follows, INK if shot.starts_chain else DIM, font)
-    lines = [when, *_broken(facts, font, box.width)]
-    for row, told in enumerate(lines, 1):
-        draw.text((box.left, box.top + row * line), _shortened(told, font, box.width), DIM, font)
-    top = box.top + (1 + len(lines)) * line + sheet.type_size // 3
-    room = (box.top + box.height - top) // line
-    if room > 0:
-        _draw_words(page, (box.left, top), " ".join(shot.prompt.split()), (sheet.type_size, box.width, room))
-
-
-def _broken(facts: Sequence[str], font: ImageFont.FreeTypeFont, width: float) -> list[str]:
+def _wrapped(facts: Sequence[str], font: ImageFont.FreeTypeFont, width: float) -> list[str]:
     """Facts on as few lines as they fit on."""
     lines = [facts[0]]
     for fact in facts[1:]:
@@ -379,32 +335,23 @@ def _broken(facts: Sequence[str], font: ImageFont.FreeTypeFont, width: float) ->
     return lines
 
 
-def _draw_words(page: Image.Image, corner: tuple[int, int], words: str, room: tuple[int, int, int]) -> None:
-    """Write words in any script: `room` is the type's size, the width of a line, and the lines."""
-    from PIL import Image
-
-    from svi_story.media.text import TextStyle, draw_text
-
-    style = TextStyle(*room, colour=INK)
-    drawn = Image.fromarray(draw_text(words, style))
+def _draw_text(page: Image.Image, corner: tuple[int, int], text: str, style: TextStyle) -> None:
+    """Draw text in any script; `corner` is the top left one of its first line."""
+    drawn = Image.fromarray(draw_text(text, style))
     page.paste(drawn, (corner[0] - style.margin, corner[1] - style.margin), drawn)
 
 
 @lru_cache(maxsize=8)
 def _font(size: int) -> ImageFont.FreeTypeFont:
     """For ids and numbers, which are plain ASCII; there are thousands of them on a sheet."""
-    from PIL import ImageFont
-
-    from svi_story.media.text import BUNDLED, FOLDER
-
     return ImageFont.truetype(FOLDER / BUNDLED["Noto Sans"], size, layout_engine=ImageFont.Layout.BASIC)
 
 
-def _shortened(words: str, font: ImageFont.FreeTypeFont, width: float) -> str:
-    """As much of a line as there is room for."""
-    if font.getlength(words) <= width:
-        return words
-    kept = words
+def _shortened(text: str, font: ImageFont.FreeTypeFont, width: float) -> str:
+    """As much of a line as fits, with an ellipsis when that is not all of it."""
+    if font.getlength(text) <= width:
+        return text
+    kept = text
     while kept and font.getlength(kept + ELLIPSIS) > width:
         kept = kept[:-1]
     return kept.rstrip(" ·") + ELLIPSIS
@@ -414,5 +361,5 @@ def _seconds(seconds: Fraction) -> str:
     return f"{float(seconds):.2f} s"
 
 
-def _counted(count: int, name: str) -> str:
+def _count(count: int, name: str) -> str:
     return f"{count} {name}" if count == 1 else f"{count} {name}s"

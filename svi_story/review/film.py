@@ -1,10 +1,10 @@
-"""A film's review: every finished frame measured once, in order, and what is wrong with it; as JSON too."""
+"""A film's review: every finished frame measured once, in order, and what is wrong with it; also as JSON."""
 
 from __future__ import annotations
 
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from itertools import groupby
 from math import isfinite
 from typing import TYPE_CHECKING, Any
@@ -16,11 +16,19 @@ from svi_story.engines.anchor import open_anchor
 from svi_story.enginespec import spec_of
 from svi_story.errors import RenderError
 from svi_story.events import ClipReviewed, Warned
-from svi_story.review.analysis import Anchor, Part, Run
-from svi_story.review.findings import TITLES, Fault, cures, faults_of
+from svi_story.review.analysis import AnchorMeasures, Run, RunSegment
+from svi_story.review.contact_sheet import clip_starts
+from svi_story.review.findings import Defect, defects_of, remedies
 from svi_story.review.graphics import Picture, thumbnail
-from svi_story.review.measures import Track, colours, look_of, measured, noise, sharpness
-from svi_story.review.thresholds import Limit
+from svi_story.review.measures import (
+    MeasureSeries,
+    colours,
+    downscale,
+    measure_frames,
+    noise,
+    sharpness,
+)
+from svi_story.review.thresholds import TABLE, Threshold
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Generator, Iterator, Sequence
@@ -30,18 +38,18 @@ if TYPE_CHECKING:
     from svi_story.events import Reporter
     from svi_story.plan.model import FilmPlan, Segment, Shot
     from svi_story.review.analysis import Seam
-    from svi_story.review.measures import Floats, Frame, Look, Measure
+    from svi_story.review.measures import Downscaled, Floats, Frame, Measure
 
     FindEntry = Callable[[str], Entry | None]
-    """A finished, verified segment by its key; None when it is not there."""
+    """A finished, verified segment by its key; None when it is not in the cache."""
 
-
-NAN = Limit(0, "numbers", "one that is not finite spoils what the VAE makes of it")
-SHEET = 24
-"""Pictures on the contact sheet, where a film has fewer clips."""
-SHEET_WIDTH = 144
+STRIP_PICTURES = 24
+"""Pictures on the page's contact sheet, where a film has fewer clips."""
+STRIP_WIDTH = 144
 FEW_CLIPS = 60
 """Films of more clips get smaller pictures, so that the page stays below 15 MB."""
+MAX_SECONDS = 366 * 24 * 3600
+"""Sampling times above a year are ignored: they are forged."""
 
 
 @dataclass(frozen=True)
@@ -58,17 +66,16 @@ class Finding:
     """The same, counted within the clip."""
     frames: int
     value: float
-    limit: Limit
-    cures: tuple[str, ...]
+    remedies: tuple[str, ...]
 
     @property
-    def title(self) -> str:
-        """Its name for people."""
-        return TITLES[self.kind]
+    def threshold(self) -> Threshold:
+        """The threshold that the value exceeds."""
+        return TABLE[self.kind]
 
 
 @dataclass(frozen=True)
-class Join:
+class JoinReview:
     """Where a segment follows another."""
 
     clip: int
@@ -78,12 +85,12 @@ class Join:
     kind: str
     """continue, cut, fade or dip; continue also between the segments of a clip."""
     seam: Seam | None
-    """None where nothing can be said, and where a new chain starts."""
+    """None where it cannot be measured, and where a new chain starts."""
 
 
 @dataclass(frozen=True)
 class ClipReview:
-    """One clip: what was made of it, and how."""
+    """One clip: its entries, measures and pictures."""
 
     number: int
     """0-based."""
@@ -98,44 +105,44 @@ class ClipReview:
     """Its frames in the run."""
     pictures: tuple[Picture, ...]
     """First, middle and last finished frame."""
-    sheet: tuple[Picture, ...]
-    """A few small ones, evenly spaced, for the contact sheet."""
+    strip: tuple[Picture, ...]
+    """A few small ones, evenly spaced, for the page's contact sheet."""
 
     @property
     def missing(self) -> int:
         """Segments that are not finished."""
         return sum(entry is None for entry in self.entries)
 
+    @property
+    def seconds_spent(self) -> tuple[float, float] | None:
+        """Seconds of sampling and of decoding of the finished segments; None where they were not recorded.
+
+        Entries may come from anybody: what is no plausible number of seconds is ignored.
+        """
+        pairs = []
+        for entry in self.entries:
+            notes = entry.manifest.get("notes") if entry else None
+            if isinstance(notes, dict):
+                sampling = _seconds(notes.get("sampling_seconds"))
+                decoding = _seconds(notes.get("decoding_seconds"))
+                if sampling is not None and decoding is not None:
+                    pairs.append((sampling, decoding))
+        return (sum(a for a, _ in pairs), sum(b for _, b in pairs)) if pairs else None
+
 
 @dataclass(frozen=True)
 class FilmReview:
-    """All that is known of a film's frames."""
+    """All results for a film."""
 
     plan: FilmPlan
     clips: tuple[ClipReview, ...]
-    joins: tuple[Join, ...]
+    joins: tuple[JoinReview, ...]
     findings: tuple[Finding, ...]
 
-
-@dataclass
-class _Reading:
-    """What grows while a film is read."""
-
-    plan: FilmPlan
-    width: int
-    """Of the pictures."""
-    sheets: int
-    """Pictures of each clip on the contact sheet."""
-    top: int
-    """Rows at the top of every picture that are not looked at."""
-    report: Reporter
-    done: int = 0
-    anchors: dict[str, Anchor] = field(default_factory=dict)
-    runs: list[Run] = field(default_factory=list)
-    pictures: dict[int, list[Picture]] = field(default_factory=dict)
-    sheet: dict[int, list[Picture]] = field(default_factory=dict)
-    spoilt: list[tuple[int, int, int]] = field(default_factory=list)
-    """Clip, segment, and how many of its latents are not finite."""
+    @property
+    def uniform_anchors(self) -> list[str]:
+        """Ids of the clips whose anchor shows one colour only: nothing can be compared with it."""
+        return [clip.shot.id for clip in self.clips if clip.run and clip.run.anchor.is_uniform]
 
 
 def review_film(plan: FilmPlan, find: FindEntry, report: Reporter) -> FilmReview:
@@ -144,32 +151,15 @@ def review_film(plan: FilmPlan, find: FindEntry, report: Reporter) -> FilmReview
     The plan's segments have keys. RenderError when a verified entry cannot be read.
     """
     entries = [[find(segment.key) for segment in shot.segments] for shot in plan.shots]
-    sheets = min(max(round(SHEET / len(plan.shots)), 1), 6)
-    reading = _Reading(
-        plan,
-        320 if len(plan.shots) <= FEW_CLIPS else 224,
-        sheets,
-        implementation_of(plan.engine).overlay_rows(plan.size, plan.fps),
-        report,
-    )
-    starts = clip_starts(plan)
-    for parts in _runs(plan, entries):
-        _read_run(parts, entries, reading)
-    clips = tuple(
-        _clip(number, shot, starts[number], entries[number], reading)
-        for number, shot in enumerate(plan.shots)
-    )
-    return FilmReview(plan, clips, tuple(_joins(clips)), tuple(_findings(clips, reading)))
-
-
-def clip_starts(plan: FilmPlan) -> list[int]:
-    """Every clip's first frame in the film, at the board's rate; fades overlap, a title card comes before."""
-    starts, place = [], plan.cut.title_card.frames if plan.cut.title_card else 0
-    for shot in plan.shots:
-        place -= shot.fade
-        starts.append(place)
-        place += shot.frames
-    return starts
+    reader = _Reader(plan, entries, report)
+    runs = [reader.read(places) for places in _runs(plan, entries)]
+    of_clip = {clip: (run, frames) for run in reversed(runs) for clip, frames in run.clips().items()}
+    clips = []
+    for number, (shot, start) in enumerate(zip(plan.shots, clip_starts(plan), strict=True)):
+        run, frames = of_clip.get(number, (None, slice(0, 0)))
+        pictures, strip = (tuple(each.get(number, ())) for each in (reader.pictures, reader.strips))
+        clips.append(ClipReview(number, shot, start, tuple(entries[number]), run, frames, pictures, strip))
+    return FilmReview(plan, tuple(clips), tuple(_joins(clips)), _findings(clips, runs, reader))
 
 
 def _runs(plan: FilmPlan, entries: Sequence[Sequence[Entry | None]]) -> Iterator[list[tuple[int, int]]]:
@@ -186,54 +176,91 @@ def _runs(plan: FilmPlan, entries: Sequence[Sequence[Entry | None]]) -> Iterator
         yield [(clip, segment) for _, clip, segment in group]
 
 
-def _read_run(
-    places: Sequence[tuple[int, int]], entries: Sequence[Sequence[Entry | None]], reading: _Reading
-) -> None:
-    """Measure a run's frames, clip by clip, and keep pictures of them."""
-    measures: list[Measure] = []
-    parts: list[Part] = []
-    looks: tuple[Look, ...] = ()
-    for clip, group in groupby(places, key=lambda place: place[0]):
-        segments = [segment for _, segment in group]
-        shot = reading.plan.shots[clip]
-        total, shown = sum(shot.segments[each].contributes for each in segments), len(measures)
-        sheet = {(2 * each + 1) * total // (2 * reading.sheets) for each in range(reading.sheets)}
-        for segment in segments:
-            start, entry = len(measures), entries[clip][segment]
-            assert entry is not None, "runs hold what is finished"
-            _look_at_latents(entry, clip, segment, reading)
-            before = sum(each.contributes for each in shot.segments[:segment])
-            for frame, (measure, look) in _measured(entry, shot.segments[segment], looks, reading.top):
-                place, within = len(measures) - shown, before + len(measures) - start
-                if place in (0, total // 2, total - 1):
-                    reading.pictures.setdefault(clip, []).append(thumbnail(frame, within, reading.width))
-                if place in sheet:
-                    reading.sheet.setdefault(clip, []).append(thumbnail(frame, within, SHEET_WIDTH))
-                measures.append(measure)
-                looks = (*looks[-1:], look)
-            parts.append(Part(clip, segment, entry.key, start, len(measures), before))
-        reading.done += 1
-        reading.report(ClipReviewed(reading.plan.board, shot.id, reading.done, len(reading.plan.shots)))
-    anchor = _anchor(reading, places[0][0], measures[0])
-    rests = spec_of(reading.plan.engine).still_subject
-    starts = reading.plan.shots[places[0][0]].starts_chain and places[0][1] == 0
-    reading.runs.append(Run(Track.of(measures), tuple(parts), anchor, reading.plan.fps, rests, starts))
+class _Reader:
+    """Reads the entries of a film, run by run: measures, pictures, and NaN or Inf in latents."""
+
+    def __init__(self, plan: FilmPlan, entries: Sequence[Sequence[Entry | None]], report: Reporter) -> None:
+        self._plan, self._entries, self._report = plan, entries, report
+        self._width = 320 if len(plan.shots) <= FEW_CLIPS else 224
+        self._strip = min(max(round(STRIP_PICTURES / len(plan.shots)), 1), 6)
+        self._top = implementation_of(plan.engine).overlay_rows(plan.size, plan.fps)
+        self._done = 0
+        self._anchors: dict[str, AnchorMeasures] = {}
+        self.pictures: dict[int, list[Picture]] = {}
+        self.strips: dict[int, list[Picture]] = {}
+        self.not_finite: list[tuple[int, int, int]] = []
+        """Clip, segment, and how many values of its latents are not finite."""
+
+    def read(self, places: Sequence[tuple[int, int]]) -> Run:
+        """Measure a run's frames, clip by clip, and keep pictures of them."""
+        measures: list[Measure] = []
+        parts: list[RunSegment] = []
+        previous: tuple[Downscaled, ...] = ()
+        for clip, group in groupby(places, key=lambda place: place[0]):
+            segments = [segment for _, segment in group]
+            shot, first = self._plan.shots[clip], len(measures)
+            total = sum(shot.segments[each].contributes for each in segments)
+            in_strip = {(2 * each + 1) * total // (2 * self._strip) for each in range(self._strip)}
+            for segment in segments:
+                start, entry = len(measures), self._entries[clip][segment]
+                assert entry is not None, "runs hold what is finished"
+                self._check_latents(entry, clip, segment)
+                before = sum(each.contributes for each in shot.segments[:segment])
+                for frame, (measure, small) in _measured(entry, shot.segments[segment], previous, self._top):
+                    place, within = len(measures) - first, before + len(measures) - start
+                    if place in (0, total // 2, total - 1):
+                        self.pictures.setdefault(clip, []).append(thumbnail(frame, within, self._width))
+                    if place in in_strip:
+                        self.strips.setdefault(clip, []).append(thumbnail(frame, within, STRIP_WIDTH))
+                    measures.append(measure)
+                    previous = (*previous[-1:], small)
+                parts.append(RunSegment(clip, segment, start, len(measures), before))
+            self._done += 1
+            self._report(ClipReviewed(self._plan.board, shot.id, self._done, len(self._plan.shots)))
+        clip, segment = places[0]
+        return Run(
+            MeasureSeries.of(measures),
+            tuple(parts),
+            self._anchor(clip, measures[0]),
+            self._plan.fps,
+            may_rest=spec_of(self._plan.engine).still_subject,
+            starts_chain=self._plan.shots[clip].starts_chain and segment == 0,
+        )
+
+    def _check_latents(self, entry: Entry, clip: int, segment: int) -> None:
+        floats = [each for each in entry.latents().values() if np.issubdtype(each.dtype, np.inexact)]
+        count = sum(int(np.count_nonzero(~np.isfinite(each))) for each in floats)
+        if count:
+            self.not_finite.append((clip, segment, count))
+
+    def _anchor(self, clip: int, first: Measure) -> AnchorMeasures:
+        """The measures of a chain's anchor; of the run's first frame where the anchor's file is gone."""
+        planned = self._plan.shots[clip].segments[0].anchor
+        if planned.pixels not in self._anchors:
+            try:
+                small, grey = downscale(open_anchor(planned), self._top)
+            except RenderError as error:
+                what = f"{self._plan.board}: compared with the first frame instead: {error}"
+                self._report(Warned(what))
+                return AnchorMeasures(first.mean, first.cov, first.noise, first.noise_floor, first.sharpness)
+            self._anchors[planned.pixels] = AnchorMeasures(*colours(small.lab), *noise(grey), sharpness(grey))
+        return self._anchors[planned.pixels]
 
 
 def _measured(
-    entry: Entry, segment: Segment, looks: tuple[Look, ...], top: int
-) -> Iterator[tuple[Frame, tuple[Measure, Look]]]:
-    """The frames that reach the film, with their numbers."""
-    kept: list[Frame] = []
+    entry: Entry, segment: Segment, previous: tuple[Downscaled, ...], top: int
+) -> Iterator[tuple[Frame, tuple[Measure, Downscaled]]]:
+    """The frames that reach the film, with their measures."""
+    current: list[Frame] = []
 
-    def each(read: Iterator[Frame]) -> Iterator[Frame]:
-        for frame in read:
-            kept[:] = [frame]
+    def keep(frames: Iterator[Frame]) -> Iterator[Frame]:
+        for frame in frames:
+            current[:] = [frame]
             yield frame
 
     with entry.frames() as frames, closing(_read_ahead(frames, segment.overlap)) as read:
-        for numbers in measured(each(read), looks, top):
-            yield kept[0], numbers
+        for measured in measure_frames(keep(read), previous, top):
+            yield current[0], measured
 
 
 def _read_ahead(frames: Frames, start: int) -> Generator[Frame, None, None]:
@@ -247,97 +274,52 @@ def _read_ahead(frames: Frames, start: int) -> Generator[Frame, None, None]:
             yield frame
 
 
-def _look_at_latents(entry: Entry, clip: int, segment: int, reading: _Reading) -> None:
-    floats = [each for each in entry.latents().values() if np.issubdtype(each.dtype, np.inexact)]
-    spoilt = sum(int(np.count_nonzero(~np.isfinite(each))) for each in floats)
-    if spoilt:
-        reading.spoilt.append((clip, segment, spoilt))
-
-
-def _anchor(reading: _Reading, clip: int, first: Measure) -> Anchor:
-    """The numbers of a chain's anchor; where its file is gone, of the run's first frame."""
-    planned = reading.plan.shots[clip].segments[0].anchor
-    if planned.pixels not in reading.anchors:
-        try:
-            look, grey = look_of(open_anchor(planned), reading.top)
-        except RenderError as error:
-            reading.report(Warned(f"{reading.plan.board}: compared with the first frame instead: {error}"))
-            return Anchor(first.mean, first.cov, first.noise, first.floor, first.sharpness)
-        reading.anchors[planned.pixels] = Anchor(*colours(look.lab), *noise(grey), sharpness(grey))
-    return reading.anchors[planned.pixels]
-
-
-def _clip(
-    number: int, shot: Shot, start: int, entries: Sequence[Entry | None], reading: _Reading
-) -> ClipReview:
-    found = [(run, run.clips()[number]) for run in reading.runs if number in run.clips()]
-    run, frames = found[0] if found else (None, slice(0, 0))
-    pictures, sheet = (tuple(each.get(number, ())) for each in (reading.pictures, reading.sheet))
-    return ClipReview(number, shot, start, tuple(entries), run, frames, pictures, sheet)
-
-
-def _joins(clips: Sequence[ClipReview]) -> Iterator[Join]:
+def _joins(clips: Sequence[ClipReview]) -> Iterator[JoinReview]:
     """Every place where a segment follows another, in film order."""
     for clip in clips:
-        within = 0
+        frame, run = clip.start, clip.run
+        measured = {(each.clip, each.segment): each.start for each in run.segments[1:]} if run else {}
         for segment, planned in enumerate(clip.shot.segments):
             if clip.number or segment:
-                new = segment == 0 and clip.shot.starts_chain
-                kind = _transition(clip.shot) if new else "continue"
-                yield Join(clip.number, segment, clip.start + within, kind, _seam(clip, segment))
-            within += planned.contributes
+                kind = "continue"
+                if segment == 0 and clip.shot.starts_chain:
+                    kind = "fade" if clip.shot.fade else "dip" if clip.shot.dip else "cut"
+                start = measured.get((clip.number, segment))
+                seam = run.seams[start] if run and start is not None else None
+                yield JoinReview(clip.number, segment, frame, kind, seam)
+            frame += planned.contributes
 
 
-def _transition(shot: Shot) -> str:
-    if shot.fade:
-        return "fade"
-    return "dip" if shot.dip else "cut"
-
-
-def _seam(clip: ClipReview, segment: int) -> Seam | None:
-    for part in clip.run.parts[1:] if clip.run else ():
-        if (part.shot, part.segment) == (clip.number, segment):
-            return clip.run.seams[part.start] if clip.run else None
-    return None
-
-
-def _findings(clips: Sequence[ClipReview], reading: _Reading) -> Iterator[Finding]:
+def _findings(clips: Sequence[ClipReview], runs: Sequence[Run], reader: _Reader) -> tuple[Finding, ...]:
     """Every warning, in film order."""
-    found = [
-        _finding(clips[clip], segment, Fault("nan", -1, 1, float(count), NAN), 0, reading.plan)
-        for clip, segment, count in reading.spoilt
-    ]
-    for run in reading.runs:
-        for shot, fault in faults_of(run):
-            part = next(part for part in run.parts if part.start <= fault.frame < part.stop)
-            within = part.within + fault.frame - part.start
-            found.append(_finding(clips[shot], part.segment, fault, within, reading.plan))
-    yield from sorted(found, key=lambda each: (each.frame, each.kind))
+    found = []
+    for number, segment, count in reader.not_finite:
+        within = sum(each.contributes for each in clips[number].shot.segments[:segment])
+        found.append(_finding(clips[number], segment, Defect("nan", -1, 1, float(count)), within))
+    for run in runs:
+        for number, defect in defects_of(run):
+            part = next(each for each in run.segments if each.start <= defect.frame < each.stop)
+            within = part.within + defect.frame - part.start
+            found.append(_finding(clips[number], part.segment, defect, within))
+    return tuple(sorted(found, key=lambda each: (each.frame, each.kind)))
 
 
-def _finding(clip: ClipReview, segment: int, fault: Fault, within: int, plan: FilmPlan) -> Finding:
+def _finding(clip: ClipReview, segment: int, defect: Defect, within: int) -> Finding:
     planned = clip.shot.segments[segment]
-    if fault.kind == "nan":
-        within = sum(each.contributes for each in clip.shot.segments[:segment])
     return Finding(
-        kind=fault.kind,
+        kind=defect.kind,
         clip=clip.number,
         segment=segment,
         frame=clip.start + within,
         within=within,
-        frames=fault.frames,
-        value=fault.value,
-        limit=fault.limit,
-        cures=cures(fault.kind, planned, plan.engine),
+        frames=defect.frames,
+        value=defect.value,
+        remedies=remedies(defect.kind, planned, planned.engine),
     )
 
 
-LONGEST = 366 * 24 * 3600
-"""Seconds that a segment may have taken: a year."""
-
-
 def as_json(review: FilmReview) -> dict[str, Any]:
-    """Measures of every clip, joins and warnings; NaN never occurs, what was not measured is null."""
+    """The JSON of `review --json`; NaN never occurs, what was not measured is null."""
     plan = review.plan
     return {
         "board": str(plan.board),
@@ -349,45 +331,44 @@ def as_json(review: FilmReview) -> dict[str, Any]:
         "engine": plan.engine,
         "clips": [_clip_json(clip) for clip in review.clips],
         "joins": [_join_json(join, review) for join in review.joins],
-        "cannot_judge": [clip.shot.id for clip in review.clips if clip.run and clip.run.anchor.empty],
+        "cannot_judge": review.uniform_anchors,
         "warnings": [_finding_json(finding, review) for finding in review.findings],
     }
 
 
-def seconds_spent(clip: ClipReview) -> tuple[float, float] | None:
-    """Seconds of sampling and of decoding, over a clip's finished segments; None where nothing was noted.
-
-    What no clock can have shown counts as not noted: an entry may come from anybody.
-    """
-    notes = [entry.manifest.get("notes") for entry in clip.entries if entry is not None]
-    spent = [
-        tuple(_seconds(note.get(name)) for name in ("sampling_seconds", "decoding_seconds"))
-        for note in notes
-        if isinstance(note, dict)
-    ]
-    pairs = [(a, b) for a, b in spent if a is not None and b is not None]
-    return (sum(a for a, _ in pairs), sum(b for _, b in pairs)) if pairs else None
+def _seconds(value: object) -> float | None:
+    if isinstance(value, int | float) and not isinstance(value, bool) and 0 <= value <= MAX_SECONDS:
+        return float(value)
+    return None
 
 
-def _seconds(noted: object) -> float | None:
-    known = isinstance(noted, int | float) and not isinstance(noted, bool) and 0 <= noted <= LONGEST
-    return float(noted) if known and isinstance(noted, int | float) else None
+def _clip_json(clip: ClipReview) -> dict[str, Any]:
+    spent = clip.seconds_spent
+    return {
+        "id": clip.shot.id,
+        "start": clip.start,
+        "frames": clip.shot.frames,
+        "missing_segments": clip.missing,
+        "sampling_seconds": round(spent[0], 3) if spent else None,
+        "decoding_seconds": round(spent[1], 3) if spent else None,
+        "measures": _measures_json(clip),
+    }
 
 
-def measures(clip: ClipReview) -> dict[str, Any] | None:
-    """A clip's numbers; None where nothing of it is finished."""
+def _measures_json(clip: ClipReview) -> dict[str, Any] | None:
+    """A clip's measures; None where none of its segments is finished."""
     if clip.run is None:
         return None
-    track, drift = clip.run.track[clip.frames], clip.run.drift
+    series, drift = clip.run.series[clip.frames], clip.run.drift
     return {
         "drift": _range(drift.total[clip.frames]),
         "drift_of_mean": _range(drift.mean[clip.frames]),
         "drift_of_spread": _range(drift.spread[clip.frames]),
-        "lab_mean": [round(float(each), 3) for each in track.mean.mean(axis=0)],
-        "lab_spread": [round(float(each), 3) for each in track.spread.mean(axis=0)],
-        "sharpness": _range(track.sharpness),
-        "noise": _range(track.noise),
-        "motion": _range(track.moving),
+        "lab_mean": [round(float(each), 3) for each in series.mean.mean(axis=0)],
+        "lab_spread": [round(float(each), 3) for each in series.spread.mean(axis=0)],
+        "sharpness": _range(series.sharpness),
+        "noise": _range(series.noise),
+        "motion": _range(series.mean_motion),
     }
 
 
@@ -396,20 +377,7 @@ def _range(values: Floats) -> dict[str, float | None]:
     return {name: _rounded(float(value)) for name, value in numbers.items()}
 
 
-def _clip_json(clip: ClipReview) -> dict[str, Any]:
-    spent = seconds_spent(clip)
-    return {
-        "id": clip.shot.id,
-        "start": clip.start,
-        "frames": clip.shot.frames,
-        "missing_segments": clip.missing,
-        "sampling_seconds": round(spent[0], 3) if spent else None,
-        "decoding_seconds": round(spent[1], 3) if spent else None,
-        "measures": measures(clip),
-    }
-
-
-def _join_json(join: Join, review: FilmReview) -> dict[str, Any]:
+def _join_json(join: JoinReview, review: FilmReview) -> dict[str, Any]:
     seam = join.seam
     return {
         "clip": review.clips[join.clip].shot.id,
@@ -418,8 +386,8 @@ def _join_json(join: Join, review: FilmReview) -> dict[str, Any]:
         "kind": join.kind,
         "step": _rounded(seam.step if seam else None),
         "least": _rounded(seam.least if seam else None),
-        "colour_step": _rounded(seam.pop if seam else None),
-        "other_picture": _rounded(seam.other if seam else None),
+        "colour_step": _rounded(seam.colour_step if seam else None),
+        "other_picture": _rounded(seam.other_picture if seam else None),
     }
 
 
@@ -430,14 +398,14 @@ def _rounded(value: float | None) -> float | None:
 def _finding_json(finding: Finding, review: FilmReview) -> dict[str, Any]:
     return {
         "kind": finding.kind,
-        "title": finding.title,
+        "title": finding.threshold.title,
         "clip": review.clips[finding.clip].shot.id,
         "segment": finding.segment,
         "frame": finding.frame,
         "frame_in_clip": finding.within,
         "frames": finding.frames,
         "value": _rounded(finding.value),
-        "threshold": finding.limit.value,
-        "unit": finding.limit.unit,
-        "cures": list(finding.cures),
+        "threshold": finding.threshold.value,
+        "unit": finding.threshold.unit,
+        "cures": list(finding.remedies),
     }

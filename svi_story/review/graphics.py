@@ -10,140 +10,18 @@ from typing import TYPE_CHECKING
 import numpy as np
 from PIL import Image
 
+from svi_story.review.thresholds import TABLE
+
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from svi_story.review.film import FilmReview
     from svi_story.review.measures import Floats, Frame
 
-
 POINTS = 1200
 """Most points of a line: more than a wide screen has columns."""
 WIDTH = 1000
 """Of a plot, in the units of its paths."""
-
-
-@dataclass(frozen=True)
-class Line:
-    """One series."""
-
-    name: str
-    path: str
-    """The d of an SVG path, in WIDTH x 100."""
-    values: list[float | None]
-    """For reading off, evenly spaced over the film."""
-
-
-@dataclass(frozen=True)
-class Plot:
-    """One measure over the whole film."""
-
-    id: str
-    title: str
-    unit: str
-    explains: str
-    lines: tuple[Line, ...]
-    top: float
-    """The value at the upper edge; the lower edge is 0."""
-    limit: float | None
-    """Where a dashed line shows the threshold."""
-
-    def y(self, value: float) -> float:
-        """A value's place between 0 (top) and 100."""
-        return round(100 - 100 * min(value / self.top, 1.0), 2)
-
-
-def plots(review: FilmReview, frames: int) -> tuple[Plot, ...]:
-    """Colour drift, sharpness and motion over a film of so many frames at the board's rate."""
-    from svi_story.review.thresholds import DRIFT
-
-    fps = float(review.plan.fps)
-    drift = {name: film_line(review, frames, name) for name in ("drift.total", "drift.mean", "drift.spread")}
-    sharp = film_line(review, frames, "track.sharpness")
-    motion = film_line(review, frames, "track.moving") * np.float32(fps / 10)
-    return (
-        _plot(
-            ("drift", "Colour drift", "ΔE", "distance from the anchor’s colours in CIELAB"),
-            (
-                ("total", drift["drift.total"]),
-                ("mean", drift["drift.mean"]),
-                ("spread", drift["drift.spread"]),
-            ),
-            DRIFT.value,
-        ),
-        _plot(
-            ("sharpness", "Sharpness", "0–1", "detail that a blur would take away"),
-            (("sharpness", sharp),),
-            None,
-        ),
-        _plot(("motion", "Motion", "% of width per s", "mean optical flow"), (("motion", motion),), None),
-    )
-
-
-def film_line(review: FilmReview, frames: int, name: str) -> Floats:
-    """A measure of every film frame, NaN where nothing was measured; in a fade, the later clip's."""
-    line = np.full(frames, np.nan, np.float32)
-    for clip in review.clips:
-        if clip.run is None:
-            continue
-        owner, _, attribute = name.partition(".")
-        values = getattr(getattr(clip.run, owner), attribute)
-        for part in clip.run.parts:
-            if part.shot == clip.number:
-                place = clip.start + part.within
-                line[place : place + part.stop - part.start] = values[part.start : part.stop]
-    return line
-
-
-def _plot(
-    words: tuple[str, str, str, str], series: Sequence[tuple[str, Floats]], limit: float | None
-) -> Plot:
-    most = max(float(np.nanmax(values, initial=0)) for _, values in series)
-    top = _round_up(max(most * 1.08, (limit or 0) * 1.15, 0.01))
-    lines = tuple(Line(name, path(values, top), _thin(values)) for name, values in series)
-    return Plot(*words, lines, top, limit)
-
-
-def _round_up(value: float) -> float:
-    """The next value with one or two plain digits."""
-    unit: float = 10 ** np.floor(np.log10(value))
-    steps = (1, 1.2, 1.5, 2, 2.5, 3, 4, 5, 6, 8, 10)
-    return float(next(step for step in steps if step * unit >= value * 0.999) * unit)
-
-
-def path(values: Floats, top: float) -> str:
-    """An SVG path; a long line keeps the lowest and highest value of every column, gaps stay gaps."""
-    frames = len(values)
-    places = _extremes(values) if frames > POINTS else list(range(frames))
-    parts, pen = [], "M"
-    for place in places:
-        if np.isfinite(values[place]):
-            x = (place + 0.5) / frames * WIDTH
-            parts.append(f"{pen}{x:.1f} {100 - 100 * min(values[place] / top, 1):.1f}")
-            pen = "L"
-        else:
-            pen = "M"
-    return "".join(parts)
-
-
-def _extremes(values: Floats) -> list[int]:
-    """The frames that hold each column's lowest and highest value, in order; a gap's first frame too."""
-    chosen: set[int] = set()
-    for column in np.array_split(np.arange(len(values)), POINTS // 2):
-        part = values[column]
-        if np.isfinite(part).any():
-            chosen |= {int(column[np.nanargmin(part)]), int(column[np.nanargmax(part)])}
-        chosen |= {int(each) for each in column[~np.isfinite(part)][:1]}
-    return sorted(chosen)
-
-
-def _thin(values: Floats) -> list[float | None]:
-    """At most 4 x POINTS values, evenly spaced."""
-    count = min(len(values), 4 * POINTS)
-    places = ((np.arange(count) + 0.5) * len(values) / max(count, 1)).astype(int)
-    return [round(float(each), 2) if np.isfinite(each) else None for each in values[places]]
-
-
 QUALITY = 68
 
 
@@ -170,3 +48,113 @@ def thumbnail(frame: Frame, within: int, width: int) -> Picture:
     file = io.BytesIO()
     image.save(file, "WEBP", quality=QUALITY, method=2)
     return Picture(within, image.width, image.height, file.getvalue())
+
+
+@dataclass(frozen=True)
+class PlotLine:
+    """One series of a plot."""
+
+    name: str
+    path: str
+    """The d of an SVG path, in WIDTH x 100."""
+    values: list[float | None]
+    """For reading off, evenly spaced over the film."""
+
+
+@dataclass(frozen=True)
+class Plot:
+    """One measure over the whole film."""
+
+    id: str
+    title: str
+    unit: str
+    explanation: str
+    lines: tuple[PlotLine, ...]
+    top: float
+    """The value at the upper edge; the lower edge is 0."""
+    threshold: float | None
+    """Drawn as a dashed line."""
+
+    def y(self, value: float) -> float:
+        """A value's place between 0 (top) and 100."""
+        return round(100 - 100 * min(value / self.top, 1.0), 2)
+
+
+def plots(review: FilmReview, frames: int) -> tuple[Plot, ...]:
+    """Colour drift, sharpness and motion over a film of so many frames at the board's rate."""
+    drift = [(part, film_line(review, frames, f"drift.{part}")) for part in ("total", "mean", "spread")]
+    sharpness = film_line(review, frames, "series.sharpness")
+    motion = film_line(review, frames, "series.mean_motion") * np.float32(float(review.plan.fps) / 10)
+    colours = "distance from the anchor’s colours in CIELAB"
+    return (
+        _plot(("drift", "Colour drift", "ΔE", colours), drift, TABLE["drift"].value),
+        _plot(
+            ("sharpness", "Sharpness", "0–1", "detail that a blur would remove"), [("sharpness", sharpness)]
+        ),
+        _plot(("motion", "Motion", "% of width per s", "mean optical flow"), [("motion", motion)]),
+    )
+
+
+def film_line(review: FilmReview, frames: int, name: str) -> Floats:
+    """A measure of every film frame, NaN where nothing was measured; in a fade, the later clip's.
+
+    `name` is an attribute of `Run`, and an attribute of that.
+    """
+    line = np.full(frames, np.nan, np.float32)
+    owner, _, attribute = name.partition(".")
+    for clip in review.clips:
+        if clip.run is None:
+            continue
+        values = getattr(getattr(clip.run, owner), attribute)
+        for each in clip.run.segments:
+            if each.clip == clip.number:
+                place = clip.start + each.within
+                line[place : place + each.stop - each.start] = values[each.start : each.stop]
+    return line
+
+
+def _plot(
+    words: tuple[str, str, str, str], series: Sequence[tuple[str, Floats]], threshold: float | None = None
+) -> Plot:
+    most = max(float(np.nanmax(values, initial=0)) for _, values in series)
+    top = _round_up(max(most * 1.08, (threshold or 0) * 1.15, 0.01))
+    lines = []
+    for name, values in series:
+        count = min(len(values), 4 * POINTS)
+        places = ((np.arange(count) + 0.5) * len(values) / max(count, 1)).astype(int)
+        sampled = [round(float(each), 2) if np.isfinite(each) else None for each in values[places]]
+        lines.append(PlotLine(name, svg_path(values, top), sampled))
+    return Plot(*words, tuple(lines), top, threshold)
+
+
+def _round_up(value: float) -> float:
+    """The next value with one or two plain digits."""
+    unit: float = 10 ** np.floor(np.log10(value))
+    steps = (1, 1.2, 1.5, 2, 2.5, 3, 4, 5, 6, 8, 10)
+    return float(next(step for step in steps if step * unit >= value * 0.999) * unit)
+
+
+def svg_path(values: Floats, top: float) -> str:
+    """An SVG path; a long line keeps the lowest and highest value of every column, gaps stay gaps."""
+    frames = len(values)
+    places = _extremes(values) if frames > POINTS else list(range(frames))
+    parts, command = [], "M"
+    for place in places:
+        if np.isfinite(values[place]):
+            x = (place + 0.5) / frames * WIDTH
+            parts.append(f"{command}{x:.1f} {100 - 100 * min(values[place] / top, 1):.1f}")
+            command = "L"
+        else:
+            command = "M"
+    return "".join(parts)
+
+
+def _extremes(values: Floats) -> list[int]:
+    """The frames that hold each column's lowest and highest value, in order; a gap's first frame too."""
+    chosen: set[int] = set()
+    for column in np.array_split(np.arange(len(values)), POINTS // 2):
+        part = values[column]
+        if np.isfinite(part).any():
+            chosen |= {int(column[np.nanargmin(part)]), int(column[np.nanargmax(part)])}
+        chosen |= {int(each) for each in column[~np.isfinite(part)][:1]}
+    return sorted(chosen)

@@ -23,23 +23,22 @@ from markupsafe import Markup
 from svi_story import __version__
 from svi_story.enginespec import spec_of
 from svi_story.files import atomic_file, open_regular, refusals, remove_stale_temps
-from svi_story.review.film import seconds_spent
 from svi_story.review.graphics import plots
-from svi_story.review.thresholds import REPEAT, STEP, TABLE
+from svi_story.review.thresholds import TABLE
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
     from svi_story.cache.outputs import Publish
-    from svi_story.plan.model import Segment
-    from svi_story.review.film import ClipReview, FilmReview, Finding, Join
-    from svi_story.review.graphics import Picture, Plot
+    from svi_story.review.analysis import Seam
+    from svi_story.review.film import ClipReview, FilmReview
+    from svi_story.review.graphics import Plot
 
 
 SEAM_TOP = 3.0
 """The seam plot's upper edge, in multiples of the motion around."""
-MOST_SAID = 400
+MAX_VERSIONS = 400
 """Characters that a line about versions and machines has at most."""
 
 
@@ -61,30 +60,30 @@ class Clock:
 
 def clip_view(clip: ClipReview, review: FilmReview, clock: Clock) -> dict[str, Any]:
     """What a clip's card shows."""
-    shot = clip.shot
-    spent = seconds_spent(clip)
+    shot, spent = clip.shot, clip.seconds_spent
+    first, pictures = shot.segments[0], len(clip.pictures)
     return {
         "review": clip,
         "anchor": f"clip-{clip.number + 1}",
-        "follows": _follows(clip),
+        "follows": _transition(clip),
         "seeds": ", ".join(dict.fromkeys(str(segment.seed) for segment in shot.segments)),
-        "passes": " + ".join(str(segment.frames) for segment in shot.segments),
-        "settings": list(_settings(shot.segments[0], review.plan.engine)),
+        "segments": " + ".join(str(segment.frames) for segment in shot.segments),
+        "settings": [
+            *(spec_of(first.engine).describe(first.options) or {"engine": first.engine}).items(),
+            *(("LoRA", f"{lora.path.name} {lora.high:g} / {lora.low:g}") for lora in first.loras),
+        ],
         "spent": f"{_duration(sum(spent))}" if spent else "",
         "spent_on": f"{_duration(spent[0])} sampling, {_duration(spent[1])} decoding" if spent else "",
         "numbers": list(_numbers(clip)),
         "findings": [each for each in review.findings if each.clip == clip.number],
-        "labels": _labels(len(clip.pictures)),
+        "labels": ("first", "middle", "last") if pictures == 3 else ("first", "last")[:pictures],
         "start": clock(clip.start),
         "stop": clock(clip.start + shot.frames),
     }
 
 
-def _labels(count: int) -> tuple[str, ...]:
-    return ("first", "middle", "last") if count == 3 else ("first", "last")[:count]
-
-
-def _follows(clip: ClipReview) -> str:
+def _transition(clip: ClipReview) -> str:
+    """How a clip follows the one before."""
     if clip.number == 0:
         return "starts the film"
     if clip.shot.fade:
@@ -94,126 +93,102 @@ def _follows(clip: ClipReview) -> str:
     return "cut" if clip.shot.starts_chain else "continues"
 
 
-def _settings(segment: Segment, engine: str) -> Iterator[tuple[str, str]]:
-    """What steered the sampling."""
-    shown = spec_of(engine).describe(segment.options)
-    if not shown:
-        yield "engine", engine
-        return
-    yield from shown.items()
-    for lora in segment.loras:
-        yield "LoRA", f"{lora.path.name} {lora.high:g} / {lora.low:g}"
-
-
 def _numbers(clip: ClipReview) -> Iterator[tuple[str, str]]:
-    """What was measured, in short."""
+    """A clip's measures, in short."""
     if clip.run is None:
         return
-    drift, track = clip.run.drift.total[clip.frames], clip.run.track[clip.frames]
+    drift, series = clip.run.drift.total[clip.frames], clip.run.series[clip.frames]
     yield "drift", f"{np.median(drift):.1f} ΔE, at most {drift.max():.1f}"
-    yield "sharpness", f"{np.median(track.sharpness):.2f}"
-    yield "motion", f"{np.median(track.moving) * float(clip.run.fps) / 10:.1f} %/s"
-    spread = track.spread.mean(axis=0)
-    mean = track.mean.mean(axis=0)
+    yield "sharpness", f"{np.median(series.sharpness):.2f}"
+    yield "motion", f"{np.median(series.mean_motion) * float(clip.run.fps) / 10:.1f} %/s"
+    spread, mean = series.spread.mean(axis=0), series.mean.mean(axis=0)
     yield "L* a* b*", " ".join(f"{m:.0f}±{s:.0f}" for m, s in zip(mean, spread, strict=True))
 
 
 def _duration(seconds: float) -> str:
-    whole = round(seconds)
     if seconds < 59.95:
         return f"{seconds:.1f} s"
+    whole, minutes = round(seconds), round(seconds / 60)
     if whole < 3600:
         return f"{whole // 60} min {whole % 60:02} s"
-    minutes = round(seconds / 60)
     return f"{minutes // 60} h {minutes % 60:02} min"
 
 
-def groups_of(review: FilmReview, clock: Clock) -> list[dict[str, Any]]:
-    """The warnings by kind, the most frequent first: their places, and what helps."""
-    kinds = list(dict.fromkeys(finding.kind for finding in review.findings))
+def warning_groups(review: FilmReview, clock: Clock) -> list[dict[str, Any]]:
+    """The warnings by kind, the most frequent first: their places, and what to try."""
     groups = []
-    for kind in kinds:
+    for kind in dict.fromkeys(finding.kind for finding in review.findings):
         found = [each for each in review.findings if each.kind == kind]
         clips = list(dict.fromkeys(review.clips[each.clip].shot.id for each in found))
+        places = [
+            {
+                "id": review.clips[each.clip].shot.id,
+                "anchor": f"clip-{each.clip + 1}",
+                "time": clock(each.frame),
+                "seconds": clock.seconds(each.frame),
+                "frames": each.frames,
+                "value": f"{each.value:.0f}" if each.value >= 100 else f"{each.value:.3g}",
+            }
+            for each in found
+        ]
         groups.append(
             {
-                "kind": kind,
-                "title": found[0].title,
-                "limit": found[0].limit,
-                "places": [_place(each, review, clock) for each in found],
+                "threshold": found[0].threshold,
+                "places": places,
                 "clips": clips,
                 "force": "".join(f" --force {shlex.quote(clip)}" for clip in clips),
-                "cures": list(dict.fromkeys(cure for each in found for cure in each.cures)),
+                "remedies": list(dict.fromkeys(remedy for each in found for remedy in each.remedies)),
             }
         )
     return sorted(groups, key=lambda group: -len(group["places"]))
 
 
-def _place(finding: Finding, review: FilmReview, clock: Clock) -> dict[str, Any]:
-    clip = review.clips[finding.clip]
-    return {
-        "id": clip.shot.id,
-        "anchor": f"clip-{finding.clip + 1}",
-        "time": clock(finding.frame),
-        "seconds": clock.seconds(finding.frame),
-        "within": finding.within,
-        "frames": finding.frames,
-        "value": number(finding.value),
-    }
-
-
-def number(value: float) -> str:
-    """Three digits at most, and no needless zeros."""
-    return f"{value:.0f}" if value >= 100 else f"{value:.3g}"
-
-
-def seams_of(review: FilmReview, frames: int, clock: Clock) -> list[dict[str, Any]]:
+def seam_marks(review: FilmReview, frames: int, clock: Clock) -> list[dict[str, Any]]:
     """Every join as a mark on the seam plot."""
-    return [_seam(join, review, frames, clock) for join in review.joins]
+    of_joins = ("jump", "duplicate", "colour-step", "other-picture")
+    flagged = {(each.clip, each.frame) for each in review.findings if each.kind in of_joins}
+    marks = []
+    for join in review.joins:
+        ratio, text = _seam_ratio(join.seam), "not measured"
+        if join.kind != "continue":
+            text = f"a {join.kind}, not a join"
+        elif join.seam is not None:
+            text = "at rest, not visible" if ratio is None else _ratio_text(ratio)
+        marks.append(
+            {
+                "x": round(100 * join.frame / max(frames, 1), 3),
+                "y": None if ratio is None else round(100 - 100 * min(ratio / SEAM_TOP, 1), 1),
+                "kind": join.kind,
+                "measured": join.seam is not None,
+                "flagged": (join.clip, join.frame) in flagged,
+                "seconds": clock.seconds(join.frame),
+                "text": f"{clock(join.frame)}, into {review.clips[join.clip].shot.id}: {text}",
+            }
+        )
+    return marks
 
 
-def _seam(join: Join, review: FilmReview, frames: int, clock: Clock) -> dict[str, Any]:
-    step = _told(join)
-    flagged = any(each.frame == join.frame and each.clip == join.clip for each in _of_joins(review))
-    return {
-        "x": round(100 * join.frame / max(frames, 1), 3),
-        "y": None if step is None else round(100 - 100 * min(step / SEAM_TOP, 1), 1),
-        "kind": join.kind,
-        "measured": join.seam is not None,
-        "flagged": flagged,
-        "seconds": clock.seconds(join.frame),
-        "says": f"{clock(join.frame)}, into {review.clips[join.clip].shot.id}: {_in_words(join, step)}",
-    }
-
-
-def _of_joins(review: FilmReview) -> list[Finding]:
-    kinds = ("jump", "duplicate", "colour-step", "other-picture")
-    return [each for each in review.findings if each.kind in kinds]
-
-
-def _told(join: Join) -> float | None:
-    """The number that says most: nearly none where a frame is repeated, else the step; None at rest."""
-    if join.seam is None or join.seam.step is None:
+def _seam_ratio(seam: Seam | None) -> float | None:
+    """The step over a join against the motion around; near 0 for a repeated frame, None at rest."""
+    repeated = TABLE["duplicate"].value
+    if seam is None or seam.step is None:
         return None
-    step, least = join.seam.step, join.seam.least
-    if least is not None and least < REPEAT.value:
-        return least
-    return None if step < REPEAT.value else step
+    if seam.least is not None and seam.least < repeated:
+        return seam.least
+    return None if seam.step < repeated else seam.step
 
 
-def _in_words(join: Join, step: float | None) -> str:
-    if join.kind != "continue":
-        return f"a {join.kind}, not a join"
-    if join.seam is None:
-        return "not measured"
-    if step is None:
-        return "at rest, nothing to see"
-    state = "a jump" if step > STEP.value else "a repeated frame" if step < REPEAT.value else "goes on"
-    return f"{step:.2f} times the motion around, {state}"
+def _ratio_text(ratio: float) -> str:
+    what = "continuous"
+    if ratio > TABLE["jump"].value:
+        what = "a jump"
+    elif ratio < TABLE["duplicate"].value:
+        what = "a repeated frame"
+    return f"{ratio:.2f} times the motion around, {what}"
 
 
-def machines(review: FilmReview) -> list[tuple[str, str]]:
-    """Versions and machines that made the clips, and which clips."""
+def versions_of(review: FilmReview) -> list[tuple[str, str]]:
+    """Versions and machines that rendered the clips, and which clips."""
     found: dict[str, list[str]] = {}
     for clip in review.clips:
         for entry in clip.entries:
@@ -221,19 +196,24 @@ def machines(review: FilmReview) -> list[tuple[str, str]]:
             if entry is None or not isinstance(notes, dict):
                 continue
             versions = notes.get("versions")
-            said = {**(versions if isinstance(versions, dict) else {}), **entry.environment}
-            line = _cut_short(" · ".join(f"{name} {_cut_short(str(value))}" for name, value in said.items()))
+            facts = {**(versions if isinstance(versions, dict) else {}), **entry.environment}
+            line = _cut_short(" · ".join(f"{name} {_cut_short(str(value))}" for name, value in facts.items()))
             clips = found.setdefault(line, [])
             if clip.shot.id not in clips:
                 clips.append(clip.shot.id)
-    everyone = len(review.clips)
     return [
-        (line, "all clips" if len(clips) == everyone else ", ".join(clips)) for line, clips in found.items()
+        (line, "all clips" if len(clips) == len(review.clips) else ", ".join(clips))
+        for line, clips in found.items()
     ]
 
 
+def _cut_short(text: str) -> str:
+    """As much of a text from an entry, which anybody may have written, as fits a line or two."""
+    return text if len(text) <= MAX_VERSIONS else f"{text[: MAX_VERSIONS - 1]}…"
+
+
 def gaps_of(review: FilmReview, frames: int) -> list[tuple[float, float]]:
-    """Where passes are not made yet: percent of the film at which each starts, and how much of it it is."""
+    """Segments that are not rendered yet: start and length, in percent of the film."""
     gaps = []
     for clip in review.clips:
         place = clip.start
@@ -244,12 +224,7 @@ def gaps_of(review: FilmReview, frames: int) -> list[tuple[float, float]]:
     return gaps
 
 
-def _cut_short(text: str) -> str:
-    """As much of what an entry says about itself as fits a line or two."""
-    return text if len(text) <= MOST_SAID else f"{text[: MOST_SAID - 1]}…"
-
-
-HEAD = 2**16
+HEAD_BYTES = 2**16
 _HEAD = re.compile(
     rb'<!DOCTYPE html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
     rb'<meta http-equiv="Content-Security-Policy" content="'
@@ -259,45 +234,46 @@ _HEAD = re.compile(
 
 
 @dataclass(frozen=True)
-class Shown:
-    """What of a film is on the disk."""
+class Playback:
+    """The film that the page plays."""
 
     film: Path | None
-    """The file to play; None when there is none."""
+    """The file; None where there is none yet."""
     note: str
-    """What there is to say about it; empty when it is the film as planned."""
-    again: str = ""
-    """The command that renders the film, with the options that were used; empty for the plain one."""
+    """Why it is not the film as planned; empty where it is."""
+    command: str = ""
+    """Renders the film with the options that were used; empty for the plain command."""
 
 
-def page_of(review: FilmReview, shown: Shown, page: Path) -> str:
-    """The HTML of a page that will lie at `page`; the film is named relative to it."""
+def page_of(review: FilmReview, playback: Playback, page: Path) -> str:
+    """The HTML of a page at `page`; its link to the film is relative."""
     frames = film_frames(review)
     clock = Clock(review.plan.fps)
     lines = plots(review, frames)
-    film = _relative(shown.film, page) if shown.film else ""
+    pictures = next((clip.pictures for clip in review.clips if clip.pictures), ())
     style, script = _asset("page.css"), _asset("page.js")
     html: str = _template().render(
         review=review,
         plan=review.plan,
-        shown=shown,
-        film=film,
+        playback=playback,
+        film=_relative_url(playback.film, page) if playback.film else "",
         clock=clock,
         length=clock(frames),
         frames=frames,
         clips=[clip_view(clip, review, clock) for clip in review.clips],
-        groups=groups_of(review, clock),
-        again=shown.again or f"svi-story render {shlex.quote(review.plan.board.name)}",
-        blind=[clip.shot.id for clip in review.clips if clip.run and clip.run.anchor.empty],
+        groups=warning_groups(review, clock),
+        command=playback.command or f"svi-story render {shlex.quote(review.plan.board.name)}",
+        uniform=review.uniform_anchors,
         gaps=gaps_of(review, frames),
-        poster=_poster(review),
+        # Not the first frame, which may be black on purpose
+        poster=pictures[len(pictures) // 2] if pictures else None,
         missing=[clip for clip in review.clips if clip.missing],
         plots=lines,
-        seams=seams_of(review, frames, clock),
+        seams=seam_marks(review, frames, clock),
         ticks=_ticks(frames / float(review.plan.fps)),
         data=_json(_data(review, lines, frames)),
-        limits=TABLE,
-        machines=machines(review),
+        thresholds=TABLE,
+        versions=versions_of(review),
         version=__version__,
         style=Markup(style),  # noqa: S704 - our own file
         script=Markup(script),  # noqa: S704 - our own file
@@ -307,19 +283,19 @@ def page_of(review: FilmReview, shown: Shown, page: Path) -> str:
     return html
 
 
-def write_page(review: FilmReview, shown: Shown, page: Path, publish: Publish = atomic_file) -> None:
-    """Put the page in place at once. RenderError when the disk refuses."""
-    html = page_of(review, shown, page)
+def write_page(review: FilmReview, playback: Playback, page: Path, publish: Publish = atomic_file) -> None:
+    """Write the page in one step. RenderError when writing fails."""
+    html = page_of(review, playback, page)
     remove_stale_temps(page.absolute().parent)
     with publish(page) as temporary, refusals(page):
         temporary.write_text(html, "utf-8", errors="replace")
 
 
 def is_page(path: Path) -> bool:
-    """Whether a file is a page that svi-story wrote, by how it begins."""
+    """Whether a file is a page that svi-story wrote, judged by its start."""
     try:
         with open_regular(path) as file:
-            return _HEAD.match(file.read(HEAD)) is not None
+            return _HEAD.match(file.read(HEAD_BYTES)) is not None
     except OSError:
         return False
 
@@ -331,20 +307,14 @@ def film_frames(review: FilmReview) -> int:
     return last.start + last.shot.frames + (cut.end_card.frames if cut.end_card else 0)
 
 
-def _poster(review: FilmReview) -> Picture | None:
-    """What the player shows before it plays: not the first frame, which may be black on purpose."""
-    pictures = next((clip.pictures for clip in review.clips if clip.pictures), ())
-    return pictures[len(pictures) // 2] if pictures else None
-
-
-def _relative(film: Path, page: Path) -> str:
+def _relative_url(film: Path, page: Path) -> str:
     """A URL from the page to the film, for any name; `./` keeps a colon from looking like a protocol."""
     name = os.path.relpath(film, page.parent)
     return "./" + quote(os.fsencode(name))
 
 
 def _ticks(seconds: float) -> list[tuple[float, str]]:
-    """Marks of the time axis: percent of the film, and what it says."""
+    """Marks of the time axis: percent of the film, and label."""
     steps = (0.5, 1, 2, 5, 10, 15, 30, 60, 120, 300, 600, 1800, 3600)
     step = next((each for each in steps if seconds / each <= 8), 7200)
     count = int(seconds / step) + 1
@@ -359,7 +329,7 @@ def _ticks(seconds: float) -> list[tuple[float, str]]:
 
 
 def _data(review: FilmReview, lines: tuple[Plot, ...], frames: int) -> dict[str, Any]:
-    """What the script needs: names and places only, and the numbers to read off."""
+    """The data of the page's script: names and times of clips, and the values of the plots."""
     return {
         "seconds": frames / float(review.plan.fps),
         "fps": float(review.plan.fps),

@@ -1,8 +1,8 @@
-"""Every number that decides over a warning, with the reason for it.
+"""Every number that decides about a warning, with the reason for it.
 
 Calibrated on pans, zooms, shaken and accelerating camera moves and a small moving subject over four pictures
 (photographs and drawings, 832x480 and 160x96, grain of one level), on animatics, and on the same films with
-one fault each put in on purpose. A film by the model itself may need other numbers: they are all here.
+one defect each added on purpose. Films by the model itself may need other numbers; they are all here.
 """
 
 from __future__ import annotations
@@ -11,87 +11,171 @@ from dataclasses import dataclass
 
 
 @dataclass(frozen=True)
-class Limit:
-    """A threshold."""
+class Threshold:
+    """Where a warning starts."""
 
+    title: str
+    """What the warning is called on the page."""
     value: float
     unit: str
     why: str
 
 
-NEAR = 5
-"""Frames on each side of a join that say what is usual there."""
-ACTIVE = 0.3
-"""Thousandths of the width: blocks that move less are still; grain alone reads as 0.05 to 0.1."""
-ACTIVE_SHARE = 0.05
-"""Of a picture's blocks: where fewer move, nobody could see a join stop or jump."""
-UNRELATED = 3.0
-"""Times the usual change, and UNRELATED_LEVELS on top: what a block does between different pictures."""
-UNRELATED_LEVELS = 8.0
-START = 8
-"""Frames at a chain's start that its later ones are compared with."""
-WINDOW = 16
-"""Frames that flicker is looked for in at a time."""
+TABLE = {
+    "nan": Threshold(
+        "NaN or Inf in the latents",
+        0,
+        "numbers",
+        "the VAE spreads a single one over the frames",
+    ),
+    "black": Threshold(
+        "Black frames",
+        4.0,
+        "L*",
+        "below it, mean and spread, a frame shows nothing; night scenes have lights",
+    ),
+    "flat": Threshold(
+        "Frames of one colour",
+        3.0,
+        "CIELAB",
+        "total spread of a picture without content; plain skies have more than 6",
+    ),
+    "noise": Threshold(
+        "Noise",
+        6.0,
+        "levels",
+        "above 1.5 times the anchor's grain: twice what a grainy scan has",
+    ),
+    "static": Threshold(
+        "A still clip",
+        0.3,
+        "of the clip",
+        "nothing moves anywhere; eased moves rest for a tenth at either end",
+    ),
+    "frozen": Threshold(
+        "The picture freezes",
+        5,
+        "frames",
+        "identical, or identical in part, bit for bit; an animatic may rest for half a second",
+    ),
+    "stutter": Threshold(
+        "Frames are repeated throughout",
+        0.25,
+        "of the clip",
+        "frames identical to the one before, bit for bit; a model renders none",
+    ),
+    "order": Threshold(
+        "Two frames are swapped",
+        1,
+        "frames",
+        "one step backwards within steady motion: two neighbours are swapped",
+    ),
+    "flash": Threshold(
+        "Frames that do not belong",
+        2.0,
+        "CIELAB",
+        "distance of up to three frames from both sides, which agree; motion stays below 0.5",
+    ),
+    "flicker": Threshold(
+        "Flicker",
+        0.8,
+        "CIELAB",
+        "colours that alternate from frame to frame; a pulsing lamp reaches 0.6",
+    ),
+    "drift": Threshold(
+        "Colours drift from the anchor",
+        9.0,
+        "CIELAB from the anchor",
+        "8 of them in what stays in the picture, light apart",
+    ),
+    "anchor": Threshold(
+        "The chain does not start with its anchor",
+        6.0,
+        "CIELAB from the anchor",
+        "a chain's first frame is its anchor; a fast move costs 1",
+    ),
+    "blur": Threshold(
+        "The picture is soft",
+        0.1,
+        "of sharpness",
+        "lost since the chain's start: a blur of one pixel costs 0.11 to 0.15, a zoom 0.05",
+    ),
+    "grain": Threshold(
+        "The picture gets grainier",
+        2.5,
+        "levels",
+        "more in the quietest blocks than at the chain's start; camera moves reach 1",
+    ),
+    "jump": Threshold(
+        "The motion jumps at a join",
+        1.65,
+        "times the motion around",
+        "one missing frame reads 1.7 to 2; a shaking camera stays below 1.5",
+    ),
+    "colour-step": Threshold(
+        "Colours change abruptly",
+        2.2,
+        "CIELAB",
+        "a step of the whole picture's colours that motion does not explain",
+    ),
+    "other-picture": Threshold(
+        "The picture jumps elsewhere",
+        0.6,
+        "of the picture",
+        "share of blocks that suddenly show something else",
+    ),
+    "duplicate": Threshold(
+        "A frame is repeated at a join",
+        0.3,
+        "times the motion around",
+        "a repeated frame reads 0 to 0.25, also when it was decoded again",
+    ),
+}
+"""By the kind of the warning."""
 
-BLACK = Limit(4.0, "L*", "a frame below it, mean and spread, shows nothing; night scenes have lights")
-FLAT = Limit(3.0, "CIELAB", "the total spread of a picture without content; plain skies have more than 6")
-NOISE = Limit(6.0, "levels", "over 1.5 times the grain of the anchor: twice what a grainy scan has")
-STATIC = Limit(0.3, "of the clip", "nothing moves, nowhere: eased moves rest for a tenth at either end")
-FROZEN = Limit(5, "frames", "the very same, or part of them, bit for bit; an animatic may rest half a second")
-STUTTER = Limit(0.25, "of the clip", "frames that are the one before, bit for bit; a model makes none")
-ORDER = Limit(1, "frames", "one step back within a steady motion: two neighbours are swapped")
-ODD = Limit(2.0, "CIELAB", "up to three frames' distance from both sides, which agree; motion: below 0.5")
-ODD_LEVELS = 4.0
-"""Levels of 255 by which a single frame differs from both neighbours once the motion is taken out."""
-FLASH = 3
-"""Frames that a flash lasts at most."""
-AGREE = 0.6
-"""How much of the blocks' steps of colour is one and the same: motion has less than 0.3, light above 0.7."""
-FLICKER = Limit(0.8, "CIELAB", "colours that go to and fro from frame to frame; a pulsing lamp: 0.6")
-DRIFT = Limit(9.0, "CIELAB from the anchor", "8 of them in what stays in the picture, light apart")
-MOVED = 8.0
-"""CIELAB: a clip over DRIFT that is nearer to the chain's own beginning has not come there on the way."""
-TURNED = 8.0
-"""CIELAB that colours of what stays in the picture changed, light apart; moves of the camera come to 3."""
-DARKER = 40.0
-"""The same with light: a sunset that halves it comes to 36."""
-AWAY = Limit(6.0, "CIELAB from the anchor", "a chain's first frame is its anchor; a fast move costs 1")
-GRAIN = Limit(2.5, "levels", "more in the quietest blocks than at the chain's start; moves come to 1")
-SOFT_FRAMES = 5
-"""Frames in a row that have to be soft."""
-FAST = 15.0
-"""Thousandths of the width a frame: what moves faster is soft because it moves."""
-BLUR = Limit(
-    0.1, "of sharpness", "lost since the chain's start: a blur of a pixel costs 0.11 to 0.15, a zoom 0.05"
-)
-STEP = Limit(
-    1.65, "times the motion around", "one frame too few is 1.7 to 2; a shaking camera stays below 1.5"
-)
-REPEAT = Limit(0.3, "times the motion around", "a frame shown twice is 0 to 0.25, also when decoded anew")
-POP = Limit(2.2, "CIELAB", "a step of the whole picture's colours that the motion does not explain")
-OTHER = Limit(0.6, "of the picture", "the share of blocks that show something else all of a sudden")
-LEAP = 5.0
-"""Times the motion around, and LEAP_FAR on top: a step inside a clip that leads elsewhere in the picture."""
-LEAP_FAR = 15.0
+BLACK, FLAT, NOISE = TABLE["black"].value, TABLE["flat"].value, TABLE["noise"].value
+
+ACTIVE = 0.3
+"""Thousandths of the width: blocks that move less count as still; grain alone reads 0.05 to 0.1."""
+ACTIVE_SHARE = 0.05
+"""Of a picture's blocks: when fewer move, nobody could see a join stop or jump."""
+CONTEXT_FRAMES = 5
+"""Frames on each side of a join or step that say what is usual there."""
+FAST_MOTION = 15.0
+"""Thousandths of the width per frame: what moves faster is blurred by its motion."""
+
+UNRELATED = 3.0
+"""Times the usual change, and UNRELATED_LEVELS on top: how a block changes between different pictures."""
+UNRELATED_LEVELS = 8.0
+JUMP_RATIO = 5.0
+"""Times the motion around, and JUMP_DISTANCE on top: a step inside a clip to elsewhere in the picture."""
+JUMP_DISTANCE = 15.0
 """Thousandths of the width."""
 
-TABLE: dict[str, Limit] = {
-    "black": BLACK,
-    "flat": FLAT,
-    "noise": NOISE,
-    "static": STATIC,
-    "frozen": FROZEN,
-    "stutter": STUTTER,
-    "order": ORDER,
-    "flash": ODD,
-    "flicker": FLICKER,
-    "drift": DRIFT,
-    "anchor": AWAY,
-    "blur": BLUR,
-    "grain": GRAIN,
-    "jump": STEP,
-    "colour-step": POP,
-    "other-picture": OTHER,
-    "duplicate": REPEAT,
-}
-"""By the name of the fault it decides over."""
+START_FRAMES = 8
+"""Frames at a chain's start that its later ones are compared with."""
+BLUR_FRAMES = 5
+"""Consecutive frames that must be blurred."""
+
+FROZEN_SHARE = 0.05
+"""Of a picture's blocks: what counts as a part of it."""
+ORDER_CONTEXT = 6
+"""Steps on each side that say how the picture moves where two frames may be swapped."""
+
+FLASH_FRAMES = 3
+"""A flash lasts at most so many frames."""
+FLASH_LEVELS = 4.0
+"""Levels of 255 by which a single frame differs from both neighbours, motion compensated."""
+SAME_DIRECTION = 0.6
+"""How much the blocks' steps of colour have in common: below 0.3 in motion, above 0.7 in changes of light."""
+FLICKER_FRAMES = 16
+"""Frames in which flicker is measured."""
+FLICKER_SHARE = 0.15
+"""Of a clip's frames: more flashes than that are flicker."""
+
+DRIFT_FROM_START = 8.0
+"""CIELAB: a drifting clip that is nearer than this to its chain's own start did not get there by drifting."""
+DRIFT_OF_COLOUR = 8.0
+"""CIELAB by which what stays in the picture changed, light apart; camera moves reach 3."""
+DRIFT_OF_LIGHT = 40.0
+"""The same, light included: a sunset that halves the light reaches 36."""

@@ -1,8 +1,8 @@
 """What the headers of an audio file declare, checked against the file's size before libav parses them.
 
-libav sees a file only through the `View` that `inspect` returns. The view leaves out what is not needed to
-decode the sound (pictures, comments, chapters, other tracks) and names the demuxers that may read the rest,
-so that what was inspected is what is parsed.
+libav reads a file only through the `FileView` that `inspect` returns. The view leaves out what decoding does
+not need (pictures, comments, chapters, other tracks) and names the demuxers that may read the rest, so that
+what was inspected is what is parsed.
 
 Only headers and tables are read here, not the sound, except where any packet may be a header: in Ogg files.
 """
@@ -11,7 +11,14 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from svi_story.media.audio_files import MAX_COMMENTS, MAX_HEADER, MAX_PARTS, Source, View, check_comments
+from svi_story.media.audio_files import (
+    MAX_COMMENTS,
+    MAX_HEADER,
+    MAX_PARTS,
+    AudioSource,
+    FileView,
+    check_comments,
+)
 from svi_story.media.containers.matroska import EBML, Matroska
 from svi_story.media.containers.mp4 import FIRST_BOXES, Movie
 from svi_story.media.containers.ogg import inspect_ogg
@@ -23,12 +30,12 @@ if TYPE_CHECKING:
 _ID3_HEADER = 10
 
 
-def inspect(path: Path, file: BinaryIO) -> View:
-    """What libav may see of an open audio file.
+def inspect(path: Path, file: BinaryIO) -> FileView:
+    """What libav may read of an open audio file.
 
-    Raises SoundError where headers declare more than the file can hold, or more than they may.
+    Raises SoundError where headers declare more than the file can hold, or more than is allowed.
     """
-    source = Source(path, file)
+    source = AudioSource(path, file)
     start = _after_id3(source)
     head = source.read(start, 12)
     if head[:4] in (b"RIFF", b"RIFX", b"RF64", b"BW64") and head[8:] == b"WAVE":
@@ -52,8 +59,8 @@ def inspect(path: Path, file: BinaryIO) -> View:
 # -- MP3 and AAC, and the tags around and between their frames
 
 
-def _after_id3(source: Source) -> int:
-    """Where the sound starts, after any ID3 tags. Their frames may be compressed, and none is needed."""
+def _after_id3(source: AudioSource) -> int:
+    """Where the sound starts, after any ID3 tags, whose frames may be compressed and are not needed."""
     start = 0
     while length := _id3_length(source.read(start, _ID3_HEADER)):
         source.count_part()
@@ -64,7 +71,7 @@ def _after_id3(source: Source) -> int:
 
 
 def _id3_length(header: bytes) -> int:
-    """The bytes of the ID3v2 tag that starts so; 0 where none does."""
+    """The bytes of the ID3v2 tag with this header; 0 where it is none."""
     if len(header) < _ID3_HEADER or header[:3] != b"ID3" or 0xFF in header[3:5] or max(header[6:]) > 0x7F:
         return 0
     footer = _ID3_HEADER if header[5] & 0x10 else 0
@@ -75,9 +82,9 @@ def _seven_bits(number: bytes) -> int:
     return sum(byte << shift for byte, shift in zip(number, (21, 14, 7, 0), strict=True))
 
 
-def _inspect_frames(source: Source, start: int) -> View:
-    """MP3 or AAC frames one after the other, or no kind of sound that we know."""
-    view = View("mp3", start)
+def _inspect_frames(source: AudioSource, start: int) -> FileView:
+    """MP3 or AAC frames one after the other, or an unknown format."""
+    view = FileView("mp3", start)
     sync = int.from_bytes(source.read(start, 2**12).lstrip(b"\0")[:2], "big")
     if sync & 0xFFE0 != 0xFFE0 or sync & 0x0006 == 0:  # no frame of MPEG audio, layer 1 to 3
         view.formats = "aac,flac,mp3"
@@ -87,8 +94,8 @@ def _inspect_frames(source: Source, start: int) -> View:
     return view
 
 
-def _check_id3_between_frames(source: Source, start: int) -> None:
-    """libav's AAC demuxer parses every tag that stands between frames, as where files were joined."""
+def _check_id3_between_frames(source: AudioSource, start: int) -> None:
+    """libav's AAC demuxer parses every tag between frames, as where files were concatenated."""
     at = start
     while (at := source.find(b"ID3", at)) >= 0:
         source.count_part()
@@ -98,8 +105,8 @@ def _check_id3_between_frames(source: Source, start: int) -> None:
         at += max(length, 3)
 
 
-def _harmless_id3(source: Source, at: int, stop: int) -> bool:
-    """Whether a tag has few frames and none of them is compressed. Other encodings: if it is short."""
+def _harmless_id3(source: AudioSource, at: int, stop: int) -> bool:
+    """Whether a tag has few frames and none of them is compressed; in other versions, whether it is short."""
     version, flags = source.number(at + 3, 1), source.number(at + 5, 1)
     if version not in (3, 4) or flags & 0xC0:
         return stop - at <= 2**10
@@ -117,23 +124,27 @@ def _harmless_id3(source: Source, at: int, stop: int) -> bool:
 # -- WAV, AIFF and FLAC
 
 
-def _inspect_wave(source: Source, start: int) -> View:
+def _inspect_wave(source: AudioSource, start: int) -> FileView:
     head = source.read(start, 36)
     size = int.from_bytes(head[28:36], "little") if head[:4] in (b"RF64", b"BW64") else None
     order: Literal["big", "little"] = "big" if head[:4] == b"RIFX" else "little"
-    view = View("wav", start)
+    view = FileView("wav", start)
     _hide_chunks(source, view, order, (b"fmt ", b"fact", b"ds64"), size)
     return view
 
 
-def _inspect_aiff(source: Source, start: int) -> View:
-    view = View("aiff", start)
+def _inspect_aiff(source: AudioSource, start: int) -> FileView:
+    view = FileView("aiff", start)
     _hide_chunks(source, view, "big", (b"COMM", b"FVER", b"CHAN"), None)
     return view
 
 
 def _hide_chunks(
-    source: Source, view: View, order: Literal["big", "little"], needed: tuple[bytes, ...], sound: int | None
+    source: AudioSource,
+    view: FileView,
+    order: Literal["big", "little"],
+    needed: tuple[bytes, ...],
+    sound: int | None,
 ) -> None:
     """Rename all chunks but those `needed` and the sound; `sound` is its length where its header has none."""
     at = view.start + 12
@@ -155,8 +166,8 @@ def _hide_chunks(
     source.refuse(f"is damaged: it has more than {MAX_PARTS} chunks")
 
 
-def _inspect_flac(source: Source, start: int) -> View:
-    view = View("flac", start)
+def _inspect_flac(source: AudioSource, start: int) -> FileView:
+    view = FileView("flac", start)
     at = start + 4
     for _ in range(MAX_PARTS):
         kind, size = source.number(at, 1), source.number(at + 1, 3)

@@ -5,16 +5,16 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from svi_story.media.audio_files import MAX_COMMENTS, MAX_HEADER, MAX_PACKET, MAX_TRACKS, View
+from svi_story.media.audio_files import MAX_COMMENTS, MAX_HEADER, MAX_PACKET, MAX_TRACKS, FileView
 from svi_story.media.containers.ogg import CODEBOOK_BYTES, Codebooks
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from svi_story.media.audio_files import Source
+    from svi_story.media.audio_files import AudioSource
 
 _CLUSTER_BYTES = 2**24
-"""Larger clusters are looked into."""
+"""Larger clusters are inspected too."""
 _MAX_STRIPPED = 64
 """Bytes that may be left out at the start of every packet."""
 
@@ -30,7 +30,7 @@ _IN_CLUSTERS = (_VOID, _CRC, b"\xe7", b"\xa3", _BLOCK_GROUP, b"\xab", b"\xa7", b
 _TRACK = b"\xae"
 _TRACK_TYPE = b"\x83"
 _COMPLEX = b"\x03"
-"""A type of tracks that libav leaves out."""
+"""A track type that libav ignores."""
 _CODEC = b"\x86"
 _ENCODINGS = b"\x6d\x80"
 _ENCODING = b"\x62\x40"
@@ -53,9 +53,9 @@ class _Element:
 class Matroska:
     """Matroska and WebM: what is not needed becomes a Void element of the same length."""
 
-    def __init__(self, source: Source, start: int) -> None:
+    def __init__(self, source: AudioSource, start: int) -> None:
         self._source = source
-        self.view = View("matroska", start)
+        self.view = FileView("matroska", start)
         self._tracks: int | None = None
         self._found = False
         at: int | None = start
@@ -132,7 +132,7 @@ class Matroska:
             self._check_codebooks()
 
     def _is_vorbis(self, body: int, end: int) -> bool:
-        """Inspect a track: the first of sound is left, and others become tracks that libav does not read."""
+        """Inspect a track; whether it is Vorbis. Tracks that are not needed get a type that libav ignores."""
         parts = list(self._elements(body, end))
         if len(parts) > MAX_COMMENTS:
             self._source.refuse("is damaged: the header of a track is too long")
@@ -153,7 +153,7 @@ class Matroska:
         return chosen and b"VORBIS" in codec
 
     def _only_strips(self, encodings: _Element) -> bool:
-        """Whether all that was done to the packets is to leave out the first bytes, always the same."""
+        """Whether packets are encoded only by stripping a constant header."""
         for encoding in self._inside(encodings):
             parts = list(self._inside(encoding)) if encoding.id == _ENCODING else []
             compressions = [list(self._inside(part)) for part in parts if part.id == _COMPRESSION]
@@ -203,7 +203,7 @@ class Matroska:
         return _Element(head[:width], at, body, None if unknown else body + size)
 
     def _hide(self, element: _Element) -> None:
-        """Make it a Void element of the same length; what is left of a long head becomes content."""
+        """Turn it into a Void element of the same length; the rest of a long header becomes content."""
         if element.end is not None:
             width = min(element.body - element.at - 1, 8)
             size = element.end - element.at - 1 - width

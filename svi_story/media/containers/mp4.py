@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from svi_story.media.audio_files import MAX_HEADER, MAX_PACKET, MAX_PACKETS, View
+from svi_story.media.audio_files import MAX_HEADER, MAX_PACKET, MAX_PACKETS, FileView
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from svi_story.media.audio_files import Source
+    from svi_story.media.audio_files import AudioSource
 
 _MAX_FRAGMENTS = 2**20
 _FRAGMENT_STEPS = 2**31
@@ -83,17 +83,17 @@ _LARGEST_TAG = 4096
 
 @dataclass
 class _Track:
-    """Where the tables of a track are, and what its index amounts to."""
+    """Where the boxes of a track are."""
 
     boxes: dict[bytes, tuple[int, int]] = field(default_factory=dict)
 
 
 class Movie:
-    """MP4, M4A and MOV: what is not needed becomes a box that is skipped."""
+    """MP4, M4A and MOV: boxes that are not needed are renamed to `skip`."""
 
-    def __init__(self, source: Source, start: int) -> None:
+    def __init__(self, source: AudioSource, start: int) -> None:
         self._source = source
-        self.view = View("mov", start)
+        self.view = FileView("mov", start)
         self._time_scale = 0
         self._track = 0
         self._default_sizes: dict[int, int] = {}
@@ -119,7 +119,7 @@ class Movie:
             at += size
 
     def _walk(self, parent: bytes, at: int, stop: int, track: _Track) -> None:
-        """Inspect the boxes in another one, and hide those that libav need not see."""
+        """Inspect the boxes in another one, and hide those that libav does not need."""
         seen: set[bytes] = set()
         for kind, box, body, end in self._boxes(at, stop):
             name = _SAME.get(kind, kind)
@@ -134,7 +134,7 @@ class Movie:
                 self.view.patches.append((box + 4, b"skip"))
 
     def _is_needed(self, kind: bytes, body: int, end: int, track: _Track) -> bool:
-        """Inspect a box that libav may need, and tell whether it does."""
+        """Inspect a box that libav may need; whether it does."""
         if kind == b"trak":
             return self._inspect_track(body, end)
         if kind in _BOXES:
@@ -152,7 +152,7 @@ class Movie:
         return True
 
     def _first_box(self, parent: bytes, body: int, end: int) -> int:
-        """Where the first box is in another one. Some programs put four bytes before those of `meta`."""
+        """Where the first box inside another one is. Some programs put four bytes before those of `meta`."""
         if parent != b"meta":
             return body
         return next((at for at in (body, body + 4) if self._source.read(at + 4, 4) == b"hdlr"), end)
@@ -187,7 +187,7 @@ class Movie:
     # fragments
 
     def _count_fragments(self, *, fragments: int = 0, references: int = 0, runs: int = 0) -> None:
-        """libav keeps something about each fragment that there is, and about each that an index mentions."""
+        """libav keeps data about each fragment in the file, and about each that an index mentions."""
         self._fragments += fragments
         self._references += references
         self._runs += runs
@@ -220,7 +220,7 @@ class Movie:
     # tracks
 
     def _inspect_track(self, body: int, end: int) -> bool:
-        """Whether it is the first one of sound, which is all that libav need see."""
+        """Inspect a track; whether it is the first audio track, the only one that libav needs."""
         media = [(inner, stop) for kind, _, inner, stop in self._boxes(body, end) if kind == b"mdia"][:1]
         inner = [at for place in media for kind, _, at, _ in self._boxes(*place) if kind == b"hdlr"]
         if self._found or not inner or self._source.read(inner[0] + 8, 4) != b"soun":
@@ -245,7 +245,7 @@ class Movie:
             if (missing := samples - int(counts.sum())) > 0:
                 counts = np.append(counts, missing)
                 durations = np.append(durations, durations[-1:] if len(durations) else [0])
-            pieces = _Pieces(counts, durations)
+            pieces = _PacketGroups(counts, durations)
         self._count_packets(pieces.packets if plain else samples)
         self._check_edits(track, pieces)
 
@@ -293,8 +293,8 @@ class Movie:
         if sizes.sum() > self._source.size or sizes.max(initial=0) > MAX_PACKET:
             self._source.refuse_short(f"it declares {sizes.sum()} bytes of packets")
 
-    def _chunks(self, track: _Track, runs: NDArray[np.int64], chunks: int) -> _Pieces:
-        """Uncompressed sound: libav makes packets of about a thousand samples of every chunk."""
+    def _chunks(self, track: _Track, runs: NDArray[np.int64], chunks: int) -> _PacketGroups:
+        """Uncompressed sound: libav splits every chunk into packets of about a thousand samples."""
         body, _ = track.boxes.get(b"stsd", (0, 0))
         version, per_packet = self._source.number(body + 24, 2), self._source.number(body + 44, 4)
         length = per_packet if version == 1 and per_packet >= 160 else 512
@@ -303,9 +303,9 @@ class Movie:
         if repeats.sum() > chunks or declared > _SAMPLES_PER_BYTE * self._source.size:
             self._source.refuse_short(f"its tables declare {declared:.0f} samples")
         samples = np.repeat(runs[:, 1], repeats)
-        return _Pieces(-(-samples // length), np.full(len(samples), length), samples)
+        return _PacketGroups(-(-samples // length), np.full(len(samples), length), samples)
 
-    def _check_edits(self, track: _Track, pieces: _Pieces) -> None:
+    def _check_edits(self, track: _Track, pieces: _PacketGroups) -> None:
         """Each edit adds the packets that it plays, and those of the second before, to libav's index."""
         if b"elst" not in track.boxes:
             return
@@ -325,8 +325,8 @@ class Movie:
                 self._count_packets(pieces.between(start - scale, stop) if duration else pieces.packets)
 
 
-class _Pieces:
-    """A track's packets in pieces of equally long ones, to count those that an edit plays."""
+class _PacketGroups:
+    """A track's packets in groups of equal duration, to count those that an edit plays."""
 
     def __init__(
         self,

@@ -9,12 +9,12 @@ import zlib
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from svi_story.media.audio_files import MAX_PACKET, MAX_PARTS, View, check_comments
+from svi_story.media.audio_files import MAX_PACKET, MAX_PARTS, FileView, check_comments
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from svi_story.media.audio_files import Source
+    from svi_story.media.audio_files import AudioSource
 
 CODEBOOK_BYTES = 2**18
 """Of a Vorbis header; some thousands are usual."""
@@ -28,9 +28,9 @@ _MAX_SETUPS = 4096
 _BIT_REVERSED = bytes(int(f"{byte:08b}"[::-1], 2) for byte in range(256))
 _OGG_HEADER = 27
 _OGG_KINDS = {b"\x01vorbis": 7, b"OpusHead": 8, b"\x7fFLAC": 4, b"fLaC": 4, b"\x80theora": 7, b"Speex   ": 0}
-"""How streams begin, and where the comments start in a packet that holds some."""
+"""How streams start, and where the comments start in a packet of them."""
 _OGG_FIRST = 1024
-"""Packets of every stream that may be headers, also where they do not look like it."""
+"""So many first packets of a stream are treated as headers, also where they do not look like one."""
 
 
 @dataclass
@@ -40,11 +40,11 @@ class _OggStream:
     length: int = 0
     """Bytes so far of the packet that is not complete yet."""
     kept: bytearray | None = None
-    """The first of them, if it may be a header."""
+    """The first of them, if the packet may be a header."""
 
 
-def inspect_ogg(source: Source, start: int) -> View:
-    """Look at every page: each may begin a stream, and any packet may be a header."""
+def inspect_ogg(source: AudioSource, start: int) -> FileView:
+    """Inspect every page: each may start a stream, and any packet may be a header."""
     streams: dict[bytes, _OggStream] = {}
     books = Codebooks(source)
     for serial, goes_on, lacing, payload in _ogg_pages(source, start):
@@ -65,10 +65,10 @@ def inspect_ogg(source: Source, start: int) -> View:
             stream.length = 255 * (len(lacing) - unfinished) + (0 if unfinished else stream.length)
         if stream.length > MAX_PACKET:
             source.refuse(f"has a packet of more than {MAX_PACKET // 2**20} MiB")
-    return View("ogg", start)
+    return FileView("ogg", start)
 
 
-def _ogg_pages(source: Source, start: int) -> Iterator[tuple[bytes, bool, bytes, bytes]]:
+def _ogg_pages(source: AudioSource, start: int) -> Iterator[tuple[bytes, bool, bytes, bytes]]:
     """All whole pages: the stream's number, whether a packet goes on, packet lengths and data."""
     at = start
     while (at := source.find(b"OggS", at)) >= 0:
@@ -86,13 +86,13 @@ def _ogg_pages(source: Source, start: int) -> Iterator[tuple[bytes, bool, bytes,
 
 
 def _ogg_checksum(page: bytes) -> bytes:
-    """zlib computes it with the bits of all bytes the other way round, and inverts before and after."""
+    """zlib computes it with the bits of all bytes reversed, and inverts before and after."""
     mirrored = zlib.crc32(page.translate(_BIT_REVERSED), 2**32 - 1) ^ (2**32 - 1)
     return mirrored.to_bytes(4, "big").translate(_BIT_REVERSED)
 
 
 def _check_ogg_packets(
-    source: Source, books: Codebooks, stream: _OggStream, lacing: bytes, payload: bytes
+    source: AudioSource, books: Codebooks, stream: _OggStream, lacing: bytes, payload: bytes
 ) -> None:
     at = 0
     for length in lacing:
@@ -109,7 +109,7 @@ def _check_ogg_packets(
             stream.length, stream.kept = 0, None
 
 
-def _check_ogg_packet(source: Source, books: Codebooks, stream: _OggStream, packet: bytes) -> None:
+def _check_ogg_packet(source: AudioSource, books: Codebooks, stream: _OggStream, packet: bytes) -> None:
     if stream.packets == 0:
         stream.comments_at = next((at for kind, at in _OGG_KINDS.items() if packet.startswith(kind)), None)
     elif packet.startswith(b"\x05vorbis"):
@@ -125,7 +125,7 @@ def _check_ogg_packet(source: Source, books: Codebooks, stream: _OggStream, pack
 class Codebooks:
     """The codebooks of all Vorbis headers in a file: a few bits may declare one of a gigabyte."""
 
-    def __init__(self, source: Source) -> None:
+    def __init__(self, source: AudioSource) -> None:
         self._source = source
         self._entries = 0
         self._setups = 0
@@ -181,7 +181,7 @@ def _skip_lengths(bits: _Bits, entries: int) -> None:
 
 
 class _Bits:
-    """Numbers of some bits, the least important ones first."""
+    """Reads numbers bit by bit, least significant bit first."""
 
     def __init__(self, data: bytes) -> None:
         self._data = data
