@@ -25,6 +25,7 @@ from svi_story.cut.join import count_frames
 from svi_story.cut.timeline import Piece, Span
 from svi_story.cut.tools import encoder_versions, ffmpeg_path, import_moviepy
 from svi_story.errors import RenderError
+from svi_story.media import guard
 from svi_story.plan.keys import key_of
 
 if TYPE_CHECKING:
@@ -35,6 +36,7 @@ if TYPE_CHECKING:
 
 @pytest.fixture(autouse=True)
 def no_child_is_left() -> Iterator[None]:
+    guard.stop()  # another test's
     yield
     with pytest.raises(ChildProcessError):
         os.waitpid(-1, os.WNOHANG)

@@ -88,7 +88,7 @@ def find_places(paths: Sequence[Path], films: Path, cache: Path) -> tuple[Place 
     """The boards that the paths name, each once; folders are searched.
 
     A path that cannot be opened, a folder that cannot be searched and boards that cannot have a film of their
-    own are rejected; the others do not care.
+    own are rejected; the others stand.
     """
     found: dict[str, Place | Rejected] = {}
     for path in paths:

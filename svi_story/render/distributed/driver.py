@@ -34,7 +34,7 @@ if TYPE_CHECKING:
 LOCAL = "local"
 """The address of a cluster that is started here, for as long as it is needed."""
 CONNECT_SECONDS = 10.0
-CHECK = "check the address, the versions of Python and Ray, and the token if there is one (RAY_AUTH_TOKEN)"
+CHECK = "check the address, the versions of Python and Ray, and RAY_AUTH_MODE and RAY_AUTH_TOKEN"
 LARGEST_LOG = 64 * 2**20
 """Bytes of a worker's log that are read."""
 OBJECTS = 80 * 2**20

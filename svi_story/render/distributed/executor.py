@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import secrets
 import subprocess
 import sys
@@ -45,6 +46,8 @@ END_SECONDS = 30.0
 """Seconds to wait for the end of all that was started."""
 LONGEST_PLACE = 18
 """Bytes of a folder that leave room for the names of Ray's sockets below it, of 103 that systems take."""
+LOG_PREFIX = r"^\[[^]]*\] (\S+:\d+: )?"
+"""Time, process and place in the source, of which Ray's log lines tell first."""
 LAST_WORDS = 4096
 """Bytes of a log to look for its last line."""
 PROGRAM = "import sys; sys.path[:] = {path!r}; from svi_story.render.distributed.{module} import main; main()"
@@ -243,8 +246,9 @@ class Session:
         with suppress(ValueError):  # closed meanwhile
             self._log.seek(max(0, self._log.seek(0, os.SEEK_END) - LAST_WORDS))
             lines = self._log.read().decode("utf-8", errors="replace").split("\n")
-            return next((line.strip() for line in reversed(lines) if line.strip()), "without a word")[:200]
-        return "it was message to"
+            last = next((line.strip() for line in reversed(lines) if line.strip()), "no output")
+            return re.sub(LOG_PREFIX, "", last)[:200]
+        return "it was stopped"
 
 
 def checked(address: str) -> str:
