@@ -277,4 +277,4 @@ def test_a_folder_that_was_deleted_under_us(tmp_path: Path) -> None:
 def test_texts_have_a_limit(write_board: Write, svi_story: Run) -> None:
     ended = svi_story("validate", write_board(style="x" * 10_001))
     assert ended.code == 2
-    assert "style: holds 10001 characters, more than 10000" in ended.err
+    assert "style: has 10001 characters, more than 10000" in ended.err

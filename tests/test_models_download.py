@@ -530,5 +530,5 @@ def test_an_input_error_is_raised_for_a_hub_without_sizes(
     hub: FakeHub, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("fake_hub.listed", lambda name, data: {"rfilename": name})
-    with pytest.raises(InputError, match="tells no sizes"):
+    with pytest.raises(InputError, match="states no sizes"):
         get()

@@ -96,7 +96,7 @@ def test_a_damaged_entry_is_missing_and_told(write_board: Write, svi_story: Run)
     ended = svi_story("review", board, *ANIMATIC)
     assert ended.code == 0, ended.err
     assert "damaged" in ended.err
-    assert "is made again by the next render" in ended.err
+    assert "the next render replaces it" in ended.err
     assert "Not rendered yet: 1 of 3 clips" in PAGE.read_text("utf-8")
 
 
