@@ -58,7 +58,7 @@ def test_events_that_cannot_be_told_end_no_render_but_are_an_error(
     done = shell(f"{RENDER} --json | head -1")
     assert done.returncode == 1
     assert json.loads(done.stdout)["event"] == "run_started"
-    said = "standard output: Broken pipe: not every event could be told; what was made is kept\n"
+    said = "standard output: Broken pipe: not every event could be written; what was rendered is kept\n"
     assert done.stderr == said
     assert (tmp_path / "renders/board.mp4").exists()
 

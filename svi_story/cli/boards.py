@@ -99,8 +99,8 @@ def import_prompts(
 def validate(paths: Paths, options: BoardOptions) -> None:
     """Check boards, images and timing.
 
-    Needs no engine. Writes nothing, but unpacks bundles into the cache. Every mistake is told at once; what
-    the model is known to do badly is a warning, which a board can ignore by its name.
+    Needs no engine. Writes nothing, but unpacks bundles into the cache. Every mistake is reported at once;
+    what the model is known to do badly is a warning, which a board can ignore by its name.
 
     \b
     svi-story validate board.yaml

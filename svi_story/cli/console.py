@@ -87,7 +87,7 @@ class JsonLines:
     def check(self) -> None:
         """Raises RenderError when an event could not be given."""
         if self.error:
-            what = "not every event could be told; what was made is kept"
+            what = "not every event could be written; what was rendered is kept"
             raise RenderError(f"standard output: {self.error.strerror}: {what}")
 
 

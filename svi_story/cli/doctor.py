@@ -56,12 +56,12 @@ def doctor(
     dtype: Dtype = "bfloat16",
     as_json: AsJson = False,
 ) -> None:
-    """Look whether this machine can render, and tell the cure for each lack.
+    """Check whether this machine can render, with a remedy for everything that is missing.
 
     Ends with 0 when it can, else with 1. Downloads nothing.
 
     --smoke makes two clips with the real weights, the second one twice: with the anchor and with an empty
-    one. It tells what that shows, and puts the pictures beside the films: whether the anchor's subject came
+    one. It reports the result, and puts the pictures beside the films: whether the anchor's subject came
     back is for your eyes.
 
     \b
@@ -87,8 +87,8 @@ def doctor(
         findings += _smoke(trial)
     ready = all(finding.state != "lacking" for finding in findings)
     if as_json:
-        told = [asdict(finding) for finding in findings]
-        answer_json({"engine": wanted, "ready": ready, "findings": told})
+        listed = [asdict(finding) for finding in findings]
+        answer_json({"engine": wanted, "ready": ready, "findings": listed})
     else:
         _show(findings)
         complain(f"this machine can {'' if ready else 'not yet '}render with the {wanted} engine")

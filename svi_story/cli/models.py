@@ -54,41 +54,44 @@ def list_models(models: Models = MODELS, as_json: AsJson = False) -> None:
     """
     from svi_story.engines.svi.weights.catalogue import VARIANTS, list_parts, problems_of
 
-    holdings = list_parts(models)
-    ready = {variant: not problems_of(holdings, variant) for variant in VARIANTS}
+    statuses = list_parts(models)
+    ready = {variant: not problems_of(statuses, variant) for variant in VARIANTS}
     if as_json:
-        parts = [_as_json(held) for held in holdings]
+        parts = [_as_json(status) for status in statuses]
         answer_json({"models": str(models.resolve()), "parts": parts, "variants": ready})
         return
-    rows = [(held.part.what, held.state, in_bytes(held.bytes), _place(held, models)) for held in holdings]
+    rows = [
+        (status.part.what, status.state, in_bytes(status.bytes), _place(status, models))
+        for status in statuses
+    ]
     answer(*table(("part", "state", "size", "place"), rows))
     for variant in VARIANTS:
-        lacking = problems_of(holdings, variant)
+        lacking = problems_of(statuses, variant)
         cure = f"see what is missing with: svi-story models check --variant {variant}"
         complain(f"SVI {variant}: {'ready' if not lacking else f'not ready; {cure}'}")
     fast = (
         "ready"
-        if not problems_of(holdings, "2.0", "fast")
+        if not problems_of(statuses, "2.0", "fast")
         else "not ready (they need the LightX2V LoRA pair)"
     )
     complain(f"presets fast and draft of SVI 2.0: {fast}")
 
 
-def _as_json(held: PartStatus) -> dict[str, Any]:
+def _as_json(status: PartStatus) -> dict[str, Any]:
     return {
-        "part": held.part.name,
-        "state": held.state,
-        "bytes": held.bytes,
-        "files": [str(file) for file in held.files],
-        "problems": [str(problem) for problem in held.problems],
+        "part": status.part.name,
+        "state": status.state,
+        "bytes": status.bytes,
+        "files": [str(file) for file in status.files],
+        "problems": [str(problem) for problem in status.problems],
     }
 
 
-def _place(held: PartStatus, models: Path) -> str:
+def _place(status: PartStatus, models: Path) -> str:
     """Where a part lies, or where it belongs."""
-    if held.files:
-        return str(held.files[0].parent)
-    return str((models / held.part.source.folder / held.part.needed[0]).parent)
+    if status.files:
+        return str(status.files[0].parent)
+    return str((models / status.part.source.folder / status.part.needed[0]).parent)
 
 
 @models_app.command()
@@ -111,9 +114,9 @@ def check(
     from svi_story.engines.svi.weights.catalogue import list_parts
     from svi_story.engines.svi.weights.inspection import inspect
 
-    holdings = _asked(list_parts(models), variant_named(variant))
+    statuses = _asked(list_parts(models), variant_named(variant))
     with transfers() as progress:
-        report = inspect(models, holdings, progress)
+        report = inspect(models, statuses, progress)
     if as_json:
         files = [{**vars(each), "file": str(each.file)} for each in report.files]
         found = {"files": files, "problems": [str(each) for each in report.problems], "notes": report.notes}
@@ -133,17 +136,17 @@ def check(
         raise typer.Exit(ExitCode.FAILED)
 
 
-def _asked(holdings: Sequence[PartStatus], variant: Variant | None) -> list[PartStatus]:
+def _asked(statuses: Sequence[PartStatus], variant: Variant | None) -> list[PartStatus]:
     """What a check is about: a variant, or all that is there and what no variant can do without."""
     from svi_story.engines.svi.weights.catalogue import BASE, VARIANTS, parts_for
 
     if variant:
-        return [held for held in holdings if held.part in parts_for(variant)]
-    there = {held.part.name for held in holdings if held.state != "missing"}
+        return [status for status in statuses if status.part in parts_for(variant)]
+    there = {status.part.name for status in statuses if status.state != "missing"}
     needed = {*BASE, *there}
     if not any(f"svi-{each}" in there for each in VARIANTS):
         needed.add("svi-2.0")
-    return [held for held in holdings if held.part.name in needed]
+    return [status for status in statuses if status.part.name in needed]
 
 
 @models_app.command()
@@ -186,7 +189,7 @@ def download(
 
 
 def _show(items: Sequence[DownloadItem], models: Path) -> None:
-    """Tell what would be downloaded, from where, under which licence, how much, and where to."""
+    """Show what would be downloaded: source, licence, size and destination."""
     from svi_story.engines.svi.weights.download import free_space
 
     missing = [item for item in items if not item.there]
@@ -226,14 +229,14 @@ def transfers(done: str = "", total: int = 0) -> Iterator[Progress]:
         with _bars(total) as show:
             yield show
         return
-    told: set[str] = set()
+    reported: set[str] = set()
 
-    def tell(name: str, count: int, size: int) -> None:
-        if done and count >= size and name not in told:
-            told.add(name)
+    def progress(name: str, count: int, size: int) -> None:
+        if done and count >= size and name not in reported:
+            reported.add(name)
             complain(f"{name}: {done}")
 
-    yield tell
+    yield progress
 
 
 @contextmanager

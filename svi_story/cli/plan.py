@@ -33,7 +33,7 @@ def register(app: typer.Typer) -> None:
 def plan(
     paths: Paths,
     options: BoardOptions,
-    why: Annotated[bool, typer.Option("--why", help="Tell what changed since the last film.")] = False,
+    why: Annotated[bool, typer.Option("--why", help="Show what changed since the last film.")] = False,
     as_json: AsJson = False,
 ) -> None:
     """Show what would be made, and what is there.

@@ -129,7 +129,7 @@ def _frames(
             yield number, packet
     except av.FFmpegError as error:
         raise PieceError(piece, f"cannot be read ({error.strerror})") from error
-    due = video.frames  # a truncated file still tells how many it had
+    due = video.frames  # a truncated file still states how many it had
     if not due or sorted(numbers) != list(range(due)):
         raise PieceError(piece, "is damaged: it has not every frame once")
 

@@ -1,4 +1,4 @@
-"""Can this machine render? One finding for each thing that is needed, and the cure for each lack.
+"""Can this machine render? One check for each requirement, with a remedy where it is not met.
 
 Works without torch, without a GPU and without weights: that is when it is needed.
 """
@@ -67,10 +67,10 @@ def examine(engine: str, places: Places) -> Iterator[Check]:
         return
     from svi_story.engines.svi.weights.catalogue import list_parts
 
-    holdings = list_parts(places.models)
-    yield check_memory(expert_bytes(holdings))
-    yield from check_torch(expert_bytes(holdings))
-    yield from check_weights(holdings)
+    statuses = list_parts(places.models)
+    yield check_memory(expert_bytes(statuses))
+    yield from check_torch(expert_bytes(statuses))
+    yield from check_weights(statuses)
 
 
 def check_ffmpeg() -> Check:
@@ -98,7 +98,7 @@ def check_disk(name: str, folder: Path) -> Check:
     """Room where films or finished segments go; the folder need not be there yet."""
     there = next(path for path in (folder.absolute(), *folder.absolute().parents) if path.exists())
     if not there.is_dir() or not os.access(there, os.W_OK):
-        cure = "name another folder (-o, --cache), or mend its permissions"
+        cure = "name another folder (-o, --cache), or fix its permissions"
         return Check(name, "lacking", f"{there} cannot be written", cure)
     free = shutil.disk_usage(there).free
     detail = f"{gib(free)} free at {folder}"
@@ -122,13 +122,13 @@ def check_memory(expert: int) -> Check:
     return Check("RAM", "ok", detail)
 
 
-def expert_bytes(holdings: Sequence[PartStatus]) -> int:
+def expert_bytes(statuses: Sequence[PartStatus]) -> int:
     """What one expert takes in bfloat16, from its headers; 0 where there is none."""
     from math import prod
 
     from svi_story.engines.svi.weights.headers import read_header
 
-    high = next(held for held in holdings if held.part.name == "high")
+    high = next(status for status in statuses if status.part.name == "high")
     if high.state != "ready":
         return 0
     shards = (file for file in high.files if file.suffix == ".safetensors")
@@ -162,12 +162,12 @@ def check_gpu(expert: int, cuda_build: str) -> Check:
     if cuda_build:
         import torch
 
-        with warnings.catch_warnings(record=True) as said:  # torch tells of an old driver by a warning
+        with warnings.catch_warnings(record=True) as caught:  # torch reports an old driver with a warning
             warnings.simplefilter("always")
             usable = torch.cuda.is_available()
         if usable:
             return _describe_gpu()
-        why = str(said[0].message).partition(".")[0] if said else "torch finds no GPU"
+        why = str(caught[0].message).partition(".")[0] if caught else "torch finds no GPU"
     else:
         why = "this torch is built for the CPU alone"
     listed = ask_nvidia_smi()
@@ -197,7 +197,7 @@ def _describe_gpu() -> Check:
 
 
 def ask_nvidia_smi() -> str:
-    """The first GPU as the driver's own tool tells it; empty where there is none."""
+    """The first GPU as nvidia-smi reports it; empty where there is none."""
     command = ["nvidia-smi", "--query-gpu=name,memory.total,driver_version", "--format=csv,noheader"]
     try:
         done = subprocess.run(  # noqa: S603 - the driver's own tool, and no text of a stranger
@@ -241,11 +241,11 @@ def _kernel_problem(kernel: str, device: torch.device, dtype: torch.dtype) -> st
     return ""
 
 
-def check_weights(holdings: Sequence[PartStatus]) -> Iterator[Check]:
+def check_weights(statuses: Sequence[PartStatus]) -> Iterator[Check]:
     """The weights of each variant, by names, sizes and headers; one whole variant is enough."""
     from svi_story.engines.svi.weights.catalogue import VARIANTS, parts_for, problems_of
 
-    lacking = {variant: problems_of(holdings, variant) for variant in VARIANTS}
+    lacking = {variant: problems_of(statuses, variant) for variant in VARIANTS}
     state: State = "lacking" if all(lacking.values()) else "warn"
     for variant, problems in lacking.items():
         name = f"weights of SVI {variant}"
@@ -254,8 +254,8 @@ def check_weights(holdings: Sequence[PartStatus]) -> Iterator[Check]:
             cure = f"svi-story models download --variant {variant}; all that is wrong: svi-story models check"
             yield Check(name, state, f"{str(problems[0]).partition(';')[0]}{more}", cure)
         else:
-            parts = [held for held in holdings if held.part in parts_for(variant)]
-            files, size = sum(len(held.files) for held in parts), sum(held.bytes for held in parts)
+            parts = [status for status in statuses if status.part in parts_for(variant)]
+            files, size = sum(len(status.files) for status in parts), sum(status.bytes for status in parts)
             yield Check(name, "ok", f"{files} files, {size / 1e9:.1f} GB, headers whole")
 
 
@@ -264,12 +264,12 @@ def check_every_byte(places: Places) -> Check:
     from svi_story.engines.svi.weights.catalogue import list_parts
     from svi_story.engines.svi.weights.inspection import inspect
 
-    there = [held for held in list_parts(places.models) if held.state != "missing"]
+    there = [status for status in list_parts(places.models) if status.state != "missing"]
     report = inspect(places.models, there)
     known = sum(bool(file.known) for file in report.files)
     if report.problems:
         what = f"{report.problems[0]} ({len(report.problems)} problems)"
-        return Check("every byte", "lacking", what, "svi-story models check tells all of them")
+        return Check("every byte", "lacking", what, "svi-story models check lists all of them")
     return Check("every byte", "ok", f"{len(report.files)} files read, {known} known by their hash")
 
 

@@ -1,4 +1,4 @@
-"""What a film tells about itself: title, chapters, captions, the storyboard, and who made it."""
+"""The metadata of a film: title, chapters, captions, the storyboard, and what made it."""
 
 from __future__ import annotations
 

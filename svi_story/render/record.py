@@ -251,7 +251,7 @@ def write_record(
 
 
 class _Makers:
-    """What made the segments: versions and machines, each told once."""
+    """What rendered the segments: versions and machines, each listed once."""
 
     def __init__(self, entries: Mapping[str, Entry]) -> None:
         self._entries = entries

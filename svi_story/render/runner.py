@@ -139,7 +139,7 @@ def render_boards(
 ) -> list[Outcome]:
     """Render every board that can be rendered, here or on a cluster; how each ended.
 
-    How long everything took is kept beside `cache`, so that plans can tell. Raises InputError when the
+    Timings are kept beside `cache` for the estimates of `plan`. Raises InputError when the
     cluster cannot be joined.
     """
     outputs = Outputs(cache)

@@ -38,7 +38,7 @@ if TYPE_CHECKING:
 
     Frames = NDArray[np.uint8]
     """[frames, height, width, 3], RGB."""
-    Tell = Callable[[str], None]
+    Print = Callable[[str], None]
 
 PROMPTS = (
     "The camera is panning slowly away to the right until the subject has left the frame.",
@@ -94,7 +94,7 @@ class Nowhere:
         """Keep nothing."""
 
 
-def make(trial: Trial, tell: Tell) -> Iterator[Check]:
+def make(trial: Trial, show: Print) -> Iterator[Check]:
     """Make the clips and say what they show. Raises InputError or RenderError where they cannot be made."""
     from svi_story.engines.base import open_anchor
     from svi_story.engines.svi.engine import Options, Svi
@@ -104,13 +104,13 @@ def make(trial: Trial, tell: Tell) -> Iterator[Check]:
         start = time.monotonic()
         with Svi(Options(trial.models, dtype=trial.dtype)) as engine:
             for note in engine.notes(first):
-                tell(f"note: {note}")
+                show(f"note: {note}")
             engine.prepare([first, second, empty])
-            tell("clip 1 of 3: away from the anchor")
+            show("clip 1 of 3: away from the anchor")
             away = _clip(engine, first, None)
-            tell("clip 2 of 3: back to it")
+            show("clip 2 of 3: back to it")
             back = _clip(engine, second, away.carry())
-            tell("clip 3 of 3: the second again, with an empty anchor")
+            show("clip 3 of 3: the second again, with an empty anchor")
             blind = _clip(engine, empty, away.carry())
             seconds = time.monotonic() - start
             kernel = engine.environment()["attention"]
@@ -172,14 +172,14 @@ def check_loras(trial: Trial) -> Check:
     from svi_story.engines.svi.weights.lora import LoraUse, known_role, read_lora
 
     layout, pair = find_models(trial.models), find_svi_pair(trial.models, trial.variant)
-    told: list[str] = []
+    lines: list[str] = []
     for expert in EXPERTS:
         entries = read_transformer(layout.expert(expert)).entries
         shapes = {name: entry.shape for name, entry in entries.items()}
         changed = read_lora(LoraUse(pair.of(expert), 1.0, whole=True), shapes)
         known = known_role(sha256_of(pair.of(expert)))
-        told.append(f"{expert}: {len(changed)} layers, {'official' if known else 'not known by its hash'}")
-    return Check("smoke: LoRA", "ok", f"SVI {trial.variant} on every layer it is for; {'; '.join(told)}")
+        lines.append(f"{expert}: {len(changed)} layers, {'official' if known else 'not known by its hash'}")
+    return Check("smoke: LoRA", "ok", f"SVI {trial.variant} on every layer it is for; {'; '.join(lines)}")
 
 
 def check_conditioning(trial: Trial, segment: Segment, carry: Carry, anchor: Frame) -> Check:

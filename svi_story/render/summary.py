@@ -221,14 +221,14 @@ def reasons(job: Job) -> tuple[str, ...]:
 
 
 def _other_origin(origin: str | None, record: Record) -> str:
-    """What is to be said of a film whose segments came from elsewhere than this one's would."""
+    """The explanation for a film whose segments came from another cache than this one's would."""
     made = "segments that a bundle brought" if record.bundle else "segments that this bundle did not bring"
     own = "those that this bundle brings" if origin else "this cache's own"
     return f"the film that is there is made of {made}; it is cut again from {own}"
 
 
 def _beside_the_board(job: Job, record: Record) -> str:
-    """What is to be said of a film whose board is what it was."""
+    """The explanation for a film whose board has not changed."""
     recipe = recipe_of(job)
     if is_up_to_date(job.place.film, recipe):
         return "nothing changed since the last film"

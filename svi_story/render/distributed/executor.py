@@ -47,7 +47,7 @@ END_SECONDS = 30.0
 LONGEST_PLACE = 18
 """Bytes of a folder that leave room for the names of Ray's sockets below it, of 103 that systems take."""
 LOG_PREFIX = r"^\[[^]]*\] (\S+:\d+: )?"
-"""Time, process and place in the source, of which Ray's log lines tell first."""
+"""Time, process and place in the source, which start Ray's log lines."""
 LAST_WORDS = 4096
 """Bytes of a log to look for its last line."""
 PROGRAM = "import sys; sys.path[:] = {path!r}; from svi_story.render.distributed.{module} import main; main()"

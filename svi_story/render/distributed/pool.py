@@ -41,8 +41,8 @@ MOST_DEATHS = 2
 POLL_SECONDS = 1.0
 """Seconds to wait for news before looking around."""
 SLOW_START_SECONDS = 60.0
-"""Seconds after which it is told that no worker comes."""
-CURE = "if RAM runs out there, ask for fewer with --workers; Ray's log of the workers may say more"
+"""Seconds after which a warning says that no worker has started."""
+REMEDY = "if RAM runs out there, ask for fewer with --workers; Ray's log of the workers may say more"
 
 
 @dataclass
@@ -53,17 +53,17 @@ class WorkerHandle:
     actor: Any
     """Ray's handle."""
     stream: Any
-    """What it tells of what it does now; None when it does nothing."""
+    """Messages of the assignment it works on; None when it is idle."""
     host: str = ""
     ready: EngineReady | None = None
-    """What it said when it had last done something; None before it can work."""
+    """The state its engine reported last; None before it can work."""
     left: list[str] = field(default_factory=list)
-    """Keys it was given, and has not told the end of."""
+    """Keys assigned to it that it has not finished or failed."""
     last: str = ""
-    """The key that it told of last."""
+    """The key of its latest event."""
 
     def next_message(self) -> Message | None:
-        """What it has to tell next; None when it is done. Raises RayError when it is gone."""
+        """Its next message; None at the end of the assignment. Raises RayError when the worker has died."""
         import ray
 
         try:
@@ -76,13 +76,13 @@ class WorkerHandle:
 
 @dataclass(frozen=True)
 class WorkerFactory:
-    """How many workers there are to be, and how one is started."""
+    """How many workers to start, and how."""
 
     count: int
     start: Callable[[Sequence[Segment]], tuple[Any, Any]]
-    """From all that is missing to Ray's handle and what the worker tells while it enters its engine."""
+    """From all missing segments to Ray's handle and the stream of messages while the engine starts."""
     last_words: Callable[[], str] = str
-    """The last line that a worker process wrote to its log; empty where that is not to be seen."""
+    """The last line that a worker process wrote to its log; empty where the log cannot be read."""
 
 
 class WorkerPool(SegmentQueue):
@@ -105,9 +105,9 @@ class WorkerPool(SegmentQueue):
         self._deaths: Counter[str] = Counter()
         self._failed_starts = 0
         self._failure: Exception = RenderError("no worker could be started")
-        """Why there is nobody left, when there is nobody left."""
+        """Why no worker is left, when none is."""
         self._since = 0.0
-        """When the first worker was asked for; infinite once it has come, or somebody was told."""
+        """When the first worker was requested; infinite once one has started or the warning was given."""
         self._names = {(segment.board, segment.clip, segment.index): key for key, segment in wanted.items()}
 
     def render(self) -> Iterator[Result]:
@@ -121,7 +121,7 @@ class WorkerPool(SegmentQueue):
             yield from self._wait()
 
     def stop_all(self) -> None:
-        """Stop every worker at once; what is under way is in its checkpoints."""
+        """Stop every worker at once; checkpoints keep the work in progress."""
         for worker in tuple(self._workers):
             self._stop(worker)
 
@@ -165,7 +165,7 @@ class WorkerPool(SegmentQueue):
         worker.stream = worker.actor.render.options(num_returns="streaming").remote(assignment)
 
     def _wait(self) -> Iterator[Result]:
-        """Wait for what changes what can be done; what happens meanwhile is passed on."""
+        """Wait for a message that changes what can be scheduled; events before it are forwarded."""
         from ray.exceptions import RayError
 
         while True:
@@ -182,24 +182,24 @@ class WorkerPool(SegmentQueue):
                 return
 
     def _next_worker(self) -> WorkerHandle:
-        """Somebody who has something to tell, or is done."""
+        """A worker with a message, or one that is done."""
         import ray
 
         busy = [worker for worker in self._workers if worker.stream is not None]
         while True:
-            told, _ = ray.wait([worker.stream for worker in busy], timeout=POLL_SECONDS)
-            if told:
-                return next(worker for worker in busy if worker.stream is told[0])
+            ready_streams, _ = ray.wait([worker.stream for worker in busy], timeout=POLL_SECONDS)
+            if ready_streams:
+                return next(worker for worker in busy if worker.stream is ready_streams[0])
             self._warn_if_none_starts()
 
     def _warn_if_none_starts(self) -> None:
-        """Say, once, that no worker comes."""
+        """Warn once if no worker has started in time."""
         if time.monotonic() > self._since + SLOW_START_SECONDS:
             import ray
 
             free = ray.available_resources()
-            told = ", ".join(f"{free.get(name, 0):g} {name}s" for name in ("GPU", "CPU"))
-            what = f"no worker has started yet: the cluster has {told} free; waiting (^C loses nothing)"
+            resources = ", ".join(f"{free.get(name, 0):g} {name}s" for name in ("GPU", "CPU"))
+            what = f"no worker has started yet: the cluster has {resources} free; waiting (^C loses nothing)"
             self._report(Warned(what))
             self._since = inf
 
@@ -225,7 +225,7 @@ class WorkerPool(SegmentQueue):
                 yield from self._on_failed(worker, key, error)
 
     def _on_refusal(self, worker: WorkerHandle, error: Exception) -> None:
-        """A worker says that its place will not do: there is one place less."""
+        """A worker reports that it cannot run where it was placed: expect one worker fewer."""
         if worker.ready is None and isinstance(error, StoryError) and not isinstance(error, TransientError):
             self._failure = error
             self._factory = replace(self._factory, count=self._factory.count - 1)
@@ -260,7 +260,7 @@ class WorkerPool(SegmentQueue):
             yield SegmentReady(self.wanted[key], self.entries[key], fresh)
 
     def _on_failed(self, worker: WorkerHandle, key: str, error: Exception) -> Iterator[SegmentFailed]:
-        """A segment could not be made. What is nobody's fault but a bug's may be its process's illness."""
+        """A segment failed. An unexpected error may come from a broken process: try once more in another."""
         if isinstance(error, WorkerBugError) and not self._deaths[key]:
             self._deaths[key] = MOST_DEATHS - 1  # with this one, the next is the last
             yield from self._on_death(worker, last_line(error))
@@ -273,9 +273,9 @@ class WorkerPool(SegmentQueue):
     def _on_death(
         self, worker: WorkerHandle, reason: str, error: Exception | None = None
     ) -> Iterator[SegmentFailed]:
-        """A worker is gone: what it had not finished is free again; blame lies with what it was making.
+        """A worker died: its unfinished segments are released; the one it was rendering is blamed.
 
-        `error` is its own account, where it could give one.
+        `error` is what the worker itself reported, if anything.
         """
         self._stop(worker)
         self._report(WorkerLost(worker.number, worker.host, reason))
@@ -293,10 +293,10 @@ class WorkerPool(SegmentQueue):
                 yield from self.fail([blamed], RenderError(what))
 
     def _died_early(self, reason: str) -> TransientError:
-        """Why there is no worker, where none lives long enough to say so itself."""
-        said = self._factory.last_words()
+        """The error when workers die before they can report why."""
+        last_words = self._factory.last_words()
         what = f"{self._failed_starts} workers died before they could work, the last one so: {reason}"
-        return TransientError(f"{what}{f' ({said})' if said else ''}; {CURE}")
+        return TransientError(f"{what}{f' ({last_words})' if last_words else ''}; {REMEDY}")
 
     def _stop(self, worker: WorkerHandle) -> None:
         import ray
@@ -306,11 +306,11 @@ class WorkerPool(SegmentQueue):
 
 
 def reason_of(error: Exception) -> str:
-    """Why a worker is gone, on a line."""
-    told = re.search(r"The actor (?:is dead|died) because (its .*?)[.\n]", str(error))
-    return told[1] if told else last_line(error)
+    """Why a worker died, on one line."""
+    found = re.search(r"The actor (?:is dead|died) because (its .*?)[.\n]", str(error))
+    return found[1] if found else last_line(error)
 
 
 def last_line(error: Exception) -> str:
-    """What an error says in the end; of a traceback, the error itself."""
+    """The last line of an error's text; of a traceback, the error itself."""
     return re.sub(r"\x1b\[\d*m", "", str(error).strip() or type(error).__name__).splitlines()[-1]

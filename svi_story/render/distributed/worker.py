@@ -1,4 +1,4 @@
-"""A worker of a cluster: a process with an engine that makes chains of segments, and tells as it goes."""
+"""A worker of a cluster: a process with an engine that renders chains of segments and reports progress."""
 
 from __future__ import annotations
 
@@ -89,7 +89,7 @@ class WorkerBugError(Exception):
 
 
 Message: TypeAlias = Event | Started | EngineReady | Finished | Failed
-"""What a worker tells."""
+"""What a worker sends."""
 
 
 @dataclass(frozen=True)
