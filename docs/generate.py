@@ -17,6 +17,7 @@ from svi_story.engines.svi.weights.architecture import A14B
 from svi_story.plan.model import Size
 from svi_story.render.record import Record
 from svi_story.render.summary import PlanSummary, StatesSummary
+from svi_story.review.summary import ReviewSummary
 from svi_story.storyboard.schema import json_schema
 from svi_story.units import gib
 
@@ -100,7 +101,7 @@ def memory_page(page: str) -> str:
     return TABLE.sub(lambda _: memory_table(), page)
 
 
-MODELS: tuple[type[BaseModel], ...] = (PlanSummary, StatesSummary, Record)
+MODELS: tuple[type[BaseModel], ...] = (PlanSummary, StatesSummary, ReviewSummary, Record)
 """What is printed or written as JSON."""
 
 
@@ -115,8 +116,10 @@ def json_page(page: str) -> str:
     return page
 
 
-def model_tables(model: type[BaseModel], path: str = "") -> Iterator[str]:
-    """The fields of a model, and of the models in them, as Markdown tables."""
+def model_tables(model: type[BaseModel], path: str = "", known: set[Any] | None = None) -> Iterator[str]:
+    """The fields of a model, and of the models in them, each once, as Markdown tables."""
+    known = set() if known is None else known
+    known.add(model)
     assert model.__doc__, model
     about = " ".join(model.__doc__.split())
     yield f"`{path}`: {about[0].lower()}{about[1:]}\n" if path else f"{about}\n"
@@ -125,10 +128,10 @@ def model_tables(model: type[BaseModel], path: str = "") -> Iterator[str]:
         yield f"| `{name}` | {type_name(field.annotation)} | {field.description or ''} |"
     yield ""
     for name, field in model.model_fields.items():
-        for part in models_in(field.annotation):
+        for part in (each for each in models_in(field.annotation) if each not in known):
             origin = get_origin(field.annotation)
             place = f"{name}[]" if origin is tuple else f"{name}.*" if origin is dict else name
-            yield from model_tables(part, f"{path}.{place}".lstrip("."))
+            yield from model_tables(part, f"{path}.{place}".lstrip("."), known)
 
 
 def models_in(annotation: Any) -> list[type[BaseModel]]:

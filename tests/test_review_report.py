@@ -14,8 +14,8 @@ import pytest
 from PIL import Image
 from review_films import CLIP, at, job_of, level, pan, plant, put, review, scene_in
 
-from svi_story.review.film import as_json
 from svi_story.review.report import Clock, Playback, page_of, write_page
+from svi_story.review.summary import summarize
 from svi_story.review.thresholds import TABLE
 
 if TYPE_CHECKING:
@@ -201,7 +201,7 @@ def test_the_page_is_replaced_whole(board_of: Write, tmp_path: Path) -> None:
 
 def test_json_holds_clips_joins_and_warnings(board_of: Write) -> None:
     found = review(plant(board_of(), at(3, level(0))(pan(60, (64, 64), 0.001))))
-    answer: dict[str, Any] = json.loads(json.dumps(as_json(found), allow_nan=False))
+    answer: dict[str, Any] = json.loads(summarize(found).model_dump_json())
     assert [clip["id"] for clip in answer["clips"]] == ["clip-01", "clip-02", "clip-03"]
     assert [(join["frame"], join["kind"]) for join in answer["joins"]] == [(13, "continue"), (25, "continue")]
     assert [(each["kind"], each["frame"]) for each in answer["warnings"]] == [("black", 3)]
@@ -225,7 +225,7 @@ def test_what_an_entry_claims_is_taken_with_care(board_of: Write, noted: object)
     assert Page(page).open == []
     assert "time spent" not in Page(page).text
     assert len(page) < 200_000
-    answer = json.loads(json.dumps(as_json(found), allow_nan=False))
+    answer = json.loads(summarize(found).model_dump_json())
     assert answer["clips"][0]["sampling_seconds"] is None
     assert answer["clips"][0]["decoding_seconds"] is None
 
@@ -267,7 +267,7 @@ def test_an_anchor_of_one_colour_is_said_to_be_no_judge(board_of: Write, tmp_pat
     )
     assert "Nothing wrong" not in page.text
     assert "cannot be judged" in page.text
-    assert as_json(found)["cannot_judge"] == ["clip-01", "clip-02", "clip-03"]
+    assert summarize(found).cannot_judge == ("clip-01", "clip-02", "clip-03")
 
 
 def test_the_player_shows_a_picture_before_it_plays(board_of: Write) -> None:

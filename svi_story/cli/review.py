@@ -49,9 +49,9 @@ def review(board: Board, options: BoardOptions, as_json: AsJson = False) -> None
         check_page(job, page, outputs, warn)
     found = _measure(job, store, command)
     if as_json:
-        from svi_story.review.film import as_json as in_json
+        from svi_story.review.summary import summarize
 
-        answer_json(in_json(found))
+        answer_json(summarize(found).model_dump())
     else:
         _write(page, found, replace(_playback(job, store), command=command), outputs)
         answer(str(page))

@@ -1,4 +1,4 @@
-"""A film's review: every finished frame measured once, in order, and what is wrong with it; also as JSON."""
+"""A film's review: every finished frame measured once, in order, and what is wrong with it."""
 
 from __future__ import annotations
 
@@ -6,8 +6,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from dataclasses import dataclass
 from itertools import groupby
-from math import isfinite
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 
@@ -38,7 +37,7 @@ if TYPE_CHECKING:
     from svi_story.events import Reporter
     from svi_story.plan.model import FilmPlan, Segment, Shot
     from svi_story.review.analysis import Seam
-    from svi_story.review.measures import Downscaled, Floats, Frame, Measure
+    from svi_story.review.measures import Downscaled, Frame, Measure
 
     FindEntry = Callable[[str], Entry | None]
     """A finished, verified segment by its key; None when it is not in the cache."""
@@ -50,6 +49,9 @@ FEW_CLIPS = 60
 """Films of more clips get smaller pictures, so that the page stays below 15 MB."""
 MAX_SECONDS = 366 * 24 * 3600
 """Sampling times above a year are ignored: they are forged."""
+
+
+JoinKind = Literal["continue", "cut", "fade", "dip"]
 
 
 @dataclass(frozen=True)
@@ -82,7 +84,7 @@ class JoinReview:
     segment: int
     frame: int
     """The first frame after it, in the film."""
-    kind: str
+    kind: JoinKind
     """continue, cut, fade or dip; continue also between the segments of a clip."""
     seam: Seam | None
     """None where it cannot be measured, and where a new chain starts."""
@@ -281,7 +283,7 @@ def _joins(clips: Sequence[ClipReview]) -> Iterator[JoinReview]:
         measured = {(each.clip, each.segment): each.start for each in run.segments[1:]} if run else {}
         for segment, planned in enumerate(clip.shot.segments):
             if clip.number or segment:
-                kind = "continue"
+                kind: JoinKind = "continue"
                 if segment == 0 and clip.shot.starts_chain:
                     kind = "fade" if clip.shot.fade else "dip" if clip.shot.dip else "cut"
                 start = measured.get((clip.number, segment))
@@ -318,94 +320,7 @@ def _finding(clip: ClipReview, segment: int, defect: Defect, within: int) -> Fin
     )
 
 
-def as_json(review: FilmReview) -> dict[str, Any]:
-    """The JSON of `review --json`; NaN never occurs, what was not measured is null."""
-    plan = review.plan
-    return {
-        "board": str(plan.board),
-        "title": plan.title,
-        "frames": sum(shot.frames - shot.fade for shot in plan.shots),
-        "fps": str(plan.fps),
-        "width": plan.size.width,
-        "height": plan.size.height,
-        "engine": plan.engine,
-        "clips": [_clip_json(clip) for clip in review.clips],
-        "joins": [_join_json(join, review) for join in review.joins],
-        "cannot_judge": review.uniform_anchors,
-        "warnings": [_finding_json(finding, review) for finding in review.findings],
-    }
-
-
 def _seconds(value: object) -> float | None:
     if isinstance(value, int | float) and not isinstance(value, bool) and 0 <= value <= MAX_SECONDS:
         return float(value)
     return None
-
-
-def _clip_json(clip: ClipReview) -> dict[str, Any]:
-    spent = clip.seconds_spent
-    return {
-        "id": clip.shot.id,
-        "start": clip.start,
-        "frames": clip.shot.frames,
-        "missing_segments": clip.missing,
-        "sampling_seconds": round(spent[0], 3) if spent else None,
-        "decoding_seconds": round(spent[1], 3) if spent else None,
-        "measures": _measures_json(clip),
-    }
-
-
-def _measures_json(clip: ClipReview) -> dict[str, Any] | None:
-    """A clip's measures; None where none of its segments is finished."""
-    if clip.run is None:
-        return None
-    series, drift = clip.run.series[clip.frames], clip.run.drift
-    return {
-        "drift": _range(drift.total[clip.frames]),
-        "drift_of_mean": _range(drift.mean[clip.frames]),
-        "drift_of_spread": _range(drift.spread[clip.frames]),
-        "lab_mean": [round(float(each), 3) for each in series.mean.mean(axis=0)],
-        "lab_spread": [round(float(each), 3) for each in series.spread.mean(axis=0)],
-        "sharpness": _range(series.sharpness),
-        "noise": _range(series.noise),
-        "motion": _range(series.mean_motion),
-    }
-
-
-def _range(values: Floats) -> dict[str, float | None]:
-    numbers = {"first": values[0], "median": np.median(values), "last": values[-1], "most": values.max()}
-    return {name: _rounded(float(value)) for name, value in numbers.items()}
-
-
-def _join_json(join: JoinReview, review: FilmReview) -> dict[str, Any]:
-    seam = join.seam
-    return {
-        "clip": review.clips[join.clip].shot.id,
-        "segment": join.segment,
-        "frame": join.frame,
-        "kind": join.kind,
-        "step": _rounded(seam.step if seam else None),
-        "least": _rounded(seam.least if seam else None),
-        "colour_step": _rounded(seam.colour_step if seam else None),
-        "other_picture": _rounded(seam.other_picture if seam else None),
-    }
-
-
-def _rounded(value: float | None) -> float | None:
-    return None if value is None or not isfinite(value) else round(value, 3)
-
-
-def _finding_json(finding: Finding, review: FilmReview) -> dict[str, Any]:
-    return {
-        "kind": finding.kind,
-        "title": finding.threshold.title,
-        "clip": review.clips[finding.clip].shot.id,
-        "segment": finding.segment,
-        "frame": finding.frame,
-        "frame_in_clip": finding.within,
-        "frames": finding.frames,
-        "value": _rounded(finding.value),
-        "threshold": finding.threshold.value,
-        "unit": finding.threshold.unit,
-        "cures": list(finding.remedies),
-    }
