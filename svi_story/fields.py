@@ -1,4 +1,4 @@
-"""Types of the values in a storyboard, and how messages quote them."""
+"""Base models, types of the values in a storyboard, and how messages quote them."""
 
 from __future__ import annotations
 
@@ -20,6 +20,12 @@ class Part(BaseModel):
     """A mapping with known fields only, of the declared types; frozen."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)
+
+
+class JsonModel(BaseModel):
+    """JSON that svi-story prints or writes; frozen. Fields that another version has besides are ignored."""
+
+    model_config = ConfigDict(frozen=True)
 
 
 Loc = tuple[str | int, ...]

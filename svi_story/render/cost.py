@@ -9,11 +9,10 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Literal, NamedTuple
 
-from pydantic import BaseModel, ConfigDict
-
 from svi_story.engines import implementation_of
 from svi_story.enginespec import spec_of
 from svi_story.events import EngineSettled, ModelLoaded, ModelMoved, PhaseDone, SegmentDone
+from svi_story.fields import JsonModel
 from svi_story.files import make_folder, read_regular, write_atomic
 from svi_story.render.schedule import loads, schedule, waves
 
@@ -73,20 +72,16 @@ class WorkKind:
     """Of the segment; of no segment for loads."""
 
 
-class CalibrationRow(BaseModel):
+class CalibrationRow(JsonModel):
     """Times of one kind in one setting, in seconds, the newest last."""
-
-    model_config = ConfigDict(frozen=True)
 
     setting: Setting
     kind: WorkKind
     seconds: tuple[float, ...]
 
 
-class CalibrationFile(BaseModel):
+class CalibrationFile(JsonModel):
     """The file in a cache."""
-
-    model_config = ConfigDict(frozen=True)
 
     format: Literal[1] = 1
     rows: tuple[CalibrationRow, ...]

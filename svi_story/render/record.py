@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from importlib.metadata import version
 from typing import TYPE_CHECKING, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import Field, model_validator
 
 from svi_story import __version__
 from svi_story.cache.layout import Layout
@@ -21,6 +21,7 @@ from svi_story.cut.captions import srt
 from svi_story.cut.edit_list import encoding_of, pieces_of, ranges_of, soundtrack_of
 from svi_story.cut.encode import piece_inputs
 from svi_story.events import Warned
+from svi_story.fields import JsonModel
 from svi_story.files import UnfitError, disk, read_regular, sha256_file
 from svi_story.plan.description import (
     ClipDescription,
@@ -64,13 +65,7 @@ def record_path(film: Path) -> Path:
     return film.with_suffix(".json")
 
 
-class _Part(BaseModel):
-    """A part of the record: never changed; what an older or newer version has besides is ignored."""
-
-    model_config = ConfigDict(frozen=True)
-
-
-class ReferenceRecord(_Part):
+class ReferenceRecord(JsonModel):
     """A reference image."""
 
     path: str
@@ -79,7 +74,7 @@ class ReferenceRecord(_Part):
     pixels: str = Field(description="sha256 of what the model saw")
 
 
-class LoraRecord(_Part):
+class LoraRecord(JsonModel):
     """A LoRA of a clip."""
 
     path: str
@@ -88,7 +83,7 @@ class LoraRecord(_Part):
     sha256: str | None = Field(description="null where the engine uses none")
 
 
-class SegmentRecord(_Part):
+class SegmentRecord(JsonModel):
     """A segment."""
 
     key: str
@@ -102,7 +97,7 @@ class SegmentRecord(_Part):
     seconds: dict[str, Any] = Field({}, description="`sampling`, `decoding`; null where it was not noted")
 
 
-class ClipRecord(_Part):
+class ClipRecord(JsonModel):
     """A clip."""
 
     id: str
@@ -120,7 +115,7 @@ class ClipRecord(_Part):
     segments: tuple[SegmentRecord, ...]
 
 
-class Record(_Part):
+class Record(JsonModel):
     """What a film was made from."""
 
     version: Literal[1, 2] = Field(description="2; version 1 (fewer fields) is still read")

@@ -6,10 +6,11 @@ import os
 from collections import Counter
 from typing import TYPE_CHECKING, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 
 from svi_story.cache.layout import Layout
 from svi_story.engines import MemoryNeed, implementation_of
+from svi_story.fields import JsonModel
 from svi_story.plan.description import describe_film
 from svi_story.plan.diff import what_changed
 from svi_story.render.record import is_finished, is_up_to_date, read_record, recipe_of
@@ -25,11 +26,7 @@ if TYPE_CHECKING:
     from svi_story.render.record import Record
 
 
-class _Summary(BaseModel):
-    model_config = ConfigDict(frozen=True)
-
-
-class WarningSummary(_Summary):
+class WarningSummary(JsonModel):
     """A warning."""
 
     name: str = Field(description="what a board ignores it by")
@@ -38,7 +35,7 @@ class WarningSummary(_Summary):
     path: str = Field(description="as `clips[3].prompt`")
 
 
-class SegmentSummary(_Summary):
+class SegmentSummary(JsonModel):
     """A segment. `key`, `state` and `path` are null where the key cannot be computed."""
 
     key: str | None
@@ -49,7 +46,7 @@ class SegmentSummary(_Summary):
     path: str | None = Field(description="the entry's folder")
 
 
-class ClipSummary(_Summary):
+class ClipSummary(JsonModel):
     """A clip."""
 
     id: str
@@ -60,7 +57,7 @@ class ClipSummary(_Summary):
     segments: tuple[SegmentSummary, ...]
 
 
-class BoardSummary(_Summary):
+class BoardSummary(JsonModel):
     """A board of `plan --json`."""
 
     board: str
@@ -80,7 +77,7 @@ class BoardSummary(_Summary):
     why: tuple[str, ...] | None = Field(None, description="sentences; only with `--why`")
 
 
-class StatusSummary(_Summary):
+class StatusSummary(JsonModel):
     """A board of `status --json`. The numbers of segments are null where keys cannot be computed."""
 
     board: str
@@ -91,14 +88,14 @@ class StatusSummary(_Summary):
     to_render: int | None
 
 
-class MovesSummary(_Summary):
+class MovesSummary(JsonModel):
     """What a memory mode costs."""
 
     expert_loads: int = Field(description="times an expert comes to the device")
     bytes_moved: int = Field(description="to the device")
 
 
-class EngineSummary(_Summary):
+class EngineSummary(JsonModel):
     """What rendering everything that is missing costs one engine."""
 
     engine: str
@@ -110,7 +107,7 @@ class EngineSummary(_Summary):
     unknown: tuple[str, ...] = Field(description="what was never timed here")
 
 
-class ScheduleSummary(_Summary):
+class ScheduleSummary(JsonModel):
     """What rendering everything that is missing costs; shared segments are counted once."""
 
     segments: int
@@ -122,14 +119,14 @@ class ScheduleSummary(_Summary):
     engines: tuple[EngineSummary, ...]
 
 
-class PlanSummary(_Summary):
+class PlanSummary(JsonModel):
     """What `plan --json` prints."""
 
     boards: tuple[BoardSummary, ...] = Field(description="invalid ones are left out")
     schedule: ScheduleSummary
 
 
-class StatesSummary(_Summary):
+class StatesSummary(JsonModel):
     """What `status --json` prints."""
 
     boards: tuple[StatusSummary, ...] = Field(description="invalid ones are left out")

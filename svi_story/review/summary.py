@@ -6,18 +6,16 @@ from math import isfinite
 from typing import TYPE_CHECKING, Literal
 
 import numpy as np
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
+
+from svi_story.fields import JsonModel
 
 if TYPE_CHECKING:
     from svi_story.review.film import ClipReview, FilmReview, Finding, JoinReview
     from svi_story.review.measures import Floats
 
 
-class _Summary(BaseModel):
-    model_config = ConfigDict(frozen=True)
-
-
-class Range(_Summary):
+class Range(JsonModel):
     """A measure over the frames of a clip, as every measure here."""
 
     first: float | None
@@ -26,7 +24,7 @@ class Range(_Summary):
     most: float | None
 
 
-class MeasuresSummary(_Summary):
+class MeasuresSummary(JsonModel):
     """The measures of a clip; colours are CIELAB."""
 
     drift: Range = Field(description="distance of the colours from the anchor's")
@@ -39,7 +37,7 @@ class MeasuresSummary(_Summary):
     motion: Range = Field(description="thousandths of the width a frame")
 
 
-class ReviewedClip(_Summary):
+class ReviewedClip(JsonModel):
     """A clip."""
 
     id: str
@@ -51,7 +49,7 @@ class ReviewedClip(_Summary):
     measures: MeasuresSummary | None = Field(description="null where nothing is finished")
 
 
-class ReviewedJoin(_Summary):
+class ReviewedJoin(JsonModel):
     """A join. Its numbers are null where nothing was measured, and for other kinds than `continue`."""
 
     clip: str
@@ -64,7 +62,7 @@ class ReviewedJoin(_Summary):
     other_picture: float | None = Field(description="share of the picture")
 
 
-class ReviewWarning(_Summary):
+class ReviewWarning(JsonModel):
     """A warning."""
 
     kind: str = Field(description="see [review.md](review.md)")
@@ -80,7 +78,7 @@ class ReviewWarning(_Summary):
     cures: tuple[str, ...] = Field(description="sentences")
 
 
-class ReviewSummary(_Summary):
+class ReviewSummary(JsonModel):
     """What `review --json` prints about one board."""
 
     board: str
