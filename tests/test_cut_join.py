@@ -86,6 +86,7 @@ def test_a_film_is_exact_at_any_rate(tmp_path: Path, film: Path, rate: int | str
         )
 
 
+@pytest.mark.slow
 def test_two_hundred_pieces(tmp_path: Path, film: Path) -> None:
     """Every length from one frame on, every fade that fits, in no order."""
     chance = random.Random(2)

@@ -170,6 +170,7 @@ def test_one_clip_makes_a_page(board_of: Write) -> None:
     assert len(page.all("article")) == 1
 
 
+@pytest.mark.slow
 def test_two_hundred_clips_make_a_page_of_moderate_size(board_of: Write) -> None:
     clips = [{"prompt": f"Clip {n} is moving on through the fog.", "frames": 5} for n in range(200)]
     html = page_for(board_of(clips=clips, resolution="64x64"))

@@ -23,7 +23,14 @@ from svi_story.errors import InputError, Problem
 from svi_story.events import Warned
 from svi_story.files import sha256_file
 from svi_story.render.jobs import Rejected
-from svi_story.render.record import RECORD_VERSION, is_finished, partial_film, read_record, record_path
+from svi_story.render.record import (
+    LARGEST_CAPTIONS,
+    RECORD_VERSION,
+    is_finished,
+    partial_film,
+    read_record,
+    record_path,
+)
 from svi_story.review.contact_sheet import CLIPS_PER_SHEET, is_sheet, sheet_path
 from svi_story.review.report import is_page
 
@@ -72,7 +79,7 @@ class FilmFiles:
             return OURS
         if record is None:
             return EDITED if outputs.is_listed(path) else FOREIGN
-        return OURS if _sha256(path) == record.sha256 else EDITED
+        return OURS if _sha256(path, record.bytes) == record.sha256 else EDITED
 
     def record(self, path: Path) -> Ownership:
         """The record beside the film."""
@@ -93,7 +100,7 @@ class FilmFiles:
         """The captions beside the film."""
         record = _record_of(self.path)
         noted = record.captions_sha256 if record else ()
-        if self._outputs.is_ours(path) or _sha256(path) in noted:
+        if self._outputs.is_ours(path) or _sha256(path, LARGEST_CAPTIONS) in noted:
             return OURS
         return Ownership("edited", "was changed by hand") if noted else self._unknown(path)
 
@@ -157,10 +164,10 @@ def known(outputs: Outputs, is_own: Callable[[Path], bool]) -> Callable[[Path], 
     return look
 
 
-def _sha256(path: Path) -> str:
-    """A file's sha256; empty where it cannot be read."""
+def _sha256(path: Path, most: int) -> str:
+    """A file's sha256; empty where it cannot be read or has more bytes."""
     try:
-        return sha256_file(path)
+        return sha256_file(path, most)
     except OSError:
         return ""
 
