@@ -168,14 +168,18 @@ class Film:
         by_content = replace(piece, spans=self._by_content(piece.spans), under=self._by_content(piece.under))
         inputs = piece_inputs(by_content, self._encoding)
 
+        seconds: list[float] = []
+
         def build(target: Path) -> None:
             start = time.monotonic()
             encode_piece(piece, self._open, self._encoding, target, lambda _done, _all: None)
-            spent = round(time.monotonic() - start, 3)
-            self._context.report(PieceDone(self._board, piece.clip, piece.frames, spent))
+            seconds.append(round(time.monotonic() - start, 3))
 
         key = key_of(inputs)
-        return key, self._context.store.make_piece(key, build, inputs)
+        path = self._context.store.make_piece(key, build, inputs)
+        if seconds:  # encoded now, and in the cache
+            self._context.report(PieceDone(self._board, piece.clip, piece.frames, seconds[-1]))
+        return key, path
 
     def _by_content(self, spans: tuple[Span, ...]) -> tuple[Span, ...]:
         """The same spans with the hash of their frames as key."""
