@@ -297,8 +297,6 @@ def resident() -> list[support.Made]:
 @pytest.mark.parametrize("mode", ["offload", "stream"])
 @pytest.mark.parametrize("keep", [True, False])
 def test_a_mode_never_changes_numbers(resident: list[support.Made], mode: MemoryMode, keep: bool) -> None:
-    if mode == "stream":
-        pytest.importorskip("accelerate")
     with made_by(Told(), memory=mode, free_memory=PLENTY if keep else least(mode)) as svi:
         svi.prepare(switching())
         made = support.render(svi, switching())
@@ -310,7 +308,6 @@ def test_a_mode_never_changes_numbers(resident: list[support.Made], mode: Memory
 
 
 def test_streamed_weights_are_those_of_the_loras_asked_for() -> None:
-    pytest.importorskip("accelerate")
     settings = support.sampler("2.0-pro", steps=2)
     plain = support.segment(0, "2.0-pro", settings, frames=5)
     styled = replace(plain, loras=switching()[1].loras)
@@ -390,7 +387,6 @@ def sampled(svi: Svi, steps: list[int]) -> Latents:
 def test_a_full_device_steps_down_and_goes_on_from_the_checkpoint(
     resident: list[support.Made], full_sampling: Callable[..., None]
 ) -> None:
-    pytest.importorskip("accelerate")
     told, steps = Told(), list[int]()
     full_sampling(2, 4)
     with made_by(told) as svi:
@@ -418,7 +414,6 @@ def test_other_errors_are_not_taken_for_a_full_device(full_sampling: Callable[..
 def test_below_the_last_mode_the_board_fails_and_the_engine_goes_on(
     resident: list[support.Made], full_sampling: Callable[..., None]
 ) -> None:
-    pytest.importorskip("accelerate")
     full_sampling(1)
     with made_by(Told(), memory="stream") as svi:
         with pytest.raises(
@@ -441,7 +436,6 @@ def test_a_mode_for_which_ram_is_too_small_is_not_taken(full_sampling: Callable[
 
 
 def test_a_full_device_while_encoding_prompts(monkeypatch: pytest.MonkeyPatch) -> None:
-    pytest.importorskip("accelerate")
     told = Told()
     counted = Full(load_text_encoder, {1, 2})
     monkeypatch.setattr("svi_story.engines.svi.text.load_text_encoder", counted)
@@ -453,7 +447,6 @@ def test_a_full_device_while_encoding_prompts(monkeypatch: pytest.MonkeyPatch) -
 
 
 def test_a_streamed_expert_is_not_in_the_vae_s_way(monkeypatch: pytest.MonkeyPatch) -> None:
-    pytest.importorskip("accelerate")
     told = Told()
     monkeypatch.setattr(vae, "decode", Full(vae.decode, {1}))
     with made_by(told, memory="stream") as svi:

@@ -67,8 +67,8 @@ def list_models(models: Models = MODELS, as_json: AsJson = False) -> None:
     answer(*table(("part", "state", "size", "place"), rows))
     for variant in VARIANTS:
         lacking = problems_of(statuses, variant)
-        cure = f"see what is missing with: svi-story models check --variant {variant}"
-        complain(f"SVI {variant}: {'ready' if not lacking else f'not ready; {cure}'}")
+        remedy = f"see what is missing with: svi-story models check --variant {variant}"
+        complain(f"SVI {variant}: {'ready' if not lacking else f'not ready; {remedy}'}")
     fast = (
         "ready"
         if not problems_of(statuses, "2.0", "fast")

@@ -37,7 +37,7 @@ SOUND_MEMORY, SOUND_MEMORY_PER_BYTE = 128 * 2**20, 2
 """Bytes for any sound, and for each byte of it; MEMORY at most."""
 
 MAX_GROWTH = 64 * 2**20
-"""A process that keeps more than so many bytes is replaced: the next file would lack them."""
+"""A process whose memory has grown by more bytes is replaced: the next file needs that memory."""
 
 _UNUSED_NAME = Path("image")
 

@@ -98,14 +98,14 @@ def check_disk(name: str, folder: Path) -> Check:
     """Room where films or finished segments go; the folder need not be there yet."""
     there = next(path for path in (folder.absolute(), *folder.absolute().parents) if path.exists())
     if not there.is_dir() or not os.access(there, os.W_OK):
-        cure = "name another folder (-o, --cache), or fix its permissions"
-        return Check(name, "lacking", f"{there} cannot be written", cure)
+        remedy = "name another folder (-o, --cache), or fix its permissions"
+        return Check(name, "lacking", f"{there} cannot be written", remedy)
     free = shutil.disk_usage(there).free
     detail = f"{gib(free)} free at {folder}"
-    cure = "free some, or name another folder (-o, --cache); see svi-story cache gc"
+    remedy = "free some, or name another folder (-o, --cache); see svi-story cache gc"
     if free < GIB // 2:
-        return Check(name, "lacking", detail, cure)
-    return Check(name, "warn", detail, cure) if free < 10 * GIB else Check(name, "ok", detail)
+        return Check(name, "lacking", detail, remedy)
+    return Check(name, "warn", detail, remedy) if free < 10 * GIB else Check(name, "ok", detail)
 
 
 def check_memory(expert: int) -> Check:
@@ -172,15 +172,16 @@ def check_gpu(expert: int, cuda_build: str) -> Check:
         why = "this torch is built for the CPU alone"
     listed = ask_nvidia_smi()
     if not listed:
-        why, cure = "no NVIDIA driver answers", f"use a machine with an NVIDIA GPU and its driver; {PREVIEW}"
+        why = "no NVIDIA driver answers"
+        remedy = f"use a machine with an NVIDIA GPU and its driver; {PREVIEW}"
     elif cuda_build:
-        cure = f"the driver is too old for CUDA {cuda_build}, or hidden (CUDA_VISIBLE_DEVICES, containers)"
+        remedy = f"the driver is too old for CUDA {cuda_build}, or hidden (CUDA_VISIBLE_DEVICES, containers)"
     else:
-        cure = CUDA_BUILD
+        remedy = CUDA_BUILD
     detail = f"{why}; {listed}" if listed else why
     if 0 < expert < GIB:
-        return Check("GPU", "warn", f"{detail}; these small weights run on the CPU", cure)
-    return Check("GPU", "lacking", detail, cure)
+        return Check("GPU", "warn", f"{detail}; these small weights run on the CPU", remedy)
+    return Check("GPU", "lacking", detail, remedy)
 
 
 def _describe_gpu() -> Check:
@@ -221,8 +222,8 @@ def check_attention() -> Check:
     tried = {kernel: _kernel_problem(kernel, device, dtype) for kernel in BACKENDS}
     run = ", ".join(kernel for kernel, problem in tried.items() if not problem)
     if tried[chosen]:
-        cure = f"build it for this torch ({FLASH}), or choose another: --attention torch-flash"
-        return Check("attention", "lacking", f"{tried[chosen]}; these run: {run or 'none'}", cure)
+        remedy = f"build it for this torch ({FLASH}), or choose another: --attention torch-flash"
+        return Check("attention", "lacking", f"{tried[chosen]}; these run: {run or 'none'}", remedy)
     detail = f"{chosen} (these run: {run})"
     if device.type == "cuda" and not chosen.startswith("flash-attn"):
         return Check("attention", "warn", f"{detail}; the authors saw artifacts without flash-attn", FLASH)
@@ -251,8 +252,8 @@ def check_weights(statuses: Sequence[PartStatus]) -> Iterator[Check]:
         name = f"weights of SVI {variant}"
         if problems:
             more = f" (and {len(problems) - 1} more)" if len(problems) > 1 else ""
-            cure = f"svi-story models download --variant {variant}; all that is wrong: svi-story models check"
-            yield Check(name, state, f"{str(problems[0]).partition(';')[0]}{more}", cure)
+            remedy = f"svi-story models download --variant {variant}; every problem: svi-story models check"
+            yield Check(name, state, f"{str(problems[0]).partition(';')[0]}{more}", remedy)
         else:
             parts = [status for status in statuses if status.part in parts_for(variant)]
             files, size = sum(len(status.files) for status in parts), sum(status.bytes for status in parts)

@@ -291,8 +291,8 @@ def check_bundle(job: Job, target: Path, outputs: Outputs, report: Reporter) -> 
 
 def export_claim(job: Job, targets: Sequence[Target]) -> PlannedWrites:
     """The writes of an export, whose targets the user can name."""
-    cure = "choose another folder with -o, or another name with --as"
-    return PlannedWrites(job.place, job.plan, tuple(targets), elsewhere=cure)
+    remedy = "choose another folder with -o, or another name with --as"
+    return PlannedWrites(job.place, job.plan, tuple(targets), elsewhere=remedy)
 
 
 def raise_first(refused: dict[Path, InputError]) -> None:
@@ -352,8 +352,8 @@ def _clash(
             what = (
                 f"{claim.place.board} would write {target.what} here, and {other.place.board} {theirs.what}"
             )
-            cure = "rename one, or run them apart with another -o"
-            return Problem(f"{what}; {cure}", file=str(target.path))
+            remedy = "rename one, or run them apart with another -o"
+            return Problem(f"{what}; {remedy}", file=str(target.path))
     return None
 
 

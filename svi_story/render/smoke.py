@@ -225,8 +225,8 @@ def check_reading(back: Made, blind: Made) -> Check:
     difference = float(np.abs(with_anchor - without).mean() / without.std())
     detail = f"an empty anchor changes the second clip by {difference:.2f} standard deviations"
     if difference == 0:
-        cure = "the experts do not read their conditioning: svi-story models check"
-        return Check("smoke: anchor read", "lacking", detail, cure)
+        remedy = "the experts do not read their conditioning: svi-story models check"
+        return Check("smoke: anchor read", "lacking", detail, remedy)
     return Check("smoke: anchor read", "ok", detail)
 
 

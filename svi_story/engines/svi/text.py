@@ -35,7 +35,7 @@ TOKENS = 512
 
 
 def clean(prompt: str) -> str:
-    """A prompt as the model was trained to read it: mended, unescaped, white space runs as one space."""
+    """A prompt as the model was trained to read it: repaired encoding, no HTML entities, single spaces."""
     import ftfy
 
     text = html.unescape(html.unescape(ftfy.fix_text(prompt)))
