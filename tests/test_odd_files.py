@@ -11,12 +11,13 @@ import socket
 import stat
 from contextlib import chdir, contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, BinaryIO
 
 import pytest
 from PIL import Image
 from typer.testing import CliRunner
 
+from svi_story import files
 from svi_story.cli.app import app
 from svi_story.engines.svi.identity import sha256_of
 from svi_story.engines.svi.text import load_tokenizer
@@ -243,6 +244,27 @@ def test_captions_that_are_no_file_are_kept(put: Put, ours: list[Path], svi_stor
         assert ended.code == 2
         render_as_told(svi_story)
         assert captions.read_text().startswith("1\n")
+
+
+@pytest.mark.parametrize("name", ["board.mp4", "board.srt"])
+def test_a_file_of_another_size_than_ours_is_not_hashed(
+    name: str, ours: list[Path], svi_story: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = Path("renders", name)
+    assert path in ours
+    instead(path, huge)
+    shutil.rmtree("renders/.cache/ledger")
+    real = files.chunks_of
+
+    def chunks_of(path: Path, file: BinaryIO, chunk: int = files.CHUNK) -> Iterator[bytes]:
+        assert os.fstat(file.fileno()).st_size < 2**30, f"{path} is read to its end"
+        return real(path, file, chunk)
+
+    monkeypatch.setattr(files, "chunks_of", chunks_of)
+    ended = svi_story("render", "board.yaml")
+    assert "bug" not in ended.err, ended.err
+    assert ended.code == (2 if name == "board.mp4" else 0)  # captions changed by hand are kept
+    assert path.stat().st_size == 10 * 2**30
 
 
 def test_a_folder_in_the_place_of_the_film_is_told(ours: list[Path], svi_story: Run) -> None:

@@ -235,3 +235,18 @@ def test_errors_of_the_disk_pass_or_do_not(number: int, tmp_path: Path) -> None:
         raise OSError(number, os.strerror(number))
     assert type(raised.value) is kind
     assert type(unwritable(tmp_path, f"ffmpeg ended ({os.strerror(number)})")) is kind
+
+
+def test_a_piece_is_reported_once_it_is_in_the_cache(
+    boards: Path, svi_story: Run, waits: Waits, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One that was encoded and could not be stored is encoded again."""
+    disk = Disk(monkeypatch)
+    disk.word = "piece.json"
+    waits.meanwhile = disk.free
+    ended = svi_story("render", boards / "a.yaml", *ANIMATIC)
+    assert ended.code == 0, ended.err
+    assert waits.seconds
+    events = [json.loads(line) for line in ended.out.splitlines()]
+    pieces = Counter(event["clip"] for event in events if event["event"] == "piece_done")
+    assert pieces == {"clip-01": 1, "clip-02": 1}
