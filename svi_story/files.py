@@ -250,6 +250,16 @@ def read_regular(path: Path, most: int) -> bytes:
     return data
 
 
+def why_not_opened(error: OSError | ValueError, kind: str) -> str:
+    """Why `open_regular` failed for a file that the user named, and the remedy; `kind` as `an image file`."""
+    if isinstance(error, FileNotFoundError):
+        return "does not exist; check the path and its spelling"
+    if isinstance(error, UnfitError):
+        return f"{error.strerror}; name {kind}"
+    reason = error.strerror if isinstance(error, OSError) else error
+    return f"cannot be read ({reason}); check the path and its permissions"
+
+
 def sha256_file(path: Path, most: int | None = None) -> str:
     """The sha256 (hex) of a regular file's bytes. Raises as `read_chunks`."""
     digest = hashlib.sha256()

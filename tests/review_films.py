@@ -86,7 +86,7 @@ def job_of(board: Path, engine: str = "svi") -> Job:
     plans, rejected = resolve(find_places([board], FILMS, CACHE), fingerprints, engine)
     assert not rejected, rejected[0].error
     place, plan = plans[0]
-    return Job(place, with_keys(plan, AnimaticIdentity()), EngineOptions())
+    return Job(place, with_keys(plan, lambda _engine: AnimaticIdentity()), EngineOptions())
 
 
 def scene_in(folder: Path, size: tuple[int, int] = (64, 64)) -> str:

@@ -34,7 +34,10 @@ class Constant(Fingerprints):
 def keys(board: Path, fingerprints: Fingerprints | None = None) -> list[list[str]]:
     """Every clip's keys under the animatic."""
     plan = plan_film(load(board), fingerprints or Fingerprints(board.parent / "memo.json"), "animatic")
-    return [[segment.key for segment in shot.segments] for shot in with_keys(plan, AnimaticIdentity()).shots]
+    return [
+        [segment.key for segment in shot.segments]
+        for shot in with_keys(plan, lambda _engine: AnimaticIdentity()).shots
+    ]
 
 
 def different(before: list[list[str]], after: list[list[str]]) -> set[int]:

@@ -107,7 +107,7 @@ def test_keys_are_those_of_the_first_version(name: str, tmp_path: Path) -> None:
         "animatic": AnimaticIdentity(),
         "svi": SviIdentity(MODELS, "bfloat16", fingerprints.file),
     }
-    plan = with_keys(plan_film(load(path), fingerprints, engine), identities[engine])
+    plan = with_keys(plan_film(load(path), fingerprints, engine), identities.__getitem__)
     assert [segment.key[:16] for segment in plan.segments] == GOLDEN[name]
 
 

@@ -6,6 +6,7 @@ import ast
 import json
 import subprocess
 import sys
+from dataclasses import replace
 from fractions import Fraction
 from itertools import pairwise
 from pathlib import Path
@@ -13,11 +14,26 @@ from typing import TYPE_CHECKING
 
 import av
 import pytest
+from life_engine.spec import SPEC, LifeOptions
 
 import svi_story
+from svi_story import enginespec
+from svi_story.cache.store import Store
+from svi_story.engines import implementation_of
+from svi_story.enginespec import EngineOptions
+from svi_story.events import SegmentDone
+from svi_story.plan.fingerprints import Fingerprints
+from svi_story.plan.keys import with_keys
+from svi_story.plan.resolve import plan_film
+from svi_story.render.executor import carry_of
+from svi_story.render.jobs import Job, Place
+from svi_story.render.runner import RenderRequest, render_boards
+from svi_story.storyboard.source import load
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
+
+    from svi_story.events import Event
 
     Write = Callable[..., Path]
 
@@ -83,6 +99,64 @@ def test_its_settings_reach_the_key(board: Path) -> None:
     assert json.loads(run("status", board, "--json"))["boards"][0]["to_render"] == 5
     run("render", board)
     assert film.read_bytes() != before
+
+
+@pytest.mark.parametrize("engines", [("life", "animatic"), ("animatic", "life")], ids="-".join)
+def test_a_chain_continues_from_one_engine_into_the_other(
+    engines: tuple[str, str], write_board: Write, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The format names one engine for a board; the runner takes the one that each segment names."""
+    monkeypatch.setitem(enginespec._SPECS, "life", SPEC)
+    path = write_board(
+        clips=[{"prompt": f"Clip {n}.", "frames": 17} for n in (1, 2)], engine={"max_frames": 17}
+    )
+    cache = Path("cache")
+    fingerprints = Fingerprints.load(cache / "memo.json")
+    plan = plan_film(load(path), fingerprints, "animatic")
+    options = {"life": LifeOptions(8), "animatic": plan.segments[0].options}
+    shots = tuple(
+        replace(
+            shot,
+            segments=tuple(
+                replace(each, engine=engine, options=options[engine], board=path) for each in shot.segments
+            ),
+        )
+        for shot, engine in zip(plan.shots, engines, strict=True)
+    )
+    plan = with_keys(
+        replace(plan, shots=shots),
+        lambda name: implementation_of(name).identity_of(EngineOptions(), fingerprints.file),
+    )
+    job = Job(Place(path, Path("film.mp4"), cache), plan, EngineOptions())
+    events: list[Event] = []
+    outcomes = render_boards([job], [], RenderRequest(), fingerprints, cache, events.append)
+    assert [outcome.ending for outcome in outcomes] == ["done"], outcomes
+    assert sum(isinstance(event, SegmentDone) for event in events) == 2
+    store = Store(cache, events.append)
+    first, second = (store.entry(segment.key) for segment in plan.segments)
+    assert first is not None
+    assert second is not None
+    assert set(first.latents()) != set(second.latents()), "each engine's own latents"
+    with av.open("film.mp4") as container:
+        assert sum(1 for _ in container.decode(video=0)) == 17 + 16
+    alone = replace(plan.shots[1].segments[0], parent=None)
+    with implementation_of(engines[1]).create_engine(
+        EngineOptions(), fingerprints.file, store.embedding, events.append
+    ) as engine:
+        carry = carry_of(first, 1)
+        frames = list(engine.decode(alone, engine.sample(alone, carry, Unkept(), lambda *_: None)))
+    with second.frames() as kept:
+        assert all((kept[at] == frame).all() for at, frame in enumerate(frames))
+
+
+class Unkept:
+    """A checkpoint that keeps nothing."""
+
+    def load(self) -> None:
+        """Nothing."""
+
+    def save(self, state: object) -> None:
+        """Keep nothing."""
 
 
 def modules() -> Iterator[tuple[str, ast.Module]]:

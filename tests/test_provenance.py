@@ -63,7 +63,7 @@ def hashed(lora: Lora) -> Json:
 def job_of(board: Path, engine: str = "svi") -> Job:
     plan = plan_film(load(board), Fingerprints(board.with_name("memo")), engine)
     place = Place(board, board.with_suffix(".mp4"), board.parent)
-    return Job(place, with_keys(plan, Hashed()), EngineOptions())
+    return Job(place, with_keys(plan, lambda _engine: Hashed()), EngineOptions())
 
 
 def facts(packet: bytes) -> dict[str, str]:

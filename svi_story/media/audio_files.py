@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, BinaryIO, NoReturn
 
 from svi_story.errors import InputError, Problem
-from svi_story.files import UnfitError, open_regular
+from svi_story.files import open_regular, why_not_opened
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -49,13 +49,8 @@ def open_sound(path: Path) -> BinaryIO:
     """Open a regular file for reading. Raises SoundError for anything else, and never waits."""
     try:
         file = open_regular(path)
-    except FileNotFoundError:
-        raise SoundError(path, "does not exist; check the path and its spelling") from None
-    except UnfitError as error:
-        raise SoundError(path, f"{error.strerror}; name an audio file") from None
     except (OSError, ValueError) as error:
-        reason = error.strerror if isinstance(error, OSError) else str(error)
-        raise SoundError(path, f"cannot be read ({reason}); check the path and its permissions") from None
+        raise SoundError(path, why_not_opened(error, "an audio file")) from None
     try:
         _check_complete(path, file)
     except BaseException:

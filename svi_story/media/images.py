@@ -13,7 +13,7 @@ import numpy as np
 from PIL import Image, ImageCms, UnidentifiedImageError
 
 from svi_story.errors import InputError, Problem
-from svi_story.files import UnfitError, open_regular
+from svi_story.files import open_regular, why_not_opened
 from svi_story.media.image_headers import MAX_PIXELS, MAX_SIDE, Header, read_header
 
 if TYPE_CHECKING:
@@ -108,13 +108,8 @@ def open_image(path: Path) -> BinaryIO:
     """Open a regular file of at most MAX_BYTES. Raises PictureError for anything else, and never blocks."""
     try:
         file = open_regular(path)
-    except FileNotFoundError:
-        raise PictureError(path, "does not exist; check the path and its spelling") from None
-    except UnfitError as error:
-        raise PictureError(path, f"{error.strerror}; name an image file") from None
     except (OSError, ValueError) as error:
-        reason = error.strerror if isinstance(error, OSError) else str(error)
-        raise PictureError(path, f"cannot be read ({reason}); check the path and its permissions") from None
+        raise PictureError(path, why_not_opened(error, "an image file")) from None
     size = os.fstat(file.fileno()).st_size
     if 0 < size <= MAX_BYTES:
         return file

@@ -8,7 +8,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Protocol
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Callable, Mapping
 
     from svi_story.plan.model import FilmPlan, Segment
 
@@ -46,10 +46,11 @@ def key_of(inputs: Mapping[str, Json]) -> str:
     return hashlib.sha256(canonical(inputs)).hexdigest()
 
 
-def with_keys(plan: FilmPlan, identity: Identity) -> FilmPlan:
+def with_keys(plan: FilmPlan, identity_of: Callable[[str], Identity]) -> FilmPlan:
     """The plan with every segment's key; a segment's key includes its parent's.
 
-    Raises InputError when the engine is missing something that its frames depend on.
+    `identity_of` gives an engine's identity by the engine's name. Raises InputError when an engine is missing
+    something that its frames depend on.
     """
     shots = []
     parent: str | None = None
@@ -58,6 +59,7 @@ def with_keys(plan: FilmPlan, identity: Identity) -> FilmPlan:
             parent = None
         segments = []
         for segment in shot.segments:
+            identity = identity_of(segment.engine)
             inputs: dict[str, Json] = {
                 "key_version": KEY_VERSION,
                 "engine": identity.name,

@@ -6,7 +6,7 @@ import os
 import unicodedata
 from collections import defaultdict
 from dataclasses import dataclass, field, replace
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -30,6 +30,7 @@ if TYPE_CHECKING:
 
     from svi_story.events import Event
     from svi_story.plan.fingerprints import Fingerprints
+    from svi_story.plan.keys import Identity
     from svi_story.plan.model import FilmPlan, Segment
 
 SUFFIXES = (".yaml", ".yml")
@@ -234,7 +235,11 @@ def prepare(
 ) -> tuple[list[Job], list[Rejected]]:
     """Load, plan and key every board."""
     plans, rejected = resolve(places, fingerprints, choice.name, choice.options.models)
-    identity = cache(lambda name, options: implementation_of(name).identity_of(options, fingerprints.file))
+
+    @cache
+    def identity(name: str, options: EngineOptions) -> Identity:
+        return implementation_of(name).identity_of(options, fingerprints.file)
+
     jobs = []
     for place, plan in plans:
         bundle = bundle_of(plan)
@@ -245,9 +250,8 @@ def prepare(
             for shot in plan.shots
         )
         named = replace(plan, shots=tuple(shots))  # events name the board as the user does
-        engine = identity(plan.engine, options)
         try:
-            jobs.append(Job(place, with_keys(named, engine), options))
+            jobs.append(Job(place, with_keys(named, partial(identity, options=options)), options))
         except InputError as error:
             problems = dict.fromkeys(map(plan.resolver.rephrase, error.problems))
             jobs.append(Job(place, named, options, InputError(*problems)))
