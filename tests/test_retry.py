@@ -6,9 +6,11 @@ import errno
 import json
 import os
 from collections import Counter
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from sound_files import noise, write_sound
 
 from svi_story.cache.store import Store
 from svi_story.engines.animatic import Animatic
@@ -18,7 +20,6 @@ from svi_story.render import runner
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
-    from pathlib import Path
 
     from conftest import Ended
 
@@ -237,16 +238,29 @@ def test_errors_of_the_disk_pass_or_do_not(number: int, tmp_path: Path) -> None:
     assert type(unwritable(tmp_path, f"ffmpeg ended ({os.strerror(number)})")) is kind
 
 
-def test_a_piece_is_reported_once_it_is_in_the_cache(
-    boards: Path, svi_story: Run, waits: Waits, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("full_for", [1, 3])
+def test_pieces_and_sound_are_reported_once_they_are_in_the_cache(
+    write_board: Write, svi_story: Run, waits: Waits, monkeypatch: pytest.MonkeyPatch, full_for: int
 ) -> None:
-    """One that was encoded and could not be stored is encoded again."""
-    disk = Disk(monkeypatch)
-    disk.word = "piece.json"
-    waits.meanwhile = disk.free
-    ended = svi_story("render", boards / "a.yaml", *ANIMATIC)
+    """What was made and could not be stored is made again. The sound is stored first."""
+    write_sound(Path("music.wav"), noise(48_000))
+    clips = [{"prompt": f"The boat is drifting {clip}."} for clip in range(2)]
+    board = write_board(clips=clips, cut={"audio": "music.wav"})
+    stored, real = 0, os.replace
+
+    def replace(source: Any, target: Any) -> None:
+        nonlocal stored
+        stored += str(target).endswith("piece.json")
+        if str(target).endswith("piece.json") and stored == full_for:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        real(source, target)
+
+    monkeypatch.setattr(os, "replace", replace)
+    ended = svi_story("render", board, *ANIMATIC)
     assert ended.code == 0, ended.err
     assert waits.seconds
     events = [json.loads(line) for line in ended.out.splitlines()]
-    pieces = Counter(event["clip"] for event in events if event["event"] == "piece_done")
-    assert pieces == {"clip-01": 1, "clip-02": 1}
+    made = Counter(
+        event.get("clip", "") for event in events if event["event"] in ("piece_done", "sound_done")
+    )
+    assert made == {"": 1, "clip-01": 1, "clip-02": 1}

@@ -167,7 +167,6 @@ class Film:
         """A piece's content address and file, encoded once for the same frames."""
         by_content = replace(piece, spans=self._by_content(piece.spans), under=self._by_content(piece.under))
         inputs = piece_inputs(by_content, self._encoding)
-
         seconds: list[float] = []
 
         def build(target: Path) -> None:
@@ -218,19 +217,23 @@ class Film:
         if not soundtrack.tracks:
             return None
 
+        mixed: list[tuple[float, int]] = []
+
         def build(target: Path) -> None:
             start = time.monotonic()
             over = mix(soundtrack, target)
-            spent = round(time.monotonic() - start, 3)
-            context.report(SoundDone(self._board, round(plan.seconds, 3), spent))
+            mixed.append((round(time.monotonic() - start, 3), over))
+
+        inputs = audio_inputs(soundtrack)
+        key = key_of(inputs)
+        path = context.store.make_piece(key, build, inputs)
+        for seconds, over in mixed:  # now, and in the cache
+            context.report(SoundDone(self._board, round(plan.seconds, 3), seconds))
             if over:
                 self._report_warning(
                     f"{over} samples of the sound were too loud and were turned down; use smaller volumes"
                 )
-
-        inputs = audio_inputs(soundtrack)
-        key = key_of(inputs)
-        return key, context.store.make_piece(key, build, inputs)
+        return key, path
 
     def _report_warning(self, what: str) -> None:
         self._context.report(Warned(f"{self._board}: {what}"))
