@@ -4,16 +4,23 @@ VENV := .venv
 BIN := $(VENV)/bin
 DEMO := storyboards/demo.yaml
 
-.PHONY: setup demo test lint types suite slow browser docs clean
+.PHONY: setup demo test lint types suite slow browser package docs clean
+
+PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
 
 setup: $(BIN)/.installed
 
-$(BIN)/.installed: pyproject.toml constraints.txt
+$(BIN)/.core: pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev,ray,svi]'
+	$(PIP) -e .
 	touch $@
 
-demo: setup
+$(BIN)/.installed: $(BIN)/.core
+	$(PIP) -e '.[dev,ray,svi]'
+	touch $@
+
+# the core alone: no torch, no Ray, no development tools
+demo: $(BIN)/.core
 	@$(BIN)/svi-story render $(DEMO) --engine animatic
 
 test: lint types suite
@@ -35,8 +42,15 @@ slow: setup
 browser: setup
 	$(BIN)/python -m pytest -m browser
 
+# what people install: the wheel in an empty environment, far from the checkout (needs the network)
+package: setup
+	rm -rf dist && $(BIN)/python -m hatchling build -t wheel -d dist
+	$(PYTHON) -m venv dist/venv
+	dist/venv/bin/python -m pip install --quiet --disable-pip-version-check -c constraints.txt dist/*.whl
+	cd dist && venv/bin/svi-story new film && venv/bin/svi-story render film --engine animatic
+
 docs: setup
 	$(BIN)/python docs/generate.py
 
 clean:
-	rm -rf $(VENV)
+	rm -rf $(VENV) dist

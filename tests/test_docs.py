@@ -128,6 +128,17 @@ def test_the_changelog_knows_the_version() -> None:
     assert "## Unreleased" in (ROOT / "CHANGELOG.md").read_text("utf-8")
 
 
+def test_every_dependency_s_licence_is_documented() -> None:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["project"]
+    page = (ROOT / "docs/licences.md").read_text("utf-8")
+    table = page[page.index("## What is installed") : page.index("## FFmpeg")]
+    rows = [row.split("|")[1] for row in table.splitlines() if row.startswith("|")]
+    documented = {name for row in rows for name in re.findall(r"[\w-]+", row.lower())}
+    extras = [each for some in project["optional-dependencies"].values() for each in some]
+    for requirement in [*project["dependencies"], *extras]:
+        assert re.split("[<>=]", requirement)[0].lower() in documented, requirement
+
+
 def test_every_event_and_its_fields_are_documented() -> None:
     page = (ROOT / "docs/json.md").read_text("utf-8")
     rows = dict(re.findall(r"^\| `(\w+)` \| (.*) \|$", page, re.MULTILINE))
