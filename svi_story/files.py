@@ -268,6 +268,18 @@ def sha256_file(path: Path, most: int | None = None) -> str:
     return digest.hexdigest()
 
 
+def is_read_only(folder: Path) -> bool:
+    """Whether nothing can be created in a folder that exists."""
+    probe = folder / temp_name()
+    try:
+        probe.mkdir()
+    except OSError as error:
+        return error.errno in (errno.EROFS, errno.EACCES, errno.EPERM)
+    with suppress(OSError):
+        probe.rmdir()
+    return False
+
+
 def regular_size(path: Path) -> int | None:
     """A regular file's size in bytes, or None for anything else."""
     status = path.stat()

@@ -223,13 +223,19 @@ for use in (lambda: store.work("0" * 64).__enter__(), lambda: store.quarantine(K
     except RenderError as error:
         print("Read-only file system; choose another cache with --cache" in str(error))
 print(heard.warnings)
+other = {{"segment": KEY, "crf": 30}}
+piece = store.make_piece(key_of(other), lambda path: encode(path, store.entry(KEY)), other)
+store.remember_film(root / "other.mp4", root / "board.yaml", [KEY], [key_of(other)])
+print(piece.read_bytes()[:5], store.piece(key_of(other)) == piece)
+del store
+print(piece.exists(), heard.warnings)
 """
 
 
 def test_a_read_only_cache_can_be_used_but_not_filled(tmp_path: Path, wanted: str) -> None:
     lines = small_disk(READ_ONLY.format(folder=str(tmp_path)), 4000, tmp_path).splitlines()
     assert lines[0] == wanted
-    assert lines[2:] == ["True", "True", "True", "[]"]
+    assert lines[2:] == ["True", "True", "True", "[]", "b'piece' True", "False []"]
 
 
 @pytest.mark.parametrize(

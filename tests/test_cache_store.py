@@ -131,11 +131,13 @@ def test_a_render(store: Store, heard: Heard) -> None:
 def test_folders_are_for_the_team_as_the_umask_says(tmp_path: Path, heard: Heard) -> None:
     previous = os.umask(0o002)
     try:
-        entry = render(tmp_path / "cache", heard)
+        render(tmp_path / "cache", heard)
+        Store(tmp_path / "cache", heard).quarantine(KEY, "forced")
+        render(tmp_path / "cache", heard)
     finally:
         os.umask(previous)
-    modes = {stat.S_IMODE(path.stat().st_mode) for path in (entry.folder, *entry.folder.iterdir())}
-    assert modes == {0o775, 0o664}
+    modes = {(path.is_dir(), stat.S_IMODE(path.stat().st_mode)) for path in (tmp_path / "cache").rglob("*")}
+    assert modes == {(True, 0o775), (False, 0o664)}
 
 
 def test_states(store: Store) -> None:
@@ -638,3 +640,39 @@ def test_stale_halves_are_swept_only_under_a_held_lock(store: Store, monkeypatch
     assert not ours.exists()
     assert not half.exists()
     assert other.exists()
+
+
+def test_a_fallback_is_only_read(store: Store, undisturbed: Path, tmp_path: Path, heard: Heard) -> None:
+    old = tmp_path / "old"
+    shutil.copytree(undisturbed, old)
+    before = {path: path.stat().st_mtime_ns for path in sorted(old.rglob("*"))}
+    both = Store(store.layout.root, heard, (old,))
+    assert both.state(KEY) == "cached"
+    assert both.folder(KEY).is_relative_to(old)
+    assert digest(both.entry(KEY) or pytest.fail("it is there")) == digest(
+        Store(undisturbed, heard).entry(KEY) or pytest.fail("it is there")
+    )
+    assert (both.piece(PIECE_KEY) or pytest.fail("it is there")).is_relative_to(old)
+    assert not store.layout.root.exists()
+    assert both.quarantine(KEY, "forced")
+    assert both.state(KEY) == "to-render"
+    assert both.entry(KEY) is None
+    again = Store(store.layout.root, heard, (old,))
+    assert again.pending_forced([KEY]) == {KEY}
+    assert again.entry(KEY) is None
+    render(store.layout.root, heard)
+    assert again.folder(KEY).is_relative_to(store.layout.root)
+    assert heard.warnings == []
+    assert before == {path: path.stat().st_mtime_ns for path in sorted(old.rglob("*"))}
+
+
+def test_damage_in_a_fallback_stays_there(
+    store: Store, undisturbed: Path, tmp_path: Path, heard: Heard
+) -> None:
+    shutil.copytree(undisturbed, tmp_path / "old")
+    both = Store(store.layout.root, heard, (tmp_path / "old",))
+    frames = both.folder(KEY) / "frames.avi"
+    frames.write_bytes(b"")
+    assert both.entry(KEY) is None
+    assert frames.exists()
+    assert [what for what in heard.warnings if "is damaged" in what and what.endswith("it is ignored")]

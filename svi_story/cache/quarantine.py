@@ -28,13 +28,16 @@ LONGEST_REASON = 2**16
 KEY_LENGTH = 64
 
 
-def move_to_quarantine(layout: Layout, key: str, reason: str, things: Mapping[str, Path]) -> Path | None:
+def move_to_quarantine(
+    layout: Layout, key: str, reason: str, things: Mapping[str, Path], *, even_if_missing: bool = False
+) -> Path | None:
     """Move things (file or folder, by the name they get there) to a new folder below `set-aside/`.
 
-    Returns the folder; None when there was nothing to move. OSError or RenderError when it cannot be moved.
+    Returns the folder; None when there was nothing to move and `even_if_missing` is not set. OSError or
+    RenderError when it cannot be moved.
     """
     present = {name: path for name, path in things.items() if os.path.lexists(path)}
-    if not present:
+    if not present and not even_if_missing:
         return None
     layout.create()
     make_folder(layout.quarantine)
@@ -42,7 +45,7 @@ def move_to_quarantine(layout: Layout, key: str, reason: str, things: Mapping[st
     candidates = (layout.quarantine / f"{key}-{stamp}-{n}" for n in count(1))
     folder = next(candidate for candidate in candidates if _is_created(candidate))
     write_atomic(folder / REASON, f"{reason}\n".encode("utf-8", "replace"), "quarantining")
-    is_moved = False
+    is_moved = even_if_missing
     for name, path in present.items():
         with suppress(FileNotFoundError):  # another process was faster
             path.rename(folder / name)

@@ -6,8 +6,13 @@ Same key, same frames; presence means complete. A damaged entry is a cache miss 
 from __future__ import annotations
 
 import os
+import shutil
+import tempfile
+import weakref
 from contextlib import contextmanager, suppress
 from datetime import timedelta
+from functools import cached_property
+from pathlib import Path
 from typing import TYPE_CHECKING, Literal, TypeVar
 
 from svi_story.cache.entry import ENTRY, PIECE, Entry, open_entry, publish, verify_folder, write_manifest
@@ -15,17 +20,18 @@ from svi_story.cache.garbage import Garbage, delete, garbage, record_film, usage
 from svi_story.cache.layout import CHECKPOINT, LATENTS, PIECE_FILE, Layout
 from svi_story.cache.quarantine import FORCED, move_to_quarantine, quarantine, quarantined_for
 from svi_story.cache.work import TensorFile, WorkFolder, private_folder, warn_of_wait
-from svi_story.files import CorruptError, disk, locked, sync
+from svi_story.events import Warned
+from svi_story.files import CorruptError, disk, is_read_only, locked, sync
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator, Mapping
-    from pathlib import Path
+    from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
     from svi_story.cache.garbage import Usage, Verified
     from svi_story.events import Reporter
     from svi_story.plan.keys import Json
 
 State = Literal["cached", "partial", "to-render"]
+Kind = Literal["entry", "piece"]
 T = TypeVar("T")
 
 
@@ -34,15 +40,26 @@ class Store:
 
     Any number of processes may use one store at a time. Every method may raise RenderError when the disk
     fails; nothing that was finished is lost by it.
+
+    `fallbacks` are other caches, in which entries and pieces are looked up that this one does not have.
+    Nothing is created, moved, touched or deleted in them, and unfinished work in them is not used. What
+    `quarantine` sets aside by force counts as missing, also where a fallback still has it.
+
+    A cache that is itself read-only serves all the same: pieces are then built in a temporary folder, and
+    only `work` and `quarantine` raise RenderError.
     """
 
-    def __init__(self, root: Path, report: Reporter) -> None:
+    def __init__(self, root: Path, report: Reporter, fallbacks: Sequence[Path] = ()) -> None:
         self.layout = Layout(root.absolute())
         self.report = report
+        self.fallbacks = tuple(folder.absolute() for folder in fallbacks)
+        self._scratch: Layout | None = None
+        """Where pieces are built when the cache is read-only; it is deleted with this object."""
 
     def folder(self, key: str) -> Path:
-        """The absolute folder of a key's entry, whether it exists or not."""
-        return self.layout.entry(key)
+        """The absolute folder of a key's entry: where it exists, else where it would be created."""
+        folders = [layout.entry(key) for layout in self._layouts(key)]
+        return next((each for each in folders if os.path.lexists(each / ENTRY.manifest)), folders[0])
 
     def state(self, key: str) -> State:
         """How far a key is, by presence only."""
@@ -58,7 +75,7 @@ class Store:
 
     def entry(self, key: str) -> Entry | None:
         """A finished segment, every byte verified, or None. A damaged one is quarantined with a warning."""
-        return self._look("entry", self.folder(key), key, open_entry)
+        return self._look("entry", self._layouts(key), key, open_entry)
 
     @contextmanager
     def work(self, key: str) -> Iterator[WorkFolder]:
@@ -72,9 +89,13 @@ class Store:
 
     def piece(self, key: str) -> Path | None:
         """The file of an encoded piece of film, every byte verified, or None, as with `entry`."""
-        folder = self.layout.piece(key)
-        manifest = self._look("piece", folder, key, lambda path, key: verify_folder(path, PIECE, key))
-        return None if manifest is None else folder / PIECE_FILE
+
+        def open_piece(folder: Path, key: str) -> Path:
+            verify_folder(folder, PIECE, key)
+            return folder / PIECE_FILE
+
+        scratch = [self._scratch] if self._scratch else []
+        return self._look("piece", [*self._layouts(key), *scratch], key, open_piece)
 
     def make_piece(self, key: str, build: Callable[[Path], None], inputs: Mapping[str, Json]) -> Path:
         """The piece of a key, built if it is missing: `build` writes the file under the path it gets.
@@ -83,12 +104,13 @@ class Store:
         """
         if (piece := self.piece(key)) is not None:
             return piece
-        with private_folder(self.layout, key, self.report) as private:
+        layout = self._layout_for_pieces()
+        with private_folder(layout, key, self.report) as private:
             if (piece := self.piece(key)) is not None:
                 return piece
             build(private / PIECE_FILE)
             assert (private / PIECE_FILE).exists(), "a piece is written under the name that was given"
-            target = self.layout.piece(key)
+            target = layout.piece(key)
             with disk(target, "publishing a piece"):
                 sync(private / PIECE_FILE)
                 write_manifest(private, PIECE, key, inputs, {})
@@ -102,13 +124,17 @@ class Store:
         """
         layout = self.layout
         things = {"entry": layout.entry(key), "piece": layout.piece(key), "work": layout.work(key)}
-        if not any(os.path.lexists(path) for path in things.values()):
+        in_fallback = self.folder(key) != layout.entry(key)
+        if not in_fallback and not any(os.path.lexists(path) for path in things.values()):
             return False
+        layout.create()
         with (
             locked(layout.lock(key), warn_of_wait(key, self.report)),
             disk(layout.quarantine, f"quarantining {key[:12]}"),
         ):
-            return move_to_quarantine(layout, key, reason, things) is not None
+            moved = move_to_quarantine(layout, key, reason, things, even_if_missing=in_fallback)
+            self._forced = quarantined_for(layout, FORCED)
+            return moved is not None
 
     def pending_forced(self, keys: Iterable[str]) -> frozenset[str]:
         """Of these keys, those that `--force` quarantined and that have not been rendered again yet."""
@@ -120,9 +146,11 @@ class Store:
     ) -> None:
         """Record what a film uses, or will use: `gc` spares it while the film or its board exists.
 
-        No pieces (None) means those it had.
+        No pieces (None) means those it had. In a read-only cache there is nothing to record: `gc` deletes
+        nothing there.
         """
-        record_film(self.layout, film, board, keys, pieces)
+        if not self._is_read_only:
+            record_film(self.layout, film, board, keys, pieces)
 
     def usage(self) -> Iterator[Usage]:
         """What is in the cache, by presence."""
@@ -140,16 +168,50 @@ class Store:
         """Delete what still is garbage; returns what was deleted."""
         return delete(self.layout, self.report, items)
 
-    def _look(self, kind: str, folder: Path, key: str, open_folder: Callable[[Path, str], T]) -> T | None:
-        if not os.path.lexists(folder):
-            return None
-        try:
-            with disk(folder, "reading the cache"):
-                found = open_folder(folder, key)
-        except CorruptError as error:
-            if os.path.lexists(folder):  # else another process moved or deleted it while we read
-                quarantine(self.layout, self.report, key, f"{folder} is damaged: {error}", {kind: folder})
-            return None
-        with suppress(OSError):  # the time of last use is for `gc` only, and a cache may be read-only
-            os.utime(folder)
-        return found
+    def _layouts(self, key: str) -> Iterator[Layout]:
+        """The caches in which a key is looked up."""
+        yield self.layout
+        if self.fallbacks and key not in self._forced:
+            yield from map(Layout, self.fallbacks)
+
+    @cached_property
+    def _forced(self) -> frozenset[str]:
+        return quarantined_for(self.layout, FORCED)
+
+    @cached_property
+    def _is_read_only(self) -> bool:
+        return is_read_only(self.layout.root)
+
+    def _layout_for_pieces(self) -> Layout:
+        if not self._is_read_only:
+            return self.layout
+        if self._scratch is None:
+            folder = tempfile.mkdtemp(prefix="svi-story-")
+            weakref.finalize(self, shutil.rmtree, folder, ignore_errors=True)
+            self._scratch = Layout(Path(folder))
+        return self._scratch
+
+    def _look(
+        self, kind: Kind, layouts: Iterable[Layout], key: str, open_folder: Callable[[Path, str], T]
+    ) -> T | None:
+        """What `open_folder` returns for the first of a key's folders that is not damaged."""
+        for layout in layouts:
+            folder = layout.entry(key) if kind == "entry" else layout.piece(key)
+            if not os.path.lexists(folder):
+                continue
+            is_fallback = layout.root in self.fallbacks
+            try:
+                with disk(folder, "reading the cache"):
+                    found = open_folder(folder, key)
+            except CorruptError as error:
+                what = f"{folder} is damaged: {error}"
+                if is_fallback:
+                    self.report(Warned(f"{what}; it is ignored"))
+                elif os.path.lexists(folder):  # else another process moved or deleted it while we read
+                    quarantine(layout, self.report, key, what, {kind: folder})
+                continue
+            if not is_fallback:
+                with suppress(OSError):  # the time of last use is for `gc` only, and a cache may be read-only
+                    os.utime(folder)
+            return found
+        return None

@@ -87,8 +87,10 @@ def fingerprints_in(cache: Path, report: Reporter) -> Fingerprints:
 
 
 def store_of(job: Job) -> Store:
-    """The store that a job's segments are kept in."""
-    return store_in(job.place.cache)
+    """The store that a job's segments are kept in; what is wrong with it is reported on standard error."""
+    from svi_story.cli.console import warn
+
+    return job.place.store(warn)
 
 
 def store_in(cache: Path) -> Store:

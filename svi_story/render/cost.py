@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Literal, NamedTuple
 
 from svi_story.engines import implementation_of
 from svi_story.enginespec import spec_of
+from svi_story.errors import RenderError
 from svi_story.events import EngineSettled, ModelLoaded, ModelMoved, PhaseDone, SegmentDone
 from svi_story.fields import JsonModel
 from svi_story.files import make_folder, read_regular, write_atomic
@@ -128,7 +129,7 @@ class Calibration:
             for kind, times in kinds.items()
         )
         text = json.dumps(CalibrationFile(rows=rows).model_dump(), indent=1, ensure_ascii=False)
-        with suppress(OSError):
+        with suppress(OSError, RenderError):
             make_folder(cache)
             write_atomic(cache / FILE, text.encode("utf-8"))
 
@@ -363,7 +364,7 @@ def costs_of(jobs: Sequence[Job], cache: Path, store_of: Callable[[Job], Store])
     setups: defaultdict[Group, list[Job]] = defaultdict(list)
     for job in jobs:
         if not job.missing:
-            setups[Group((job.plan.engine,), job.options, job.place.cache)].append(job)
+            setups[Group((job.plan.engine,), job.options, job.place.cache, job.place.fallbacks)].append(job)
     return [
         _cost(setup, of, store_of(of[0]), calibration)
         for setup, of in sorted(setups.items(), key=lambda x: x[0].engines)

@@ -14,6 +14,7 @@ from svi_story.bundle.board import bundle_of, difference, load_bundled
 from svi_story.bundle.format import is_bundle, settings_of
 from svi_story.bundle.unpack import unpack
 from svi_story.cache.layout import TAG_NAME
+from svi_story.cache.store import Store
 from svi_story.engines import implementation_of
 from svi_story.enginespec import EngineOptions, spec_of
 from svi_story.errors import InputError, Problem, RenderError
@@ -28,7 +29,7 @@ from svi_story.storyboard.source import load
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping, Sequence
 
-    from svi_story.events import Event
+    from svi_story.events import Event, Reporter
     from svi_story.plan.fingerprints import Fingerprints
     from svi_story.plan.keys import Identity
     from svi_story.plan.model import FilmPlan, Segment
@@ -51,6 +52,12 @@ class Place:
     film: Path
     cache: Path
     """The user's; a bundle that brings segments has its own, once it is unpacked."""
+    fallbacks: tuple[Path, ...] = ()
+    """Other caches, which are only read: see `Store`."""
+
+    def store(self, report: Reporter) -> Store:
+        """The store in which its segments are looked up and kept."""
+        return Store(self.cache, report, self.fallbacks)
 
 
 @dataclass(frozen=True)
@@ -227,7 +234,9 @@ def _resolved(
     bundle = unpack(place.board, place.cache, fingerprints)
     engine = engine or bundle.manifest.settings.engine
     board = load_bundled(bundle, models if spec_of(engine).uses_weights else None, fingerprints)
-    return replace(place, cache=bundle.cache or place.cache), plan_film(board, fingerprints, engine)
+    if bundle.cache:
+        place = replace(place, cache=bundle.cache, fallbacks=())
+    return place, plan_film(board, fingerprints, engine)
 
 
 def prepare(

@@ -15,7 +15,6 @@ from typing import TYPE_CHECKING, Literal, NamedTuple
 from svi_story.bundle.archive import first_manifest
 from svi_story.bundle.format import is_bundle
 from svi_story.cache.outputs import is_plain, place_of
-from svi_story.cache.store import Store
 from svi_story.cut.extras import is_own_packet
 from svi_story.cut.mp4 import read_xmp
 from svi_story.enginespec.sampling import Sampler
@@ -315,7 +314,7 @@ def _film_writes(job: Job, outputs: Outputs, report: Reporter, *, forced: bool) 
         targets.append(Target(captions, "the board's captions", files.captions, beside=True))
 
     def is_done() -> bool:
-        return not forced and job.missing is None and is_finished(job, Store(job.place.cache, report))
+        return not forced and job.missing is None and is_finished(job, job.place.store(report))
 
     return PlannedWrites(job.place, job.plan, tuple(targets), is_done)
 

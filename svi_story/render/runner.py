@@ -11,7 +11,7 @@ import traceback
 from collections import defaultdict
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, nullcontext
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
@@ -120,6 +120,7 @@ class Group:
     engines: tuple[str, ...]
     options: EngineOptions
     cache: Path
+    fallbacks: tuple[Path, ...] = ()
     requests: tuple[BoardRequest, ...] = field(default=(), compare=False)
 
     @property
@@ -224,7 +225,7 @@ class BatchRunner:
         self._report(RunStarted(len(requests), sum(len(each.wanted) for each in requests)))
         with _encoder_thread() as encoder:
             for group in _groups(requests):
-                store = Store(group.cache, self._report)
+                store = Store(group.cache, self._report, group.fallbacks)
                 with self._make_executor(group, store) as executor:
                     context = RenderContext(executor, store, encoder, self._report, self._outputs)
                     yield from self._run_group(group, context)
@@ -326,8 +327,9 @@ def _groups(requests: Sequence[BoardRequest]) -> list[Group]:
     groups: dict[Group, list[BoardRequest]] = {}
     for each in requests:
         engines = tuple(sorted({segment.engine for segment in each.job.segments}))
-        groups.setdefault(Group(engines, each.job.options, each.job.place.cache), []).append(each)
-    found = [Group(each.engines, each.options, each.cache, tuple(some)) for each, some in groups.items()]
+        place = each.job.place
+        groups.setdefault(Group(engines, each.job.options, place.cache, place.fallbacks), []).append(each)
+    found = [replace(group, requests=tuple(some)) for group, some in groups.items()]
     return sorted(found, key=lambda group: group.engines)
 
 

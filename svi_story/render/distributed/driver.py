@@ -61,6 +61,8 @@ class Request:
 
     options: EngineOptions
     cache: Path
+    fallbacks: tuple[Path, ...]
+    """Other caches, which are only read."""
     probe: Path
     """A file in the cache that workers must see."""
     wanted: Mapping[str, Segment]
@@ -113,7 +115,7 @@ def _render(request: Request, join: Join, connection: Connection) -> None:
 
     try:
         report = connection.send
-        store = Store(request.cache, report)
+        store = Store(request.cache, report, request.fallbacks)
         pool = WorkerPool(request.wanted, request.entries, store, report, _factory(request, join))
         try:
             for result in pool.render():
@@ -142,7 +144,7 @@ def _factory(request: Request, join: Join) -> WorkerFactory:
     count = join.workers or gpus or max(1, int(there.get("CPU", 1)) // 2)
     options = absolute(replace(request.options, threads=0 if gpus or bare else _threads()))
     actor = ray.remote(num_cpus=1, num_gpus=min(gpus, 1))(Worker)
-    setup = WorkerSetup(options, request.cache, request.probe)
+    setup = WorkerSetup(options, request.cache, request.probe, request.fallbacks)
 
     def start(missing: Sequence[Segment]) -> tuple[Any, Any]:
         worker = actor.remote(setup)

@@ -159,7 +159,8 @@ class RayExecutor:
 
     def _results(self, queue: SegmentQueue, session: Session, probe: Path) -> Iterator[Result]:
         """What the workers report: events are passed on, results are kept and returned."""
-        request = Request(self._options, self._store.layout.root, probe, queue.wanted, queue.entries)
+        root, fallbacks = self._store.layout.root, self._store.fallbacks
+        request = Request(self._options, root, fallbacks, probe, queue.wanted, queue.entries)
         for message in session.answers(request):
             if isinstance(message, Event):
                 self._report(message)

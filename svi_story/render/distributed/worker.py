@@ -45,6 +45,8 @@ class WorkerSetup:
     cache: Path
     probe: Path
     """A file in the cache that the worker must see."""
+    fallbacks: tuple[Path, ...] = ()
+    """Other caches, which are only read."""
     version: str = __version__
     """Of svi-story, where the films are cut."""
 
@@ -146,7 +148,7 @@ class Worker:
         self._send(Started(socket.gethostname(), os.getpid(), versions()))
         _check(setup)
         fingerprints = Fingerprints.load(setup.cache / "memo.json", self._report)
-        store = Store(setup.cache, self._report)
+        store = Store(setup.cache, self._report, setup.fallbacks)
 
         def create(name: str) -> Engine:
             return implementation_of(name).create_engine(
