@@ -1,7 +1,8 @@
-"""Write what comes from the code: `cli.md`, `storyboard.schema.json`, tables in `memory.md`, `json.md`."""
+"""Generates `cli.md`, `storyboard.schema.json`, and the tables in `memory.md` and `json.md`."""
 
 from __future__ import annotations
 
+import ast
 import json
 import re
 from pathlib import Path
@@ -11,6 +12,7 @@ from typing import TYPE_CHECKING, Any, Literal, Union, get_args, get_origin
 from pydantic import BaseModel
 from typer.testing import CliRunner
 
+from svi_story import events
 from svi_story.cli.app import app
 from svi_story.engines.svi.memory import MODES, needs_of
 from svi_story.engines.svi.weights.architecture import A14B
@@ -32,44 +34,43 @@ COMMANDS = (
 )  # fmt: skip
 
 SEVERAL = """\
-No board stops another. An invalid board, a path that is not there, a folder that cannot be read and boards
-that would write the same film are told on standard error, and the command goes on with the others. It ends
-with 1 then, and with 2 where no board was left."""
+One board never stops another. Errors of a board (it is invalid, cannot be found or read, or would write
+the same film as another one) are reported on standard error, and the command goes on with the other
+boards. The exit code is then 1, or 2 if no board was left."""
 
 
 FILES = """## Your files are safe
 
-No command replaces a file that it reads, or that svi-story did not write. Before anything starts, every
-path that a command will write is looked at; what stands in the way is told for all boards at once, as
-*FILE: BOARD would write its film here, but this was not written by svi-story; move it away, or choose
-another folder with -o*. Such a board is refused (exit code 2 where it is the only one); other boards are
-rendered.
+No command overwrites a file that it reads, or that svi-story did not write. Every path that a command
+will write is checked before it starts, and all conflicts of all boards are reported together: *FILE:
+BOARD would write its film here, but this was not written by svi-story; move it away, or choose another
+folder with -o*. Such a board is refused (exit code 2 if no other is left); the others are rendered.
 
-- **A file is svi-story's** when the cache lists it with the content that was written (`ledger/` in the
-  cache), or when it says so itself: a film by its XMP or by the record beside it; a record, contact sheet,
-  review, timeline, bundle or clip's file by its form. So files of an older svi-story are replaced as
-  before. Captions that an older svi-story exported say nothing of themselves: move them away to export
-  others.
-- **Changed since it was written:** captions, records, contact sheets, films so far and clips' files for
-  editors are kept, with a warning, and the film is made. A changed film is refused, and so is what an
-  export or a review would write: move it away, or choose another place.
-- **A film of another board:** where two boards of one name would write one film, the second is refused
-  while the first board exists. A board may be moved, and a project copied.
-- **Symbolic links** are yours. A film that is up to date may be one; a link is never replaced.
-- **`new` and `import`** write new files only. **`models download`** replaces only what it downloaded itself
-  and nobody changed since.
-- A file that somebody puts in place while a film is rendered is kept too: the board fails, and the same
-  command puts the film together in seconds once the file is moved away.
+- **A file belongs to svi-story** if the ledger in the cache (`ledger/`) lists it with the content that
+  was written, or if the file itself says so: a film by its XMP metadata or by the record beside it; a
+  record, contact sheet, review, timeline, bundle or media file by its format. So files of older versions
+  are replaced as before. The exception is an `.srt` that an older version exported: nothing in it says
+  where it comes from, so move it away to export again.
+- **Files that were changed since they were written.** Captions, records, contact sheets, partial films
+  and media files are kept, with a warning, and the film is rendered. For a film, a timeline, a bundle or
+  a review the command refuses: move the file away, or choose another folder.
+- **Films of other boards.** If two boards of the same name would write the same film, the second is
+  refused as long as the first board exists. You may move a board, and copy a project.
+- **Symbolic links** are never replaced. A film that is up to date may be one.
+- **`new` and `import`** only create files. **`models download`** replaces only files that it downloaded
+  itself and that have not changed since.
+- A file that appears at the film's path while the film is rendered is kept as well: the board fails, and
+  when the file has been moved away, the same command completes the film in seconds.
 """
 
 
 def cli_reference() -> str:
     """Every command's help, as one Markdown page."""
-    parts = [f"# Commands\n\nMade from the commands' own `--help` by `make docs`.\n\n{SEVERAL}\n", FILES]
+    parts = [f"# Commands\n\nGenerated from the output of `--help` by `make docs`.\n\n{SEVERAL}\n", FILES]
     for words in COMMANDS:
         environment = {"COLUMNS": "100", "TERMINAL_WIDTH": "100", "NO_COLOR": "1"}
-        shown = CliRunner().invoke(app, [*words, "--help"], env=environment, prog_name="svi-story").stdout
-        text = "\n".join(line.rstrip() for line in shown.strip().splitlines())
+        output = CliRunner().invoke(app, [*words, "--help"], env=environment, prog_name="svi-story").stdout
+        text = "\n".join(line.rstrip() for line in output.strip().splitlines())
         parts.append(f"## `{' '.join(('svi-story', *words))}`\n\n```text\n{text}\n```\n")
     return "\n".join(parts)
 
@@ -79,7 +80,7 @@ def schema() -> str:
     return json.dumps(json_schema(), indent=2, ensure_ascii=False) + "\n"
 
 
-TABLE = re.compile(r"(?<=<!-- made by `make docs` -->\n).*?(?=<!-- end -->)", re.DOTALL)
+TABLE = re.compile(r"(?<=<!-- generated by `make docs` -->\n).*?(?=<!-- end -->)", re.DOTALL)
 
 
 def memory_table() -> str:
@@ -97,7 +98,7 @@ def memory_table() -> str:
 
 
 def memory_page(page: str) -> str:
-    """docs/memory.md with its table made anew."""
+    """docs/memory.md with a new table."""
     return TABLE.sub(lambda _: memory_table(), page)
 
 
@@ -106,18 +107,37 @@ MODELS: tuple[type[BaseModel], ...] = (PlanSummary, StatesSummary, ReviewSummary
 
 
 def json_page(page: str) -> str:
-    """docs/json.md with the tables of its models made anew."""
-    for model in MODELS:
-        block = re.compile(rf"(?<=<!-- {model.__name__} -->\n).*?(?=<!-- end -->)", re.DOTALL)
+    """docs/json.md with new tables of models and events."""
+    tables = {model.__name__: "\n".join(model_tables(model)) for model in MODELS}
+    for name, table in {**tables, "events": event_table()}.items():
+        block = re.compile(rf"(?<=<!-- {name} -->\n).*?(?=<!-- end -->)", re.DOTALL)
         found = block.search(page)
-        assert found, model
-        tables = "\n".join(model_tables(model))
-        page = page[: found.start()] + tables + page[found.end() :]
+        assert found, name
+        page = page[: found.start()] + table + page[found.end() :]
     return page
 
 
+def event_table() -> str:
+    """Every event with its fields, from the docstrings in `svi_story/events.py`, as a Markdown table."""
+    found: dict[str, tuple[dict[str, str], str]] = {"Event": ({}, "")}
+    rows = ["| event | what it means | fields besides `event` |\n|---|---|---|"]
+    tree = ast.parse(Path(events.__file__).read_text("utf-8"))
+    for node in (node for node in tree.body if isinstance(node, ast.ClassDef)):
+        fields = dict(found[ast.unparse(node.bases[0])][0]) if node.bases else {}
+        for part, after in zip(node.body, [*node.body[1:], None], strict=True):
+            if isinstance(part, ast.AnnAssign):
+                about = ast.literal_eval(after.value) if isinstance(after, ast.Expr) else ""
+                fields[ast.unparse(part.target)] = about.rstrip(".")
+        found[node.name] = fields, " ".join((ast.get_docstring(node) or "").split())
+    for name, (fields, about) in found.items():
+        if name not in ("Event", "SegmentEvent"):
+            explained = (f"`{field}`" + (f" ({what})" if what else "") for field, what in fields.items())
+            rows.append(f"| `{events.json_name(name)}` | {about} | {', '.join(explained)} |")
+    return "\n".join(rows) + "\n"
+
+
 def model_tables(model: type[BaseModel], path: str = "", known: set[Any] | None = None) -> Iterator[str]:
-    """The fields of a model, and of the models in them, each once, as Markdown tables."""
+    """The fields of a model and of the models in it, each once, as Markdown tables."""
     known = set() if known is None else known
     known.add(model)
     assert model.__doc__, model
@@ -135,7 +155,7 @@ def model_tables(model: type[BaseModel], path: str = "", known: set[Any] | None 
 
 
 def models_in(annotation: Any) -> list[type[BaseModel]]:
-    """The models that a type is made of."""
+    """The models in a type annotation."""
     if isinstance(annotation, type) and issubclass(annotation, BaseModel):
         return [annotation]
     return [model for part in get_args(annotation) for model in models_in(part)]
@@ -152,7 +172,7 @@ SIMPLE: dict[Any, str] = {
 
 
 def type_name(annotation: Any) -> str:
-    """A type in JSON's words."""
+    """A type, as JSON calls it."""
     origin, parts = get_origin(annotation), get_args(annotation)
     if origin is Literal:
         return ", ".join(f"`{part}`" for part in parts)

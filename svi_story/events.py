@@ -1,4 +1,7 @@
-"""Events as frozen values. A reporter is a callable that receives them; nothing below the CLI prints."""
+"""Events as frozen values. A reporter is a callable that receives them; only the CLI prints.
+
+The docstrings of events and fields are the table in docs/json.md.
+"""
 
 from __future__ import annotations
 
@@ -25,12 +28,13 @@ class Warned(Event):
 
 @dataclass(frozen=True)
 class Hashing(Event):
-    """A large file is being hashed, once for each state of it."""
+    """A large file is being hashed; its hash is remembered until the file changes."""
 
     path: Path
     done: int
+    """bytes"""
     total: int
-    """Bytes."""
+    """bytes"""
 
     def __str__(self) -> str:
         return f"{self.path}: {self.done} of {self.total} bytes hashed"
@@ -38,15 +42,15 @@ class Hashing(Event):
 
 @dataclass(frozen=True)
 class BundleOpened(Event):
-    """A bundle was unpacked; it is rendered with these settings."""
+    """A bundle was unpacked and will be rendered with these settings."""
 
     bundle: Path
     board: Path
-    """The path of its unpacked board."""
+    """its board, unpacked"""
     engine: str
-    """Including the settings that change frames: `svi, float32, vae whole`."""
+    """with the settings that change frames: `svi, float32, vae whole`"""
     packed: str
-    """The same when it was packed."""
+    """the same when it was packed"""
 
     def __str__(self) -> str:
         other = "" if self.engine == self.packed else f", not as it was packed: {self.packed}"
@@ -55,7 +59,7 @@ class BundleOpened(Event):
 
 @dataclass(frozen=True)
 class RunStarted(Event):
-    """The work of the run is known and starts."""
+    """The run starts."""
 
     boards: int
     segments: int
@@ -66,7 +70,7 @@ class RunStarted(Event):
 
 @dataclass(frozen=True)
 class BoardRefused(Event):
-    """A board cannot be rendered; nothing of it was started."""
+    """A board is invalid, or its engine is missing something; nothing of it was started."""
 
     board: Path
     problems: tuple[str, ...]
@@ -77,12 +81,11 @@ class BoardRefused(Event):
 
 @dataclass(frozen=True)
 class RunDone(Event):
-    """The last event of a run that was not interrupted."""
+    """The run ended. Numbers of boards."""
 
     done: int
     failed: int
     refused: int
-    """Boards."""
 
     def __str__(self) -> str:
         return f"boards: {self.done} done, {self.failed} failed, {self.refused} refused"
@@ -104,7 +107,7 @@ class BoardStarted(Event):
 
 @dataclass(frozen=True)
 class SegmentEvent(Event):
-    """Something that happened to one segment."""
+    """Something that happened to a segment."""
 
     board: Path
     clip: str
@@ -118,7 +121,7 @@ class SegmentEvent(Event):
 
 @dataclass(frozen=True)
 class SegmentReused(SegmentEvent):
-    """A segment was cached."""
+    """A segment is in the cache already."""
 
     key: str
 
@@ -150,11 +153,11 @@ class StepDone(SegmentEvent):
 
 @dataclass(frozen=True)
 class PhaseDone(SegmentEvent):
-    """One model has finished its part of a segment's sampling."""
+    """A model finished its steps of a segment."""
 
     model: str
     steps: int
-    """Taken in this run; 0 when an earlier run took them."""
+    """taken now; 0 if an earlier run took them"""
     seconds: float
 
     def __str__(self) -> str:
@@ -163,14 +166,14 @@ class PhaseDone(SegmentEvent):
 
 @dataclass(frozen=True)
 class EngineSettled(Event):
-    """An engine has chosen its settings for this machine; sent again when it changes the memory mode."""
+    """An engine chose its settings for this machine, or another memory mode when memory ran out."""
 
     engine: str
     device: str
     dtype: str
     attention: str
     rung: str
-    """The memory mode."""
+    """the memory mode; `memory` is the same"""
 
     def __str__(self) -> str:
         return f"{self.engine}: {self.dtype} on {self.device}, --memory {self.rung}, {self.attention}"
@@ -178,12 +181,12 @@ class EngineSettled(Event):
 
 @dataclass(frozen=True)
 class WorkerStarted(Event):
-    """A process of a cluster is ready to render segments."""
+    """A worker process is ready to render (`--ray`)."""
 
     worker: int
     host: str
     process: int
-    """Its number on that host."""
+    """the process id"""
 
     def __str__(self) -> str:
         return f"worker {self.worker}: started on {self.host}, process {self.process}"
@@ -191,11 +194,11 @@ class WorkerStarted(Event):
 
 @dataclass(frozen=True)
 class WorkerLost(Event):
-    """A process of a cluster died or cannot work; others take over its unfinished segments."""
+    """A worker died or cannot work; other workers take over its unfinished segments."""
 
     worker: int
     host: str
-    """Empty when it never started."""
+    """empty if it never started"""
     reason: str
 
     def __str__(self) -> str:
@@ -205,7 +208,7 @@ class WorkerLost(Event):
 
 @dataclass(frozen=True)
 class ChainGiven(SegmentEvent):
-    """A worker was assigned segments of one chain; this is the first."""
+    """A worker was assigned this segment and the next ones of its chain."""
 
     worker: int
     segments: int
@@ -216,7 +219,7 @@ class ChainGiven(SegmentEvent):
 
 @dataclass(frozen=True)
 class ModelLoaded(Event):
-    """A model was read from its files into device memory or RAM."""
+    """A model was read from its files."""
 
     model: str
     bytes: int
@@ -228,7 +231,7 @@ class ModelLoaded(Event):
 
 @dataclass(frozen=True)
 class ModelMoved(Event):
-    """A model was moved from RAM to the device, replacing another."""
+    """A model was moved from RAM to the device."""
 
     model: str
     bytes: int
@@ -240,7 +243,7 @@ class ModelMoved(Event):
 
 @dataclass(frozen=True)
 class FramesDone(SegmentEvent):
-    """Some of a segment's frames were decoded and written."""
+    """Frames of a segment were decoded and written; about every tenth is reported."""
 
     done: int
     frames: int
@@ -251,13 +254,14 @@ class FramesDone(SegmentEvent):
 
 @dataclass(frozen=True)
 class SegmentDone(SegmentEvent):
-    """A segment is in the cache."""
+    """A segment was rendered and is in the cache."""
 
     key: str
     seconds: float
     sampling: float
+    """of these seconds"""
     decoding: float
-    """Seconds."""
+    """of these seconds"""
 
     def __str__(self) -> str:
         return f"{self.where}: done in {self.seconds:.1f} s"
@@ -276,14 +280,15 @@ class ClipDone(Event):
 
 @dataclass(frozen=True)
 class PieceDone(Event):
-    """A run of the film's frames was encoded."""
+    """A piece of the film was encoded, usually one clip."""
 
     board: Path
     clip: str
-    """Its clip, or the card that it is."""
+    """its clip, or the name of the card"""
     frames: int
+    """of the film"""
     seconds: float
-    """Time spent."""
+    """spent"""
 
     def __str__(self) -> str:
         return f"{self.board}: {self.clip}: {self.frames} frames encoded in {self.seconds:.1f} s"
@@ -295,9 +300,9 @@ class SoundDone(Event):
 
     board: Path
     length: float
-    """Seconds of sound."""
+    """of the sound"""
     seconds: float
-    """Time spent."""
+    """spent"""
 
     def __str__(self) -> str:
         return f"{self.board}: {self.length:.1f} s of sound mixed in {self.seconds:.1f} s"
@@ -317,15 +322,15 @@ class PreviewDone(Event):
 
 @dataclass(frozen=True)
 class FilmDone(Event):
-    """The film is complete, verified and in place."""
+    """The film is complete."""
 
     board: Path
     film: Path
     frames: int
     seconds: float
-    """Length of the film."""
+    """length of the film"""
     made: bool
-    """False when the film was already up to date."""
+    """false if it was up to date already"""
 
     def __str__(self) -> str:
         state = "done" if self.made else "up to date"
@@ -334,7 +339,7 @@ class FilmDone(Event):
 
 @dataclass(frozen=True)
 class BoardDelayed(Event):
-    """A board failed with a transient error; it is tried again after all others."""
+    """A board failed with a transient error, and is started again after all others."""
 
     board: Path
     message: str
@@ -345,12 +350,12 @@ class BoardDelayed(Event):
 
 @dataclass(frozen=True)
 class MediaDone(Event):
-    """A media file for an editor is in place."""
+    """A media file for an editor was written (`export --media`)."""
 
     board: Path
     media: Path
     made: bool
-    """False when it already existed, made from the same frames."""
+    """false if it was up to date already"""
 
     def __str__(self) -> str:
         return f"{self.media}: {'written' if self.made else 'up to date'}"
@@ -358,7 +363,7 @@ class MediaDone(Event):
 
 @dataclass(frozen=True)
 class ClipReviewed(Event):
-    """All finished frames of a clip were measured."""
+    """All finished frames of a clip were measured (`review`)."""
 
     board: Path
     clip: str
@@ -383,8 +388,14 @@ class BoardFailed(Event):
 Reporter = Callable[[Event], None]
 
 
+def json_name(kind: str) -> str:
+    """The name of an event in JSON: `StepDone` is `step_done`."""
+    return re.sub(r"(?<!^)(?=[A-Z])", "_", kind).lower()
+
+
 def as_json(event: Event) -> dict[str, object]:
     """An event as a JSON object: `{"event": "step_done", ...}`, paths as text."""
-    name = re.sub(r"(?<!^)(?=[A-Z])", "_", type(event).__name__).lower()
     fields = {key: str(value) if isinstance(value, Path) else value for key, value in asdict(event).items()}
-    return {"event": name, **fields}
+    if isinstance(event, EngineSettled):
+        fields["memory"] = event.rung
+    return {"event": json_name(type(event).__name__), **fields}

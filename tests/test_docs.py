@@ -13,7 +13,6 @@ from typing import TYPE_CHECKING, Any
 
 import typer
 
-from svi_story import events
 from svi_story.cli.app import app
 from svi_story.cli.options import BoardOptions
 
@@ -137,18 +136,3 @@ def test_every_dependency_s_licence_is_documented() -> None:
     extras = [each for some in project["optional-dependencies"].values() for each in some]
     for requirement in [*project["dependencies"], *extras]:
         assert re.split("[<>=]", requirement)[0].lower() in documented, requirement
-
-
-def test_every_event_and_its_fields_are_documented() -> None:
-    page = (ROOT / "docs/json.md").read_text("utf-8")
-    rows = dict(re.findall(r"^\| `(\w+)` \| (.*) \|$", page, re.MULTILINE))
-    kinds = [
-        each for each in vars(events).values() if isinstance(each, type) and issubclass(each, events.Event)
-    ]
-    for kind in kinds:
-        if kind in (events.Event, events.SegmentEvent):
-            continue
-        name = re.sub(r"(?<!^)(?=[A-Z])", "_", kind.__name__).lower()
-        assert name in rows, name
-        for field in fields(kind):
-            assert f"`{field.name}`" in rows[name], f"{name}.{field.name}"
