@@ -19,7 +19,7 @@ from test_xmp import properties
 from svi_story.cache.entry import Entry
 from svi_story.cut.extras import IPTC, OWN, TRAINED, XMP, Chapter, Cue
 from svi_story.enginespec import EngineOptions
-from svi_story.plan.description import describe_film
+from svi_story.plan.diff import describe_film
 from svi_story.plan.fingerprints import Fingerprints
 from svi_story.plan.keys import with_keys
 from svi_story.plan.resolve import plan_film

@@ -9,8 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from svi_story.plan.description import ClipDescription, FilmDescription, SegmentDescription
-from svi_story.plan.diff import what_changed
+from svi_story.plan.diff import ClipDescription, FilmDescription, SegmentDescription, what_changed
 
 if TYPE_CHECKING:
     from svi_story.plan.keys import Json

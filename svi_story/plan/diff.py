@@ -1,8 +1,8 @@
-"""What changed between the previous film and a plan, in words."""
+"""What changed between the previous film and a plan, in words; and what of a film is compared for it."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from difflib import SequenceMatcher
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any
@@ -10,10 +10,10 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
 
-    from svi_story.plan.description import ClipDescription, FilmDescription
     from svi_story.plan.keys import Json
+    from svi_story.plan.model import FilmPlan
 
-    Clips = Sequence[ClipDescription]
+    Clips = Sequence["ClipDescription"]
     Matches = Mapping[int, int]
     """The old clip that each new one was, both by 0-based place."""
 
@@ -48,6 +48,51 @@ ONLY_CUT = "; it is cut again, no frame is rendered"
 
 
 @dataclass(frozen=True)
+class SegmentDescription:
+    """A segment's key and everything that went into it."""
+
+    key: str
+    inputs: Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class ClipDescription:
+    """A clip."""
+
+    id: str
+    prompt: str
+    segments: tuple[SegmentDescription, ...]
+    fade: int = 0
+    """Frames it shares with the previous clip."""
+    dip: int = 0
+    """Frames that go through black between the previous clip and it."""
+    finish: Mapping[str, Json] = field(default_factory=dict)
+    """Its `caption`, `voices` and `sounds`; unknown ones are left out."""
+
+    @property
+    def keys(self) -> tuple[str, ...]:
+        """The keys of its segments, in order."""
+        return tuple(segment.key for segment in self.segments)
+
+    @property
+    def starts_chain(self) -> bool:
+        """Whether nothing is carried over from the previous clip."""
+        return not self.segments or self.segments[0].inputs.get("parent") is None
+
+
+@dataclass(frozen=True)
+class FilmDescription:
+    """A film."""
+
+    title: str
+    digest: str
+    """sha256 of its board's bytes."""
+    cut: Mapping[str, Json]
+    """Its settings from `Cut.describe`; unknown ones are left out."""
+    clips: tuple[ClipDescription, ...]
+
+
+@dataclass(frozen=True)
 class Change:
     """Why a clip is rendered again, is new, or was removed."""
 
@@ -59,6 +104,22 @@ class Change:
     """How many places it moved up since the old film."""
     reasons: tuple[str, ...]
     """Empty where it only follows the change before."""
+
+
+def describe_film(plan: FilmPlan) -> FilmDescription:
+    """A plan with keys as it would be rendered."""
+    clips = tuple(
+        ClipDescription(
+            shot.id,
+            shot.prompt,
+            tuple(SegmentDescription(segment.key, segment.inputs) for segment in shot.segments),
+            shot.fade,
+            shot.dip,
+            shot.describe_finish(plan.resolver),
+        )
+        for shot in plan.shots
+    )
+    return FilmDescription(plan.title, plan.digest, plan.cut.describe(plan.resolver), clips)
 
 
 def what_changed(old: FilmDescription, new: FilmDescription) -> tuple[str, ...]:

@@ -113,6 +113,17 @@ class Sound:
     start: Fraction = Fraction(0)
     """Delay after its clip's first frame, or the film's."""
 
+    def describe(self, resolver: Resolver) -> dict[str, Json]:
+        """It as JSON, with the name that the board uses."""
+        return {
+            "path": resolver.name(self.recording.path),
+            "sha256": self.recording.sha256,
+            "volume": self.volume,
+            "start": str(self.start),
+            "fade_in": str(self.fade_in),
+            "fade_out": str(self.fade_out),
+        }
+
 
 @dataclass(frozen=True)
 class Music:
@@ -154,6 +165,30 @@ class Cut:
     end_card: Card | None
     music: Music | None
 
+    def describe(self, resolver: Resolver) -> dict[str, Json]:
+        """All settings as JSON, for the film's record; frames are counted at the board's rate."""
+
+        def card(card: Card | None) -> Json:
+            return None if card is None else {"text": card.text, "frames": card.frames}
+
+        music: dict[str, Json] | None = None
+        if self.music:
+            music = self.music.sound.describe(resolver)
+            music |= {"loop": self.music.loop, "duck": self.music.duck}
+        captions = {(True, True): "both", (True, False): "burn", (False, True): "srt", (False, False): "off"}
+        return {
+            "fps": str(self.fps),
+            "codec": self.codec,
+            "crf": self.crf,
+            "preset": self.preset,
+            "captions": captions[self.burnt, self.soft],
+            "fade_in": self.fade_in,
+            "fade_out": self.fade_out,
+            "title_card": card(self.title_card),
+            "end_card": card(self.end_card),
+            "music": music,
+        }
+
 
 @dataclass(frozen=True)
 class Shot:
@@ -178,6 +213,14 @@ class Shot:
     def frames(self) -> int:
         """Frames this clip contributes (before fades overlap them)."""
         return sum(segment.contributes for segment in self.segments)
+
+    def describe_finish(self, resolver: Resolver) -> dict[str, Json]:
+        """Its caption and sound as JSON: what is added after rendering."""
+        return {
+            "caption": self.caption,
+            "voices": [each.describe(resolver) for each in self.voices],
+            "sounds": [each.describe(resolver) for each in self.sounds],
+        }
 
 
 @dataclass(frozen=True)

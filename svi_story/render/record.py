@@ -23,12 +23,10 @@ from svi_story.cut.encode import piece_inputs
 from svi_story.events import Warned
 from svi_story.fields import JsonModel
 from svi_story.files import UnfitError, disk, read_regular, sha256_file
-from svi_story.plan.description import (
+from svi_story.plan.diff import (
     ClipDescription,
     FilmDescription,
     SegmentDescription,
-    describe_cut,
-    describe_finish,
 )
 from svi_story.plan.keys import key_of
 from svi_story.render.metadata import extras_of
@@ -234,7 +232,7 @@ def write_record(
         width=plan.size.width,
         height=plan.size.height,
         board_fps=str(plan.fps),
-        cut=describe_cut(plan),
+        cut=plan.cut.describe(plan.resolver),
         references=_references(job),
         clips=clips,
         makers=tuple(makers.known),
@@ -296,7 +294,7 @@ def _clip(shot: Shot, job: Job, makers: _Makers) -> ClipRecord:
         loras=tuple(_loras(first, job)),
         fade=shot.fade,
         dip=shot.dip,
-        finish=describe_finish(shot, resolver),
+        finish=shot.describe_finish(resolver),
         segments=tuple(
             SegmentRecord(
                 key=segment.key,

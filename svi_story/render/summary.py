@@ -11,8 +11,7 @@ from pydantic import Field
 from svi_story.cache.layout import Layout
 from svi_story.engines import MemoryNeed, implementation_of
 from svi_story.fields import JsonModel
-from svi_story.plan.description import describe_film
-from svi_story.plan.diff import what_changed
+from svi_story.plan.diff import describe_film, what_changed
 from svi_story.render.record import is_finished, is_up_to_date, read_record, recipe_of
 
 if TYPE_CHECKING:
