@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import os
 import re
+import struct
 import subprocess
 import sys
 from contextlib import suppress
@@ -15,6 +16,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from sound_bombs import id3
 from sound_files import impulse, noise, wav_bytes, write_sound
 
 from svi_story.errors import InputError, on_one_line
@@ -309,6 +311,121 @@ def test_a_change_of_rate_midway_is_refused(tmp_path: Path) -> None:
     two = write_sound(tmp_path / "2.oga", noise(44_100), 44_100).read_bytes()
     (tmp_path / "sound.oga").write_bytes(one + two)
     assert_refused(tmp_path / "sound.oga", "midway")
+
+
+ID3V2 = b"ID3\x04\0\0\0\0\0\x15TIT2\0\0\0\x0b\0\0\x03some title"
+ID3V1 = b"TAG" + b"some title".ljust(125, b"\0")
+APE_ITEM = struct.pack("<II", 5, 0) + b"Artist\0" + b"someone"[:5]
+APE = b"APETAGEX" + struct.pack("<IIII", 2000, len(APE_ITEM) + 32, 1, 5 << 29) + bytes(8)
+APE_FOOTER = b"APETAGEX" + struct.pack("<IIII", 2000, len(APE_ITEM) + 32, 1, 0) + bytes(8)
+SOUND = noise(24_000)
+PCM = (SOUND * 32767).astype("<i2").tobytes()
+WAV = wav_bytes(PCM)
+INFO = b"LIST" + struct.pack("<I", 16) + b"INFOISFT" + struct.pack("<I", 4) + b"Lavf"
+
+
+def aiff_bytes(data: bytes, frames: int | None = None, rate: bytes = b"\x40\x0e\xbb\x80") -> bytes:
+    """An AIFF file in stereo, 16 bits, by hand."""
+    frames = len(data) // 4 if frames is None else frames
+    comm = b"COMM" + struct.pack(">IhIh", 18, 2, frames, 16) + rate.ljust(10, b"\0")
+    body = b"AIFF" + comm + b"SSND" + struct.pack(">III", len(data) + 8, 0, 0) + data
+    return b"FORM" + struct.pack(">I", len(body)) + body
+
+
+def rf64_bytes(data: bytes) -> bytes:
+    sizes = struct.pack("<IQQQI", 28, len(data) + 72, len(data), len(data) // 4, 0)
+    return b"RF64\xff\xff\xff\xffWAVEds64" + sizes + wav_bytes(data, claim=2**32 - 1)[12:]
+
+
+BIG_ENDIAN = np.frombuffer(PCM, "<i2").astype(">i2").tobytes()
+AIFF = aiff_bytes(BIG_ENDIAN)
+PLACEHOLDER = wav_bytes(PCM, claim=2**32 - 1)
+JOINED: dict[str, tuple[bytes, int]] = {
+    "wav": (WAV + WAV, 2),
+    "wav, three with metadata": ((WAV + INFO) * 3, 3),
+    "wav, lengths not known yet": (PLACEHOLDER + PLACEHOLDER, 2),
+    "wav, lengths of zero": (wav_bytes(PCM, claim=0) * 2, 2),
+    "wav, the first length covers all": (wav_bytes(PCM + WAV + WAV), 3),
+    "wav, odd without padding": (wav_bytes(PCM + b"\0") + WAV, 2),
+    "wav, odd with padding": (wav_bytes(PCM + b"\0") + b"\0" + WAV, 2),
+    "wav, two chunks of sound": (WAV + b"data" + struct.pack("<I", len(PCM)) + PCM, 2),
+    "rf64": (rf64_bytes(PCM) * 2, 2),
+    "aiff": (AIFF + AIFF, 2),
+    "aiff, fewer frames in its header": (aiff_bytes(BIG_ENDIAN * 2, 24_000), 2),
+    "aiff in the sound of the first": (aiff_bytes(BIG_ENDIAN + AIFF), 2),
+}
+"""Files with headers in the middle, and how many times SOUND they hold."""
+
+
+@pytest.mark.parametrize("name", JOINED)
+def test_joined_files_are_read_to_their_end(tmp_path: Path, name: str) -> None:
+    data, times = JOINED[name]
+    (tmp_path / "sound").write_bytes(data)
+    heard = read_all(tmp_path / "sound")
+    assert len(heard) == times * len(SOUND)
+    assert np.abs(heard - np.tile(SOUND, (times, 1))).max() < 1e-4
+
+
+NOT_THE_WHOLE: dict[str, tuple[bytes, str]] = {
+    "a header written too early": (wav_bytes(PCM, claim=len(PCM) // 2), "48000 more bytes follow; if they"),
+    "an aiff header written too early": (AIFF + BIG_ENDIAN, "96000 more bytes follow"),
+    "wavs of two rates": (WAV + wav_bytes(PCM, rate=44_100), "several files of different formats"),
+    "wavs of one and two channels": (WAV + wav_bytes(PCM, channels=1), "several files of different formats"),
+    "aiffs of two rates": (AIFF + aiff_bytes(BIG_ENDIAN, rate=b"\x40\x0e\xac\x44"), "different formats"),
+    "a wav and an aiff": (WAV + AIFF, "several files of different formats"),
+    "two wavs, the second cut off": ((WAV + WAV)[:-5000], "the last of the joined files ends at"),
+    "big-endian samples": (b"RIFX" + WAV[4:], "big-endian"),
+}
+
+
+@pytest.mark.parametrize("name", NOT_THE_WHOLE)
+def test_a_part_is_never_taken_for_the_whole(tmp_path: Path, name: str) -> None:
+    data, words = NOT_THE_WHOLE[name]
+    (tmp_path / "sound").write_bytes(data)
+    assert_refused(tmp_path / "sound", words)
+
+
+@pytest.mark.parametrize(
+    "tail", [b"TAG" + bytes(125), bytes(9999), INFO, INFO[:20], b"\n", b"ID3\4" + bytes(60)]
+)
+def test_what_follows_a_wav_may_be_tags_or_zeros(tmp_path: Path, tail: bytes) -> None:
+    (tmp_path / "sound").write_bytes(PLACEHOLDER[:4] + b"\xff" * 4 + WAV[8:] + tail)
+    assert count_samples(tmp_path / "sound") == len(SOUND)
+
+
+@pytest.mark.parametrize("kind", ["m4a", "mp4", "mkv", "webm"])
+def test_a_second_movie_is_not_ignored(shelf: dict[str, Path], tmp_path: Path, kind: str) -> None:
+    (tmp_path / "sound").write_bytes(shelf[kind].read_bytes() * 2)
+    assert_refused(tmp_path / "sound", "holds a second recording from byte")
+
+
+@pytest.mark.parametrize("kind", ["flac", "opus", "oga", "aac"])
+def test_other_kinds_may_be_joined(shelf: dict[str, Path], tmp_path: Path, kind: str) -> None:
+    (tmp_path / "sound").write_bytes(shelf[kind].read_bytes() * 2)
+    assert 0 <= count_samples(tmp_path / "sound") - 2 * count_samples(shelf[kind]) < 2048
+
+
+COVER = id3(3, b"APIC" + struct.pack(">IH", 2**18, 0) + np.random.default_rng(2).bytes(2**18))
+
+
+@pytest.mark.parametrize(
+    "tags",
+    [b"", ID3V2, ID3V1, ID3V1 + ID3V2, APE + APE_ITEM + APE_FOOTER + ID3V1, APE_ITEM + APE_FOOTER, COVER],
+    ids=["none", "2", "1", "1 and 2", "APE and 1", "APE without header", "cover"],
+)
+def test_joined_mp3_files_are_read_past_tags_in_the_middle(
+    shelf: dict[str, Path], tmp_path: Path, tags: bytes
+) -> None:
+    frames = shelf["mp3"].read_bytes()
+    frames = frames[frames.index(b"\xff\xfb") :]
+    (tmp_path / "one").write_bytes(frames)
+    (tmp_path / "two").write_bytes(frames + tags + frames)
+    (tmp_path / "more").write_bytes(ID3V2 + (frames + tags) * 3)
+    one, two, more = (count_samples(tmp_path / name) for name in ("one", "two", "more"))
+    assert all(0 <= length - LENGTH < 4 * 1152 for length in (two - one, more - two))
+    other = write_sound(tmp_path / "other.mp3", noise(44_100), 44_100).read_bytes()
+    (tmp_path / "rates").write_bytes(frames + tags + other)
+    assert_refused(tmp_path / "rates", "changes its rate")
 
 
 def test_reading_in_circles_comes_to_an_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -7,15 +7,19 @@ the headers first, and libav gets a `FileView` of the file.
 
 from __future__ import annotations
 
+import errno
 import os
 from bisect import bisect_right
 from dataclasses import dataclass, field
+from itertools import accumulate, chain
 from typing import TYPE_CHECKING, BinaryIO, NoReturn
 
 from svi_story.errors import InputError, Problem
 from svi_story.files import open_regular, why_not_opened
 
 if TYPE_CHECKING:
+    import re
+    from collections.abc import Iterator
     from pathlib import Path
     from typing import BinaryIO, Literal
 
@@ -30,7 +34,7 @@ _SPARE_BYTES = 64 * 2**20
 _CALL_BYTES = 512
 """What each call counts at least, so that endless empty reads are stopped too."""
 
-_UNKNOWN_LENGTH = 0x7FFF_0000
+UNKNOWN_LENGTH = 0x7FFF_0000
 """From here on, the length of a WAV file is a placeholder for one that was not known yet."""
 
 _LONGEST_PAGE = 65_307
@@ -77,7 +81,7 @@ def _check_complete(path: Path, file: BinaryIO) -> None:
     elif head[:4] == b"OggS":
         start = max(size - _LONGEST_PAGE, 0)
         declared = start + _end_of_last_page(os.pread(file.fileno(), _LONGEST_PAGE, start))
-    if _UNKNOWN_LENGTH > declared > size:
+    if UNKNOWN_LENGTH > declared > size:
         what = f"should have at least {declared} bytes, and has {size}"
         raise SoundError(path, f"is cut off: it {what}; copy or save it again")
 
@@ -98,29 +102,43 @@ class BoundedFile:
     """
 
     def __init__(self, file: BinaryIO, view: FileView | None = None) -> None:
+        size = os.fstat(file.fileno()).st_size
         self._file = file
         self._view = view
-        self._start = view.start if view else 0
-        self._left = _READS_PER_BYTE * os.fstat(file.fileno()).st_size + _SPARE_BYTES
-        file.seek(self._start)
+        self._left = _READS_PER_BYTE * size + _SPARE_BYTES
+        edges = [view.start, *chain.from_iterable(view.cuts), size] if view else [0, size]
+        self._ranges = [each for each in zip(edges[::2], edges[1::2], strict=True) if each[0] < each[1]]
+        self._starts = list(accumulate((stop - start for start, stop in self._ranges), initial=0))
+        """Where each range begins in the view; then the view's size."""
+        self._at = 0
 
     def read(self, count: int) -> bytes:
         """At most `count` bytes; empty at the end."""
-        at = self._file.tell()
-        data = self._file.read(count)
+        number = bisect_right(self._starts, self._at) - 1
+        data = b""
+        if number < len(self._ranges):
+            start, stop = self._ranges[number]
+            at = start + self._at - self._starts[number]
+            self._file.seek(at)
+            data = self._file.read(min(count, stop - at))
         self._left -= max(len(data), _CALL_BYTES)
         if self._left < 0:
             raise OSError(None, "its index goes round in circles")
-        return self._view.patched(at, data) if self._view else data
+        self._at += len(data)
+        return self._view.patched(at, data) if data and self._view else data
 
     def seek(self, offset: int, whence: int) -> int:
         """As of a file."""
         self._left -= _CALL_BYTES
-        return self._file.seek(offset + (self._start if whence == os.SEEK_SET else 0), whence) - self._start
+        bases = {os.SEEK_SET: 0, os.SEEK_CUR: self._at, os.SEEK_END: self._starts[-1]}
+        if whence not in bases or bases[whence] + offset < 0:
+            raise OSError(errno.EINVAL, os.strerror(errno.EINVAL))
+        self._at = bases[whence] + offset
+        return self._at
 
     def tell(self) -> int:
         """As of a file."""
-        return self._file.tell() - self._start
+        return self._at
 
 
 MAX_PACKETS = 6_000_000
@@ -140,15 +158,20 @@ _BYTES_PER_PART = 64
 """A file may consist of `_PARTS` boxes, pages, elements and so on, and of one more for so many bytes."""
 
 
+_BLOCK, _LONGEST_PATTERN = 2**20, 16
+
+
 @dataclass
 class FileView:
-    """What libav may read of a file: all bytes from `start` on, some of them replaced."""
+    """What libav may read of a file: the bytes from `start` on, some of them left out or replaced."""
 
     formats: str
     """libav's names of the demuxers that may read it, separated by commas."""
     start: int
     patches: list[tuple[int, bytes]] = field(default_factory=list)
     """Offsets in the file and the bytes that replace those there; in order, without overlaps."""
+    cuts: list[tuple[int, int]] = field(default_factory=list)
+    """Where bytes are left out: from one offset in the file to another; in order, without overlaps."""
     others: bool = False
     """Whether tracks were left out. The duration that the file declares may be theirs."""
 
@@ -176,7 +199,9 @@ class AudioSource:
         self._window, self._window_at = b"", 0
 
     def read(self, at: int, count: int) -> bytes:
-        """Bytes [at, at + count); fewer at the end of the file."""
+        """Bytes [at, at + count); fewer at the end of the file, none for a negative count."""
+        if count <= 0:
+            return b""
         if count > 2**12:
             return os.pread(self._descriptor, count, at)
         if not 0 <= at - self._window_at <= len(self._window) - count:
@@ -199,15 +224,24 @@ class AudioSource:
             at += len(block) - len(words) + 1
         return -1
 
+    def find_all(self, pattern: re.Pattern[bytes], at: int, stop: int) -> Iterator[int]:
+        """All places between two where a pattern of a few bytes is."""
+        while block := self.read(at, min(_BLOCK + _LONGEST_PATTERN, stop - at)):
+            for match in pattern.finditer(block):
+                if match.start() < _BLOCK:
+                    self.count_part()
+                    yield at + match.start()
+            at += _BLOCK
+
     def count_part(self) -> None:
         """Count one more box, page, element or the like. Raises SoundError when there are too many."""
         self._parts -= 1
         if self._parts < 0:
             self.refuse("is damaged: it consists of more parts than a file of its size can")
 
-    def refuse(self, what: str) -> NoReturn:
+    def refuse(self, what: str, remedy: str = REMEDY) -> NoReturn:
         """Raise SoundError, with a remedy."""
-        raise SoundError(self._path, f"{what}; {REMEDY}")
+        raise SoundError(self._path, f"{what}; {remedy}")
 
     def refuse_short(self, what: str) -> NoReturn:
         """Raise SoundError for a header that declares more than there is."""

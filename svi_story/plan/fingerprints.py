@@ -28,8 +28,8 @@ READING = 1
 LARGEST = 64 * 2**20
 """Bytes of the memo file: 400,000 hashes."""
 
-RULES = 1
-"""Raised whenever the media guard becomes stricter: results found under older rules are not trusted."""
+RULES = 2
+"""Raised whenever files are read in another way: results found under older rules are not trusted."""
 
 CHUNK = 64 * 2**20
 """Bytes hashed at a time."""

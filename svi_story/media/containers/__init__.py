@@ -4,28 +4,25 @@ libav reads a file only through the `FileView` that `inspect` returns. The view 
 not need (pictures, comments, chapters, other tracks) and names the demuxers that may read the rest, so that
 what was inspected is what is parsed.
 
-Only headers and tables are read here, not the sound, except where any packet may be a header: in Ogg files.
+Files that were joined byte by byte have headers and tags in the middle, where most programs stop. They are
+left out too, so that the sound is read to its end; where that is not possible, the file is refused.
 """
 
 from __future__ import annotations
 
+import re
 from typing import TYPE_CHECKING
 
-from svi_story.media.audio_files import (
-    MAX_COMMENTS,
-    MAX_HEADER,
-    MAX_PARTS,
-    AudioSource,
-    FileView,
-    check_comments,
-)
+from svi_story.media.audio_files import MAX_COMMENTS, MAX_PARTS, AudioSource, FileView, check_comments
+from svi_story.media.containers.chunks import ChunkedFile, is_chunked
 from svi_story.media.containers.matroska import EBML, Matroska
 from svi_story.media.containers.mp4 import FIRST_BOXES, Movie
 from svi_story.media.containers.ogg import inspect_ogg
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
     from pathlib import Path
-    from typing import BinaryIO, Literal
+    from typing import BinaryIO
 
 _ID3_HEADER = 10
 
@@ -38,10 +35,8 @@ def inspect(path: Path, file: BinaryIO) -> FileView:
     source = AudioSource(path, file)
     start = _after_id3(source)
     head = source.read(start, 12)
-    if head[:4] in (b"RIFF", b"RIFX", b"RF64", b"BW64") and head[8:] == b"WAVE":
-        view = _inspect_wave(source, start)
-    elif head[:4] == b"FORM" and head[8:] in (b"AIFF", b"AIFC"):
-        view = _inspect_aiff(source, start)
+    if is_chunked(head):
+        view = ChunkedFile(source, start).view
     elif head[:4] == b"fLaC":
         view = _inspect_flac(source, start)
     elif head[:4] == b"OggS":
@@ -86,12 +81,72 @@ def _inspect_frames(source: AudioSource, start: int) -> FileView:
     """MP3 or AAC frames one after the other, or an unknown format."""
     view = FileView("mp3", start)
     sync = int.from_bytes(source.read(start, 2**12).lstrip(b"\0")[:2], "big")
-    if sync & 0xFFE0 != 0xFFE0 or sync & 0x0006 == 0:  # no frame of MPEG audio, layer 1 to 3
+    if sync & 0xFFE0 == 0xFFE0 and sync & 0x0006:  # a frame of MPEG audio, layer 1 to 3
+        view.cuts = list(_tags_among_mp3_frames(source, start))
+    else:
         view.formats = "aac,flac,mp3"
         _check_id3_between_frames(source, start)
     if source.read(max(source.size - 32, 0), 8) == b"APETAGEX":
         view.patches.append((source.size - 32, bytes(8)))  # an APE tag's footer
     return view
+
+
+def _tags_among_mp3_frames(source: AudioSource, start: int) -> Iterator[tuple[int, int]]:
+    """Where tags are that libav takes for damage or counts as sound: between frames, or large and at the end.
+
+    What only looks like a tag is sound, so a frame must follow, or nothing.
+    """
+    done = start
+    for at in source.find_all(_TAG, start, source.size):
+        tag = _mp3_tag(source, at)
+        if tag is None or tag[0] < done:
+            continue
+        first, end = tag
+        while following := _mp3_tag(source, end):
+            source.count_part()
+            end = following[1]
+        last = end == source.size and end - first > _ID3V1_BYTES
+        if last or _is_mp3_frame(source.read(end, 4)):
+            yield first, end
+            done = end
+
+
+_TAG = re.compile(rb"ID3|TAG|APETAGEX")
+_ID3V1_BYTES, _APE_HEADER = 128, 32
+_APE_IS_HEADER = 1 << 29
+
+
+def _mp3_tag(source: AudioSource, at: int) -> tuple[int, int] | None:
+    """Where the tag starts and ends whose mark is at a place; None where there is none."""
+    head = source.read(at, _ID3V1_BYTES)
+    if length := _id3_length(head[:_ID3_HEADER]):
+        return at, at + length
+    if head[:3] == b"TAG" and len(head) == _ID3V1_BYTES and not any(0 < byte < 32 for byte in head[3:93]):
+        return at, at + _ID3V1_BYTES  # title, artist and album are text
+    if head[:8] == b"APETAGEX" and len(head) >= _APE_HEADER:
+        size, flags = (int.from_bytes(head[place : place + 4], "little") for place in (12, 20))
+        # The size includes the items and the footer
+        return (
+            (at, at + _APE_HEADER + size)
+            if flags & _APE_IS_HEADER
+            else (at + _APE_HEADER - size, at + _APE_HEADER)
+        )
+    return None
+
+
+def _is_mp3_frame(header: bytes) -> bool:
+    """Whether these are the first bytes of an MPEG audio frame: none of its fields has a forbidden value."""
+    if len(header) < 4:
+        return False
+    version, layer, rate = header[1] >> 3 & 3, header[1] >> 1 & 3, header[2] >> 2 & 3
+    return (
+        header[0] == 0xFF
+        and header[1] >= 0xE0
+        and version != 1
+        and layer != 0
+        and header[2] < 0xF0
+        and rate != 3
+    )
 
 
 def _check_id3_between_frames(source: AudioSource, start: int) -> None:
@@ -121,49 +176,7 @@ def _harmless_id3(source: AudioSource, at: int, stop: int) -> bool:
     return False
 
 
-# -- WAV, AIFF and FLAC
-
-
-def _inspect_wave(source: AudioSource, start: int) -> FileView:
-    head = source.read(start, 36)
-    size = int.from_bytes(head[28:36], "little") if head[:4] in (b"RF64", b"BW64") else None
-    order: Literal["big", "little"] = "big" if head[:4] == b"RIFX" else "little"
-    view = FileView("wav", start)
-    _hide_chunks(source, view, order, (b"fmt ", b"fact", b"ds64"), size)
-    return view
-
-
-def _inspect_aiff(source: AudioSource, start: int) -> FileView:
-    view = FileView("aiff", start)
-    _hide_chunks(source, view, "big", (b"COMM", b"FVER", b"CHAN"), None)
-    return view
-
-
-def _hide_chunks(
-    source: AudioSource,
-    view: FileView,
-    order: Literal["big", "little"],
-    needed: tuple[bytes, ...],
-    sound: int | None,
-) -> None:
-    """Rename all chunks but those `needed` and the sound; `sound` is its length where its header has none."""
-    at = view.start + 12
-    for _ in range(MAX_PARTS):
-        if at + 8 > source.size:
-            return
-        name, size = source.read(at, 4), source.number(at + 4, 4, order)
-        if name in (b"data", b"SSND"):
-            size = size if sound is None else sound
-            if name == b"data" and size in (0, 2**32 - 1):
-                return  # until the end of the file
-        elif name not in needed:
-            view.patches.append((at, b"JUNK"))
-        elif size > MAX_HEADER:
-            source.refuse(f"is damaged: its chunk {name.decode()!r} declares {size} bytes")
-        elif b"\x05vorbis" in source.read(at + 8, size):
-            source.refuse("holds Vorbis, which is read from Ogg, MKV and WebM files only")
-        at += 8 + size + size % 2
-    source.refuse(f"is damaged: it has more than {MAX_PARTS} chunks")
+# -- FLAC
 
 
 def _inspect_flac(source: AudioSource, start: int) -> FileView:

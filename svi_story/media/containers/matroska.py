@@ -66,6 +66,9 @@ class Matroska:
         element = self._element(at)
         if element is None:
             return None
+        if element.id == _SEGMENT and self._tracks is not None:
+            what = f"holds a second recording from byte {at} on, which many programs ignore"
+            self._source.refuse(what, "join them with an audio editor")
         if element.id == _SEGMENT:
             return self._inspect_segment(element)
         if element.id == EBML and (element.end or self._source.size) - element.body > MAX_HEADER:

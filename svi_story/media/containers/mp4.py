@@ -127,6 +127,9 @@ class Movie:
             seen.add(name)
             if kind == b"cmov":
                 self._source.refuse("has a compressed header (cmov)")
+            if kind == b"moov" and repeated:
+                what = f"holds a second recording from byte {box} on, which most programs ignore"
+                self._source.refuse(what, "join them with an audio editor")
             needed = kind in _BOXES[parent] and not repeated
             if needed and end > stop and kind in (b"moov", b"moof"):
                 self._source.refuse_short(f"its part {kind.decode()} ends at byte {end}")
