@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import errno
-import fcntl
 import hashlib
 import os
 import re
@@ -11,7 +10,7 @@ import secrets
 import shutil
 import socket
 import stat
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from enum import Enum
 from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO
@@ -19,6 +18,14 @@ from typing import TYPE_CHECKING, BinaryIO
 from filelock import FileLock, Timeout
 
 from svi_story.errors import Problem, RenderError, TransientError
+from svi_story.portable import (
+    IS_POSIX,
+    NO_FOLLOW,
+    READ_FLAGS,
+    WRITE_FLAGS,
+    is_running,
+    try_lock,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -149,8 +156,10 @@ def _host() -> str:
 
 
 def sync(path: Path) -> None:
-    """Force a file's bytes or a folder's names to the disk."""
-    fd = os.open(path, os.O_RDONLY)
+    """Force a file's bytes or a folder's names to the disk, as far as the system can."""
+    if not IS_POSIX and path.is_dir():
+        return
+    fd = os.open(path, os.O_RDONLY if IS_POSIX else WRITE_FLAGS)
     try:
         os.fsync(fd)
     except OSError as error:
@@ -194,9 +203,7 @@ def open_regular(path: Path, most: int | None = None) -> BufferedReader:
     of more than `most` bytes; other OSErrors pass, ValueError for a name with a NUL.
     """
     _check_regular(path, path.stat(), most)
-    # It may be swapped for a pipe meanwhile: O_NONBLOCK keeps that from being waited for.
-    flags = os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOCTTY
-    file = os.fdopen(os.open(path, flags), "rb")
+    file = os.fdopen(os.open(path, READ_FLAGS), "rb")  # even if it was swapped for a pipe meanwhile
     try:
         _check_regular(path, os.fstat(file.fileno()), most)
     except BaseException:
@@ -300,6 +307,14 @@ def folds_case(folder: Path) -> bool:
     return False
 
 
+def relative_path(path: Path | str, folder: Path | str) -> str:
+    """A path as seen from a folder, with slashes; the whole path where it lies on another drive (Windows)."""
+    try:
+        return os.path.relpath(path, folder).replace(os.sep, "/")
+    except ValueError:
+        return Path(path).absolute().as_posix()
+
+
 def measure(path: Path) -> tuple[int, float]:
     """Bytes and newest modification time of a file, or of a folder and all it holds; (0, 0) if missing."""
     size, newest = 0, 0.0
@@ -332,26 +347,33 @@ def atomic_file(
     target = target.absolute()
     temporary = target.with_name(f"{temp_name()}-{target.name[-40:]}")
     with disk(target, doing):
-        descriptor = os.open(temporary, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o666)
-    try:
-        with suppress(OSError):  # some network disks have no locks; then this file is never swept
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        yield temporary
-        with disk(target, doing):
-            os.fsync(descriptor)
-            # Closing reports failed writes too (NFS, quotas). It is a copy: the other one keeps the lock.
-            os.close(os.dup(descriptor))
-            if before:
-                before(temporary)
-            temporary.replace(target)
-            sync(target.parent)
-    except BaseException:
-        with suppress(OSError):
-            temporary.unlink()
-        raise
-    finally:
-        with suppress(OSError):  # nothing was written since the copy was closed
-            os.close(descriptor)
+        descriptor = os.open(temporary, WRITE_FLAGS | os.O_CREAT | os.O_EXCL, 0o666)
+    with ExitStack() as lock:
+        lock.callback(_close, descriptor)
+        try:
+            with suppress(OSError):  # without a lock, this file is swept only after this process
+                try_lock(descriptor)
+            yield temporary
+            with disk(target, doing):
+                os.fsync(descriptor)
+                # Closing reports failed writes too (NFS, quotas). It is a copy: the other one keeps the lock.
+                os.close(os.dup(descriptor))
+                if before:
+                    before(temporary)
+                if not IS_POSIX:
+                    lock.close()
+                temporary.replace(target)
+                sync(target.parent)
+        except BaseException:
+            lock.close()
+            with suppress(OSError):
+                temporary.unlink()
+            raise
+
+
+def _close(descriptor: int) -> None:
+    with suppress(OSError):
+        os.close(descriptor)
 
 
 def write_atomic(path: Path, data: bytes, doing: str = "") -> None:
@@ -368,85 +390,78 @@ def remove_stale_temps(folder: Path) -> None:
     """
     with suppress(OSError):
         for path in sorted(folder.iterdir()):
-            if not is_temp_of_this_host(path.name) or _is_running(path.name.split("-")[2]):
+            if not is_temp_of_this_host(path.name) or is_running(int(path.name.split("-")[2])):
                 continue
             with suppress(OSError):
+                if not IS_POSIX:
+                    remove(path)
+                    continue
                 access = os.O_RDONLY if path.is_dir() else os.O_RDWR
-                descriptor = os.open(path, access | os.O_NOFOLLOW | os.O_NONBLOCK)
+                descriptor = os.open(path, access | READ_FLAGS | NO_FOLLOW)
                 try:
-                    fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                    try_lock(descriptor)
                     remove(path)
                 finally:
                     os.close(descriptor)
-
-
-def _is_running(process: str) -> bool:
-    try:
-        os.kill(int(process), 0)  # signal 0 asks, it does not kill
-    except ProcessLookupError:
-        return False
-    except (OSError, OverflowError):
-        return True
-    return True
 
 
 POLL_SECONDS = 0.1
 FOREVER = -1
 
 
-class Hold(Enum):
+class LockState(Enum):
     """The result of trying to take a lock."""
 
     HELD = "held"
     BUSY = "busy"
     UNSUPPORTED = "unsupported"
-    """The file system has no locks, or refused: go on as if held, but trust nothing to be stale."""
+    """The file system has no locks, or refused: continue as if held, but assume nothing to be stale."""
 
 
 @contextmanager
-def locked(path: Path, on_wait: Callable[[], None]) -> Iterator[Hold]:
-    """Hold the lock, waiting for another process as long as it takes; ^C ends the wait at once.
+def locked(path: Path, on_wait: Callable[[], None]) -> Iterator[LockState]:
+    """LockState the lock, waiting for another process as long as it takes; ^C ends the wait at once.
 
     A lock saves work; correctness never depends on it, because a network file system may not have any.
     `on_wait` is called once, when there is something to wait for. Never BUSY.
     """
     lock = _lock(path)
-    hold = _try(lock)
-    if hold is Hold.BUSY:
+    state = _try(lock)
+    if state is LockState.BUSY:
         on_wait()
-        hold = _try(lock, FOREVER)
-    yield from _release_after(lock, hold)
+        state = _try(lock, FOREVER)
+    yield from _release_after(lock, state)
 
 
 @contextmanager
-def lock_if_free(path: Path) -> Iterator[Hold]:
-    """Hold the lock unless another process does (BUSY)."""
+def lock_if_free(path: Path) -> Iterator[LockState]:
+    """LockState the lock unless another process does (BUSY)."""
     lock = _lock(path)
     yield from _release_after(lock, _try(lock))
 
 
 def _lock(path: Path) -> FileLock:
-    # No fall-back to a marker file: one left by a host that died would block everybody for ever.
+    # No fall-back to a marker file: one that a crashed host left would block everybody for ever.
     return FileLock(path, poll_interval=POLL_SECONDS, fallback_to_soft=False)
 
 
-def _try(lock: FileLock, timeout: float = 0) -> Hold:
+def _try(lock: FileLock, timeout: float = 0) -> LockState:
     existed = os.path.lexists(lock.lock_file)
     try:
         lock.acquire(timeout=timeout)
     except Timeout:
-        return Hold.BUSY
+        return LockState.BUSY
     except OSError:
         if not existed:  # its file was created for nothing
             with suppress(OSError):
                 os.unlink(lock.lock_file)  # noqa: PTH108 - filelock has it as text
-        return Hold.UNSUPPORTED
-    return Hold.HELD
+        return LockState.UNSUPPORTED
+    return LockState.HELD
 
 
-def _release_after(lock: FileLock, hold: Hold) -> Iterator[Hold]:
+def _release_after(lock: FileLock, state: LockState) -> Iterator[LockState]:
     try:
-        yield hold
+        yield state
     finally:
         with suppress(OSError):  # the lock dies with the process at the latest
             lock.release()

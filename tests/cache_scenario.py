@@ -332,9 +332,9 @@ def _start_writer(root: Path, flavour: int) -> int:
     return pid
 
 
-def no_locks(lock: object, timeout: float = 0) -> files.Hold:
+def no_locks(lock: object, timeout: float = 0) -> files.LockState:
     """A file system without locks."""
-    return files.Hold.UNSUPPORTED
+    return files.LockState.UNSUPPORTED
 
 
 def main(what: str, base: str, *rest: str) -> None:

@@ -632,7 +632,7 @@ def test_stale_halves_are_swept_only_under_a_held_lock(store: Store, monkeypatch
     half = folder / f"{temp_name()}-checkpoint.safetensors"
     half.touch()
     with monkeypatch.context() as patch:
-        patch.setattr(files, "_try", lambda _: files.Hold.UNSUPPORTED)
+        patch.setattr(files, "_try", lambda _: files.LockState.UNSUPPORTED)
         begun(store)
     assert ours.exists()
     assert half.exists()

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 HOUSE = Path(svi_story.__file__).parent
 ROOMS = [
-    *("errors", "units", "events", "files", "fields", "media", "enginespec", "storyboard", "plan", "cache"),
+    *("errors", "units", "events", "portable", "files", "fields", "media", "enginespec", "storyboard", "plan", "cache"),
     *("engines", "cut", "bundle", "review", "render", "export", "cli"),
 ]
 HEAVY = ("torch", "diffusers", "transformers", "moviepy", "av", "ray")

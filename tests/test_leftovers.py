@@ -17,7 +17,7 @@ import pytest
 from svi_story.cache.layout import Layout
 from svi_story.cache.store import Store
 from svi_story.errors import TransientError
-from svi_story.files import Hold, atomic_file, lock_if_free, locked, remove_stale_temps, temp_name
+from svi_story.files import LockState, atomic_file, lock_if_free, locked, remove_stale_temps, temp_name
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -182,10 +182,10 @@ def test_a_lock_that_cannot_be_had_leaves_nothing(
         raise OSError(code, os.strerror(code))
 
     monkeypatch.setattr(fcntl, "flock", refuse)
-    with lock_if_free(tmp_path / "a.lock") as hold:
-        assert hold is Hold.UNSUPPORTED
-    with locked(tmp_path / "b.lock", lambda: None) as hold:
-        assert hold is Hold.UNSUPPORTED
+    with lock_if_free(tmp_path / "a.lock") as lock_state:
+        assert lock_state is LockState.UNSUPPORTED
+    with locked(tmp_path / "b.lock", lambda: None) as lock_state:
+        assert lock_state is LockState.UNSUPPORTED
     (tmp_path / "c.lock").touch()
     with lock_if_free(tmp_path / "c.lock"):
         pass
@@ -197,7 +197,7 @@ def test_no_work_folder_is_left_where_nothing_was_begun(
 ) -> None:
     """As where the disk is full before the first byte, or has no locks."""
     store = Store(tmp_path, lambda _event: None)
-    monkeypatch.setattr("svi_story.files._try", lambda *_: Hold.UNSUPPORTED)
+    monkeypatch.setattr("svi_story.files._try", lambda *_: LockState.UNSUPPORTED)
     with store.work(KEY):
         pass
     assert not store.layout.work(KEY).exists()

@@ -33,7 +33,7 @@ from svi_story.events import Warned
 from svi_story.files import (
     DAMAGED,
     CorruptError,
-    Hold,
+    LockState,
     disk,
     is_temp_of_this_host,
     locked,
@@ -108,8 +108,8 @@ def unpack(path: Path, cache: Path, fingerprints: Fingerprints) -> UnpackedBundl
     if found is None:
         layout.create()
         waiting = Warned(f"another process is unpacking {path}; waiting for it")
-        with locked(layout.lock(digest), lambda: fingerprints.report(waiting)) as hold:
-            if hold is Hold.HELD:
+        with locked(layout.lock(digest), lambda: fingerprints.report(waiting)) as lock_state:
+            if lock_state is LockState.HELD:
                 for left in names(folder.parent):  # by a process that was killed
                     if is_temp_of_this_host(left.name) and left.name.endswith(folder.name):
                         shutil.rmtree(left, ignore_errors=True)

@@ -19,16 +19,18 @@ from svi_story.events import Warned
 from svi_story.files import (
     TEMP,
     CorruptError,
-    Hold,
+    LockState,
     disk,
     lock_if_free,
     make_folder,
     measure,
     read_regular,
+    relative_path,
     remove,
     sync,
     write_atomic,
 )
+from svi_story.portable import IS_POSIX
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping
@@ -79,14 +81,14 @@ def record_film(
     Paths are kept relative to the cache: a project that moves as a whole keeps what it uses.
     """
     layout.create()
-    name = os.path.relpath(film, layout.root)
+    name = relative_path(film, layout.root)
     path = layout.films / f"{hashlib.sha256(os.fsencode(name)).hexdigest()}.json"
     before = _read(path, layout.root)
     if pieces is None:
         pieces = before.pieces if before else ()
     record = {
         "film": name,
-        "board": os.path.relpath(board, layout.root),
+        "board": relative_path(board, layout.root),
         "keys": sorted(set(keys)),
         "pieces": sorted(set(pieces)),
     }
@@ -208,16 +210,19 @@ def _is_needed(layout: Layout, item: Garbage, in_use: InUse) -> bool:
 def _is_locked(layout: Layout, key: str) -> bool:
     if not key or not layout.lock(key).exists():  # taking a lock creates its file
         return False
-    with lock_if_free(layout.lock(key)) as hold:
-        return hold is Hold.BUSY
+    with lock_if_free(layout.lock(key)) as lock_state:
+        return lock_state is LockState.BUSY
 
 
 def _delete(layout: Layout, item: Garbage) -> bool:
     if not os.path.lexists(item.path):  # taking its lock would create one
         return False
     lock = layout.lock(item.key) if item.key else None
-    with disk(item.path, "deleting"), lock_if_free(lock) if lock else nullcontext(Hold.HELD) as hold:
-        if hold is Hold.BUSY or measure(item.path) != (item.bytes, item.last_used):
+    with (
+        disk(item.path, "deleting"),
+        lock_if_free(lock) if lock else nullcontext(LockState.HELD) as lock_state,
+    ):
+        if lock_state is LockState.BUSY or measure(item.path) != (item.bytes, item.last_used):
             return False
         if item.path != lock or lock.is_dir():
             trash = item.path
@@ -227,7 +232,7 @@ def _delete(layout: Layout, item: Garbage) -> bool:
                 sync(trash.parent)
             with suppress(OSError):  # what stays is listed by the next `gc`
                 remove(trash)
-        if lock and not lock.is_dir():
+        if lock and not lock.is_dir() and IS_POSIX:
             lock.unlink(missing_ok=True)  # while it is held: a process that waits for it sees that it is gone
     return True
 

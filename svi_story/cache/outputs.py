@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 
 from svi_story.cache.layout import Layout, names
 from svi_story.errors import Problem, RenderError, StoryError
-from svi_story.files import atomic_file, make_folder, read_regular, sha256_file, write_atomic
+from svi_story.files import atomic_file, make_folder, read_regular, relative_path, sha256_file, write_atomic
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -195,7 +195,7 @@ def is_plain(path: Path) -> bool:
 
 def _name_in(layout: Layout, path: Path) -> str:
     """A path relative to the cache: a project that moves as a whole keeps its ledger."""
-    return os.path.relpath(place_of(path), os.path.realpath(layout.root))
+    return relative_path(place_of(path), os.path.realpath(layout.root))
 
 
 def _entry(layout: Layout, name: str) -> Path:

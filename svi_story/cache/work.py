@@ -17,7 +17,7 @@ from svi_story.errors import RenderError
 from svi_story.events import Warned
 from svi_story.files import (
     CorruptError,
-    Hold,
+    LockState,
     disk,
     is_temp_of_this_host,
     locked,
@@ -49,7 +49,7 @@ def private_folder(layout: Layout, key: str, report: Reporter) -> Iterator[Path]
     what this process builds.
     """
     layout.create()
-    with locked(layout.lock(key), warn_of_wait(key, report)) as hold:
+    with locked(layout.lock(key), warn_of_wait(key, report)) as lock_state:
         folder = layout.work(key)
         private = folder / temp_name()
         if os.path.lexists(folder) and not folder.is_dir():
@@ -57,7 +57,7 @@ def private_folder(layout: Layout, key: str, report: Reporter) -> Iterator[Path]
         try:
             with disk(folder, "starting work"):
                 _create(private)
-            if hold is Hold.HELD:  # what killed processes left is nobody's
+            if lock_state is LockState.HELD:  # what killed processes left is nobody's
                 for path in names(folder):
                     if is_temp_of_this_host(path.name) and path != private:
                         with suppress(OSError):

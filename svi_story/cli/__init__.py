@@ -6,13 +6,14 @@ from typing import NoReturn
 
 from svi_story.cli.streams import open_streams
 from svi_story.errors import ExitCode
+from svi_story.portable import STOP_SIGNALS
 
 
 def main() -> None:
-    """The `svi-story` command. SIGTERM and SIGHUP stop it just as ^C does, from the first moment on."""
+    """The `svi-story` command. SIGTERM and the like stop it just as ^C does, from the first moment on."""
     open_streams()
     try:
-        for number in (signal.SIGTERM, signal.SIGHUP):
+        for number in STOP_SIGNALS:
             signal.signal(number, _interrupt)
         from svi_story.cli.app import app
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -84,14 +83,15 @@ def import_prompts(
     svi-story import prompt.txt --reference frame.jpg --clips 10 -o boards/sea.yaml
     """
     from svi_story.cli.console import warn
+    from svi_story.files import relative_path
     from svi_story.media.guard import check_picture
     from svi_story.storyboard.importers import board_from_prompts, read_prompts, title_for, write_board
 
     texts = read_prompts(prompts, warn)
     check_picture(reference)
     board = output or Path(f"{prompts.stem}.yaml")
-    relative = os.path.relpath(reference.absolute(), board.absolute().parent)
-    write_board(board, board_from_prompts(texts[:clips], Path(relative).as_posix(), title_for(prompts)))
+    relative = relative_path(reference.absolute(), board.absolute().parent)
+    write_board(board, board_from_prompts(texts[:clips], relative, title_for(prompts)))
     answer(str(board))
 
 

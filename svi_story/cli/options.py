@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import inspect
 import re
-import shlex
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields
 from functools import wraps
@@ -13,6 +12,8 @@ from typing import TYPE_CHECKING, Annotated, Any, get_type_hints
 
 import typer
 from typer.core import TyperCommand
+
+from svi_story.portable import command_line
 
 if TYPE_CHECKING:
     from svi_story.render.jobs import Choice
@@ -100,7 +101,7 @@ class BoardOptions:
             value = getattr(self, field.name)
             if value != field.default:
                 words += ["-o" if field.name == "output" else f"--{field.name}", str(value)]
-        return shlex.join(words)
+        return command_line(words)
 
 
 _PARAMETERS = {

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shlex
 import sys
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Annotated
@@ -23,6 +22,7 @@ from svi_story.cli.terminal import (
     table,
 )
 from svi_story.errors import ExitCode
+from svi_story.portable import command_line
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -165,7 +165,7 @@ def _again(words: Sequence[str]) -> str:
             kept.pop()
         elif not word.startswith("--force="):
             kept.append(word)
-    return shlex.join(["svi-story", *kept])
+    return command_line(["svi-story", *kept])
 
 
 def _exit_code(outcomes: Sequence[Outcome]) -> ExitCode:

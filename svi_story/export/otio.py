@@ -16,7 +16,7 @@ from urllib.parse import quote
 from svi_story import __version__
 from svi_story.cut.audio import samples_of
 from svi_story.export.transitions import EditedTrack, TrackItem, Transition, dissolve, trimmed
-from svi_story.files import read_regular
+from svi_story.files import read_regular, relative_path
 from svi_story.media.audio import RATE
 
 if TYPE_CHECKING:
@@ -48,7 +48,7 @@ def reference(path: Path, folder: Path, available: Any) -> Any:
     """A file, as seen from the folder that the timeline lies in: what moves together stays together."""
     import opentimelineio as otio
 
-    way = os.path.relpath(os.path.realpath(path), os.path.realpath(folder))
+    way = relative_path(os.path.realpath(path), os.path.realpath(folder))
     return otio.schema.ExternalReference(quote(os.fsencode(way)), available)
 
 

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, BinaryIO, NoReturn
 
 from svi_story.errors import InputError, Problem
 from svi_story.files import open_regular, why_not_opened
+from svi_story.portable import read_at
 
 if TYPE_CHECKING:
     import re
@@ -73,14 +74,14 @@ def _check_complete(path: Path, file: BinaryIO) -> None:
         raise SoundError(path, "is empty (0 bytes); copy or save it again")
     if size > MAX_BYTES:
         raise SoundError(path, f"is larger than {MAX_BYTES // 2**30} GiB; cut it, or save it as MP3 or FLAC")
-    head = os.pread(file.fileno(), 12, 0)
+    head = read_at(file.fileno(), 12, 0)
     declared = size
     if head[:4] == b"RIFF" and head[8:] == b"WAVE":
         # Some programs count the first 8 bytes too, some a padding byte too many
         declared = int.from_bytes(head[4:8], "little") & ~1
     elif head[:4] == b"OggS":
         start = max(size - _LONGEST_PAGE, 0)
-        declared = start + _end_of_last_page(os.pread(file.fileno(), _LONGEST_PAGE, start))
+        declared = start + _end_of_last_page(read_at(file.fileno(), _LONGEST_PAGE, start))
     if UNKNOWN_LENGTH > declared > size:
         what = f"should have at least {declared} bytes, and has {size}"
         raise SoundError(path, f"is cut off: it {what}; copy or save it again")
@@ -203,9 +204,9 @@ class AudioSource:
         if count <= 0:
             return b""
         if count > 2**12:
-            return os.pread(self._descriptor, count, at)
+            return read_at(self._descriptor, count, at)
         if not 0 <= at - self._window_at <= len(self._window) - count:
-            self._window, self._window_at = os.pread(self._descriptor, 2**14, at), at
+            self._window, self._window_at = read_at(self._descriptor, 2**14, at), at
         return self._window[at - self._window_at :][:count]
 
     def number(self, at: int, count: int, order: Literal["big", "little"] = "big") -> int:

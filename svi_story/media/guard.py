@@ -1,10 +1,10 @@
 """Untrusted files, decoded in a process of its own: bounded memory, bounded time, one thread.
 
 A file that looks harmless can make a decoder take any amount of memory or time, and no inspection finds every
-such file. So one child process decodes for this one. It is started with the first file, gets each file as an
-open descriptor and answers with a number, or with pixels of the requested size. It is replaced when it dies,
-or when it keeps memory after a file. Where the system has no limits (macOS has none on memory), the deadline
-alone ends it. `guard_child` is the other side.
+such file. So one child process decodes for this one. It is started with the first file, gets each file's path
+over a pipe and answers with a number, or with pixels of the requested size. It is replaced when it dies, or
+when it keeps memory after a file. Where the system has no limits (macOS has none on memory, Windows none at
+all), the deadline alone ends it. `guard_child` is the other side.
 """
 
 from __future__ import annotations
@@ -12,13 +12,11 @@ from __future__ import annotations
 import atexit
 import json
 import os
-import signal
-import socket
 import struct
 import subprocess
 import sys
 import threading
-import time
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -29,6 +27,7 @@ import numpy as np
 from svi_story.errors import Problem, TransientError
 from svi_story.media.audio_files import SoundError
 from svi_story.media.images import PictureError, open_image
+from svi_story.portable import KILLED, OUT_OF_TIME, OWN_GROUP
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -55,10 +54,10 @@ _DEADLINE = 120.0
 _PICTURE_DEADLINE, _SOUND_DEADLINE = 1.0, 40.0
 """Seconds more for each megabyte."""
 
-_ENDED_FROM_OUTSIDE = (-signal.SIGKILL, -signal.SIGTERM, -signal.SIGHUP)
-"""Exit codes of a child that somebody ended: worth another try."""
-
-_PASSED_ON = ("PATH", "HOME", "LANG", "LC_ALL", "LC_CTYPE", "LD_LIBRARY_PATH", "DYLD_LIBRARY_PATH")
+_PASSED_ON = (
+    *("PATH", "HOME", "LANG", "LC_ALL", "LC_CTYPE", "LD_LIBRARY_PATH", "DYLD_LIBRARY_PATH"),
+    *("SYSTEMROOT", "WINDIR", "USERPROFILE", "TEMP", "TMP"),
+)
 """Environment variables that a Python may need to start; none sets an allocator, preloads or traces."""
 _THREADS = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
 _ALLOCATOR = {"MALLOC_ARENA_MAX": "1", "MALLOC_TRIM_THRESHOLD_": str(2**20)}
@@ -76,7 +75,7 @@ def fitted_picture(
 
     Raises PictureError for what is no readable image, or costs more than its size justifies.
     """
-    request = {"kind": "picture", "width": width, "height": height, "fit": fit}
+    request = {"kind": "picture", "path": str(path.absolute()), "width": width, "height": height, "fit": fit}
     with open_image(path) as file:
         seconds = _DEADLINE + _PICTURE_DEADLINE * _megabytes(file)
         answer = _CHILD.ask(request, file, seconds, partial(PictureError, path))
@@ -91,12 +90,13 @@ def check_picture(path: Path) -> None:
 
 
 def count_samples(path: Path, file: BinaryIO) -> int:
-    """The length of an open recording in samples at 48 kHz, read to its end; `path` names it in errors.
+    """The length of an open recording in samples at 48 kHz, read to its end.
 
     Raises SoundError for what is no readable sound, or costs more than its size justifies.
     """
     seconds = _DEADLINE + _SOUND_DEADLINE * _megabytes(file)
-    return _CHILD.ask({"kind": "sound"}, file, seconds, partial(SoundError, path)).number
+    request = {"kind": "sound", "path": str(path.absolute())}
+    return _CHILD.ask(request, file, seconds, partial(SoundError, path)).number
 
 
 def stop() -> None:
@@ -124,7 +124,6 @@ class _Child:
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self._process: subprocess.Popen[bytes] | None = None
-        self._socket: socket.socket | None = None
 
     def ask(self, request: Request, file: BinaryIO, seconds: float, error: ErrorType) -> _Answer:
         """The answer about an open file. Raises `error` with the reason of a refusal, or TransientError."""
@@ -146,81 +145,92 @@ class _Child:
             self._stop()
 
     def _answer(self, request: Request, file: BinaryIO, seconds: float) -> _Answer:
-        for _attempt in range(2):
-            try:
-                return self._exchange(request, file, time.monotonic() + seconds)
-            except TimeoutError:
-                return _Answer(SLOW, 0, b"", last=True)
-            except (EOFError, ConnectionError, ValueError, LookupError, TypeError):
-                status = self._stop()
-            if status not in _ENDED_FROM_OUTSIDE:
-                return _Answer(SLOW if status == -signal.SIGXCPU else ENDED, 0, b"", last=True)
-        return _Answer(ENDED, 0, b"", last=True)
+        request = {**request, "identity": identity_of(file)}
+        ended = _Answer(ENDED, 0, b"", last=True)
+        return self._attempt(request, seconds) or self._attempt(request, seconds) or ended
 
-    def _exchange(self, request: Request, file: BinaryIO, deadline: float) -> _Answer:
-        channel = self._socket or self._start()
-        _wait(channel, deadline)
-        socket.send_fds(channel, [json.dumps(request).encode()], [file.fileno()])
-        (length,) = LENGTH.unpack(_receive(channel, LENGTH.size, deadline))
-        if length > MAX_ANSWER:
-            raise EOFError
-        reply = json.loads(_receive(channel, length, deadline))
-        data = _receive(channel, min(reply["bytes"], MAX_DATA), deadline)
-        return _Answer(reply["refusal"], reply["number"], data, reply["last"])
+    def _attempt(self, request: Request, seconds: float) -> _Answer | None:
+        """The answer; None where somebody else ended the child, which is worth another attempt."""
+        process = self._process or self._start()
+        is_late = threading.Event()
 
-    def _start(self) -> socket.socket:
-        parent_end, child_end = socket.socketpair()
+        def end() -> None:
+            is_late.set()
+            process.kill()
+
+        timer = threading.Timer(seconds, end)
+        timer.start()
+        try:
+            return _exchange(process, request)
+        except (EOFError, OSError, ValueError, LookupError, TypeError):
+            status = self._stop()
+        finally:
+            timer.cancel()
+        if is_late.is_set() or status == OUT_OF_TIME:
+            return _Answer(SLOW, 0, b"", last=True)
+        return None if status in KILLED else _Answer(ENDED, 0, b"", last=True)
+
+    def _start(self) -> subprocess.Popen[bytes]:
         inherited = {name: os.environ[name] for name in _PASSED_ON if name in os.environ}
         environment = {**inherited, **dict.fromkeys(_THREADS, "1"), **_ALLOCATOR}
         command = [sys.executable, "-I", "-c", _BOOT, json.dumps(_search_path())]
         try:
-            with child_end:
-                self._process = subprocess.Popen(  # noqa: S603 - this Python, and our own code
-                    command,
-                    stdin=child_end.fileno(),
-                    stdout=subprocess.DEVNULL,
-                    stderr=subprocess.DEVNULL,
-                    env=environment,
-                    process_group=0,  # ^C at the terminal is for this process; the child ends with its socket
-                )
+            self._process = subprocess.Popen(  # noqa: S603 - this Python, and our own code
+                command,
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.DEVNULL,
+                env=environment,
+                bufsize=0,
+                **OWN_GROUP,  # ^C at the terminal is for this process; the child ends with its pipe
+            )
         except OSError as error:
-            parent_end.close()
             what = f"no process could be started to read images and sounds ({error.strerror}); try again"
             raise TransientError(Problem(what)) from error
-        self._socket = parent_end
-        return parent_end
+        return self._process
 
     def _stop(self) -> int:
         """End the child if it still runs; its exit code."""
-        channel, process = self._socket, self._process
-        self._socket = self._process = None
-        if channel is not None:
-            channel.close()
+        process, self._process = self._process, None
         if process is None:
             return 0
         process.kill()
+        for pipe in (process.stdin, process.stdout):
+            assert pipe is not None
+            with suppress(OSError):
+                pipe.close()
         return process.wait()
 
 
-def _wait(channel: socket.socket, deadline: float) -> None:
-    """Let the next call on a socket wait until the deadline. Raises TimeoutError after it."""
-    left = deadline - time.monotonic()
-    if left <= 0:
-        raise TimeoutError
-    channel.settimeout(left)
+def _exchange(process: subprocess.Popen[bytes], request: Request) -> _Answer:
+    """Send a request and wait for its answer. Raises EOFError, or OSError where the child is gone."""
+    assert process.stdin is not None
+    text = json.dumps(request).encode()
+    process.stdin.write(LENGTH.pack(len(text)) + text)
+    (length,) = LENGTH.unpack(_receive(process, LENGTH.size))
+    if length > MAX_ANSWER:
+        raise EOFError
+    reply = json.loads(_receive(process, length))
+    data = _receive(process, min(reply["bytes"], MAX_DATA))
+    return _Answer(reply["refusal"], reply["number"], data, reply["last"])
 
 
-def _receive(channel: socket.socket, count: int, deadline: float) -> bytes:
-    """Exactly so many bytes. Raises EOFError and TimeoutError."""
-    data = bytearray(count)
-    view = memoryview(data)
-    while view:
-        _wait(channel, deadline)
-        got = channel.recv_into(view)
+def _receive(process: subprocess.Popen[bytes], count: int) -> bytes:
+    """Exactly so many bytes. Raises EOFError."""
+    assert process.stdout is not None
+    data = bytearray()
+    while len(data) < count:
+        got = process.stdout.read(count - len(data))
         if not got:
             raise EOFError
-        view = view[got:]
+        data += got
     return bytes(data)
+
+
+def identity_of(file: BinaryIO) -> list[int]:
+    """What another file, or another content, does not have."""
+    status = os.fstat(file.fileno())
+    return [status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns]
 
 
 def _search_path() -> list[str]:

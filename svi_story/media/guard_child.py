@@ -1,4 +1,4 @@
-"""The process behind `guard`: one file at a time, within limits, until the socket at standard input closes.
+"""The process behind `guard`: one file at a time, within limits, until the pipe at standard input closes.
 
 Limits are set again for each file. Memory: so much more than the process had after loading its libraries.
 Processor time: what this file's size and pixels justify; the system ends the process that exceeds it.
@@ -7,22 +7,23 @@ Processor time: what this file's size and pixels justify; the system ends the pr
 from __future__ import annotations
 
 import json
+import mmap
 import os
-import resource
 import signal
-import socket
 import sys
 from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from svi_story.media.guard import ENDED, LENGTH
+from svi_story.files import open_regular
+from svi_story.media.guard import ENDED, LENGTH, identity_of
 from svi_story.media.image_headers import MEMORY
 from svi_story.media.images import fit_picture, read_picture
+from svi_story.portable import resource
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
-    from typing import Any
+    from typing import Any, BinaryIO
 
     from svi_story.media.image_headers import Header
 
@@ -40,15 +41,18 @@ MAX_GROWTH = 64 * 2**20
 """A process whose memory has grown by more bytes is replaced: the next file needs that memory."""
 
 _UNUSED_NAME = Path("image")
+CHANGED = "changed while it was read; run the same command again"
 
 
 class _Limits:
-    """Limits on memory and processor time of this process."""
+    """Limits on memory and processor time of this process; none on Windows."""
 
     def __init__(self) -> None:
-        self._hard = {what: resource.getrlimit(what)[1] for what in (resource.RLIMIT_AS, resource.RLIMIT_CPU)}
+        limits = (resource.RLIMIT_AS, resource.RLIMIT_CPU) if resource else ()
+        self._hard = {what: resource.getrlimit(what)[1] for what in limits}
         self._base = 0
-        resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+        if resource:
+            resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
         self.measure()
 
     def measure(self) -> None:
@@ -62,6 +66,8 @@ class _Limits:
 
     def set(self, memory: int, seconds: float) -> None:
         """Allow so many bytes and seconds more from now on."""
+        if not resource:
+            return
         used = resource.getrusage(resource.RUSAGE_SELF)
         self._lower(resource.RLIMIT_CPU, int(used.ru_utime + used.ru_stime + seconds) + 1)
         if self._base:
@@ -83,34 +89,38 @@ class _Limits:
 def _address_space() -> int:
     """Bytes of this process's address space; 0 where the system does not report it."""
     with suppress(OSError):
-        return int(Path("/proc/self/statm").read_text("ascii").split()[0]) * resource.getpagesize()
+        return int(Path("/proc/self/statm").read_text("ascii").split()[0]) * mmap.PAGESIZE
     return 0
 
 
 def serve() -> None:
-    """Answer requests until the socket closes."""
+    """Answer requests until the pipe closes."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    requests, answers = sys.stdin.buffer, os.fdopen(os.dup(1), "wb")
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nowhere, 1)  # libraries may print
     limits = _Limits()
-    with socket.socket(fileno=0) as channel, suppress(ConnectionError):
-        last = False
-        while not last:
-            message, files, _, _ = socket.recv_fds(channel, 4096, 1)
-            if not files:
-                return
-            refusal, number, data = _answer(json.loads(message), files[0], limits)
+    last = False
+    with suppress(ConnectionError), answers:
+        while not last and (head := requests.read(LENGTH.size)):
+            request = json.loads(requests.read(*LENGTH.unpack(head)))
+            refusal, number, data = _answer(request, limits)
             last = limits.has_grown
             reply = {"refusal": refusal, "number": number, "bytes": len(data), "last": last}
             text = json.dumps(reply).encode()
-            channel.sendall(LENGTH.pack(len(text)) + text)
-            channel.sendall(data)
+            answers.write(LENGTH.pack(len(text)) + text + data)
+            answers.flush()
 
 
-def _answer(request: Mapping[str, Any], descriptor: int, limits: _Limits) -> tuple[str, int, bytes]:
+def _answer(request: Mapping[str, Any], limits: _Limits) -> tuple[str, int, bytes]:
     """The reason of a refusal, the number of samples, the pixels."""
     try:
-        if request["kind"] == "sound":
-            return "", _samples(descriptor, limits), b""
-        return "", 0, _pixels(request, descriptor, limits)
+        with open_regular(Path(request["path"])) as file:
+            if identity_of(file) != request["identity"]:
+                return CHANGED, 0, b""
+            if request["kind"] == "sound":
+                return "", _samples(file, limits), b""
+            return "", 0, _pixels(request, file, limits)
     except MemoryError:
         return "needs more memory than its size justifies; save it again with another program", 0, b""
     except Exception as error:  # noqa: BLE001 - decoders raise anything
@@ -119,28 +129,26 @@ def _answer(request: Mapping[str, Any], descriptor: int, limits: _Limits) -> tup
         limits.lift()
 
 
-def _pixels(request: Mapping[str, Any], descriptor: int, limits: _Limits) -> bytes:
-    seconds = SECONDS + PICTURE_SECONDS * os.fstat(descriptor).st_size / 1e6
+def _pixels(request: Mapping[str, Any], file: BinaryIO, limits: _Limits) -> bytes:
+    seconds = SECONDS + PICTURE_SECONDS * os.fstat(file.fileno()).st_size / 1e6
 
     def allow(header: Header) -> None:
         pixels = max((width * height for width, height in header.sizes), default=0)
         limits.set(MEMORY, seconds + PIXEL_SECONDS * pixels / 1e6)
 
     limits.set(MEMORY, seconds)
-    with os.fdopen(descriptor, "rb") as file:
-        image = read_picture(_UNUSED_NAME, file, allow)
+    image = read_picture(_UNUSED_NAME, file, allow)
     return fit_picture(image, request["width"], request["height"], request["fit"]).tobytes()
 
 
-def _samples(descriptor: int, limits: _Limits) -> int:
-    with os.fdopen(descriptor, "rb", buffering=0) as file:
-        if "av" not in sys.modules:
-            import av  # noqa: F401 - before the limits, as a part of the process
+def _samples(file: BinaryIO, limits: _Limits) -> int:
+    if "av" not in sys.modules:
+        import av  # noqa: F401 - before the limits, as a part of the process
 
-            limits.measure()
-        from svi_story.media.audio import samples_in
+        limits.measure()
+    from svi_story.media.audio import samples_in
 
-        size = os.fstat(descriptor).st_size
-        seconds = min(SECONDS + SOUND_SECONDS * size / 1e6, LONGEST_SOUND)
-        limits.set(min(SOUND_MEMORY + SOUND_MEMORY_PER_BYTE * size, MEMORY), seconds)
-        return samples_in(_UNUSED_NAME, file)
+    size = os.fstat(file.fileno()).st_size
+    seconds = min(SECONDS + SOUND_SECONDS * size / 1e6, LONGEST_SOUND)
+    limits.set(min(SOUND_MEMORY + SOUND_MEMORY_PER_BYTE * size, MEMORY), seconds)
+    return samples_in(_UNUSED_NAME, file)

@@ -138,6 +138,8 @@ class FilmFiles:
 def _is_copied(board: Path, ours: Path, film: Path) -> bool:
     """Whether our project is a copy of that board's, with its films: there, a film lies in the same place."""
     ours, film = ours.resolve(), place_of(film)
+    if ours.anchor != film.anchor:  # drives of Windows
+        return False
     root = Path(os.path.commonpath((ours.parent, film.parent)))
     names = ours.relative_to(root).parts
     if root == Path(root.anchor) or board.parts[-len(names) :] != names:

@@ -22,7 +22,7 @@ from markupsafe import Markup
 
 from svi_story import __version__
 from svi_story.enginespec import spec_of
-from svi_story.files import atomic_file, disk, open_regular, remove_stale_temps
+from svi_story.files import atomic_file, disk, open_regular, relative_path, remove_stale_temps
 from svi_story.review.graphics import plots
 from svi_story.review.thresholds import TABLE
 
@@ -309,7 +309,7 @@ def film_frames(review: FilmReview) -> int:
 
 def _relative_url(film: Path, page: Path) -> str:
     """A URL from the page to the film, for any name; `./` keeps a colon from looking like a protocol."""
-    name = os.path.relpath(film, page.parent)
+    name = relative_path(film, page.parent)
     return "./" + quote(os.fsencode(name))
 
 

@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Self, TypeVar
 from svi_story.errors import InputError, StoryError, TransientError
 from svi_story.events import Event
 from svi_story.files import disk, make_folder, temp_name
+from svi_story.portable import IS_POSIX
 from svi_story.render.distributed.driver import CHECK, LOCAL, Join, Request
 from svi_story.render.distributed.watchdog import MARK, end_all
 from svi_story.render.distributed.worker import WorkerBugError
@@ -254,6 +255,8 @@ class Session:
 
 def checked(address: str) -> str:
     """Where to look for Ray. Raises InputError where it is not installed, or the address cannot be one."""
+    if not IS_POSIX:
+        raise InputError("--ray does not work on Windows; use WSL 2 or Linux, or leave out --ray")
     if any(find_spec(name) is None for name in ("ray", "psutil")):
         raise InputError("--ray needs Ray: pip install 'svi-story[ray]'")
     if address == AUTO:

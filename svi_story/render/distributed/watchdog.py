@@ -33,6 +33,8 @@ PR_SET_CHILD_SUBREAPER = 36
 
 def main() -> None:
     """Run a command that gets an open file: `FOLDER FD COMMAND...`."""
+    if sys.platform == "win32":  # `--ray` is refused there
+        raise NotImplementedError
     folder, fd, command = Path(sys.argv[1]), int(sys.argv[2]), sys.argv[3:]
     for number in (signal.SIGINT, signal.SIGHUP):
         signal.signal(number, signal.SIG_IGN)  # meant for the owner, who closes the pipe
@@ -70,6 +72,8 @@ def _members(folder: Path, watchdog: int) -> list[psutil.Process]:
     """The watchdog's descendants, and what has its mark or is of its group: no sign alone is always there."""
     import psutil
 
+    if sys.platform == "win32":  # `--ray` is refused there
+        raise NotImplementedError
     found: set[psutil.Process] = set()
     with suppress(psutil.Error):
         found.update(psutil.Process(watchdog).children(recursive=True))

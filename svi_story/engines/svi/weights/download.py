@@ -21,6 +21,7 @@ from svi_story.cache.outputs import is_plain, state_of
 from svi_story.engines.svi.weights.catalogue import UNKNOWN
 from svi_story.engines.svi.weights.hashes import DownloadRecords, Expected, ignore_progress, name_of
 from svi_story.errors import InputError, Problem, RenderError
+from svi_story.portable import NO_FOLLOW, WRITE_FLAGS
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -351,7 +352,7 @@ def _fetch(item: DownloadItem, hub: Hub, progress: Progress) -> None:
         status = other.lstat()  # appending to a pipe would wait for ever, and to a link change another file
         if other != item.work or not S_ISREG(status.st_mode) or status.st_size > item.expected.bytes:
             other.unlink()  # begun from another version, or too long to be this one
-    flags = os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC | os.O_NOFOLLOW
+    flags = WRITE_FLAGS | os.O_CREAT | os.O_APPEND | NO_FOLLOW
     with os.fdopen(os.open(item.work, flags, 0o666), "ab") as file:
         done = file.tell()
 

@@ -1,0 +1,89 @@
+"""What Windows lacks. No other module uses a name that it does not have, or assumes what it cannot do.
+
+There, open files can be neither renamed nor deleted, folders cannot be synced, and files only through a
+descriptor that may write.
+"""
+
+from __future__ import annotations
+
+import errno
+import importlib
+import os
+import shlex
+import signal
+import subprocess
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+
+def _module(name: str) -> Any:
+    try:
+        return importlib.import_module(name)
+    except ImportError:
+        return None
+
+
+def _flags(*names: str) -> int:
+    flags = 0
+    for name in names:
+        flags |= getattr(os, name, 0)
+    return flags
+
+
+fcntl: Any = _module("fcntl")
+"""None on Windows."""
+IS_POSIX = fcntl is not None
+"""Whether open files can be renamed and deleted, and folders synced."""
+resource: Any = _module("resource")
+"""None on Windows: no limits for a process."""
+
+READ_FLAGS = os.O_RDONLY | _flags("O_CLOEXEC", "O_NOINHERIT", "O_NONBLOCK", "O_NOCTTY", "O_BINARY")
+"""To open a file without waiting for it, should it be a pipe."""
+WRITE_FLAGS = os.O_RDWR | _flags("O_CLOEXEC", "O_NOINHERIT", "O_BINARY")
+NO_FOLLOW = _flags("O_NOFOLLOW")
+"""0 on Windows, where making a symbolic link needs a privilege."""
+STOP_SIGNALS = tuple(
+    getattr(signal, name) for name in ("SIGTERM", "SIGHUP", "SIGBREAK") if hasattr(signal, name)
+)
+"""What stops a program as ^C does."""
+KILLED = tuple(-getattr(signal, name) for name in ("SIGKILL", "SIGTERM", "SIGHUP") if hasattr(signal, name))
+"""The exit codes of a process that was ended from outside; Windows does not say."""
+OUT_OF_TIME = -getattr(signal, "SIGXCPU", 0) or None
+"""The exit code of a process that reached its limit of processor time; None where there are no limits."""
+OWN_GROUP: dict[str, Any] = (
+    {"process_group": 0}
+    if IS_POSIX
+    else {"creationflags": getattr(subprocess, "CREATE_NEW_PROCESS_GROUP", 0)}
+)
+"""For Popen: ^C at the terminal does not reach the process."""
+
+
+def try_lock(descriptor: int) -> None:
+    """Lock an open file for as long as it is open. OSError where another process has, or without locks."""
+    if not IS_POSIX:
+        raise OSError(errno.ENOTSUP, "no locks")
+    fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+
+
+def read_at(descriptor: int, count: int, offset: int) -> bytes:
+    """At most `count` bytes from `offset` on; the position in the file stays."""
+    position = os.lseek(descriptor, 0, os.SEEK_CUR)
+    try:
+        os.lseek(descriptor, offset, os.SEEK_SET)
+        return os.read(descriptor, count)
+    finally:
+        os.lseek(descriptor, position, os.SEEK_SET)
+
+
+def is_running(process: int) -> bool:
+    """Whether there is a process of that number."""
+    import psutil  # os.kill(process, 0) asks on POSIX, and interrupts on Windows
+
+    return bool(psutil.pid_exists(process))
+
+
+def command_line(words: Sequence[str]) -> str:
+    """Words as a line for the shell of this system."""
+    return shlex.join(words) if IS_POSIX else subprocess.list2cmdline(words)
