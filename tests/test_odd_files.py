@@ -23,7 +23,7 @@ from svi_story.engines.svi.identity import sha256_of
 from svi_story.engines.svi.text import load_tokenizer
 from svi_story.engines.svi.weights.architecture import read_config
 from svi_story.engines.svi.weights.hashes import RECORDS, DownloadRecords
-from svi_story.engines.svi.weights.headers import read_header
+from svi_story.engines.svi.weights.tensors import read_safetensors
 from svi_story.errors import InputError
 from svi_story.files import UnfitError, read_chunks, read_regular, sha256_file
 from svi_story.plan.fingerprints import Fingerprints
@@ -339,7 +339,7 @@ def test_weights_that_are_no_files(put: Put, tmp_path: Path) -> None:
     path = tmp_path / RECORDS
     put(path)
     assert DownloadRecords.load(tmp_path).known == {}
-    readers = (read_header, read_config, load_tokenizer)
+    readers = (read_safetensors, read_config, load_tokenizer)
     for read in (*readers, sha256_of) if put not in (huge, empty) else readers:
         with pytest.raises(InputError, match=RECORDS):
             read(path)

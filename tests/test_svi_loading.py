@@ -14,7 +14,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from svi_story.engines.svi import vae
-from svi_story.engines.svi.weights import architecture, headers, loading
+from svi_story.engines.svi.weights import architecture, loading, tensors
 from svi_story.engines.svi.weights.catalogue import ModelFiles, find_models
 from svi_story.errors import InputError
 
@@ -330,9 +330,9 @@ def test_umt5_names_of_both_layouts() -> None:
 @pytest.mark.parametrize("value", [float("nan"), float("inf"), float("-inf")])
 def test_one_bad_number_anywhere_is_seen(dtype: torch.dtype, value: float) -> None:
     good = torch.full((7, 301), 60000.0, dtype=dtype)  # sums overflow float16; the check must not
-    assert headers.is_finite(good)
-    assert headers.is_finite(good[:0])
+    assert tensors.is_finite(good)
+    assert tensors.is_finite(good[:0])
     for place in (0, 1, 1000, 2106):
         bad = good.clone()
         bad.view(-1)[place] = value
-        assert not headers.is_finite(bad)
+        assert not tensors.is_finite(bad)

@@ -13,7 +13,7 @@ from safetensors.torch import load_file, save_file
 
 from svi_story.engines.svi.experts import Experts
 from svi_story.engines.svi.memory import MemoryPlan
-from svi_story.engines.svi.weights import headers, lora
+from svi_story.engines.svi.weights import lora, tensors
 from svi_story.engines.svi.weights.architecture import from_native
 from svi_story.engines.svi.weights.catalogue import EXPERTS, find_models
 from svi_story.engines.svi.weights.loading import Placement, read_transformer
@@ -262,13 +262,13 @@ def test_switching_makes_only_what_changed_anew(monkeypatch: pytest.MonkeyPatch,
     equip(experts, LoraUse(HIGH, 1.0))
     model = experts.use("high")
     read: list[str] = []
-    original = headers.StoredTensor.read
+    original = tensors.StoredTensor.read
 
-    def noted(entry: headers.StoredTensor) -> Tensor:
+    def noted(entry: tensors.StoredTensor, device: torch.device | None = None) -> Tensor:
         read.append(entry.key)
-        return original(entry)
+        return original(entry, device)
 
-    monkeypatch.setattr(headers.StoredTensor, "read", noted)
+    monkeypatch.setattr(tensors.StoredTensor, "read", noted)
     equip(experts, LoraUse(HIGH, 1.0))
     assert experts.use("high") is model
     assert read == []

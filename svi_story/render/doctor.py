@@ -126,13 +126,13 @@ def expert_bytes(statuses: Sequence[PartStatus]) -> int:
     """What one expert takes in bfloat16, from its headers; 0 where there is none."""
     from math import prod
 
-    from svi_story.engines.svi.weights.headers import read_header
+    from svi_story.engines.svi.weights.formats import SUFFIXES, read_weights
 
     high = next(status for status in statuses if status.part.name == "high")
     if high.state != "ready":
         return 0
-    shards = (file for file in high.files if file.suffix == ".safetensors")
-    return sum(2 * prod(entry.shape) for file in shards for entry in read_header(file).values())
+    shards = (file for file in high.files if file.suffix in SUFFIXES)
+    return sum(2 * prod(entry.shape) for file in shards for entry in read_weights(file).values())
 
 
 def check_torch(expert: int) -> Iterator[Check]:

@@ -245,9 +245,9 @@ def check_return(trial: Trial, anchor: Frame, back: Made, blind: Made) -> Check:
 def is_full_size(models: Path) -> bool:
     """Whether the experts are as wide as Wan's 14B ones."""
     from svi_story.engines.svi.weights.catalogue import find_models
-    from svi_story.engines.svi.weights.headers import read_headers
+    from svi_story.engines.svi.weights.formats import read_shards
 
-    entries = read_headers(find_models(models).high.weights)
+    entries = read_shards(find_models(models).high.weights)
     return entries["patch_embedding.weight"].shape[0] >= FULL_WIDTH
 
 

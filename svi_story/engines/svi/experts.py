@@ -23,9 +23,9 @@ if TYPE_CHECKING:
 
     from svi_story.engines.svi.memory import MemoryPlan
     from svi_story.engines.svi.weights.catalogue import Expert, ModelPaths
-    from svi_story.engines.svi.weights.headers import StoredTensor
     from svi_story.engines.svi.weights.loading import Placement
     from svi_story.engines.svi.weights.lora import LoraUse, Recipe
+    from svi_story.engines.svi.weights.tensors import StoredTensor
     from svi_story.events import Reporter
 
     ExpertLoras = Mapping[Expert, Sequence[LoraUse]]

@@ -8,8 +8,8 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from svi_story.engines.svi.memory import release, stream_leaves
-from svi_story.engines.svi.weights.headers import MAX_FILE
 from svi_story.engines.svi.weights.loading import load_text_encoder
+from svi_story.engines.svi.weights.tensors import MAX_FILE
 from svi_story.errors import InputError, Problem
 from svi_story.files import read_regular
 

@@ -12,7 +12,8 @@ from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING
 
-from svi_story.engines.svi.weights.headers import MAX_FILE, read_header
+from svi_story.engines.svi.weights.formats import read_weights
+from svi_story.engines.svi.weights.tensors import MAX_FILE
 from svi_story.errors import InputError, Problem, collect_problems, shorten_problems
 from svi_story.files import read_regular
 
@@ -21,7 +22,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from svi_story.engines.svi.weights.catalogue import ModelFiles, ModelPaths
-    from svi_story.engines.svi.weights.headers import StoredTensor
+    from svi_story.engines.svi.weights.tensors import StoredTensor
 
     Entries = Mapping[str, StoredTensor]
     Config = Mapping[str, object]
@@ -35,6 +36,8 @@ _UMT5_TOP = {
     "token_embedding.weight": "shared.weight",
     "norm.weight": "encoder.final_layer_norm.weight",
     "encoder.embed_tokens.weight": "shared.weight",
+    "token_embd.weight": "shared.weight",
+    "enc.output_norm.weight": "encoder.final_layer_norm.weight",
 }
 TIED = ("encoder.embed_tokens.weight", "shared.weight")
 """The same weight twice in transformers' UMT5; files hold either or both."""
@@ -49,6 +52,18 @@ _UMT5_BLOCK = {
     "ffn.gate.0": "layer.1.DenseReluDense.wi_0",
     "ffn.fc1": "layer.1.DenseReluDense.wi_1",
     "ffn.fc2": "layer.1.DenseReluDense.wo",
+}
+_UMT5_GGUF = {
+    "attn_norm": "layer.0.layer_norm",
+    "attn_q": "layer.0.SelfAttention.q",
+    "attn_k": "layer.0.SelfAttention.k",
+    "attn_v": "layer.0.SelfAttention.v",
+    "attn_o": "layer.0.SelfAttention.o",
+    "attn_rel_b": "layer.0.SelfAttention.relative_attention_bias",
+    "ffn_norm": "layer.1.layer_norm",
+    "ffn_gate": "layer.1.DenseReluDense.wi_0",
+    "ffn_up": "layer.1.DenseReluDense.wi_1",
+    "ffn_down": "layer.1.DenseReluDense.wo",
 }
 
 
@@ -69,7 +84,7 @@ def name_vae(keys: Iterable[str]) -> dict[str, str]:
 
 
 def name_text_encoder(keys: Iterable[str]) -> dict[str, str]:
-    """Each key of a text encoder's files (native Wan or transformers) -> its name in UMT5EncoderModel."""
+    """Each key of a text encoder's files (Wan's, transformers' or GGUF's) -> its name in UMT5EncoderModel."""
     return {key: _umt5_name(key) for key in keys}
 
 
@@ -92,8 +107,10 @@ def _converted(key: str, convert: Callable[[dict[str, str]], dict[str, str]]) ->
 def _umt5_name(key: str) -> str:
     if key in _UMT5_TOP:
         return _UMT5_TOP[key]
-    parts = key.split(".")
+    parts = key.removeprefix("enc.").split(".")
     inner = ".".join(parts[2:-1])
+    if parts[0] == "blk" and inner in _UMT5_GGUF:
+        return f"encoder.block.{parts[1]}.{_UMT5_GGUF[inner]}.{parts[-1]}"
     if parts[0] == "blocks" and inner in _UMT5_BLOCK:
         return f"encoder.block.{parts[1]}.{_UMT5_BLOCK[inner]}.{parts[-1]}"
     return key
@@ -293,7 +310,7 @@ def count_parameters(paths: ModelPaths) -> ParameterCounts:
     """From the files' headers alone: no torch, no weights. Raises InputError for files that are no models."""
 
     def shapes_of(files: ModelFiles) -> Shapes:
-        return {key: entry.shape for file in files.weights for key, entry in read_header(file).items()}
+        return {key: entry.shape for file in files.weights for key, entry in read_weights(file).items()}
 
     models = (paths.high, paths.low, paths.vae, paths.text_encoder)
     high, low, vae, text = collect_problems([partial(shapes_of, files) for files in models])
@@ -314,7 +331,7 @@ def counts_of(expert: Shapes, vae: Shapes, text: Shapes) -> ParameterCounts:
     block_sizes = [math.prod(shape) for block in blocks.values() for shape in block.values()]
     first = next(iter(blocks.values()))
     vae_inputs = ("encoder.conv1.weight", "encoder.conv_in.weight")
-    embeddings = ("token_embedding.weight", "shared.weight", "encoder.embed_tokens.weight")
+    embeddings = ("token_embedding.weight", "shared.weight", *TIED[:1], "token_embd.weight")
     return ParameterCounts(
         expert=_total(expert),
         blocks=sum(counts),

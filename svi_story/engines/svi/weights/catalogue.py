@@ -14,7 +14,8 @@ from functools import partial
 from pathlib import PurePosixPath
 from typing import TYPE_CHECKING, Literal
 
-from svi_story.engines.svi.weights.headers import MAX_FILE, read_header
+from svi_story.engines.svi.weights.formats import SUFFIXES, read_weights
+from svi_story.engines.svi.weights.tensors import MAX_FILE
 from svi_story.errors import InputError, Problem, collect_problems, shorten_problems
 from svi_story.files import read_regular
 
@@ -267,7 +268,11 @@ def _weights_in(folder: Path, part: WeightPart, what: str) -> list[Path]:
     if len(indexes) > 1:
         problem = f"{len(indexes)} index files ({', '.join(i.name for i in indexes)}); keep one"
         raise InputError(Problem(problem, file=str(folder)))
-    names = _indexed(indexes[0]) if indexes else sorted(p.name for p in folder.glob("*.safetensors"))
+    names = (
+        _indexed(indexes[0])
+        if indexes
+        else sorted(p.name for p in folder.iterdir() if p.suffix in SUFFIXES and p.name[0] != ".")
+    )
     missing = [
         Problem(f"not found: a part of {what}; download {part.source.repo} again", file=str(folder / name))
         for name in sorted({*names, *(n for name in names for n in _shard_names(name))})
@@ -276,6 +281,10 @@ def _weights_in(folder: Path, part: WeightPart, what: str) -> list[Path]:
     if missing:
         raise InputError(*missing)
     return [folder / name for name in names]
+
+
+def _is_weights(file: Path) -> bool:
+    return file.suffix in SUFFIXES and not file.name.startswith(".")
 
 
 def _indexed(index: Path) -> list[str]:
@@ -343,9 +352,9 @@ def _part_status(root: Path, part: WeightPart) -> PartStatus:
         return PartStatus(part, (), sum(file.stat().st_size for file in present), error.problems)
     problems: list[Problem] = []
     for file in files:
-        if file.suffix == ".safetensors":
+        if file.suffix in SUFFIXES:
             try:
-                read_header(file)
+                read_weights(file)
             except InputError as error:
                 problems += error.problems
     size = sum(file.stat().st_size for file in files)

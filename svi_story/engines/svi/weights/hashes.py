@@ -8,7 +8,7 @@ import json
 from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING
 
-from svi_story.engines.svi.weights.headers import MAX_FILE
+from svi_story.engines.svi.weights.tensors import MAX_FILE
 from svi_story.errors import RenderError
 from svi_story.files import read_chunks, read_regular, remove_stale_temps, write_atomic
 

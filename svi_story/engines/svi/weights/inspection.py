@@ -8,10 +8,11 @@ from importlib.util import find_spec
 from typing import TYPE_CHECKING
 
 from svi_story.engines.svi.weights.catalogue import EXPERTS, VARIANTS, LoraPair, find_model
+from svi_story.engines.svi.weights.formats import SUFFIXES, read_weights
 from svi_story.engines.svi.weights.hashes import DownloadRecords, hash_file, ignore_progress, name_of
-from svi_story.engines.svi.weights.headers import FLOATS, is_finite, read_header
 from svi_story.engines.svi.weights.loading import read_text_encoder, read_transformer, read_vae
 from svi_story.engines.svi.weights.lora import LoraUse, check_distill, check_svi_pair, known_role, read_lora
+from svi_story.engines.svi.weights.tensors import is_finite
 from svi_story.errors import InputError, Problem, shorten_problems
 
 if TYPE_CHECKING:
@@ -67,7 +68,7 @@ def inspect(root: Path, parts: Sequence[PartStatus], progress: Progress = ignore
         _check_shapes(root, whole, problems)
         for status in whole:
             for file in status.files:
-                if file.suffix == ".safetensors":
+                if file.suffix in SUFFIXES:
                     problems += shorten_problems(_not_finite(file, progress))
     elif whole:
         notes.append(NO_TORCH)
@@ -133,7 +134,7 @@ def _check_places(
         with _gathered(problems):
             check_distill(LoraPair(*pair))
     high, low = (
-        {hashes[file]: file for file in files.get(expert, ()) if file.suffix == ".safetensors"}
+        {hashes[file]: file for file in files.get(expert, ()) if file.suffix in SUFFIXES}
         for expert in EXPERTS
     )
     what = "is the same file as {}; the experts differ, so download both again"
@@ -174,7 +175,7 @@ def _check_shapes(root: Path, whole: Sequence[PartStatus], problems: list[Proble
 
 
 def _not_finite(file: Path, progress: Progress) -> list[Problem]:
-    entries = [entry for entry in read_header(file).values() if entry.dtype in FLOATS]
+    entries = list(read_weights(file).values())
     found: list[Problem] = []
     for done, entry in enumerate(entries, 1):
         if not is_finite(entry.read()):

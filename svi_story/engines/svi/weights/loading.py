@@ -6,7 +6,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from svi_story.engines.svi.weights import architecture as arch
-from svi_story.engines.svi.weights.headers import StoredTensor, is_finite, read_headers
+from svi_story.engines.svi.weights.formats import read_shards
+from svi_story.engines.svi.weights.tensors import StoredTensor, is_finite
 from svi_story.errors import InputError, Problem, shorten_problems
 
 if TYPE_CHECKING:
@@ -32,7 +33,7 @@ class Placement:
 
     def take(self, entry: StoredTensor) -> Tensor:
         """A stored tensor as it will be used: a copy of its own, rounded once."""
-        tensor = entry.read().to(self.device)
+        tensor = entry.read(self.device)
         return tensor.to(self.dtype, copy=tensor.device.type == "cpu")
 
 
@@ -46,7 +47,7 @@ class Blueprint:
 
 def read_transformer(files: ModelFiles) -> Blueprint:
     """An expert as its files describe it. Raises InputError naming every tensor that is wrong; reads none."""
-    entries = read_headers(files.weights)
+    entries = read_shards(files.weights)
     entries = arch.by_name(entries, arch.name_transformer(entries))
     blueprint = Blueprint(entries, arch.transformer_settings(entries, arch.read_config(files.config)))
     check_same(_empty_transformer(blueprint), entries)
@@ -55,7 +56,7 @@ def read_transformer(files: ModelFiles) -> Blueprint:
 
 def read_vae(files: ModelFiles) -> Blueprint:
     """The VAE as its files describe it. Raises InputError as `read_transformer` does."""
-    entries = read_headers(files.weights)
+    entries = read_shards(files.weights)
     entries = arch.by_name(entries, arch.name_vae(entries))
     blueprint = Blueprint(entries, arch.vae_settings(entries, arch.read_config(files.config)))
     check_same(_empty_vae(blueprint), entries)
@@ -64,7 +65,7 @@ def read_vae(files: ModelFiles) -> Blueprint:
 
 def read_text_encoder(files: ModelFiles) -> Blueprint:
     """The UMT5 encoder as its files describe it. Raises InputError as `read_transformer` does."""
-    entries = read_headers(files.weights)
+    entries = read_shards(files.weights)
     if arch.TIED[1] in entries:
         entries.pop(arch.TIED[0], None)
     entries = arch.by_name(entries, arch.name_text_encoder(entries))

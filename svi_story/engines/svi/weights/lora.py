@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 
 from svi_story.engines.svi.weights.architecture import from_native
 from svi_story.engines.svi.weights.catalogue import EXPERTS
-from svi_story.engines.svi.weights.headers import StoredTensor, dtype_problems, is_finite, read_header
+from svi_story.engines.svi.weights.tensors import FLOATS, StoredTensor, is_finite, read_safetensors
 from svi_story.errors import InputError, Problem, collect_problems, shorten_problems
 
 if TYPE_CHECKING:
@@ -82,7 +82,7 @@ def read_lora(use: LoraUse, shapes: Mapping[str, tuple[int, ...]]) -> dict[str, 
         raise InputError(
             Problem(f"strength {use.strength} is not a number; use one like 1.0", file=str(use.file))
         )
-    header = read_header(use.file)
+    header, _ = read_safetensors(use.file)
     parts, problems = _sort_keys(header, shapes)
     factors: dict[str, Factors] = {}
     for name, sides in parts.items():
@@ -112,13 +112,13 @@ def merge(entry: StoredTensor, recipe: Recipe, placement: Placement) -> Tensor:
     import torch
 
     def read(factor: StoredTensor) -> Tensor:
-        tensor = factor.read().to(placement.device).to(torch.float32)
+        tensor = factor.read(placement.device).to(torch.float32)
         if not is_finite(tensor):
             what = f"{factor.key} holds NaN or Inf; download it again"
             raise InputError(Problem(what, file=str(factor.file)))
         return tensor
 
-    weight = entry.read().to(placement.device).to(torch.float32, copy=True)
+    weight = entry.read(placement.device).to(torch.float32, copy=True)
     for factors in recipe:
         down, up = read(factors.down), read(factors.up)
         weight.addmm_(up, down, alpha=factors.scale)
@@ -139,7 +139,9 @@ def _sort_keys(
             problems.append(Problem(what, file=str(entry.file)))
             continue
         side = "alpha" if match["alpha"] else _SIDES[match["side"]]
-        problems += dtype_problems(entry) if side != "alpha" else []  # alpha may be an integer
+        if side != "alpha" and entry.dtype not in FLOATS:  # alpha may be an integer
+            what = f"{key} is stored as {entry.dtype}; LoRAs are read in 16 or 32 bits"
+            problems.append(Problem(what, file=str(entry.file)))
         if side in parts.setdefault(name, {}):
             what = f"{key} and {parts[name][side].key} are for the same weight"
             problems.append(Problem(what, file=str(entry.file)))
