@@ -78,6 +78,8 @@ def picture_seeds() -> Seeds:
         ("lossy.webp", image, {"exif": exif}),
         ("lossless.webp", image.convert("RGBA"), {"lossless": True}),
         ("several.webp", image, several),
+        ("lossy.avif", image, {"exif": exif}),
+        ("several.avif", image, several),
         ("plain.bmp", image, {}),
         ("palette.bmp", image.convert("P"), {}),
         ("plain.tiff", image, {}),

@@ -5,9 +5,11 @@ from __future__ import annotations
 import io
 import os
 import struct
+import sys
 import warnings
 import zlib
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -66,6 +68,63 @@ def test_jpeg_by_its_content_not_its_name(tmp_path: Path) -> None:
     assert np.abs(difference).max() < 20
 
 
+@pytest.mark.parametrize("mode", ["RGB", "RGBA", "L"])
+def test_avif_by_its_content_not_its_name(tmp_path: Path, mode: str) -> None:
+    path = tmp_path / "a.jpg"
+    Image.fromarray(GRADIENT).convert(mode).save(path, format="AVIF", quality=95, subsampling="4:4:4")
+    expected = np.asarray(Image.fromarray(GRADIENT).convert(mode).convert("RGB")).astype(int)
+    assert np.abs(np.asarray(open_picture(path)) - expected).max() < 12
+
+
+HEIC = b"\0\0\0\x18ftyp%s\0\0\0\0mif1%s"
+
+
+@pytest.mark.parametrize("brand", [b"heic", b"heix", b"hevc", b"mif1", b"msf1"])
+def test_heic_is_named_where_it_cannot_be_read(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, brand: bytes
+) -> None:
+    monkeypatch.setitem(sys.modules, "pillow_heif", None)  # as if it was not installed
+    (tmp_path / "a.jpg").write_bytes(HEIC % (brand, brand) + bytes(200))
+    assert "is a HEIC photo; install pillow-heif" in refusal(tmp_path / "a.jpg")
+
+
+def test_heic_is_read_where_pillow_heif_is_installed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def register_heif_opener(**_options: object) -> None:
+        Image.OPEN["HEIF"] = (lambda *_: Image.new("RGB", (20, 10), (9, 8, 7)), None)  # type: ignore[assignment]  # enough
+
+    monkeypatch.setitem(
+        sys.modules, "pillow_heif", SimpleNamespace(register_heif_opener=register_heif_opener)
+    )
+    monkeypatch.setattr(Image, "OPEN", dict(Image.OPEN))
+    sized = struct.pack(">I4sI", 20, b"ispe", 0) + struct.pack(">II", 20, 10)
+    boxes = struct.pack(">I4sI", 48, b"meta", 0) + struct.pack(">I4s", 36, b"iprp")
+    boxes += struct.pack(">I4s", 28, b"ipco") + sized
+    (tmp_path / "a.jpg").write_bytes(HEIC % (b"heic", b"heic") + boxes)
+    assert open_picture(tmp_path / "a.jpg").getpixel((3, 3)) == (9, 8, 7)
+    huge = boxes.replace(struct.pack(">II", 20, 10), struct.pack(">II", 30_000, 30_000))
+    (tmp_path / "b.jpg").write_bytes(HEIC % (b"heic", b"heic") + huge)
+    assert "40 megapixels of a HEIC and" in refusal(tmp_path / "b.jpg")
+
+
+OTHER_KINDS = {
+    "a JPEG XL image": b"\xff\x0a" + bytes(50),
+    "a JPEG 2000 image": b"\0\0\0\x0cjP  \r\n\x87\n",
+    "a Photoshop file": b"8BPS\0\1" + bytes(50),
+    "an SVG drawing": b"<?xml version='1.0'?>\n<svg xmlns='http://www.w3.org/2000/svg'/>",
+    "a web page": b"<!doctype html><html><title>404</title></html>",
+    "a Git LFS pointer; run `git lfs pull`": b"version https://git-lfs.github.com/spec/v1\noid sha256:0\n",
+    "macOS metadata (AppleDouble)": b"\0\x05\x16\x07\0\2\0\0Mac OS X        ",
+    "a PDF document": b"%PDF-1.7\n",
+    "a video": b"\0\0\0\x14ftypisom\0\0\0\0isom",
+}
+
+
+@pytest.mark.parametrize("kind", OTHER_KINDS)
+def test_other_kinds_are_called_by_name(tmp_path: Path, kind: str) -> None:
+    (tmp_path / "a.png").write_bytes(OTHER_KINDS[kind])
+    assert f"is {kind}" in refusal(tmp_path / "a.png")
+
+
 def test_a_phone_jpeg_of_several_pictures_gives_the_first(tmp_path: Path) -> None:
     path = tmp_path / "a.jpg"
     first, second = Image.new("RGB", (32, 32), (200, 10, 10)), Image.new("RGB", (32, 32), (10, 200, 10))
@@ -75,13 +134,14 @@ def test_a_phone_jpeg_of_several_pictures_gives_the_first(tmp_path: Path) -> Non
 
 def test_the_first_frame_of_an_animation(tmp_path: Path) -> None:
     frames = [Image.new("RGB", (20, 10), colour) for colour in ((250, 0, 0), (0, 250, 0))]
-    for name in ("a.gif", "a.webp", "a.png"):
+    for name in ("a.gif", "a.webp", "a.png", "a.avif"):
         frames[0].save(tmp_path / name, save_all=True, append_images=frames[1:], lossless=True)
-        assert open_picture(tmp_path / name).getpixel((3, 3)) == (250, 0, 0)
+        difference = np.asarray(open_picture(tmp_path / name))[3, 3].astype(int) - (250, 0, 0)
+        assert np.abs(difference).max() <= 4 * (name == "a.avif")
 
 
 @pytest.mark.parametrize("orientation", range(1, 9))
-@pytest.mark.parametrize("name", ["a.jpg", "a.png", "a.webp", "a.tiff"])
+@pytest.mark.parametrize("name", ["a.jpg", "a.png", "a.webp", "a.tiff", "a.avif"])
 def test_a_turned_picture_is_set_upright(tmp_path: Path, orientation: int, name: str) -> None:
     upright = Image.new("RGB", (40, 24), (0, 0, 255))
     upright.paste((255, 0, 0), (0, 0, 20, 12))  # red in the upper left quarter
@@ -97,7 +157,7 @@ def test_a_turned_picture_is_set_upright(tmp_path: Path, orientation: int, name:
     }[orientation]
     exif = Image.Exif()
     exif[0x0112] = orientation
-    turned.save(tmp_path / name, exif=exif, quality=95, subsampling=0)
+    turned.save(tmp_path / name, exif=exif, quality=95, subsampling="4:4:4")
     image = open_picture(tmp_path / name)
     assert image.size == (40, 24)
     assert image.getpixel((5, 5))[0] > 200  # type: ignore[index]  # RGB images give tuples
@@ -213,7 +273,7 @@ def test_a_pipe_or_a_device_is_refused_without_reading(tmp_path: Path) -> None:
     assert "not a regular file" in refusal(Path("/dev/zero"))
 
 
-@pytest.mark.parametrize("name", ["a.png", "a.jpg", "a.webp", "a.bmp", "a.tiff", "a.gif"])
+@pytest.mark.parametrize("name", ["a.png", "a.jpg", "a.webp", "a.bmp", "a.tiff", "a.gif", "a.avif"])
 @pytest.mark.parametrize("share", [0.02, 0.3, 0.7])
 def test_a_truncated_image_is_refused(tmp_path: Path, name: str, share: float) -> None:
     noise = np.random.default_rng(0).integers(0, 256, (60, 80, 3), dtype=np.uint8)
@@ -321,7 +381,7 @@ def test_no_damage_escapes_as_another_error(
     tmp_path_factory: pytest.TempPathFactory, data: st.DataObject
 ) -> None:
     folder = tmp_path_factory.mktemp("fuzz")
-    name = data.draw(st.sampled_from(["a.png", "a.jpg", "a.webp", "a.bmp", "a.tiff", "a.gif"]))
+    name = data.draw(st.sampled_from(["a.png", "a.jpg", "a.webp", "a.bmp", "a.tiff", "a.gif", "a.avif"]))
     path = saved(folder / name, GRADIENT[:20, :20])
     content = bytearray(path.read_bytes())
     for _ in range(data.draw(st.integers(1, 8))):

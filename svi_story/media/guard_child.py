@@ -15,6 +15,8 @@ from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from PIL import AvifImagePlugin
+
 from svi_story.files import open_regular
 from svi_story.media.guard import ENDED, LENGTH, identity_of
 from svi_story.media.image_headers import MEMORY
@@ -96,6 +98,7 @@ def _address_space() -> int:
 def serve() -> None:
     """Answer requests until the pipe closes."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    AvifImagePlugin.DEFAULT_MAX_THREADS = 1
     requests, answers = sys.stdin.buffer, os.fdopen(os.dup(1), "wb")
     nowhere = os.open(os.devnull, os.O_WRONLY)
     os.dup2(nowhere, 1)  # libraries may print

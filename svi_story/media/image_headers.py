@@ -34,6 +34,8 @@ MEMORY = 900_000_000
 """Bytes that decoding one picture may take: 100 megapixels twice, as Pillow keeps 4 bytes a pixel."""
 WEBP_BYTES = 22
 """That decoding a pixel of a WebP takes: libwebp's canvases and its frame, and Pillow's two copies."""
+AVIF_BYTES = 22
+"""The same of an AVIF or HEIC: three or four planes of 16 bits, the RGBA of them, and Pillow's two copies."""
 
 _FIRST_LOOK, _CHUNK = 2**8, 2**20
 _MARKER = re.compile(rb"\xff+[\x01-\xcf\xd8-\xfe]")
@@ -58,7 +60,7 @@ class Header:
     @property
     def kind(self) -> str:
         """Of a format that may have fewer pixels than others, for messages."""
-        return "WebP" if self.format == "WEBP" else "progressive JPEG like this"
+        return {"WEBP": "WebP", "AVIF": "AVIF", "HEIF": "HEIC"}.get(self.format, "progressive JPEG like this")
 
 
 def read_header(file: BinaryIO) -> Header | None:
@@ -67,11 +69,8 @@ def read_header(file: BinaryIO) -> Header | None:
     Raises HeaderError for a file that no decoder should get. Leaves the file at any position.
     """
     data = _Data(file)
-    start = data.at(0, 16)
-    for known, magic, read in _KINDS:
-        if known(start, magic):
-            return read(data)
-    return None
+    read = _reader(data.at(0, 64))
+    return read(data) if read else None
 
 
 class _Data:
@@ -293,19 +292,94 @@ def _tiff_header(tags: dict[int, int]) -> Header:
     return Header("TIFF", (size,))
 
 
-def _starts(start: bytes, magic: bytes) -> bool:
-    return start.startswith(magic)
+def _avif(data: _Data) -> Header:
+    return Header("AVIF", tuple(_iso_sizes(data)), MEMORY // AVIF_BYTES)
 
 
-def _is_webp(start: bytes, magic: bytes) -> bool:
-    return start.startswith(magic) and start[8:12] == b"WEBP"
+def _heic(data: _Data) -> Header:
+    return Header("HEIF", tuple(_iso_sizes(data)), MEMORY // AVIF_BYTES)
 
 
-_KINDS: tuple[tuple[Callable[[bytes, bytes], bool], bytes, Callable[[_Data], Header]], ...] = (
-    (_starts, b"\x89PNG\r\n\x1a\n", _png),
-    (_starts, b"\xff\xd8\xff", _jpeg),
-    (_is_webp, b"RIFF", _webp),
-    (_starts, b"BM", _bmp),
-    *((_starts, magic, _gif) for magic in (b"GIF87a", b"GIF89a")),
-    *((_starts, magic, _tiff) for magic in (b"II*\0", b"MM\0*", b"II\0*", b"MM*\0", b"II+\0", b"MM\0+")),
+_ISO_PARENTS = {
+    b"meta": 4,
+    **dict.fromkeys((b"iprp", b"ipco", b"moov", b"trak", b"mdia", b"minf", b"stbl"), 0),
+    b"stsd": 8,
+}
+"""Boxes that others are in, and the bytes before the first of them."""
+
+
+def _iso_sizes(data: _Data) -> list[tuple[int, int]]:
+    """The sizes of all images and tracks: ISO/IEC 14496-12 and 23008-12, boxes in boxes."""
+    sizes: list[tuple[int, int]] = []
+    waiting, boxes, most = [(0, data.size)], 0, MAX_PARTS + data.size // LEAST_PART
+    while waiting:
+        at, stop = waiting.pop()
+        while at + 8 <= stop:
+            length, name = data.unpack(">I4s", at)
+            body = at + (16 if length == 1 else 8)
+            if length == 1:
+                (length,) = data.unpack(">Q", at + 8)
+            end = min(at + length, stop) if length else stop
+            if name in _ISO_PARENTS:
+                waiting.append((body + _ISO_PARENTS[name], end))
+            elif name == b"ispe":
+                sizes.append(data.unpack(">II", body + 4))
+            elif name in (b"av01", b"hvc1", b"hev1"):
+                sizes.append(data.unpack(">HH", body + 24))
+            boxes += 1
+            if boxes > most:
+                raise HeaderError(f"it has more than {most} boxes")
+            at = max(end, body)
+    return list(dict.fromkeys(sizes))
+
+
+_AVIF_BRANDS = {b"avif", b"avis"}
+_HEIC_BRANDS = {b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"hevm", b"hevs", b"mif1", b"msf1"}
+
+
+def _iso_brands(start: bytes) -> set[bytes]:
+    """What an ISO media file says that it is, in its first 64 bytes."""
+    if start[4:8] != b"ftyp":
+        return set()
+    stop = min(int.from_bytes(start[:4], "big"), len(start))
+    return {start[at : at + 4] for at in (8, *range(16, stop - 3, 4))}
+
+
+def _reader(start: bytes) -> Callable[[_Data], Header] | None:
+    """What reads the header of a file with these first bytes."""
+    if start[:4] == b"RIFF" and start[8:12] == b"WEBP":
+        return _webp
+    brands = _iso_brands(start)
+    if brands & _AVIF_BRANDS:
+        return _avif
+    if brands & _HEIC_BRANDS:
+        return _heic
+    return next((read for magic, read in _READERS if start.startswith(magic)), None)
+
+
+_READERS = (
+    *((b"\x89PNG\r\n\x1a\n", _png), (b"\xff\xd8\xff", _jpeg), (b"BM", _bmp)),
+    *((magic, _gif) for magic in (b"GIF87a", b"GIF89a")),
+    *((magic, _tiff) for magic in (b"II*\0", b"MM\0*", b"II\0*", b"MM*\0", b"II+\0", b"MM\0+")),
 )
+_OTHER_KINDS = (
+    (rb"\0\0\0\x0cJXL |\xff\x0a", "a JPEG XL image"),
+    (rb"\0\0\0\x0cjP  ", "a JPEG 2000 image"),
+    (rb"8BPS", "a Photoshop file"),
+    (rb"gimp xcf", "a GIMP file"),
+    (rb"v/1\x01", "an OpenEXR image"),
+    (rb"(?:\xef\xbb\xbf)?\s*(?:<\?xml[^>]*>\s*)?(?:<!--[^>]*>\s*)?(?:<!DOCTYPE )?<?svg", "an SVG drawing"),
+    (rb"\s*<(?:!DOCTYPE html|html)", "a web page, perhaps of a failed download"),
+    (rb"version https://git-lfs", "a Git LFS pointer; run `git lfs pull`, or name another image"),
+    (rb"\0\x05\x16\x07", "macOS metadata (AppleDouble); name the file without `._` at its start"),
+    (rb"%PDF", "a PDF document"),
+    (rb"....ftyp|\x1a\x45\xdf\xa3", "a video; name an image, such as one frame of it"),
+)
+
+
+def known_kind(file: BinaryIO) -> str:
+    """What a file is that no decoder here reads, maybe with a remedy; empty when that is not known."""
+    start = _Data(file).at(0, _FIRST_LOOK)
+    return next(
+        (kind for magic, kind in _OTHER_KINDS if re.match(magic, start, re.DOTALL | re.IGNORECASE)), ""
+    )

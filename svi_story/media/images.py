@@ -7,6 +7,7 @@ import io
 import os
 import re
 import warnings
+from importlib import import_module
 from typing import TYPE_CHECKING, BinaryIO, Literal
 
 import numpy as np
@@ -14,7 +15,7 @@ from PIL import Image, ImageCms, UnidentifiedImageError
 
 from svi_story.errors import InputError, Problem
 from svi_story.files import open_regular, why_not_opened
-from svi_story.media.image_headers import MAX_PIXELS, MAX_SIDE, Header, read_header
+from svi_story.media.image_headers import MAX_PIXELS, MAX_SIDE, Header, known_kind, read_header
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -22,7 +23,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "TIFF", "GIF")
+FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "TIFF", "GIF", "AVIF")
 MAX_BYTES = 300 * 2**20
 """Larger files hold no usable picture, and searching them for one could take for ever."""
 BACKGROUND = (0, 0, 0)
@@ -123,9 +124,11 @@ def _decoded(path: Path, file: BinaryIO, allow: Callable[[Header], None]) -> Ima
     try:
         header = read_header(file)
         if header is None:
-            raise UnidentifiedImageError
+            raise PictureError(path, _unknown_kind(file))
         for size in header.sizes:
             _check_size(path, size, header)
+        if header.format == "HEIF":
+            _register_heif(path)
         allow(header)
         file.seek(0)
         image = Image.open(file, formats=[header.format])
@@ -134,14 +137,30 @@ def _decoded(path: Path, file: BinaryIO, allow: Callable[[Header], None]) -> Ima
     except (PictureError, MemoryError):
         raise
     except UnidentifiedImageError:
-        known = ", ".join(FORMATS)
-        raise PictureError(path, f"is no image of a known kind ({known}); {_REMEDY}") from None
+        raise PictureError(path, f"is truncated or damaged; {_REMEDY}") from None
     except Image.DecompressionBombError:
         raise PictureError(path, _too_large("more pixels than that")) from None
     except Exception as error:  # noqa: BLE001 - on hostile files decoders raise anything
         detail = str(error).strip() or type(error).__name__
         raise PictureError(path, f"is truncated or damaged ({detail}); {_REMEDY}") from None
     return image
+
+
+def _unknown_kind(file: BinaryIO) -> str:
+    kind = known_kind(file)
+    if kind:
+        return f"is {kind}" if ";" in kind else f"is {kind}; {_REMEDY}"
+    return f"is no image of a known kind ({', '.join(FORMATS)}); {_REMEDY}"
+
+
+def _register_heif(path: Path) -> None:
+    """Let Pillow read HEIC, where pillow-heif is installed."""
+    try:
+        plugin = import_module("pillow_heif")
+    except ImportError:
+        what = "is a HEIC photo; install pillow-heif (`pip install pillow-heif`), or save it as a PNG or JPEG"
+        raise PictureError(path, what) from None
+    plugin.register_heif_opener(decode_threads=1, thumbnails=False)
 
 
 def _check_size(path: Path, size: tuple[int, int], header: Header) -> None:
