@@ -16,6 +16,7 @@ from svi_story import events
 from svi_story.cli.app import app
 from svi_story.engines.svi.memory import MODES, needs_of
 from svi_story.engines.svi.weights.architecture import A14B
+from svi_story.event_json import json_name
 from svi_story.plan.model import Size
 from svi_story.render.record import Record
 from svi_story.render.summary import PlanSummary, StatesSummary
@@ -132,7 +133,7 @@ def event_table() -> str:
     for name, (fields, about) in found.items():
         if name not in ("Event", "SegmentEvent"):
             explained = (f"`{field}`" + (f" ({what})" if what else "") for field, what in fields.items())
-            rows.append(f"| `{events.json_name(name)}` | {about} | {', '.join(explained)} |")
+            rows.append(f"| `{json_name(name)}` | {about} | {', '.join(explained)} |")
     return "\n".join(rows) + "\n"
 
 

@@ -5,10 +5,9 @@ The docstrings of events and fields are the table in docs/json.md.
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
-from pathlib import Path
+from dataclasses import dataclass
+from pathlib import Path  # noqa: TC003 - run logs are read by these annotations
 
 
 @dataclass(frozen=True)
@@ -55,6 +54,38 @@ class BundleOpened(Event):
     def __str__(self) -> str:
         other = "" if self.engine == self.packed else f", not as it was packed: {self.packed}"
         return f"{self.bundle}: a bundle of {self.board.name}; engine {self.engine}{other}"
+
+
+@dataclass(frozen=True)
+class RunOpened(Event):
+    """The first line of a run log: which process renders."""
+
+    host: str
+    namespace: str
+    """in which the process id counts; empty where systems have none"""
+    process: int
+    """the process id"""
+    started: float
+    """when the process started, in seconds since 1970"""
+    folder: Path
+    """the working directory: paths of other events are relative to it"""
+    command: tuple[str, ...]
+    version: str
+    """of svi-story"""
+
+    def __str__(self) -> str:
+        return f"process {self.process} on {self.host}: {' '.join(self.command)}"
+
+
+@dataclass(frozen=True)
+class RunEnded(Event):
+    """The last line of a run log. Without it, the process was killed or is still running."""
+
+    ending: str
+    """`done`, `failed`, `stopped` or `interrupted`"""
+
+    def __str__(self) -> str:
+        return f"the run ended: {self.ending}"
 
 
 @dataclass(frozen=True)
@@ -141,6 +172,17 @@ class SegmentStarted(SegmentEvent):
 
 
 @dataclass(frozen=True)
+class PhaseStarted(SegmentEvent):
+    """A model starts its steps of a segment, or the decoding of its frames starts."""
+
+    model: str
+    """`decode` for decoding"""
+
+    def __str__(self) -> str:
+        return f"{self.where}: {self.model}"
+
+
+@dataclass(frozen=True)
 class StepDone(SegmentEvent):
     """One sampling step is done."""
 
@@ -162,6 +204,41 @@ class PhaseDone(SegmentEvent):
 
     def __str__(self) -> str:
         return f"{self.where}: {self.model}: {self.steps} steps in {self.seconds:.1f} s"
+
+
+@dataclass(frozen=True)
+class PromptsStarted(Event):
+    """The encoding of prompts starts."""
+
+    prompts: int
+
+    def __str__(self) -> str:
+        return f"prompts to encode: {self.prompts}"
+
+
+@dataclass(frozen=True)
+class DeviceMemory(Event):
+    """How much memory of the GPU is in use, by all programs together."""
+
+    used: int
+    """bytes"""
+    total: int
+    """bytes"""
+
+    def __str__(self) -> str:
+        return f"GPU memory: {self.used / 2**30:.1f} of {self.total / 2**30:.1f} GiB in use"
+
+
+@dataclass(frozen=True)
+class TimeLeft(Event):
+    """How long the run will take from now on, encoding and joining included."""
+
+    seconds: float
+    at_least: bool
+    """true as long as the time of some work is unknown"""
+
+    def __str__(self) -> str:
+        return f"time left: {'at least' if self.at_least else 'about'} {self.seconds:.0f} s"
 
 
 @dataclass(frozen=True)
@@ -215,6 +292,20 @@ class ChainGiven(SegmentEvent):
 
     def __str__(self) -> str:
         return f"{self.where}: {self.segments} segments assigned to worker {self.worker}"
+
+
+@dataclass(frozen=True)
+class ModelLoading(Event):
+    """A model is being read from its files."""
+
+    model: str
+    done: int
+    """bytes"""
+    total: int
+    """bytes"""
+
+    def __str__(self) -> str:
+        return f"{self.model}: {self.done / 2**30:.2f} of {self.total / 2**30:.2f} GiB loaded"
 
 
 @dataclass(frozen=True)
@@ -321,6 +412,18 @@ class PreviewDone(Event):
 
 
 @dataclass(frozen=True)
+class JoinStarted(Event):
+    """The joining of all pieces into the film starts."""
+
+    board: Path
+    film: Path
+    pieces: int
+
+    def __str__(self) -> str:
+        return f"{self.film}: joining {self.pieces} pieces"
+
+
+@dataclass(frozen=True)
 class FilmDone(Event):
     """The film is complete."""
 
@@ -386,16 +489,3 @@ class BoardFailed(Event):
 
 
 Reporter = Callable[[Event], None]
-
-
-def json_name(kind: str) -> str:
-    """The name of an event in JSON: `StepDone` is `step_done`."""
-    return re.sub(r"(?<!^)(?=[A-Z])", "_", kind).lower()
-
-
-def as_json(event: Event) -> dict[str, object]:
-    """An event as a JSON object: `{"event": "step_done", ...}`, paths as text."""
-    fields = {key: str(value) if isinstance(value, Path) else value for key, value in asdict(event).items()}
-    if isinstance(event, EngineSettled):
-        fields["memory"] = event.rung
-    return {"event": json_name(type(event).__name__), **fields}

@@ -82,6 +82,7 @@ KNOWN = (
     r"CACHEDIR\.TAG|memo\.json|calibration\.json|(films|ledger)/[0-9a-f]{64}\.json|locks/[0-9a-f]{64}\.lock",
     r"entries/../[0-9a-f]{64}/(entry\.json|frames\.avi|latents\.safetensors)",
     r"pieces/../[0-9a-f]{64}/(piece\.json|piece\.mp4)",
+    r"runs/[0-9-]{15}-[0-9a-f]{6}/events\.jsonl",
     r"bundles/[0-9a-f]{64}/(bundle\.json|board/board\.yaml|files/[^/]+|cache/.+)",
 )
 

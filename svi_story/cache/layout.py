@@ -89,6 +89,11 @@ class Layout:
         """One small file for each file that svi-story wrote outside the cache."""
         return self.root / "ledger"
 
+    @property
+    def runs(self) -> Path:
+        """A folder for each run, with the log of its events."""
+        return self.root / "runs"
+
     def bundle(self, digest: str) -> Path:
         """The folder of an unpacked bundle, by the zip's sha256."""
         return self.root / BUNDLES / _checked(digest)

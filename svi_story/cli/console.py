@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from svi_story.cli.terminal import answer_json, complain, drop_output, shorten
 from svi_story.errors import RenderError, on_one_line
+from svi_story.event_json import as_json
 from svi_story.events import (
     BoardDelayed,
     BoardFailed,
@@ -27,7 +28,6 @@ from svi_story.events import (
     StepDone,
     Warned,
     WorkerLost,
-    as_json,
 )
 
 if TYPE_CHECKING:

@@ -69,21 +69,23 @@ def plan(
 
 @with_board_options
 def status(paths: Paths, options: BoardOptions, as_json: AsJson = False) -> None:
-    """Show how far every film is.
+    """Show how far every film is, and what renders are doing that use its cache.
 
     \b
     svi-story status boards/
     """
-    from svi_story.render.summary import StatesSummary, status_of
+    from svi_story.render.summary import StatesSummary, runs_of, status_of
 
     jobs, rejected = prepare_jobs(paths, options)
-    found = StatesSummary(boards=tuple(status_of(job, store_of(job)) for job in jobs)).model_dump()
+    states = tuple(status_of(job, store_of(job)) for job in jobs)
+    found = StatesSummary(boards=states, runs=runs_of([options.cache])).model_dump()
     if as_json:
         answer_json(found)
     elif jobs:
         titles = ("board", "state", "cached", "partial", "to_render", "film")
         rows = [["-" if row[name] is None else str(row[name]) for name in titles] for row in found["boards"]]
         answer(*table(titles, rows))
+        answer(*(f"run {run['run']}: {run['message']}" for run in found["runs"]))
     exit_for(jobs, rejected)
 
 

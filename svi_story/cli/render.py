@@ -93,13 +93,15 @@ def render(
     from svi_story.cli.console import reporter
     from svi_story.render.jobs import Place, find_places, notices, prepare
     from svi_story.render.runner import RenderRequest, render_boards
+    from svi_story.render.runs import run_log
 
     choice = options.choice()
     request = RenderRequest(tuple(only or ()), tuple(force or ()), retries)
     places = find_places(paths, options.output, options.cache)
     try:
         with (
-            reporter(as_json=as_json, quiet=quiet, verbose=verbose) as report,
+            reporter(as_json=as_json, quiet=quiet, verbose=verbose) as shown,
+            run_log([options.cache], shown, ["svi-story", *sys.argv[1:]]) as report,
             _cluster(ray, workers) as joined,
         ):
             fingerprints = fingerprints_in(options.cache, report)

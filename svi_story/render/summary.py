@@ -13,9 +13,10 @@ from svi_story.engines import MemoryNeed, implementation_of
 from svi_story.fields import JsonModel
 from svi_story.plan.diff import describe_film, what_changed
 from svi_story.render.record import is_finished, is_up_to_date, read_record, recipe_of
+from svi_story.render.runs import RunState, read_runs
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterable, Sequence
     from pathlib import Path
 
     from svi_story.cache.store import Store
@@ -125,10 +126,27 @@ class PlanSummary(JsonModel):
     schedule: ScheduleSummary
 
 
+class RunSummary(JsonModel):
+    """A run, as its log tells."""
+
+    run: str
+    state: RunState = Field(
+        description="`died`: its process is gone; `hanging`: it is silent for much longer than usual"
+    )
+    message: str = Field(description="what it is doing, or was doing when it died, and what to do about it")
+    host: str
+    process: int = Field(description="its process id")
+    boards: tuple[str, ...] = Field(description="paths")
+    silent: float = Field(description="seconds since its last event")
+
+
 class StatesSummary(JsonModel):
     """What `status --json` prints."""
 
     boards: tuple[StatusSummary, ...] = Field(description="invalid ones are left out")
+    runs: tuple[RunSummary, ...] = Field(
+        description="renders that are running with the same cache, and the last one if it did not end well"
+    )
 
 
 def summarise(job: Job, store: Store, *, why: bool) -> BoardSummary:
@@ -198,6 +216,29 @@ def schedule_of(costs: Sequence[Cost]) -> ScheduleSummary:
             )
             for cost in costs
         ),
+    )
+
+
+def runs_of(caches: Iterable[Path]) -> tuple[RunSummary, ...]:
+    """The runs that are running, and the newest one of each cache if it did not end well."""
+    found = [
+        report
+        for cache in caches
+        for number, report in enumerate(read_runs(cache))
+        if report.state in ("running", "hanging") or (number == 0 and report.state != "done")
+    ]
+    return tuple(
+        RunSummary(
+            run=report.run,
+            state=report.state,
+            message=report.message,
+            host=opened.host,
+            process=opened.process,
+            boards=tuple(str(opened.folder / board) for board in report.progress.boards),
+            silent=round(report.silent, 1),
+        )
+        for report in found
+        if (opened := report.progress.opened)
     )
 
 

@@ -1,0 +1,306 @@
+"""What a run is doing, as its events tell: for progress bars, `status` and the page of `watch`."""
+
+from __future__ import annotations
+
+from collections import deque
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Literal
+
+from svi_story.events import (
+    BoardDelayed,
+    BoardFailed,
+    BoardRefused,
+    BoardStarted,
+    DeviceMemory,
+    Event,
+    FilmDone,
+    FramesDone,
+    Hashing,
+    JoinStarted,
+    ModelLoaded,
+    ModelLoading,
+    ModelMoved,
+    PhaseDone,
+    PhaseStarted,
+    PromptsStarted,
+    RunEnded,
+    RunOpened,
+    RunStarted,
+    SegmentDone,
+    SegmentEvent,
+    SegmentReused,
+    SegmentStarted,
+    StepDone,
+    TimeLeft,
+    Warned,
+    WorkerLost,
+    WorkerStarted,
+)
+from svi_story.units import gib
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    Name = tuple[Path, str, int]
+    """Of a segment: board, clip, index."""
+
+Ending = Literal["done", "failed", "stopped", "interrupted"]
+KEPT_MESSAGES = 50
+"""Newest warnings."""
+MODEL_NAMES = {
+    "high": "high-noise expert",
+    "low": "low-noise expert",
+    "vae": "VAE",
+    "text": "text encoder",
+    "camera": "camera",
+}
+
+
+@dataclass
+class SegmentProgress:
+    """How far a segment is."""
+
+    state: Literal["sampling", "decoding", "done", "cached"]
+    step: int = 0
+    steps: int = 0
+    step_seconds: float | None = None
+    """Seconds per step, of the last steps."""
+    frames: int = 0
+    """That are decoded."""
+    of_frames: int = 0
+    since: float = 0.0
+    _steps: deque[tuple[float, int]] = field(default_factory=lambda: deque(maxlen=6))
+
+    @property
+    def is_finished(self) -> bool:
+        """Whether it is in the cache."""
+        return self.state in ("done", "cached")
+
+    def start_steps(self, at: float) -> None:
+        """Forget how long steps took: another model may take longer."""
+        self._steps.clear()
+        self._steps.append((at, self.step))
+        self.step_seconds = None
+
+    def add_step(self, step: int, steps: int, at: float) -> None:
+        """One more step is done."""
+        self.state, self.step, self.steps = "sampling", step, steps
+        if self._steps and step < self._steps[-1][1]:  # it was begun anew
+            self._steps.clear()
+        self._steps.append((at, step))
+        (first_at, first), count = self._steps[0], step - self._steps[0][1]
+        if len(self._steps) > 1 and count > 0:
+            # the first step of a phase has loading in it: forget it as soon as there is another one
+            if len(self._steps) > 2:
+                first_at, first = self._steps[1]
+                count = step - first
+            self.step_seconds = max((at - first_at) / count, 0.0) if count else None
+
+
+@dataclass
+class BoardProgress:
+    """How far a board is."""
+
+    film: Path | None = None
+    clips: int = 0
+    segments: int = 0
+    state: Literal["waiting", "rendering", "joining", "done", "failed", "refused", "delayed"] = "waiting"
+    message: str = ""
+    """Why it failed, was refused or is delayed."""
+    started: dict[tuple[str, int], SegmentProgress] = field(default_factory=dict)
+    """The segments that were met, by clip and index."""
+
+    @property
+    def finished(self) -> int:
+        """How many segments are in the cache."""
+        return sum(each.is_finished for each in self.started.values())
+
+
+class Progress:
+    """What a run has done and is doing. Events are added in the order in which they happened."""
+
+    def __init__(self) -> None:
+        self.opened: RunOpened | None = None
+        self.ending: Ending | None = None
+        self.boards: dict[Path, BoardProgress] = {}
+        self.number_of_boards = 0
+        self.segments = 0
+        """Of all boards."""
+        self.first = 0.0
+        """When the first event happened, in seconds since 1970."""
+        self.latest = 0.0
+        self.phase = "preparing"
+        """What takes time now, by a name that other runs have too: for comparing how long it takes."""
+        self.pauses: dict[str, float] = {}
+        """The longest pause between two events in each phase, in seconds."""
+        self.doing = "preparing"
+        """What takes time now, for people."""
+        self.current: Name | None = None
+        """The segment that is worked on; with several workers, the one that was heard of last."""
+        self.memory: DeviceMemory | None = None
+        self.left: TimeLeft | None = None
+        self.left_at = 0.0
+        self.workers: dict[int, str] = {}
+        """Hosts, by worker."""
+        self.messages: deque[tuple[float, str]] = deque(maxlen=KEPT_MESSAGES)
+        """Warnings with their time, the newest last."""
+
+    @property
+    def finished(self) -> int:
+        """How many segments of all boards are in the cache."""
+        return sum(board.finished for board in self.boards.values())
+
+    @property
+    def segment(self) -> SegmentProgress | None:
+        """How far the current segment is."""
+        if self.current is None:
+            return None
+        board, clip, index = self.current
+        found = self.boards.get(board)
+        return found.started.get((clip, index)) if found else None
+
+    @property
+    def now(self) -> str:
+        """What it is doing, in a sentence; the board is named where there are several."""
+        board = self.current[0] if self.current else None
+        segment = self.segment
+        parts = [f"{board}: " if board and self.number_of_boards > 1 else "", self.doing]
+        if segment and segment.state == "sampling" and self.phase.startswith("sampling") and segment.steps:
+            per_step = f", {segment.step_seconds:.1f} s/step" if segment.step_seconds is not None else ""
+            parts.append(f" (step {segment.step}/{segment.steps}{per_step})")
+        return "".join(parts)
+
+    def seconds_left(self, now: float) -> float | None:
+        """The time left as estimated last, less what has passed since."""
+        return None if self.left is None else max(self.left.seconds - (now - self.left_at), 0.0)
+
+    def add(self, event: Event, at: float) -> None:
+        """Take an event into account."""
+        if self.latest:
+            pause = max(at - self.latest, 0.0)
+            self.pauses[self.phase] = max(pause, self.pauses.get(self.phase, 0.0))
+        self.first = self.first or at
+        self.latest = max(at, self.latest)
+        if isinstance(event, SegmentEvent):
+            self._add_to_segment(event, at)
+        elif isinstance(
+            event, BoardStarted | BoardDelayed | BoardFailed | BoardRefused | JoinStarted | FilmDone
+        ):
+            self._add_to_board(event)
+        else:
+            self._add_to_run(event, at)
+
+    def _add_to_run(self, event: Event, at: float) -> None:
+        match event:
+            case RunOpened():
+                self.opened = event
+            case RunEnded(ending=("done" | "failed" | "stopped" | "interrupted") as ending):
+                self.ending = ending
+            case RunStarted():
+                self.number_of_boards, self.segments = event.boards, event.segments
+            case DeviceMemory():
+                self.memory = event
+            case TimeLeft():
+                self.left, self.left_at = event, at
+            case WorkerStarted():
+                self.workers[event.worker] = event.host
+            case WorkerLost():
+                self.workers.pop(event.worker, None)
+                self.messages.append((at, str(event)))
+            case Warned():
+                self.messages.append((at, event.message))
+            case _:
+                self._add_work(event)
+
+    def _add_work(self, event: Event) -> None:
+        """Take into account what takes time and belongs to no segment."""
+        match event:
+            case Hashing():
+                self._do("hashing", f"hashing {event.path.name} ({_of(event.done, event.total)})")
+            case ModelLoading():
+                name = MODEL_NAMES.get(event.model, event.model)
+                self._do(f"loading {event.model}", f"loading the {name} ({_of(event.done, event.total)})")
+            case ModelLoaded() | ModelMoved():
+                self._do("preparing", "preparing")
+            case PromptsStarted():
+                self._do("encoding prompts", f"encoding {_count(event.prompts, 'prompt')}")
+            case _:
+                pass
+
+    def _add_to_board(self, event: Event) -> None:
+        match event:
+            case BoardStarted():
+                board = self._board(event.board)
+                board.film, board.clips, board.segments = event.film, event.clips, event.segments
+                board.state, board.message = "rendering", ""
+            case BoardDelayed() | BoardFailed():
+                board = self._board(event.board)
+                board.state = "delayed" if isinstance(event, BoardDelayed) else "failed"
+                board.message = event.message.strip().splitlines()[-1] if event.message.strip() else ""
+                self._do("preparing", "preparing")
+            case BoardRefused():
+                board = self._board(event.board)
+                board.state, board.message = "refused", "\n".join(event.problems)
+            case JoinStarted():
+                self._board(event.board).state = "joining"
+                self.current = None
+                self._do("joining", f"joining {event.film.name} ({_count(event.pieces, 'piece')})")
+            case FilmDone():
+                board = self._board(event.board)
+                board.film, board.state, board.message = event.film, "done", ""
+                self._do("preparing", "preparing")
+            case _:
+                pass
+
+    def _add_to_segment(self, event: SegmentEvent, at: float) -> None:
+        board = self._board(event.board)
+        name = (event.clip, event.segment)
+        if isinstance(event, SegmentReused):
+            if name not in board.started or not board.started[name].is_finished:
+                board.started[name] = SegmentProgress("cached")
+            return
+        segment = board.started.setdefault(name, SegmentProgress("sampling", since=at))
+        shown = _segment_name(event)
+        self.current = (event.board, *name)
+        match event:
+            case SegmentStarted():
+                segment.state, segment.of_frames, segment.since = "sampling", event.frames, at
+                self._do("preparing", f"preparing {shown}")
+            case PhaseStarted(model="decode"):
+                segment.state = "decoding"
+                self._do("decoding", f"decoding {shown}")
+            case PhaseStarted():
+                segment.state = "sampling"
+                segment.start_steps(at)
+                self._do(f"sampling {event.model}", f"sampling {shown}")
+            case StepDone():
+                segment.add_step(event.step, event.steps, at)
+                self._do(self.phase if self.phase.startswith("sampling") else "sampling", f"sampling {shown}")
+            case PhaseDone():
+                self._do("preparing", f"preparing {shown}")
+            case FramesDone():
+                segment.state, segment.frames, segment.of_frames = "decoding", event.done, event.frames
+                self._do("decoding", f"decoding {shown} ({event.done} of {event.frames} frames)")
+            case SegmentDone():
+                segment.state = "done"
+                self._do("encoding", "encoding")
+            case _:
+                pass
+
+    def _board(self, path: Path) -> BoardProgress:
+        return self.boards.setdefault(path, BoardProgress())
+
+    def _do(self, phase: str, doing: str) -> None:
+        self.phase, self.doing = phase, doing
+
+
+def _segment_name(event: SegmentEvent) -> str:
+    return f"clip {event.clip}" + (f", segment {event.segment + 1}" if event.segment else "")
+
+
+def _count(count: int, thing: str) -> str:
+    return f"{count} {thing}{'' if count == 1 else 's'}"
+
+
+def _of(done: int, total: int) -> str:
+    return f"{gib(done)} of {gib(total)}"
