@@ -7,7 +7,7 @@ import json
 import math
 import re
 from fractions import Fraction
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, PlainValidator, WithJsonSchema
 from pydantic_core import PydanticCustomError
@@ -174,6 +174,11 @@ def duration(value: object) -> Fraction:
     return seconds
 
 
+def clip_duration(value: object) -> Fraction | Literal["voice"]:
+    """As a duration, or `voice`."""
+    return "voice" if value == "voice" else duration(value)
+
+
 def delay(value: object) -> Fraction:
     """Seconds as in a duration, or 0."""
     seconds = _written_duration(value)
@@ -260,6 +265,14 @@ Delay = Annotated[
     _either(
         {"type": "number", "minimum": 0, "maximum": int(LONGEST)},
         {"type": "string", "pattern": f"^{_DURATION.pattern.replace('-?', '')}$"},
+    ),
+]
+ClipDuration = Annotated[
+    Fraction | Literal["voice"],
+    PlainValidator(clip_duration),
+    _either(
+        {"type": "number", "exclusiveMinimum": 0, "maximum": int(LONGEST)},
+        {"type": "string", "pattern": f"^({_DURATION.pattern.replace('-?', '')}|voice)$"},
     ),
 ]
 PassFrames = Annotated[int, Field(ge=5, le=1025)]

@@ -48,6 +48,7 @@ KEYWORDS: dict[str, Callable[[Any, Any], bool]] = {
     "minimum": lambda limit, value: bool(value >= limit),
     "oneOf": lambda limit, value: sum(accepts(kind, value) for kind in limit) == 1,
     "pattern": lambda limit, value: re.search(limit, value) is not None,
+    "propertyNames": lambda limit, value: all(accepts(limit, key) for key in value),
     "properties": lambda limit, value: all(accepts(limit[key], value[key]) for key in value if key in limit),
     "required": lambda limit, value: set(limit) <= set(value),
 }
@@ -58,7 +59,10 @@ def accepts(schema: dict[str, Any], value: Any) -> bool:
     kind = schema.get("type")
     if kind and (not isinstance(value, TYPES[kind]) or isinstance(value, bool) != (kind == "boolean")):
         return False
-    if schema.get("additionalProperties") is False and not set(value) <= set(schema["properties"]):
+    others = schema.get("additionalProperties", True)
+    if others is False and not set(value) <= set(schema["properties"]):
+        return False
+    if isinstance(others, dict) and not all(accepts(others, each) for each in value.values()):
         return False
     rest = schema.keys() - SILENT - {"type", "additionalProperties"}
     return all(KEYWORDS[keyword](schema[keyword], value) for keyword in rest)

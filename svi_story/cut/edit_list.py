@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import zip_longest
+from math import ceil
 from typing import TYPE_CHECKING
 
 from svi_story.cut.audio import tracks_of
@@ -37,6 +39,7 @@ def strips_of(plan: FilmPlan) -> tuple[Strip, ...]:
             fade=shot.fade,
             dip=shot.dip,
             caption=shot.caption if plan.cut.burnt else "",
+            caption_frames=shot.caption_frames,
         )
         for shot in plan.shots
     )
@@ -55,6 +58,20 @@ def card_key(card: Card) -> str:
 def ranges_of(plan: FilmPlan) -> Mapping[str, tuple[int, int]]:
     """Where every clip and card lies in the film: its first frame, and the first one after it."""
     return ranges(strips_of(plan), plan.cut.fps / plan.fps)
+
+
+def caption_ranges_of(plan: FilmPlan) -> Mapping[str, tuple[int, int]]:
+    """The frames of the film [first, stop) that show each clip's caption; empty where a fade hides it."""
+    rate = plan.cut.fps / plan.fps
+    found: dict[str, tuple[int, int]] = {}
+    first = plan.cut.title_card.frames if plan.cut.title_card else 0
+    for shot, after in zip_longest(plan.shots, plan.shots[1:]):
+        first -= shot.fade
+        start, stop = shot.caption_frames or (0, shot.frames)
+        stop = min(stop, shot.frames - (after.fade if after else 0))
+        found[shot.id] = ceil((first + start) * rate), ceil((first + max(stop, start)) * rate)
+        first += shot.frames
+    return found
 
 
 def soundtrack_of(plan: FilmPlan) -> Soundtrack:

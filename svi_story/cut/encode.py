@@ -139,6 +139,7 @@ def piece_inputs(piece: Piece, encoding: Encoding) -> dict[str, Json]:
         "spans": _spans(piece.spans),
         "under": _spans(piece.under),
         "caption": piece.caption,
+        **({"caption_frames": [*piece.caption_frames]} if piece.caption_frames else {}),
         "ramps": [[ramp.start, ramp.frames, ramp.rising] for ramp in piece.ramps],
         "pace": [str(piece.pace.rate), str(piece.pace.offset)],
     }
@@ -195,7 +196,14 @@ def _compose(piece: Piece, frames: PieceFrames, encoding: Encoding) -> VideoClip
     # moviepy plays int(duration * fps) frames: the quarter frame keeps the last one whatever floats do
     clip = VideoClip(frame_at, duration=(piece.frames + 0.25) / fps)
     if piece.caption:
-        clip = clip.image_transform(caption_over(piece.caption, encoding.width, encoding.height).over)
+        overlay = caption_over(piece.caption, encoding.width, encoding.height)
+        first, stop = piece.caption_frames or (0, piece.source_frames)
+
+        def captioned(frame: Callable[[float], Frame], seconds: float) -> Frame:
+            shown = first <= piece.pace.source(index(seconds)) < stop
+            return overlay.over(frame(seconds)) if shown else frame(seconds)
+
+        clip = clip.transform(captioned)
     if piece.ramps:
         clip = clip.transform(
             lambda frame, seconds: darken(frame(seconds), piece.frame(index(seconds)).level)

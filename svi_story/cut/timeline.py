@@ -46,6 +46,8 @@ class Strip:
     """Frames around the join with the strip before it that go through black."""
     caption: str = ""
     """The caption on its frames, its fade-in included; empty for none."""
+    caption_frames: tuple[int, int] | None = None
+    """Those that show it, [first, stop); None for all of them."""
 
     @property
     def frames(self) -> int:
@@ -135,7 +137,9 @@ class Piece:
     clip: str = ""
     """The clip it belongs to; not part of what it shows."""
     caption: str = ""
-    """Drawn on every frame."""
+    """Drawn on every frame, or on some of them."""
+    caption_frames: tuple[int, int] | None = None
+    """Those that show the caption, [first, stop), counted before any is repeated; None for all of them."""
     ramps: tuple[Ramp, ...] = ()
     """What darkens its frames, counted before any is repeated."""
     pace: Pace = Pace()
@@ -184,13 +188,28 @@ def edit_list(strips: Sequence[Strip]) -> tuple[Piece, ...]:
     for strip, after in zip_longest(strips, strips[1:]):
         fade_out = after.fade if after else 0
         _check(strip, fade_out)
+        first = 0
         if strip.fade:
-            pieces.append(Piece(_cut(strip.spans, 0, strip.fade), tail, strip.clip, strip.caption))
+            pieces.append(_captioned(Piece(_cut(strip.spans, 0, strip.fade), tail), strip, first))
+            first = strip.fade
         end = strip.frames - fade_out
-        plain = _cut(strip.spans, strip.fade, end)
-        pieces += [Piece((span,), clip=strip.clip, caption=strip.caption) for span in plain]
+        for span in _cut(strip.spans, strip.fade, end):
+            pieces.append(_captioned(Piece((span,)), strip, first))
+            first += span.frames
         tail = _cut(strip.spans, end, strip.frames)
     return tuple(pieces)
+
+
+def _captioned(piece: Piece, strip: Strip, first: int) -> Piece:
+    """A piece of a strip that begins at its frame `first`, with the part of the caption that it shows."""
+    piece, frames = replace(piece, clip=strip.clip), piece.source_frames
+    if strip.caption_frames is None:
+        return replace(piece, caption=strip.caption)
+    start, stop = (min(max(frame - first, 0), frames) for frame in strip.caption_frames)
+    if start == stop:
+        return piece
+    shown = None if (start, stop) == (0, frames) else (start, stop)
+    return replace(piece, caption=strip.caption, caption_frames=shown)
 
 
 def darkened(pieces: Sequence[Piece], ramps: Sequence[Ramp]) -> tuple[Piece, ...]:

@@ -10,6 +10,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
     from fractions import Fraction
 
+    from svi_story.enginespec.sampling import ClipSampling
     from svi_story.fields import Part
 
     OpenFile = Callable[[str], Path]
@@ -57,7 +58,7 @@ class Training:
     """The fewest sampling steps without a distilled LoRA."""
 
 
-def _no_options(_settings: Any, _guidance: Any, _open_file: OpenFile) -> object:
+def _no_options(_settings: Any, _clip: ClipSampling, _open_file: OpenFile) -> object:
     return None
 
 
@@ -83,8 +84,8 @@ class EngineSpec:
     """Settings -> leading frames of a continuing segment that repeat its parent's last: `grid` * n + 1."""
     continued: Callable[[Any], int] = lambda _settings: 0
     """Settings -> the fewest frames of a segment that another one continues from."""
-    options: Callable[[Any, Any, OpenFile], object] = _no_options
-    """(Settings, the clip's own guidance or None, OpenFile) -> `Segment.options`: immutable and hashable."""
+    options: Callable[[Any, ClipSampling, OpenFile], object] = _no_options
+    """(Settings, the clip with its own ones, OpenFile) -> `Segment.options`: immutable and hashable."""
     preset_size: Callable[[Any], tuple[int, int] | None] = lambda _settings: None
     """Settings -> the size that their preset stands for."""
     describe: Callable[[Any], Mapping[str, str]] = lambda _options: {}

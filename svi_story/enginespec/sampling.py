@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal, Protocol
 
 from pydantic import BeforeValidator, Field, GetJsonSchemaHandler, WithJsonSchema
 from pydantic_core import CoreSchema  # noqa: TC002 - pydantic reads the annotation
@@ -51,6 +51,9 @@ def _variant(value: object) -> object:
 GuidanceField = Annotated[GuidanceSettings, BeforeValidator(_guidance)]
 
 
+Steps = Annotated[int, Field(ge=1, le=1000)]
+
+
 class LoraSettings(Part):
     """A LoRA besides the variant's own pair."""
 
@@ -83,9 +86,7 @@ class SamplingSettings(Part):
     preset: Literal["quality", "fast", "draft"] = Field(
         "quality", description="Fills in every sampler setting that is left open."
     )
-    steps: int | None = Field(
-        None, ge=1, le=1000, examples=[50], description="Sampling steps. Default: the preset's."
-    )
+    steps: Steps | None = Field(None, examples=[50], description="Sampling steps. Default: the preset's.")
     guidance: GuidanceField | None = Field(
         None,
         examples=[5.0, {"high": 4.0, "low": 3.5}],
@@ -117,6 +118,20 @@ class SamplingSettings(Part):
         examples=[{"high": "loras/quick_high.safetensors", "low": "loras/quick_low.safetensors"}],
         description="The pair of the fast presets. Default: LightX2V, from the models folder.",
     )
+
+
+class ClipSampling(Protocol):
+    """What a clip may set for itself; None: as the board has it."""
+
+    @property
+    def guidance(self) -> GuidanceSettings | None:
+        """As `SamplingSettings.guidance`."""
+        ...
+
+    @property
+    def steps(self) -> int | None:
+        """As `SamplingSettings.steps`."""
+        ...
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from svi_story.enginespec.base import OpenFile
-    from svi_story.enginespec.sampling import GuidanceSettings
+    from svi_story.enginespec.sampling import ClipSampling
 
 GRID = 4
 """Frames per latent: the VAE's temporal stride."""
@@ -59,16 +59,16 @@ def continued(settings: SamplingSettings) -> int:
     return GRID * settings.motion_latents + 1 if settings.variant == "2.0-pro" else 0
 
 
-def options(settings: SamplingSettings, guidance: GuidanceSettings | None, open_file: OpenFile) -> Sampler:
-    """The sampler of a clip: its own guidance, else the board's settings, else the preset's."""
+def options(settings: SamplingSettings, clip: ClipSampling, open_file: OpenFile) -> Sampler:
+    """The sampler of a clip: its own settings, else the board's, else the preset's."""
     preset = PRESETS[settings.preset]
-    scale = guidance or settings.guidance or preset.guidance
+    scale = clip.guidance or settings.guidance or preset.guidance
     distill = preset.distill
     if distill and settings.distill:
         distill = replace(distill, files=(open_file(settings.distill.high), open_file(settings.distill.low)))
     return Sampler(
         variant=settings.variant,
-        steps=preset.steps if settings.steps is None else settings.steps,
+        steps=clip.steps or settings.steps or preset.steps,
         guidance=Guidance(scale.high, scale.low),
         shift=preset.shift if settings.shift is None else settings.shift,
         boundary=preset.boundary if settings.boundary is None else settings.boundary,

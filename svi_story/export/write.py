@@ -11,7 +11,7 @@ from svi_story.cache.layout import FRAMES
 from svi_story.cache.outputs import place_of
 from svi_story.cut.captions import card as draw_card
 from svi_story.cut.captions import srt
-from svi_story.cut.edit_list import ranges_of, strips_of
+from svi_story.cut.edit_list import strips_of
 from svi_story.cut.frames import PieceFrames, Still
 from svi_story.cut.timeline import Piece, Span
 from svi_story.errors import InputError, Problem
@@ -173,7 +173,7 @@ def _write_clips(
 
 def subtitles(job: Job) -> bytes:
     """The clips' captions as an .srt file, at the times of the film. InputError where there are none."""
-    cues = captions_of(job.plan, ranges_of(job.plan))
+    cues = captions_of(job.plan)
     if not cues:
         raise InputError(Problem("no clip has a caption; nothing to write", str(job.place.board)))
     return srt(cues, job.plan.cut.fps).encode()

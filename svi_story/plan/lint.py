@@ -30,14 +30,13 @@ READABLE = 20
 """Characters per second that a viewer can read; a wide one (Chinese, Japanese, Korean) counts as two."""
 SHORTEST_TEXT = 1
 """Seconds."""
-SAMPLES = 48_000
 
 
 def _other_length(board: BoardFile, plan: FilmPlan) -> Iterator[Found]:
     fps, spec = plan.fps, spec_of(plan.engine)
     grid = spec_of(board.story.engine.name).grid if spec.follows_board else spec.grid
     for index, shot in enumerate(plan.shots):
-        written = board.story.clips[index].duration is not None
+        written = isinstance(board.story.clips[index].duration, Fraction)
         if written and abs(shot.frames - shot.asked_frames) > shot.asked_frames * LENGTH_TOLERANCE:
             what = (
                 f"asks for {_seconds(shot.asked_frames / fps)}, but the clip will have "
@@ -56,7 +55,7 @@ def _hurried_text(_board: BoardFile, plan: FilmPlan) -> Iterator[Found]:
     fades_out = [*(shot.fade for shot in plan.shots[1:]), 0]
     if cut.burnt or cut.soft:
         texts += [
-            (("clips", index, "caption"), shot.caption, (shot.frames - after) / fps)
+            (("clips", index, "caption"), shot.caption, _caption_frames(shot, after) / fps)
             for index, (shot, after) in enumerate(zip(plan.shots, fades_out, strict=True))
         ]
     for at, text, seconds in texts:
@@ -67,6 +66,11 @@ def _hurried_text(_board: BoardFile, plan: FilmPlan) -> Iterator[Found]:
                 "to read; shorten the text or show it longer"
             )
             yield at, what
+
+
+def _caption_frames(shot: Shot, fade_out: int) -> int:
+    first, stop = shot.caption_frames or (0, shot.frames)
+    return max(min(stop, shot.frames - fade_out) - first, 0)
 
 
 def _width(text: str) -> int:
@@ -106,8 +110,7 @@ def _voices(plan: FilmPlan) -> Iterator[tuple[Loc, Fraction, Fraction]]:
     for index, shot in enumerate(plan.shots):
         frame -= shot.fade
         for voice in (each for each in shot.voices if each.volume > 0):
-            start = frame / fps + voice.start
-            yield ("clips", index, "voice"), start, start + Fraction(voice.recording.samples, SAMPLES)
+            yield ("clips", index, "voice"), frame / fps + voice.start, frame / fps + voice.end
         frame += shot.frames
 
 
@@ -192,11 +195,15 @@ def _frame_rate(board: BoardFile, plan: FilmPlan) -> Iterator[Found]:
 
 
 def _few_steps(board: BoardFile, plan: FilmPlan) -> Iterator[Found]:
-    steps = board.story.engine.steps
-    if steps is not None and steps < _training(board, plan).steps and not all(map(_is_distilled, plan.shots)):
-        count = "1 step" if steps == 1 else f"{steps} steps"
-        what = f"{count} without a distilled LoRA leave noise and blur; use 50, or `preset: fast`"
-        yield ("engine", "steps"), what
+    fewest = _training(board, plan).steps
+    reported: set[Loc] = set()
+    for index, shot in enumerate(plan.shots):
+        own = board.story.clips[index].steps
+        steps, at = own or board.story.engine.steps, ("clips", index, "steps") if own else ("engine", "steps")
+        if steps is not None and steps < fewest and not _is_distilled(shot) and at not in reported:
+            reported.add(at)
+            count = "1 step" if steps == 1 else f"{steps} steps"
+            yield at, f"{count} without a distilled LoRA leave noise and blur; use 50, or `preset: fast`"
 
 
 def _low_guidance(board: BoardFile, plan: FilmPlan) -> Iterator[Found]:

@@ -19,6 +19,9 @@ if TYPE_CHECKING:
     from svi_story.plan.keys import Json
     from svi_story.storyboard.source import Resolver
 
+SAMPLE_RATE = 48_000
+"""Samples per second of all sound."""
+
 Fit = Literal["crop", "pad", "stretch"]
 
 
@@ -113,6 +116,11 @@ class Sound:
     start: Fraction = Fraction(0)
     """Delay after its clip's first frame, or the film's."""
 
+    @property
+    def end(self) -> Fraction:
+        """When it ends, in seconds after its clip's first frame."""
+        return self.start + Fraction(self.recording.samples, SAMPLE_RATE)
+
     def describe(self, resolver: Resolver) -> dict[str, Json]:
         """It as JSON, with the name that the board uses."""
         return {
@@ -206,6 +214,8 @@ class Shot:
     dip: int = 0
     """Frames that go through black, half of them in the previous clip; 0 unless `transition: {dip: ...}`."""
     caption: str = ""
+    caption_frames: tuple[int, int] | None = None
+    """The clip's frames that show it, [first, stop); None for all of them."""
     voices: tuple[Sound, ...] = ()
     sounds: tuple[Sound, ...] = ()
 
@@ -218,6 +228,7 @@ class Shot:
         """Its caption and sound as JSON: what is added after rendering."""
         return {
             "caption": self.caption,
+            **({"caption_frames": [*self.caption_frames]} if self.caption_frames else {}),
             "voices": [each.describe(resolver) for each in self.voices],
             "sounds": [each.describe(resolver) for each in self.sounds],
         }

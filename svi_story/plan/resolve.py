@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from fractions import Fraction
+from math import ceil
 from typing import TYPE_CHECKING
 
 from svi_story.enginespec import spec_of
@@ -12,7 +13,14 @@ from svi_story.errors import InputError, Problem
 from svi_story.plan.lint import lints
 from svi_story.plan.model import Anchor, Card, Cut, FilmPlan, Music, Recording, Segment, Shot, Size, Sound
 from svi_story.plan.timing import frames_of, nearest_contribution, smallest_inside, split
-from svi_story.storyboard.cut_schema import CardSettings, Dip, Fade, MusicSettings, SoundSettings
+from svi_story.storyboard.cut_schema import (
+    CardSettings,
+    Dip,
+    Fade,
+    MusicSettings,
+    SoundSettings,
+    TimedCaption,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -153,32 +161,40 @@ class _Planner:
         """A clip whose length is valid; `place` is its 0-based place within its chain."""
         board, story, overlap = self.board, self.story, self.overlap
         starts_chain = place == 0
+        voices = () if clip.voice is None else (self.sound(clip.voice, ("clips", index, "voice")),)
         if clip.duration is None:
             asked = clip.frames or story.engine.max_frames
             passes: tuple[int, ...] = (asked,)
         else:
-            asked, grid = frames_of(clip.duration, story.rate), self.timing.grid
+            spoken = clip.duration == "voice"
+            if clip.duration == "voice":
+                asked = ceil(max((voice.end for voice in voices), default=Fraction(0)) * story.rate)
+            else:
+                asked = frames_of(clip.duration, story.rate)
+            grid = self.timing.grid
             passes = split(
-                nearest_contribution(asked, starts_chain=starts_chain, grid=grid),
+                nearest_contribution(asked, starts_chain=starts_chain, grid=grid, at_least=spoken),
                 starts_chain=starts_chain,
                 max_frames=story.engine.max_frames,
                 overlap=overlap,
                 grid=grid,
             )
         prompt = " ".join(text for text in (clip.prompt.strip(), story.style.strip()) if text)
+        negative_prompt = story.negative_prompt if clip.negative_prompt is None else clip.negative_prompt
         seed = story.seed + SEED_STRIDE * place if clip.seed is None else clip.seed
-        options = self.spec.options(story.engine, clip.guidance, board.file)
+        options = self.spec.options(story.engine, clip, board.file)
         loras = tuple(
             Lora(board.file(lora.path), lora.high, lora.low) for lora in (*story.engine.loras, *clip.loras)
         )
         segments: list[Segment] = []
+        overlaps = overlap * (len(passes) - starts_chain)
         first_frame = 0 if starts_chain else -overlap
         for number, frames in enumerate(passes):
             segment = Segment(
                 clip=board.ids[index],
                 index=number,
                 prompt=prompt,
-                negative_prompt=story.negative_prompt,
+                negative_prompt=negative_prompt,
                 seed=seed + number,
                 size=self.size,
                 fps=story.rate,
@@ -193,7 +209,6 @@ class _Planner:
             )
             segments.append(segment)
             first_frame += frames - overlap
-        voice = () if clip.voice is None else (self.sound(clip.voice, ("clips", index, "voice")),)
         sounds = (self.sound(each, ("clips", index, "sounds", n)) for n, each in enumerate(clip.sounds))
         return Shot(
             id=board.ids[index],
@@ -204,10 +219,29 @@ class _Planner:
             starts_chain=starts_chain,
             fade=frames_of(clip.transition.fade, story.rate) if isinstance(clip.transition, Fade) else 0,
             dip=frames_of(clip.transition.dip, story.rate) if isinstance(clip.transition, Dip) else 0,
-            caption=clip.caption or "",
-            voices=voice,
+            caption=clip.caption.text if isinstance(clip.caption, TimedCaption) else clip.caption or "",
+            caption_frames=self.caption_frames(index, clip.caption, sum(passes) - overlaps),
+            voices=voices,
             sounds=tuple(sounds),
         )
+
+    def caption_frames(
+        self, index: int, caption: str | TimedCaption | None, frames: int
+    ) -> tuple[int, int] | None:
+        """The frames of a clip of `frames` frames that show its caption; None for all of them."""
+        if not isinstance(caption, TimedCaption):
+            return None
+        fps, at = self.story.rate, ("clips", index, "caption")
+        first = frames_of(caption.from_, fps)
+        stop = frames if caption.to is None else frames_of(caption.to, fps)
+        length = f"the clip has {float(frames / fps):.2f} s"
+        if first >= frames:
+            self.problems.append(self.board.problem((*at, "from"), f"{length}; use an earlier time"))
+        elif stop > frames + self.timing.grid:  # the clip may be a little shorter than asked for
+            self.problems.append(self.board.problem((*at, "to"), f"{length}; use an earlier time, or none"))
+        elif stop <= first:
+            self.problems.append(self.board.problem(at, "is shown for less than a frame; show it longer"))
+        return None if (first, min(stop, frames)) == (0, frames) else (first, min(stop, frames))
 
     def length_problems(self, index: int, clip: Clip, *, starts_chain: bool) -> Iterator[Problem]:
         """Passes that the engine cannot render, or that are too short to continue or be continued."""

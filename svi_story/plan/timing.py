@@ -21,11 +21,14 @@ def smallest_inside(overlap: int, grid: int) -> int:
     return overlap + grid
 
 
-def nearest_contribution(frames: int, *, starts_chain: bool, grid: int) -> int:
-    """The nearest number of frames a clip can contribute, ties to the longer: grid * k + 1 or grid * k."""
+def nearest_contribution(frames: int, *, starts_chain: bool, grid: int, at_least: bool = False) -> int:
+    """The nearest number of frames a clip can contribute, ties to the longer: grid * k + 1 or grid * k.
+
+    `at_least`: the smallest one that is not less than `frames`.
+    """
     first = 1 if starts_chain else 0
-    steps = floor(Fraction(frames - first, grid) + Fraction(1, 2))
-    return grid * max(steps, 1) + first
+    steps = Fraction(frames - first, grid)
+    return grid * max(ceil(steps) if at_least else floor(steps + Fraction(1, 2)), 1) + first
 
 
 def split(

@@ -6,6 +6,7 @@ import json
 from typing import TYPE_CHECKING
 
 from svi_story import __version__
+from svi_story.cut.edit_list import caption_ranges_of
 from svi_story.cut.extras import Chapter, Cue, Extras, XmpFields, xmp_packet
 from svi_story.enginespec import spec_of
 from svi_story.plan.keys import canonical
@@ -36,14 +37,15 @@ def extras_of(plan: FilmPlan, ranges: Ranges) -> Extras:
     return Extras(
         metadata=_metadata(plan),
         chapters=tuple(_chapters(plan, ranges)),
-        captions=captions_of(plan, ranges) if plan.cut.soft else (),
+        captions=captions_of(plan) if plan.cut.soft else (),
         captions_on=not plan.cut.burnt,
         xmp=xmp_packet(XmpFields(plan.title, TOOL, _system(plan), _facts(plan))),
     )
 
 
-def captions_of(plan: FilmPlan, ranges: Ranges) -> tuple[Cue, ...]:
-    """The clips' captions, each as long as its clip is seen."""
+def captions_of(plan: FilmPlan) -> tuple[Cue, ...]:
+    """The clips' captions, for as long as they are seen."""
+    ranges = caption_ranges_of(plan)
     return tuple(
         Cue(shot.caption, *ranges[shot.id])
         for shot in plan.shots

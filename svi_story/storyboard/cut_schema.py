@@ -82,6 +82,28 @@ def _shorthand(field: str) -> BeforeValidator:
     return BeforeValidator(lambda value: {field: value} if isinstance(value, str) else value)
 
 
+class TimedCaption(Part):
+    """A caption for a part of its clip."""
+
+    text: Caption = Field(examples=["It has been raining since Tuesday."], description="The text.")
+    from_: Delay = Field(
+        Fraction(0),
+        alias="from",
+        json_schema_extra={"default": 0},
+        examples=["1s"],
+        description="When it appears, after the clip's first frame.",
+    )
+    to: Duration | None = Field(
+        None, examples=["3s"], description="When it disappears. Default: with the clip."
+    )
+
+
+CaptionField = Annotated[
+    Annotated[Caption, Tag("<text>")] | Annotated[TimedCaption, Tag("<timed>")],
+    Discriminator(lambda value: "<timed>" if isinstance(value, dict | TimedCaption) else "<text>"),
+]
+
+
 class SoundSettings(ShorthandPart):
     """A recording that belongs to a clip; may be written as its path alone."""
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from svi_story.enginespec import spec_of, specs
 from svi_story.fields import Loc, format_path, format_value
-from svi_story.storyboard.cut_schema import LARGEST_X264_CRF, SVT_PRESETS, X264_PRESETS
+from svi_story.storyboard.cut_schema import LARGEST_X264_CRF, SVT_PRESETS, X264_PRESETS, TimedCaption
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -39,7 +39,8 @@ class Conflict:
 def find_conflicts(story: Storyboard, ids: Sequence[str]) -> Iterator[Conflict]:
     """Everything in a board that contradicts something else in it."""
     engine, spec = story.engine, spec_of(story.engine.name)
-    for name in sorted(engine.model_fields_set - {"name", *spec.settings.model_fields}):
+    previews = (other.settings.model_fields for other in specs() if other.follows_board)
+    for name in sorted(engine.model_fields_set.difference({"name"}, spec.settings.model_fields, *previews)):
         owners = " and ".join(other.name for other in specs() if name in other.settings.model_fields)
         loc: Loc = ("engine", name)
         yield Conflict(loc, f"is an option of {owners}, not of {engine.name}; remove it", (loc,))
@@ -69,6 +70,15 @@ def _clip_conflicts(index: int, clip: Clip, story: Storyboard) -> Iterator[Confl
         what = "a reference cannot change within a chain; add `transition: cut` or a fade, or remove it"
         yield Conflict(reference, what, (transition, reference))
     frames, duration = ("clips", index, "frames"), ("clips", index, "duration")
+    if clip.duration == "voice" and clip.voice is None:
+        what = "the clip has no `voice`; add one, or write the length, as `duration: 5s`"
+        yield Conflict(duration, what, (duration, ("clips", index, "voice")))
+    caption = clip.caption
+    if isinstance(caption, TimedCaption) and caption.to is not None and caption.to <= caption.from_:
+        what = f"`to` ({float(caption.to):g} s) is not after `from` ({float(caption.from_):g} s)"
+        yield Conflict(
+            ("clips", index, "caption"), f"{what}; use a later one", (("clips", index, "caption"),)
+        )
     if clip.frames is None:
         return
     if clip.duration is not None:

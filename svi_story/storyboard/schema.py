@@ -18,9 +18,9 @@ from pydantic import (
 from pydantic_core import PydanticCustomError
 
 from svi_story.enginespec import DEFAULT, engine_names, spec_of, specs
-from svi_story.enginespec.sampling import GuidanceField, LorasField, SamplingSettings
+from svi_story.enginespec.sampling import GuidanceField, LorasField, SamplingSettings, Steps
 from svi_story.fields import (
-    Duration,
+    ClipDuration,
     FrameRate,
     Line,
     Part,
@@ -31,7 +31,7 @@ from svi_story.fields import (
     format_value,
     wrong,
 )
-from svi_story.storyboard.cut_schema import Caption, CutSettings, SoundField, SoundsField, Transition
+from svi_story.storyboard.cut_schema import CaptionField, CutSettings, SoundField, SoundsField, Transition
 from svi_story.storyboard.rules import find_conflicts
 
 if TYPE_CHECKING:
@@ -137,6 +137,17 @@ def _version(value: object) -> object:
     return value
 
 
+VariableName = Annotated[str, Field(pattern=r"^[A-Za-z_][A-Za-z0-9_]*$")]
+Variables = Annotated[
+    dict[VariableName, Text],
+    WithJsonSchema(
+        {
+            "type": "object",
+            "propertyNames": {"pattern": "^[A-Za-z_][A-Za-z0-9_]*$"},
+            "additionalProperties": {"type": "string"},
+        }
+    ),
+]
 ClipId = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$")]
 
 if TYPE_CHECKING:
@@ -168,10 +179,11 @@ class Clip(Part):
     prompt: Prompt = Field(
         examples=["A tabby cat sits by the window."], description="What is seen and how it moves."
     )
-    duration: Duration | None = Field(
+    duration: ClipDuration | None = Field(
         None,
-        examples=["5s", 2.5],
-        description="The length that the clip adds to the film; a bare number is seconds. Not with `frames`.",
+        examples=["5s", 2.5, "voice"],
+        description="The length that the clip adds to the film; a bare number is seconds. voice: the "
+        "shortest length that is not shorter than its voice. Not with `frames`.",
     )
     frames: Annotated[int, Field(ge=5)] | None = Field(
         None, examples=[81], description="Frames of one model pass, 4k+1. Default: engine.max_frames."
@@ -183,6 +195,12 @@ class Clip(Part):
     )
     guidance: GuidanceField | None = Field(
         None, examples=[6.0], description="As engine.guidance, for this clip only."
+    )
+    steps: Steps | None = Field(None, examples=[30], description="As engine.steps, for this clip only.")
+    negative_prompt: Text | None = Field(
+        None,
+        examples=["blur, text, extra fingers"],
+        description="What the model should avoid in this clip. Default: the board's.",
     )
     transition: Transition | None = Field(
         None,
@@ -200,10 +218,10 @@ class Clip(Part):
         examples=[[{"path": "loras/rain.safetensors", "low": 0.5}]],
         description="LoRAs for this clip, besides the board's.",
     )
-    caption: Caption | None = Field(
+    caption: CaptionField | None = Field(
         None,
-        examples=["It has been raining since Tuesday."],
-        description="Text shown during the clip. How it is shown: cut.captions.",
+        examples=["It has been raining since Tuesday.", {"text": "Since Tuesday.", "from": "1s", "to": "3s"}],
+        description="Text shown during the clip, or a part of it. How it is shown: cut.captions.",
     )
     voice: SoundField | None = Field(
         None,
@@ -225,6 +243,11 @@ class Storyboard(Part):
     )
     title: Line | None = Field(
         None, examples=["Rain on the window"], description="The film's title. Default: the file's name."
+    )
+    let: Variables = Field(
+        default_factory=dict,
+        examples=[{"hero": "an orange tabby cat with a white bib"}],
+        description="Variables: `{hero}` in prompts, style, title, captions and cards becomes this text.",
     )
     reference: Line = Field(
         examples=["images/cat.jpg"],

@@ -11,6 +11,7 @@ from svi_story.fields import Loc, format_path, format_value
 from svi_story.storyboard.files import absent, decode, read_bytes
 from svi_story.storyboard.schema import Storyboard, resolved_ids
 from svi_story.storyboard.validation import MOST_ERRORS, FieldError, validate
+from svi_story.storyboard.variables import replace_variables
 from svi_story.storyboard.yaml12 import parse
 
 if TYPE_CHECKING:
@@ -136,10 +137,16 @@ def _load(path: Path, resolver: Resolver) -> BoardFile:
         what = f"{format_value(document.data)} {what}"
         raise InputError(Problem(what, file=str(path), line=document.lines[()]))
     lines = Lines(document.lines)
-    checked = validate(document.data)
-    named = tuple(_named_files(document.data if checked.valid else {}))
+    data, wrong_variables = replace_variables(document.data)
+    checked = validate(data)
+    named = tuple(_named_files(data if checked.valid else {}))
     invalid = {error.loc for error in checked.errors}
-    errors = (*checked.errors, *_conflicts(checked, lines), *_unusable_files(named, invalid, resolver))
+    errors = (
+        *(FieldError(*each) for each in wrong_variables[:MOST_ERRORS]),
+        *checked.errors,
+        *_conflicts(checked, lines),
+        *_unusable_files(named, invalid, resolver),
+    )
     problems = [Problem(what, str(path), lines.of(loc), format_path(loc)) for loc, what in errors]
     problems += document.problems
     if problems or checked.story is None:

@@ -29,6 +29,7 @@ MOST_ERRORS = 500
 PARTS: Mapping[str, type[BaseModel]] = {
     "": schema.Storyboard,
     "clips": schema.Clip,
+    "clips.caption": cut_schema.TimedCaption,
     "clips.guidance": sampling.GuidanceSettings,
     "clips.loras": sampling.LoraSettings,
     "clips.sounds": cut_schema.SoundSettings,
@@ -143,9 +144,11 @@ def _without(data: Data, invalid: set[Loc]) -> Data:
 
 
 def place_of(error: ErrorDetails) -> Loc:
-    """Where an error is, without the tag that pydantic adds for the variants of a transition."""
+    """Where an error is, without the tags that pydantic adds for variants of a field and for keys."""
     loc = error["loc"]
-    return (*loc[:3], *loc[4:]) if loc[0] == "clips" and loc[2:3] == ("transition",) else loc
+    if loc[0] == "clips" and loc[2:3] in (("transition",), ("caption",)):
+        return (*loc[:3], *loc[4:])
+    return loc[:2] if loc[0] == "let" else loc
 
 
 def fields_at(parent: Loc) -> tuple[str, ...]:
@@ -155,6 +158,7 @@ def fields_at(parent: Loc) -> tuple[str, ...]:
 
 def _fields_of(part: str) -> Mapping[str, FieldInfo]:
     fields = PARTS[part].model_fields if part in PARTS else {}
+    fields = {field.alias or name: field for name, field in fields.items()}
     return fields | cut_schema.Dip.model_fields if part == "clips.transition" else fields
 
 
@@ -175,10 +179,14 @@ def message_of(error: ErrorDetails) -> str:
     if kind == "wrong":
         return error["msg"]
     template = _MESSAGES.get(kind, "{got} cannot be used here; write it as {example}")
+    if loc[0] == "let" and kind == "string_pattern_mismatch":
+        template = "{got} is not a name; use A-Z a-z 0-9 _, starting with a letter or _"
     if kind == "tuple_type" and loc == ("clips",):
         template = "{got} is not a list; start every clip with a dash, as `- prompt: ...`"
     if kind == "model_type" and issubclass(PARTS.get(_part_name(loc), BaseModel), cut_schema.ShorthandPart):
         template = "{got} is neither text nor a mapping; write it as {example}"
+    if kind == "string_type" and isinstance(value, dict):
+        template = "{got} is not text; write it as {example}, and put text that starts with {{ in quotes"
     limits = {
         key: f"{limit:g}" if isinstance(limit, float) else limit
         for key, limit in error.get("ctx", {}).items()

@@ -46,6 +46,7 @@ _MESSAGES = (
     (r"expected '<document start>'", "does not belong to what comes before; fix the indentation"),
     (r"expected <block end>", "does not fit what comes before; fix quotes and indentation"),
 )
+_STARTS_WITH_BRACE = re.compile(r"[^#'\"]*[:-] +\{[^}]*\} *[^ #,\]}]")
 _AT_START = ("found unexpected", "could not find expected", "expected ','")
 
 
@@ -110,6 +111,9 @@ def parse(text: str, file: str) -> Document:
         data = builder.document()
     except yaml.MarkedYAMLError as error:
         line, what = _message_of(error)
+        written = text.splitlines()[line - 1 : line]
+        if "expected" in str(error.problem) and any(_STARTS_WITH_BRACE.match(each) for each in written):
+            what = "text that starts with { needs quotes, as `prompt: \"{name} is ...\"`"
         raise InputError(Problem(what, file=file, line=line)) from error
     except (ValueError, OverflowError) as error:  # PyYAML on "\UFFFFFFFF" and on %YAML with a long number
         what = "an escape or a number that YAML does not have; write it plainly"

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Self
 
 from svi_story.engines.animatic.camera import Pose, first_pose, is_possible, next_pose, path, view
 from svi_story.engines.base import Phase, carried_array, foreign_carry_error, open_anchor
+from svi_story.enginespec.animatic import AnimaticOptions
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
     from svi_story.engines import Digest, Keep, MemoryNeed
     from svi_story.engines.base import Carry, Checkpoint, Frame, Latents, OnStep
     from svi_story.enginespec import EngineOptions
+    from svi_story.enginespec.animatic import SlateSize
     from svi_story.events import Reporter
     from svi_story.plan.keys import Json
     from svi_story.plan.model import Segment, Size
@@ -34,7 +36,7 @@ class AnimaticIdentity:
     revision: int = 1
 
     def inputs(self, segment: Segment) -> Mapping[str, Json]:
-        """Camera: seed, fps, frames, overlap, anchor; slate: clip, prompt, fps, first frame."""
+        """Camera: seed, fps, frames, overlap, anchor; slate: its size, clip, prompt, fps, first frame."""
         return {
             "prompt": segment.prompt,
             "seed": segment.seed,
@@ -46,7 +48,13 @@ class AnimaticIdentity:
             "clip": segment.clip,
             "fps": str(segment.fps),
             "first_frame": segment.first_frame,
+            **({"slate": slate_of(segment)} if slate_of(segment) != "on" else {}),
         }
+
+
+def slate_of(segment: Segment) -> SlateSize:
+    """What is drawn over the picture."""
+    return segment.options.slate if isinstance(segment.options, AnimaticOptions) else "on"
 
 
 class Animatic:
@@ -78,6 +86,8 @@ class Animatic:
         from svi_story.media.text import unseen
 
         notes: list[str] = []
+        if slate_of(segment) != "on":
+            return ()
         if missing := unseen(segment.prompt):
             notes.append(f"{missing}, or change the prompt")
         if prompt_is_cut(segment):
@@ -133,11 +143,12 @@ class Animatic:
             self._pictures.clear()
             self._pictures[segment.anchor.pixels] = Image.fromarray(open_anchor(segment.anchor))
         anchor = self._pictures[segment.anchor.pixels]
-        slate = Slate(segment)
+        slate = Slate(segment, slate_of(segment)) if slate_of(segment) != "off" else None
         poses = path(_pose(latents["start"]), _pose(latents["pose"]), segment.frames, segment.overlap)
         for frame, pose in enumerate(poses):
             picture = view(anchor, pose)
-            slate.burn(picture, frame)
+            if slate:
+                slate.burn(picture, frame)
             yield np.array(picture, dtype=np.uint8)
 
 

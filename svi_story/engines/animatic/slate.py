@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from PIL import Image
 
+    from svi_story.enginespec.animatic import SlateSize
     from svi_story.media.text import TextStyle
     from svi_story.plan.model import Segment, Size
 
@@ -67,9 +68,11 @@ class SlateLayout:
 class Slate:
     """One segment's slate: drawn once, burnt into every frame."""
 
-    def __init__(self, segment: Segment) -> None:
+    def __init__(self, segment: Segment, size: SlateSize = "on") -> None:
         self._segment = segment
         self._layout = lay_out(segment.size, len(timecode(0, segment.fps)))
+        if size == "small":
+            self._layout = replace(self._layout, prompt_room=0)
         self._glyphs = _code_glyphs(self._layout.size)
         self._band = _draw_band(segment, self._layout)
 
