@@ -113,7 +113,7 @@ def parse(text: str, file: str) -> Document:
         line, what = _message_of(error)
         written = text.splitlines()[line - 1 : line]
         if "expected" in str(error.problem) and any(_STARTS_WITH_BRACE.match(each) for each in written):
-            what = "text that starts with { needs quotes, as `prompt: \"{name} is ...\"`"
+            what = 'text that starts with { needs quotes, as `prompt: "{name} is ..."`'
         raise InputError(Problem(what, file=file, line=line)) from error
     except (ValueError, OverflowError) as error:  # PyYAML on "\UFFFFFFFF" and on %YAML with a long number
         what = "an escape or a number that YAML does not have; write it plainly"
