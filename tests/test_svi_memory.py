@@ -4,11 +4,9 @@ from __future__ import annotations
 
 import weakref
 from dataclasses import dataclass, field, replace
-from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import psutil
 import pytest
 import svi_support as support
 import torch
@@ -18,12 +16,12 @@ from svi_support import Memory
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_map
 
-from svi_story.engines.svi import memory, sampler, vae
+from svi_story.engines.svi import sampler, vae
+from svi_story.engines.svi.device import FreeMemory
 from svi_story.engines.svi.engine import Options, Svi
 from svi_story.engines.svi.experts import Experts
 from svi_story.engines.svi.memory import (
     MODES,
-    FreeMemory,
     MemoryPlan,
     choose,
     choose_smaller,
@@ -43,7 +41,6 @@ from svi_story.units import GIB
 
 if TYPE_CHECKING:
     from collections.abc import Callable
-    from pathlib import Path
 
     from svi_story.engines.base import Latents
     from svi_story.engines.svi.memory import MemoryMode, Needs
@@ -397,14 +394,6 @@ def test_a_full_device_steps_down_and_goes_on_from_the_checkpoint(
     assert "memory ran out while sampling clip clip-0; continuing with --memory stream" in str(told)
 
 
-def test_other_ways_to_say_that_memory_ran_out(full_sampling: Callable[..., None]) -> None:
-    told = Told()
-    full_sampling(1, error=lambda: RuntimeError("CUDNN_STATUS_ALLOC_FAILED"))
-    with made_by(told) as svi:
-        sampled(svi, [])
-    assert "continuing with --memory offload" in str(told)
-
-
 def test_other_errors_are_not_taken_for_a_full_device(full_sampling: Callable[..., None]) -> None:
     full_sampling(1, error=lambda: RuntimeError("shapes do not fit"))
     with made_by(Told()) as svi, pytest.raises(RuntimeError, match="shapes do not fit"):
@@ -496,34 +485,6 @@ def test_other_sizes_stay_untiled(monkeypatch: pytest.MonkeyPatch) -> None:
         assert svi.environment()["vae"] == "tiled"  # there were no experts to send away
         list(svi.decode(other, smaller))
         assert svi.environment()["vae"] == "untiled"
-
-
-def test_what_a_full_call_held_is_given_back() -> None:
-    held: list[weakref.ref[torch.Tensor]] = []
-
-    def run() -> int:
-        tensor = torch.ones(3)
-        held.append(weakref.ref(tensor))
-        raise torch.OutOfMemoryError("full")
-
-    assert memory.none_if_out_of_memory(run) is None
-    assert held[0]() is None
-
-
-# --- what is free
-
-
-def test_free_ram_is_the_least_of_machine_and_control_group(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(psutil, "virtual_memory", lambda: SimpleNamespace(available=64 * 1024))
-    assert memory.free_ram(tmp_path) == 64 * 1024
-    (tmp_path / "memory.current").write_text("1000\n")
-    (tmp_path / "memory.max").write_text("max\n")
-    assert memory.free_ram(tmp_path) == 64 * 1024
-    (tmp_path / "memory.max").write_text("5000\n")
-    assert memory.free_ram(tmp_path) == 4000
-    assert memory.measure(support.CPU).shared
 
 
 def test_an_expert_that_waits_elsewhere_is_where_the_choice_says() -> None:

@@ -40,6 +40,8 @@ class EngineOptions:
     """How the VAE works: on whole pictures, or in tiles, which changes numbers a little."""
     threads: int = 0
     """With how many threads the CPU computes; 0: as many as it takes by itself."""
+    workers_on_host: int = 1
+    """How many workers may run on this machine, which share its RAM."""
 
 
 @dataclass(frozen=True)

@@ -112,7 +112,7 @@ def check_memory(expert: int) -> Check:
     """RAM, beside what one expert takes in bfloat16."""
     import psutil
 
-    from svi_story.engines.svi.memory import free_ram
+    from svi_story.engines.svi.device import free_ram
 
     available = free_ram()
     detail = f"{gib(available)} of {gib(psutil.virtual_memory().total)} available"

@@ -47,6 +47,7 @@ def create_engine(options: EngineOptions, digest: Digest, keep: Keep, report: Re
         memory=options.memory,
         vae=options.vae,
         threads=options.threads,
+        workers_on_host=options.workers_on_host,
     )
     return Svi(settings, digest, keep_embedding=lambda prompt: keep(text_key(prompt)), report=report)
 

@@ -5,6 +5,7 @@ The SVI authors saw artifacts without flash-attn, so it is preferred; torch's ow
 
 from __future__ import annotations
 
+from importlib.metadata import PackageNotFoundError, version
 from importlib.util import find_spec
 from typing import TYPE_CHECKING
 
@@ -24,6 +25,7 @@ BACKENDS = {
 }
 """Kernels by our names -> diffusers'."""
 _PACKAGES = {"flash-attn-3": "flash_attn_3", "flash-attn-2": "flash_attn"}
+"""Modules of the kernels that come in packages of their own, which have the same names."""
 
 
 def choose_kernel(device: torch.device, dtype: torch.dtype, requested: str = "auto") -> str:
@@ -59,6 +61,17 @@ def check_kernel(kernel: str, device: torch.device, dtype: torch.dtype, head_siz
         what = f"the attention kernel {kernel} cannot be used here: {error}"
         remedy = f"build it for this torch, or choose another: --attention {' | '.join(BACKENDS)}"
         raise InputError(f"{what} ({remedy})") from error
+
+
+def kernel_versions(kernel: str) -> dict[str, str]:
+    """The package that a kernel comes from and its version, which may change bits; empty for torch's own."""
+    package = _PACKAGES.get(kernel)
+    if package is None:
+        return {}
+    try:
+        return {package: version(package)}
+    except PackageNotFoundError:
+        return {package: "unknown"}
 
 
 def use_kernel(model: WanTransformer3DModel, kernel: str) -> None:

@@ -12,17 +12,19 @@ import numpy as np
 
 from svi_story.engines.base import open_anchor
 from svi_story.engines.svi import conditioning, vae
-from svi_story.engines.svi.attention import check_kernel, choose_kernel
-from svi_story.engines.svi.experts import Experts
-from svi_story.engines.svi.identity import SviIdentity, extras_of, lora_sets_of, sha256_of
-from svi_story.engines.svi.memory import (
-    VALUE_BYTES,
+from svi_story.engines.svi.attention import check_kernel, choose_kernel, kernel_versions
+from svi_story.engines.svi.device import (
     FreeMemory,
-    MemoryManager,
+    configure,
+    errors_without_tensors,
     measure,
     none_if_out_of_memory,
     release,
+    set_allocator,
 )
+from svi_story.engines.svi.experts import Experts
+from svi_story.engines.svi.identity import SviIdentity, extras_of, lora_sets_of, sha256_of
+from svi_story.engines.svi.memory import VALUE_BYTES, MemoryManager
 from svi_story.engines.svi.sampler import (
     Inputs,
     denoise,
@@ -86,6 +88,8 @@ class Options:
     """The free memory to plan with; None measures it."""
     threads: int = 0
     """With how many threads the CPU computes, which decides the last bits; 0 leaves it to torch."""
+    workers_on_host: int = 1
+    """How many worker processes share this machine's RAM, this one included."""
 
 
 @dataclass
@@ -142,9 +146,7 @@ class Svi:
         for library in (diffusers, transformers):  # whose advice is for programmers
             library.utils.logging.set_verbosity_error()
         options = self._options
-        if options.threads:
-            torch.set_num_threads(options.threads)
-        torch.backends.cudnn.allow_tf32 = False  # float32 means float32, in the VAE too
+        configure(options.threads)
         paths = find_models(options.root)
         automatic = "cuda" if torch.cuda.is_available() else "cpu"
         device = torch.device(automatic if options.device == "auto" else options.device)
@@ -154,8 +156,11 @@ class Svi:
         check_kernel(kernel, device, placement.dtype, experts.setting("high", "attention_head_dim"))
         embeddings = Embeddings(paths, placement, self._keep_embedding)
 
+        if device.type == "cuda":
+            set_allocator()
+
         def free_memory() -> FreeMemory:
-            return options.free_memory or measure(device)
+            return options.free_memory or measure(device, options.workers_on_host)
 
         def settled(plan: MemoryPlan) -> None:
             about = self.environment()
@@ -179,9 +184,13 @@ class Svi:
 
         loaded = self._running()
         device = loaded.placement.device
-        threads = {"threads": str(torch.get_num_threads())} if device.type == "cpu" else {}
+        if device.type == "cuda":
+            cudnn = torch.backends.cudnn.version()  # type: ignore[no-untyped-call]  # torch has no type for it
+            about = {"cudnn": str(cudnn), **kernel_versions(loaded.kernel)}
+        else:
+            about = {"threads": str(torch.get_num_threads())}
         return {
-            **threads,
+            **about,
             "attention": loaded.kernel,
             "vae": "tiled" if loaded.vae and loaded.vae.use_tiling else "untiled",
             "device": torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu",
@@ -190,6 +199,7 @@ class Svi:
             **{package: version(package) for package in ("diffusers", "transformers", "ftfy")},
         }
 
+    @errors_without_tensors()
     def prepare(self, segments: Sequence[Segment]) -> None:
         """Check all that these segments need; encode every prompt once, and free the text encoder.
 
@@ -227,12 +237,14 @@ class Svi:
         high = sum(step.expert == "high" for step in make_steps(segment.sampler))
         return phases_of(segment.sampler, high, lora_sets)
 
+    @errors_without_tensors()
     def advance(
         self, segment: Segment, carry: Carry | None, checkpoint: Checkpoint, on_step: OnStep, phase: Phase
     ) -> None:
         """Sample to the end of a phase and keep the state; errors as in `sample`."""
         self._with_memory(segment, partial(self._sample, segment, carry, checkpoint, on_step, phase.until))
 
+    @errors_without_tensors()
     def sample(
         self, segment: Segment, carry: Carry | None, checkpoint: Checkpoint, on_step: OnStep
     ) -> Latents:
@@ -263,10 +275,11 @@ class Svi:
         def run(model: AutoencoderKLWan) -> Tensor:
             return vae.to_frames(vae.decode(model, latents_BCTHW)).cpu()
 
-        try:
-            frames_FHWC = self._through_vae(segment.size, run).numpy()
-        except InputError as error:
-            raise RenderError(*error.problems) from error
+        with errors_without_tensors():
+            try:
+                frames_FHWC = self._through_vae(segment.size, run).numpy()
+            except InputError as error:
+                raise RenderError(*error.problems) from error
         assert len(frames_FHWC) == segment.frames
         yield from frames_FHWC
 

@@ -7,13 +7,12 @@ what neither shows.
 
 from __future__ import annotations
 
-import gc
 from dataclasses import dataclass, field
 from functools import partial
 from importlib.util import find_spec
-from pathlib import Path
 from typing import TYPE_CHECKING, Literal, TypeVar
 
+from svi_story.engines.svi.device import FreeMemory, none_if_out_of_memory, release
 from svi_story.engines.svi.sampler import latent_count
 from svi_story.engines.svi.weights.architecture import count_parameters
 from svi_story.errors import InputError, RenderError, TransientError
@@ -52,16 +51,6 @@ MARGIN = 1.15
 HOST = 4 * GIB
 """Bytes of RAM for Python, the libraries, the frames and one tensor on its way."""
 VALUE_BYTES = {"bfloat16": 2, "float32": 4}
-
-
-@dataclass(frozen=True)
-class FreeMemory:
-    """In bytes."""
-
-    vram: int
-    ram: int
-    shared: bool = False
-    """Whether both are the same memory, as on the CPU."""
 
 
 @dataclass(frozen=True)
@@ -343,57 +332,6 @@ class MemoryManager:
                 f"memory ran out in the VAE at {size}; trying again without the experts beside it{changed}"
             )
         )
-
-
-OUT_OF_MEMORY = ("ALLOC_FAILED", "CUDA error: out of memory")
-"""How cuBLAS, cuDNN and pinned memory say that memory ran out."""
-
-
-def none_if_out_of_memory(run: Callable[[], T]) -> T | None:
-    """What a call returns; None when memory ran out, with all that the call held given back."""
-    import torch
-
-    try:
-        return run()
-    except torch.OutOfMemoryError:
-        pass  # the exception holds the call's frames, and so its tensors: leave it before giving back
-    except RuntimeError as error:
-        if not any(sign in str(error) for sign in OUT_OF_MEMORY):
-            raise
-    release()
-    return None
-
-
-def release() -> None:
-    """Give freed memory back to the device."""
-    import torch
-
-    gc.collect()
-    if torch.cuda.is_available():
-        torch.cuda.empty_cache()
-
-
-def measure(device: torch.device) -> FreeMemory:
-    """What is free now, on the device and in RAM."""
-    import torch
-
-    ram = free_ram()
-    if device.type != "cuda":
-        return FreeMemory(ram, ram, shared=True)
-    release()
-    return FreeMemory(torch.cuda.mem_get_info(device)[0], ram)
-
-
-def free_ram(cgroup: Path = Path("/sys/fs/cgroup")) -> int:
-    """Bytes of RAM that this process may still take, within its control group's limit."""
-    import psutil
-
-    free = int(psutil.virtual_memory().available)
-    try:
-        limit, used = (int((cgroup / name).read_text("ascii")) for name in ("memory.max", "memory.current"))
-    except (OSError, ValueError):  # no control group, or "max"
-        return free
-    return max(0, min(free, limit - used))
 
 
 def pin(name: str, weight: Tensor) -> Tensor:

@@ -7,7 +7,8 @@ import re
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from svi_story.engines.svi.memory import release, stream_leaves
+from svi_story.engines.svi.device import release
+from svi_story.engines.svi.memory import stream_leaves
 from svi_story.engines.svi.weights.loading import load_text_encoder
 from svi_story.engines.svi.weights.tensors import MAX_FILE
 from svi_story.errors import InputError, Problem

@@ -24,7 +24,7 @@ from svi_story.render.distributed.worker import Worker, WorkerSetup, absolute, p
 from svi_story.render.executor import SegmentFailed
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Iterable, Mapping, Sequence
     from pathlib import Path
 
     from svi_story.cache.entry import Entry
@@ -144,7 +144,8 @@ def _factory(request: Request, join: Join) -> WorkerFactory:
     count = join.workers or gpus or max(1, int(there.get("CPU", 1)) // 2)
     options = absolute(replace(request.options, threads=0 if gpus or bare else _threads()))
     actor = ray.remote(num_cpus=1, num_gpus=min(gpus, 1))(Worker)
-    setup = WorkerSetup(options, request.cache, request.probe, request.fallbacks)
+    on_nodes = workers_by_node(ray.nodes(), count, gpus)
+    setup = WorkerSetup(options, request.cache, request.probe, request.fallbacks, workers=on_nodes)
 
     def start(missing: Sequence[Segment]) -> tuple[Any, Any]:
         worker = actor.remote(setup)
@@ -154,6 +155,14 @@ def _factory(request: Request, join: Join) -> WorkerFactory:
         return worker, result
 
     return WorkerFactory(count, start, lambda: last_words(join.folder))
+
+
+def workers_by_node(nodes: Iterable[Mapping[str, Any]], count: int, gpus: int) -> dict[str, int]:
+    """How many of `count` workers there may be on each node, by its id: one for each GPU, or CPU without."""
+    return {
+        node["NodeID"]: max(1, min(count, int(node["Resources"].get("GPU" if gpus else "CPU", 0))))
+        for node in nodes
+    }
 
 
 def last_words(folder: Path) -> str:

@@ -8,7 +8,7 @@ import time
 import traceback
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
-from dataclasses import dataclass, fields, is_dataclass, replace
+from dataclasses import dataclass, field, fields, is_dataclass, replace
 from pathlib import Path
 from queue import SimpleQueue
 from typing import TYPE_CHECKING, TypeAlias, TypeVar, cast
@@ -49,6 +49,8 @@ class WorkerSetup:
     """Other caches, which are only read."""
     version: str = __version__
     """Of svi-story, where the films are cut."""
+    workers: Mapping[str, int] = field(default_factory=dict)
+    """How many workers there may be on each node, by Ray's id of the node."""
 
 
 @dataclass(frozen=True)
@@ -144,15 +146,19 @@ class Worker:
         self._send(event)
 
     def _enter(self, wanted: Sequence[Segment]) -> None:
+        import ray
+
         setup = self._setup
         self._send(Started(socket.gethostname(), os.getpid(), versions()))
         _check(setup)
         fingerprints = Fingerprints.load(setup.cache / "memo.json", self._report)
         store = Store(setup.cache, self._report, setup.fallbacks)
+        node = ray.get_runtime_context().get_node_id()
+        options = replace(setup.options, workers_on_host=setup.workers.get(node, 1))
 
         def create(name: str) -> Engine:
             return implementation_of(name).create_engine(
-                setup.options, fingerprints.file, store.embedding, self._report
+                options, fingerprints.file, store.embedding, self._report
             )
 
         executor = self._stack.enter_context(LocalExecutor(create, wanted, store, self._report))
