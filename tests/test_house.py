@@ -158,7 +158,7 @@ ALONE = {
     ("media/guard_child.py", "signal.signal"),  # the first thing that a process of its own does
     ("render/distributed/watchdog.py", "signal.signal"),  # the first thing that a process of its own does
     ("render/distributed/worker.py", "environ"),  # the first thing that a process of its own does
-    ("engines/svi/engine.py", "torch.set_num_threads"),  # once, before the first number
+    ("engines/svi/device.py", "torch.set_num_threads"),  # once, before the first number
     ("render/doctor.py", "warnings.catch_warnings"),  # a command without threads
     ("render/doctor.py", "warnings.simplefilter"),
 }
