@@ -289,7 +289,7 @@ READERS = {
     "cli/terminal.py": "the null device",
     "engines/svi/weights/download.py": "what it has begun to write",
     "media/guard_child.py": "/proc",
-    "engines/svi/memory.py": "/sys",
+    "engines/svi/device.py": "/sys",
     "media/text.py": "fonts and a layout of the package",
     "review/report.py": "a page of the package",
     "storyboard/templates.py": "templates of the package",
