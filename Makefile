@@ -32,6 +32,7 @@ lint: setup
 types: setup
 	$(BIN)/mypy
 	$(BIN)/mypy storyboards/images/draw
+	$(BIN)/mypy --platform win32 --no-warn-unreachable --cache-dir .mypy_cache/win32 svi_story
 
 suite: setup
 	$(BIN)/python -m pytest -n 2

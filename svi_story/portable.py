@@ -9,9 +9,12 @@ from __future__ import annotations
 import errno
 import importlib
 import os
+import re
 import shlex
 import signal
 import subprocess
+import sys
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -84,6 +87,25 @@ def is_running(process: int) -> bool:
     return bool(psutil.pid_exists(process))
 
 
+def is_reserved(name: str) -> bool:
+    """Whether Windows takes a file's name for a device, whatever its extension: CON, NUL, COM1."""
+    stem = name.partition(".")[0].rstrip().casefold()
+    return stem in ("con", "prn", "aux", "nul") or re.fullmatch("(com|lpt)[1-9]", stem) is not None
+
+
 def command_line(words: Sequence[str]) -> str:
     """Words as a line for the shell of this system."""
     return shlex.join(words) if IS_POSIX else subprocess.list2cmdline(words)
+
+
+def longest_path() -> int:
+    """How many characters a path may have; 0 where there is no limit that a cache could reach."""
+    if sys.platform == "win32":
+        import winreg
+
+        name = r"SYSTEM\CurrentControlSet\Control\FileSystem"
+        with suppress(OSError), winreg.OpenKey(winreg.HKEY_LOCAL_MACHINE, name) as key:
+            if winreg.QueryValueEx(key, "LongPathsEnabled")[0]:
+                return 0
+        return 259
+    return 0

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
+import windows_like
 
 import svi_story
 
@@ -125,6 +126,27 @@ def test_nothing_heavy_is_loaded_at_the_door(command: list[str]) -> None:
         [sys.executable, "-c", program, *command], capture_output=True, text=True, check=True
     )
     assert done.stderr == ""
+
+
+POSIX = {
+    *windows_like.MODULES,
+    *(f"{module.__name__}.{name}" for module, names in windows_like.NAMES.items() for name in names),
+}
+
+
+@for_every_module
+def test_what_windows_lacks_is_used_in_one_place(path: Path) -> None:
+    """`mypy --platform win32` (`make types`) knows every such name; this finds the common ones at once."""
+    if path.name in ("portable.py", "watchdog.py"):  # the watchdog's command refuses to start there
+        return
+    assert not imports_of(path) & POSIX
+    for node in ast.walk(tree_of(path)):
+        if isinstance(node, ast.Attribute):
+            assert ast.unparse(node) not in POSIX, f"line {node.lineno}"
+        if isinstance(node, ast.keyword):
+            assert (
+                node.arg not in ("pass_fds", "preexec_fn", "start_new_session") or "distributed" in path.parts
+            )
 
 
 PROCESS_WIDE = {

@@ -20,6 +20,7 @@ from svi_story.errors import InputError, Problem
 from svi_story.fields import Part
 from svi_story.plan.keys import canonical
 from svi_story.plan.resolve import MOST_SEGMENTS
+from svi_story.portable import is_reserved
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
@@ -61,7 +62,9 @@ def unfit_name(name: str) -> str:
     if name.startswith(".") or name != name.strip():
         return "starts with a dot, or has spaces around it"
     if any(char in '/\\:*?"<>|' or not char.isprintable() for char in name):
-        return "holds characters that not every file system takes"
+        return "contains characters that not every file system takes"
+    if is_reserved(name):
+        return "is the name of a device on Windows"
     return "" if len(name.encode()) <= LONGEST_NAME else f"is longer than {LONGEST_NAME} bytes"
 
 

@@ -26,7 +26,16 @@ from svi_story.bundle.format import (
     write_manifest,
 )
 from svi_story.cache.entry import open_entry, publish
-from svi_story.cache.layout import BOARD_FOLDER, FRAMES, LATENTS, Layout, names, own_cache
+from svi_story.cache.layout import (
+    BOARD_FOLDER,
+    FRAMES,
+    LATENTS,
+    LONGEST_PATH_IN_BUNDLE,
+    Layout,
+    check_length,
+    names,
+    own_cache,
+)
 from svi_story.cache.quarantine import quarantine
 from svi_story.errors import InputError, Problem
 from svi_story.events import Warned
@@ -215,6 +224,8 @@ def _unpack(
             make_folder(temp)
         with open_archive(path, folder.name) as archive:
             unpacked = UnpackedBundle(path, temp, manifest_of(archive, path))
+            if unpacked.cache:
+                check_length(folder.parents[1], LONGEST_PATH_IN_BUNDLE)
             _extract(archive, unpacked)
         _drop_invalid_entries(unpacked, report)
         with disk(folder, DOING):

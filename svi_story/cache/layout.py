@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 
 from svi_story.errors import InputError, Problem
 from svi_story.files import TEMP, disk, make_folder, read_regular, write_atomic
+from svi_story.portable import longest_path
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -37,6 +38,10 @@ TRASH = ".trash-"
 LARGEST_FILE = 2**28
 MEMO_KEY = re.compile(r"\w+ (.* )?(\d+ \d+ \d+ \d+ \d+|unreadable .*)", re.DOTALL)
 """The keys of the hash memo: what was found, and the state of the file it was found of."""
+
+LONGEST_PATH, LONGEST_PATH_IN_BUNDLE = 165, 245
+"""Characters of the longest paths below a cache, where the host's name has 15: unfinished files, in the cache
+itself and in that of a bundle which brings segments."""
 
 KEY = re.compile(r"[0-9a-f]{64}")
 LOCK = re.compile(r"[0-9a-f]{64}\.lock")
@@ -174,9 +179,10 @@ class Layout:
 def check_root(root: Path) -> None:
     """Raises InputError for a folder in which the cache's files would replace files of another program.
 
-    A folder that is tagged as a cache is one, whatever is damaged in it. There may be no tag yet before
-    anything is rendered.
+    And for one whose path leaves no room for theirs. A folder that is tagged as a cache is one, whatever is
+    damaged in it. There may be no tag yet before anything is rendered.
     """
+    check_length(root, LONGEST_PATH)
     with suppress(OSError):
         if read_regular(root / TAG_NAME, LARGEST_FILE) == TAG:
             return
@@ -184,6 +190,17 @@ def check_root(root: Path) -> None:
         if os.path.lexists(path) and not _is_of_a_cache(path):
             what = "is not part of a svi-story cache; move it away, or choose another cache with --cache"
             raise InputError(Problem(what, file=str(path)))
+
+
+def check_length(root: Path, inside: int) -> None:
+    """Raises InputError where paths of so many characters below a cache are too long for the system."""
+    most, length = longest_path(), len(str(root.absolute()))
+    if most and length + inside > most:
+        what = (
+            f"its path has {length} characters, and those of the files in it would have more than the {most} "
+            "that Windows allows; enable long paths in Windows, or choose another cache with --cache"
+        )
+        raise InputError(Problem(what, file=str(root)))
 
 
 def _is_of_a_cache(path: Path) -> bool:

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 from svi_story.cut.join import count_frames
 from svi_story.files import atomic_file, disk, read_regular, sha256_file, unwritable
 from svi_story.plan.keys import key_of
+from svi_story.portable import is_reserved
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -77,7 +78,7 @@ LARGEST_NOTE = 2**20
 
 def media_path(folder: Path, name: str, codec: MediaCodec) -> Path:
     """A clip's file; its name stays when other clips come and go, so that an editor finds it again."""
-    return folder / f"{name}.{codec.name}.mov"
+    return folder / f"{'_' if is_reserved(name) else ''}{name}.{codec.name}.mov"
 
 
 def media_inputs(spans: Sequence[Span], codec: MediaCodec, size: Size, fps: Fraction) -> dict[str, Json]:

@@ -9,6 +9,7 @@ from pathlib import Path
 from svi_story.errors import InputError, Problem
 from svi_story.fields import format_value, nearest, text_problem
 from svi_story.files import remove_stale_temps, temp_name
+from svi_story.portable import is_reserved
 from svi_story.storyboard.files import unwritable, write_new
 
 BOARD = "board.yaml"
@@ -38,7 +39,8 @@ def create(name: str, target: Path) -> Path:
     anything else that would be written exists.
     """
     source = _folder(name)
-    if not target.name or target.name.startswith(".") or text_problem(str(target), one_line=True):
+    unfit = not target.name or target.name.startswith(".") or is_reserved(target.name)
+    if unfit or text_problem(str(target), one_line=True):
         what = (
             f"{format_value(str(target))} is not a name for a board; write a name, as my-film or my-film.yaml"
         )
