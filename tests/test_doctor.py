@@ -232,6 +232,17 @@ def test_a_gpu(major: int, state: str, monkeypatch: pytest.MonkeyPatch) -> None:
     assert found.detail == (f"NVIDIA H200, 130.0 GiB of 139.0 GiB free, compute {major}.0, driver 570.1")
 
 
+def test_a_mac_makes_animatics(svi_story: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("platform.system", lambda: "Darwin")
+    found = findings(svi_story, "--engine", "animatic")
+    assert found["Python"].state == "warn"
+    assert "Animatics, cutting, reviewing and exporting should work" in found["Python"].cure
+    found = findings(svi_story, code=1)
+    assert found["GPU"].state == "lacking"
+    assert "MPS" in found["GPU"].detail
+    assert "--engine animatic" in found["GPU"].cure
+
+
 def test_what_nvidia_smi_says(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.undo()
 

@@ -8,6 +8,8 @@ import select
 import sys
 from typing import TYPE_CHECKING
 
+from svi_story.portable import IS_POSIX
+
 if TYPE_CHECKING:
     from _typeshed import ReadableBuffer
 
@@ -81,5 +83,8 @@ def open_streams() -> None:
             setattr(sys, name, open(number, "w" if number else "r", encoding="utf-8", closefd=False))  # noqa: SIM115
     encoding = sys.stderr.encoding if sys.stderr else "utf-8"
     sys.stdout.reconfigure(errors="backslashreplace")  # type: ignore[union-attr]  # Python made it
+    if not IS_POSIX and sys.stderr and sys.stderr.isatty():  # a console of Windows takes text, not bytes
+        sys.stderr.reconfigure(errors="backslashreplace")  # type: ignore[union-attr]  # Python made it
+        return
     lossy = io.BufferedWriter(_LossyFile(2))
     sys.stderr = io.TextIOWrapper(lossy, encoding, "backslashreplace", line_buffering=True)

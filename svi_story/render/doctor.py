@@ -32,6 +32,12 @@ INSTALL = "pip install 'svi-story[svi]'"
 CUDA_BUILD = "pip install torch --index-url https://download.pytorch.org/whl/cu128"
 FLASH = "after torch: pip install flash-attn --no-build-isolation"
 PREVIEW = "a preview needs none: --engine animatic"
+UNTRIED = {
+    "Darwin": "svi-story was not tried on a Mac. Animatics, cutting, reviewing and exporting should work. The svi "
+    "engine needs CUDA, which Macs do not have; it does not use Apple's GPU (MPS)",
+    "Windows": "svi-story was not tried on Windows. Everything but --ray should work; if not, use WSL 2",
+}
+"""By `platform.system()`."""
 PACKAGES = ("diffusers", "transformers", "tokenizers", "ftfy", "safetensors")
 
 
@@ -58,7 +64,7 @@ class Places:
 
 def examine(engine: str, places: Places) -> Iterator[Check]:
     """Everything that an engine needs, one after the other."""
-    yield Check("Python", "ok", f"{platform.python_version()} on {platform.platform(terse=True)}")
+    yield check_system()
     yield check_ffmpeg()
     yield check_fonts()
     for name, folder in (("disk for films", places.films), ("disk for the cache", places.cache)):
@@ -71,6 +77,13 @@ def examine(engine: str, places: Places) -> Iterator[Check]:
     yield check_memory(expert_bytes(statuses))
     yield from check_torch(expert_bytes(statuses))
     yield from check_weights(statuses)
+
+
+def check_system() -> Check:
+    """Python and the operating system, with what does not work there."""
+    untried = UNTRIED.get(platform.system(), "")
+    detail = f"{platform.python_version()} on {platform.platform(terse=True)}"
+    return Check("Python", "warn" if untried else "ok", detail, untried)
 
 
 def check_ffmpeg() -> Check:
@@ -171,7 +184,10 @@ def check_gpu(expert: int, cuda_build: str) -> Check:
     else:
         why = "this torch is built for the CPU alone"
     listed = ask_nvidia_smi()
-    if not listed:
+    if platform.system() == "Darwin":
+        why = "a Mac has no CUDA, and Apple's GPU (MPS) is not supported"
+        remedy = f"use a machine with an NVIDIA GPU; {PREVIEW}"
+    elif not listed:
         why = "no NVIDIA driver answers"
         remedy = f"use a machine with an NVIDIA GPU and its driver; {PREVIEW}"
     elif cuda_build:
