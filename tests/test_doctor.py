@@ -236,7 +236,7 @@ def test_a_mac_makes_animatics(svi_story: Run, monkeypatch: pytest.MonkeyPatch) 
     monkeypatch.setattr("platform.system", lambda: "Darwin")
     found = findings(svi_story, "--engine", "animatic")
     assert found["Python"].state == "warn"
-    assert "Animatics, cutting, reviewing and exporting should work" in found["Python"].cure
+    assert "Animatics, reviews and exports should work" in found["Python"].cure
     found = findings(svi_story, code=1)
     assert found["GPU"].state == "lacking"
     assert "MPS" in found["GPU"].detail

@@ -33,7 +33,7 @@ CUDA_BUILD = "pip install torch --index-url https://download.pytorch.org/whl/cu1
 FLASH = "after torch: pip install flash-attn --no-build-isolation"
 PREVIEW = "a preview needs none: --engine animatic"
 UNTRIED = {
-    "Darwin": "svi-story was not tried on a Mac. Animatics, cutting, reviewing and exporting should work. The svi "
+    "Darwin": "svi-story was not tried on a Mac. Animatics, reviews and exports should work. The svi "
     "engine needs CUDA, which Macs do not have; it does not use Apple's GPU (MPS)",
     "Windows": "svi-story was not tried on Windows. Everything but --ray should work; if not, use WSL 2",
 }
