@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
 import sys
+import time
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Annotated
 
@@ -13,6 +16,7 @@ from svi_story.cli.options import BoardOptions, Paths, WithAddress, with_board_o
 from svi_story.cli.terminal import (
     LEFT,
     Interrupted,
+    Stopped,
     answer,
     complain,
     drop_output,
@@ -33,6 +37,8 @@ if TYPE_CHECKING:
 
 
 RETRIES = 2
+OUTCOME = "SVI_STORY_RUN_OUTCOME"
+"""For `--on-done`: `done`, `failed`, `stopped` or `interrupted`."""
 
 
 def register(app: typer.Typer) -> None:
@@ -75,6 +81,15 @@ def render(
             show_default=False,
         ),
     ] = 0,
+    on_done: Annotated[
+        str,
+        typer.Option(
+            "--on-done",
+            metavar="CMD",
+            help="Run this shell command at the end, however it ends. SVI_STORY_RUN_OUTCOME tells how.",
+            show_default=False,
+        ),
+    ] = "",
     as_json: Annotated[bool, typer.Option("--json", help="Print one event per line while it works.")] = False,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Errors only.")] = False,
     verbose: Annotated[bool, typer.Option("--verbose", "-v", help="One line for everything done.")] = False,
@@ -93,32 +108,66 @@ def render(
     from svi_story.cli.console import reporter
     from svi_story.render.jobs import Place, find_places, notices, prepare
     from svi_story.render.runner import RenderRequest, render_boards
-    from svi_story.render.runs import run_log
+    from svi_story.render.runs import StopRequested, run_log
 
     choice = options.choice()
     request = RenderRequest(tuple(only or ()), tuple(force or ()), retries)
     places = find_places(paths, options.output, options.cache)
-    try:
-        with (
-            reporter(as_json=as_json, quiet=quiet, verbose=verbose) as shown,
-            run_log([options.cache], shown, ["svi-story", *sys.argv[1:]]) as report,
-            _cluster(ray, workers) as joined,
-        ):
-            fingerprints = fingerprints_in(options.cache, report)
-            jobs, rejected = prepare(places, fingerprints, choice)
-            for event in (event for job in jobs for event in notices(job)):
-                report(event)
-            outcomes = render_boards(jobs, rejected, request, fingerprints, options.cache, report, joined)
-    except KeyboardInterrupt:
-        raise Interrupted(_again(sys.argv[1:])) from None
-    printed = True
-    if not as_json and not request.only:
+    with _then_run(on_done) as about:
+        try:
+            with (
+                reporter(as_json=as_json, quiet=quiet, verbose=verbose) as shown,
+                run_log([options.cache], shown, ["svi-story", *sys.argv[1:]]) as report,
+                _cluster(ray, workers) as joined,
+            ):
+                fingerprints = fingerprints_in(options.cache, report)
+                jobs, rejected = prepare(places, fingerprints, choice)
+                for event in (event for job in jobs for event in notices(job)):
+                    report(event)
+                outcomes = render_boards(jobs, rejected, request, fingerprints, options.cache, report, joined)
+        except KeyboardInterrupt as error:
+            again = _again(sys.argv[1:])
+            raise (Stopped if isinstance(error, StopRequested) else Interrupted)(again) from None
         done = {outcome.board for outcome in outcomes if outcome.ending == "done"}
         films = [place.film for place in places if isinstance(place, Place) and place.board in done]
-        printed = _print_films(films)
-    if len(outcomes) > 1 and not quiet:
-        _show_endings(outcomes)
-    raise typer.Exit(_exit_code(outcomes) or (ExitCode.DONE if printed else ExitCode.FAILED))
+        films = [] if request.only else films
+        about.update(_environment_of(outcomes, films))
+        printed = as_json or _print_films(films)
+        if len(outcomes) > 1 and not quiet:
+            _show_endings(outcomes)
+        raise typer.Exit(_exit_code(outcomes) or (ExitCode.DONE if printed else ExitCode.FAILED))
+
+
+@contextmanager
+def _then_run(command: str) -> Iterator[dict[str, str]]:
+    """Runs a shell command at the end, however it ends, with what is put into the mapping as environment."""
+    about, start = {OUTCOME: "failed"}, time.monotonic()
+    try:
+        yield about
+    except Interrupted as error:
+        about[OUTCOME] = "stopped" if isinstance(error, Stopped) else "interrupted"
+        raise
+    finally:
+        if command:
+            sys.stdout.flush()
+            environment = {**os.environ, **about, "SVI_STORY_RUN_SECONDS": f"{time.monotonic() - start:.0f}"}
+            # what it prints is no data of ours
+            code = subprocess.run(command, shell=True, env=environment, stdout=2, check=False).returncode  # noqa: S602
+            if code:
+                complain(f"--on-done {command}: ended with exit code {code}")
+
+
+def _environment_of(outcomes: Sequence[Outcome], films: Sequence[Path]) -> dict[str, str]:
+    """What `--on-done` learns about the boards."""
+    endings = [outcome.ending for outcome in outcomes]
+    failed = endings.count("failed") + endings.count("bug")
+    return {
+        OUTCOME: "done" if set(endings) <= {"done"} else "failed",
+        "SVI_STORY_RUN_DONE": str(endings.count("done")),
+        "SVI_STORY_RUN_FAILED": str(failed),
+        "SVI_STORY_RUN_REFUSED": str(endings.count("refused")),
+        "SVI_STORY_RUN_FILMS": "\n".join(str(film.absolute()) for film in films),
+    }
 
 
 def _print_films(films: Sequence[Path]) -> bool:
