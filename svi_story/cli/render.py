@@ -36,6 +36,26 @@ if TYPE_CHECKING:
     from svi_story.render.runner import Outcome
 
 
+Workers = Annotated[
+    int,
+    typer.Option(
+        "--workers",
+        metavar="N",
+        min=0,
+        help="How many workers of --ray; one per GPU.",
+        show_default=False,
+    ),
+]
+OnDone = Annotated[
+    str,
+    typer.Option(
+        "--on-done",
+        metavar="CMD",
+        help="Run this shell command at the end, however it ends. SVI_STORY_RUN_OUTCOME tells how.",
+        show_default=False,
+    ),
+]
+
 RETRIES = 2
 OUTCOME = "SVI_STORY_RUN_OUTCOME"
 """For `--on-done`: `done`, `failed`, `stopped` or `interrupted`."""
@@ -71,25 +91,8 @@ def render(
             show_default=False,
         ),
     ] = "",
-    workers: Annotated[
-        int,
-        typer.Option(
-            "--workers",
-            metavar="N",
-            min=0,
-            help="How many workers of --ray; one per GPU.",
-            show_default=False,
-        ),
-    ] = 0,
-    on_done: Annotated[
-        str,
-        typer.Option(
-            "--on-done",
-            metavar="CMD",
-            help="Run this shell command at the end, however it ends. SVI_STORY_RUN_OUTCOME tells how.",
-            show_default=False,
-        ),
-    ] = "",
+    workers: Workers = 0,
+    on_done: OnDone = "",
     as_json: Annotated[bool, typer.Option("--json", help="Print one event per line while it works.")] = False,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Errors only.")] = False,
     verbose: Annotated[bool, typer.Option("--verbose", "-v", help="One line for everything done.")] = False,
@@ -128,14 +131,10 @@ def render(
         except KeyboardInterrupt as error:
             again = _again(sys.argv[1:])
             raise (Stopped if isinstance(error, StopRequested) else Interrupted)(again) from None
-        done = {outcome.board for outcome in outcomes if outcome.ending == "done"}
+        done = [] if request.only else [outcome.board for outcome in outcomes if outcome.ending == "done"]
         films = [place.film for place in places if isinstance(place, Place) and place.board in done]
-        films = [] if request.only else films
         about.update(_environment_of(outcomes, films))
-        printed = as_json or _print_films(films)
-        if len(outcomes) > 1 and not quiet:
-            _show_endings(outcomes)
-        raise typer.Exit(_exit_code(outcomes) or (ExitCode.DONE if printed else ExitCode.FAILED))
+        raise typer.Exit(_finish(outcomes, [] if as_json else films, quiet=quiet))
 
 
 @contextmanager
@@ -168,6 +167,14 @@ def _environment_of(outcomes: Sequence[Outcome], films: Sequence[Path]) -> dict[
         "SVI_STORY_RUN_REFUSED": str(endings.count("refused")),
         "SVI_STORY_RUN_FILMS": "\n".join(str(film.absolute()) for film in films),
     }
+
+
+def _finish(outcomes: Sequence[Outcome], films: Sequence[Path], *, quiet: bool) -> ExitCode:
+    """Print the films, and how every board ended; the exit code."""
+    printed = _print_films(films)
+    if len(outcomes) > 1 and not quiet:
+        _show_endings(outcomes)
+    return _exit_code(outcomes) or (ExitCode.DONE if printed else ExitCode.FAILED)
 
 
 def _print_films(films: Sequence[Path]) -> bool:
