@@ -134,6 +134,12 @@ def unwritable(target: Path, reason: str) -> RenderError:
     return kind(Problem(what, file=str(target)))
 
 
+def short_path(path: Path) -> Path:
+    """A path for messages: relative where it is below the working directory."""
+    here = Path.cwd()
+    return path.relative_to(here) if path.is_relative_to(here) else path
+
+
 def temp_name() -> str:
     """A unique name, on any host.
 

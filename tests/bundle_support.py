@@ -16,7 +16,7 @@ from svi_story.cache.store import Store
 from svi_story.enginespec import EngineOptions
 from svi_story.events import Warned
 from svi_story.plan.fingerprints import Fingerprints
-from svi_story.render.jobs import Choice, Job, find_places, prepare
+from svi_story.render.jobs import Job, find_places, prepare
 
 if TYPE_CHECKING:
     from svi_story.events import Event, Reporter
@@ -33,10 +33,10 @@ def job_of(
     board: Path, engine: str | None = "animatic", options: EngineOptions | None = None, cache: Path = CACHE
 ) -> Job:
     """A board as the commands plan it."""
-    choice = Choice(engine, options or EngineOptions(Path("no-models")))
-    jobs, rejected = prepare(
-        find_places([board], Path("renders"), cache), Fingerprints(cache / "memo.json"), choice
-    )
+    options = options or EngineOptions(Path("no-models"))
+    places = find_places([board], {"engine": engine, "models": [options.models], "cache": cache})
+    asked = {"dtype": options.dtype, "vae": options.vae}
+    jobs, rejected = prepare(places, Fingerprints(cache / "memo.json"), asked)
     assert not rejected, rejected[0].error
     (job,) = jobs
     return job

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import socket
 from dataclasses import dataclass
@@ -35,7 +36,8 @@ def own_ground(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
     monkeypatch.setattr(socket.socket, "connect", refuse)
     monkeypatch.setenv("HOME", str(tmp_path / "home"))
-    monkeypatch.delenv("SVI_STORY_CACHE", raising=False)
+    for name in [name for name in os.environ if name.startswith(("SVI_STORY_", "XDG_"))]:
+        monkeypatch.delenv(name)
     monkeypatch.chdir(tmp_path)
     return tmp_path
 

@@ -16,6 +16,7 @@ from svi_story.export.otio import MediaRange, timeline, timeline_items
 from svi_story.plan.keys import key_of
 from svi_story.plan.model import Anchor, Card, Cut, FilmPlan, Segment, Shot, Size
 from svi_story.render.jobs import Job, Place
+from svi_story.settings import load_settings
 from svi_story.storyboard.source import FolderResolver
 
 if TYPE_CHECKING:
@@ -76,7 +77,9 @@ def job_of(
         board=Path("board.yaml"), title=title, size=SIZE, fps=fps, engine="animatic", digest="0" * 64,
         source="", shots=shots, cut=cut, resolver=FolderResolver(Path()),
     )  # fmt: skip
-    return Job(Place(plan.board, Path("film.mp4"), Path("cache")), plan, EngineOptions())
+    return Job(
+        Place(plan.board, Path("film.mp4"), load_settings(Path.cwd()), Path("cache")), plan, EngineOptions()
+    )
 
 
 def keyed(segment: Segment) -> Segment:

@@ -83,7 +83,7 @@ def zoom(frames: int, size: tuple[int, int] = (160, 96), by: float = 1.33) -> li
 def job_of(board: Path, engine: str = "svi") -> Job:
     """A board, planned and keyed; SVI needs no weights for it, as the animatic's keys do as well."""
     fingerprints = Fingerprints.load(CACHE / "memo.json", lambda _event: None)
-    plans, rejected = resolve(find_places([board], FILMS, CACHE), fingerprints, engine)
+    plans, rejected = resolve(find_places([board], {"engine": engine}), fingerprints)
     assert not rejected, rejected[0].error
     place, plan = plans[0]
     return Job(place, with_keys(plan, lambda _engine: AnimaticIdentity()), EngineOptions())

@@ -81,12 +81,12 @@ def test_the_same_film_bit_for_bit_elsewhere(
     write_sound(tmp_path / "voice.wav")
     finish = {"audio": str(write_sound(tmp_path / "music/rain.wav")), "captions": "both", "title_card": "雨"}
     board = write_board(
-        "boards/der Füllfilm 雨.yaml", reference="../far.png", clips=clips, title=None, cut=finish
+        "storyboards/der Füllfilm 雨.yaml", reference="../far.png", clips=clips, title=None, cut=finish
     )
     assert svi_story("render", board, *ANIMATIC).code == 0
     film = Path("renders/der Füllfilm 雨.mp4").read_bytes()
     bundle = elsewhere(bundle_of(board, Path("x.zip")), tmp_path, monkeypatch)
-    shutil.rmtree(tmp_path / "boards")
+    shutil.rmtree(tmp_path / "storyboards")
     shutil.rmtree(tmp_path / "music")
     (tmp_path / "voice.wav").unlink()
     (tmp_path / "far.png").unlink()

@@ -47,6 +47,7 @@ if TYPE_CHECKING:
 
 ANIMATIC = ("--engine", "animatic")
 FILM = Path("renders/board.mp4")
+HERE = ("-o", "renders", "--cache", "renders/.cache")
 SVI = EngineOptions(support.MODELS, "float32")
 
 
@@ -65,19 +66,19 @@ def test_a_forged_film_never_passes_as_another_ones(write_board: Write, svi_stor
     Path("bad").mkdir()
     bad = honest(Path("bad/board.zip"), with_manifest({**members_of(good), **forged}))
     for honest_one in (board, good):
-        assert svi_story("render", bad).code == 0
+        assert svi_story("render", bad, *HERE).code == 0
         spoilt = FILM.read_bytes()
         assert spoilt != film
-        assert state_of(svi_story, bad) == "up to date"
-        assert state_of(svi_story, honest_one, *ANIMATIC) == "outdated"
-        why = svi_story("plan", honest_one, *ANIMATIC, "--why").out
+        assert state_of(svi_story, bad, *HERE) == "up to date"
+        assert state_of(svi_story, honest_one, *ANIMATIC, *HERE) == "outdated"
+        why = svi_story("plan", honest_one, *ANIMATIC, *HERE, "--why").out
         assert "the film that is there is made of segments that" in why
         assert "nothing changed" not in why
-        ended = svi_story("render", honest_one, *ANIMATIC, "--json")
+        ended = svi_story("render", honest_one, *ANIMATIC, *HERE, "--json")
         assert "segment_started" not in ended.out  # it is joined again, and no frame is made
         assert FILM.read_bytes() == film
-        assert state_of(svi_story, honest_one, *ANIMATIC) == "up to date"
-    assert state_of(svi_story, bad) == "outdated"
+        assert state_of(svi_story, honest_one, *ANIMATIC, *HERE) == "up to date"
+    assert state_of(svi_story, bad, *HERE) == "outdated"
     assert "segments that a bundle brought" in svi_story("plan", board, *ANIMATIC, "--why").out
 
 

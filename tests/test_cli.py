@@ -25,7 +25,7 @@ ANIMATIC = ("--engine", "animatic")
 
 
 @pytest.mark.parametrize("template", ["minimal", "story", "scenes"])
-@pytest.mark.parametrize("name", ["my-film", "boards/one.yaml"])
+@pytest.mark.parametrize("name", ["my-film", "storyboards/one.yaml"])
 def test_new_makes_a_board_that_can_be_planned(svi_story: Run, template: str, name: str) -> None:
     made = svi_story("new", name, "--template", template)
     assert made.code == 0, made.err

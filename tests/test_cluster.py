@@ -109,7 +109,7 @@ def test_shares_shrink_and_give_everything_out(workers: int) -> None:
         ("--ray films/a:1 b", "--ray local films/a:1 b"),
         ("boards --ray=head:6379", "boards --ray=head:6379"),
         ("-- boards --ray", "-- boards --ray"),
-        ("boards", "boards"),
+        ("storyboards", "storyboards"),
     ],
 )
 def test_an_address_is_optional(typed: str, meant: str) -> None:
@@ -183,10 +183,7 @@ def test_what_is_no_address_is_told_at_once(
 
 def nothing_is_made() -> bool:
     """Whether there is nothing but what planning keeps."""
-    return {path.name for path in Path("renders").rglob("*") if path.is_file()} <= {
-        "memo.json",
-        "CACHEDIR.TAG",
-    }
+    return {path.name for path in Path("renders").rglob("*") if path.is_file()} <= {"CACHEDIR.TAG"}
 
 
 def test_auto_looks_where_ray_s_own_variable_says(
@@ -329,8 +326,8 @@ def svi_board(name: str, clips: list[dict[str, Any]], **changes: Any) -> None:
         "clips": clips,
         **changes,
     }
-    Path("boards").mkdir(exist_ok=True)
-    Path("boards", name).write_text(yaml.safe_dump(board, sort_keys=False), "utf-8")
+    Path("storyboards").mkdir(exist_ok=True)
+    Path("storyboards", name).write_text(yaml.safe_dump(board, sort_keys=False), "utf-8")
 
 
 def comes(look: Callable[[], object]) -> bool:
@@ -404,12 +401,12 @@ def scratch() -> Iterator[Path]:
 
 def test_films_are_the_same_bit_for_bit_and_ray_goes_as_it_came(scratch: Path) -> None:
     svi_folder()
-    start("boards", *SVI, "-o", "plain", "--cache", "plain/cache").end(0)
-    spread = start("boards", *SVI, "--ray", "--workers", "2", TMPDIR=str(scratch))
+    start("storyboards", *SVI, "-o", "plain", "--cache", "plain/cache").end(0)
+    spread = start("storyboards", *SVI, "--ray", "--workers", "2", TMPDIR=str(scratch))
     spread.end(0)
     assert len(films("plain")) == 2
     assert films("renders") == films("plain")
-    one = {event["worker"] for event in spread.of("chain_given") if event["board"] == "boards/one.yaml"}
+    one = {event["worker"] for event in spread.of("chain_given") if event["board"] == "storyboards/one.yaml"}
     assert one == {1, 2}
     assert len(spread.of("segment_done")) == 5
     assert len(spread.of("segment_reused")) == 1
@@ -428,7 +425,7 @@ def test_a_killed_worker_costs_a_few_steps_and_a_bad_board_costs_the_others_noth
     tensors = load_file(support.lora_file(support.MODELS, "low", "2.0-pro"))
     save_file({name: tensor[:, :1].contiguous() for name, tensor in tensors.items()}, "style.safetensors")
     svi_board("bad.yaml", [{**snow, "loras": [{"path": "../style.safetensors"}]}])
-    run = start("boards", *SVI, "--ray", head, "--workers", "2", **TOKEN)
+    run = start("storyboards", *SVI, "--ray", head, "--workers", "2", **TOKEN)
     step = run.until("step_done", clip="clip-01", step=7)
     os.kill(run.processes[run.given[step["board"], "clip-01"]], signal.SIGKILL)
     run.end(1)
@@ -436,7 +433,7 @@ def test_a_killed_worker_costs_a_few_steps_and_a_bad_board_costs_the_others_noth
     assert lost["reason"] == "its worker process has died"
     assert len(run.of("worker_started")) == 3
     (failed,) = run.of("board_failed")
-    assert failed["board"] == "boards/bad.yaml"
+    assert failed["board"] == "storyboards/bad.yaml"
     assert "style.safetensors" in failed["message"]
     steps = [event["step"] for event in run.of("step_done") if event["clip"] == "clip-01"]
     (again,) = [index for index in range(1, len(steps)) if steps[index] <= steps[index - 1]]
@@ -444,29 +441,29 @@ def test_a_killed_worker_costs_a_few_steps_and_a_bad_board_costs_the_others_noth
     assert steps[again - 1] - steps[again] < 5
     assert steps[-1] == 40
     assert len(run.of("segment_done")) == 3
-    start("boards/good.yaml", *SVI, "-o", "plain", "--cache", "plain/cache").end(0)
+    start("storyboards/good.yaml", *SVI, "-o", "plain", "--cache", "plain/cache").end(0)
     assert films("renders") == films("plain")
 
 
 def animatic_board(name: str, size: str, *words: str) -> None:
-    Path("boards").mkdir(exist_ok=True)
-    Image.new("RGB", (64, 64), (90, 120, 60)).save("boards/anchor.png")
+    Path("storyboards").mkdir(exist_ok=True)
+    Image.new("RGB", (64, 64), (90, 120, 60)).save("storyboards/anchor.png")
     board = {"version": 1, "reference": "anchor.png", "resolution": size, "clips": prompts(*words)}
-    Path("boards", name).write_text(yaml.safe_dump(board), "utf-8")
+    Path("storyboards", name).write_text(yaml.safe_dump(board), "utf-8")
 
 
 @pytest.mark.slow
 def test_a_segment_that_kills_every_worker_is_given_up_and_the_rest_is_made(head: str) -> None:
     animatic_board("deadly.yaml", "1280x720", "bomb")
     animatic_board("fine.yaml", "64x64", "fog", "sun")
-    run = start("boards", *ANIMATIC, "--ray", head, "--workers", "2", **TOKEN)
+    run = start("storyboards", *ANIMATIC, "--ray", head, "--workers", "2", **TOKEN)
     for _ in range(3):
-        run.until("segment_started", board="boards/deadly.yaml")
-        os.kill(run.processes[run.given["boards/deadly.yaml", "clip-01"]], signal.SIGKILL)
+        run.until("segment_started", board="storyboards/deadly.yaml")
+        os.kill(run.processes[run.given["storyboards/deadly.yaml", "clip-01"]], signal.SIGKILL)
     run.end(1)
     assert len(run.of("worker_lost")) == 3
     (failed,) = run.of("board_failed")
-    assert failed["board"] == "boards/deadly.yaml"
+    assert failed["board"] == "storyboards/deadly.yaml"
     assert "3 workers died" in failed["message"]
     assert films("renders").keys() == {"fine.mp4"}
 
@@ -477,7 +474,7 @@ def test_an_interrupt_ends_everything_that_was_started(number: signal.Signals, h
     address = ["--ray"] if number == signal.SIGINT else ["--ray", head]
     long = Path("temporary").absolute()  # too long for sockets
     long.mkdir()
-    run = start("boards", *ANIMATIC, *address, "--workers", "1", TMPDIR=str(long), **TOKEN)
+    run = start("storyboards", *ANIMATIC, *address, "--workers", "1", TMPDIR=str(long), **TOKEN)
     run.until("segment_done")
     (worker,) = run.processes.values()
     began = time.monotonic()
@@ -497,7 +494,7 @@ def test_an_interrupt_ends_everything_that_was_started(number: signal.Signals, h
 def test_an_interrupt_is_heard_while_an_address_does_not_answer(scratch: Path) -> None:
     animatic_board("one.yaml", "64x64", "fog")
     with impostor() as (address, calls):
-        run = start("boards", *ANIMATIC, "--ray", address, TMPDIR=str(scratch))
+        run = start("storyboards", *ANIMATIC, "--ray", address, TMPDIR=str(scratch))
         assert comes(lambda: len(calls) > 1)  # after a first look, by Ray itself
         run.process.send_signal(signal.SIGINT)
         run.process.wait(60)
@@ -508,7 +505,7 @@ def test_an_interrupt_is_heard_while_an_address_does_not_answer(scratch: Path) -
 
 def test_an_interrupt_while_ray_starts_leaves_nothing(scratch: Path) -> None:
     animatic_board("one.yaml", "64x64", "fog")
-    run = start("boards", *ANIMATIC, "--ray", TMPDIR=str(scratch))
+    run = start("storyboards", *ANIMATIC, "--ray", TMPDIR=str(scratch))
     assert comes(lambda: list(scratch.glob("svi-ray-*/ray")))
     os.killpg(run.process.pid, signal.SIGINT)
     run.end(130)
@@ -518,7 +515,7 @@ def test_an_interrupt_while_ray_starts_leaves_nothing(scratch: Path) -> None:
 
 def test_nothing_is_left_when_ray_s_own_server_and_this_program_are_killed(scratch: Path) -> None:
     animatic_board("long.yaml", "1280x720", *(f"fog {n}" for n in range(9)))
-    run = start("boards", *ANIMATIC, "--ray", "--workers", "1", TMPDIR=str(scratch))
+    run = start("storyboards", *ANIMATIC, "--ray", "--workers", "1", TMPDIR=str(scratch))
     run.until("segment_started")
     os.kill(process_of(run.process.pid, "gcs_server"), signal.SIGKILL)
     os.kill(run.process.pid, signal.SIGKILL)
@@ -530,7 +527,7 @@ def test_nothing_is_left_when_ray_s_own_server_and_this_program_are_killed(scrat
 @pytest.mark.slow
 def test_when_ray_is_lost_the_work_goes_on_with_a_new_one(scratch: Path) -> None:
     animatic_board("one.yaml", "640x352", "fog", "sun")
-    run = start("boards", *ANIMATIC, "--ray", "--workers", "1", TMPDIR=str(scratch))
+    run = start("storyboards", *ANIMATIC, "--ray", "--workers", "1", TMPDIR=str(scratch))
     run.until("segment_started")
     os.kill(process_of(run.process.pid, "driver import main", "watchdog"), signal.SIGKILL)
     run.end(0)
@@ -580,7 +577,7 @@ def test_a_keeper_ends_everything_that_its_command_started(how: str, scratch: Pa
 
 def test_a_worker_that_cannot_work_says_why(head: str) -> None:
     svi_board("one.yaml", prompts("fog"))
-    run = start("boards", *SVI, "--ray", head, "--attention", "flash-attn-2", "--workers", "1", **TOKEN)
+    run = start("storyboards", *SVI, "--ray", head, "--attention", "flash-attn-2", "--workers", "1", **TOKEN)
     run.end(1)
     (failed,) = run.of("board_failed")
     assert "--attention" in failed["message"]

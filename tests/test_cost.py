@@ -29,6 +29,7 @@ from svi_story.render.cost import (
     calibrated,
     cost_of,
 )
+from svi_story.settings import user_cache
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -141,10 +142,10 @@ SEGMENTS = {(BOARD, segment.clip, 0): Timed("fake", segment, lambda: PHASES) for
 
 def listen(*told: Event) -> Calibration:
     """What is known after a render that told this."""
-    with calibrated(Path("cache"), SEGMENTS, lambda _: None) as report:
+    with calibrated(SEGMENTS, lambda _: None) as report:
         for event in told:
             report(event)
-    return Calibration.load(Path("cache"))
+    return Calibration.load()
 
 
 def test_a_render_teaches_seconds_for_each_pass_without_the_loading() -> None:
@@ -173,7 +174,7 @@ def test_a_render_teaches_seconds_for_each_pass_without_the_loading() -> None:
 
 
 def interrupted_after(event: Event) -> None:
-    with calibrated(Path("cache"), SEGMENTS, lambda _: None) as report:
+    with calibrated(SEGMENTS, lambda _: None) as report:
         report(event)
         raise KeyboardInterrupt
 
@@ -183,19 +184,20 @@ def test_what_is_learnt_adds_up_and_survives_an_interrupt() -> None:
     listen(done)
     with pytest.raises(KeyboardInterrupt):
         interrupted_after(done)
-    known = Calibration.load(Path("cache"))
+    known = Calibration.load()
     assert known.times == {Setting("fake"): {WorkKind("decode", SIZE, 5): [0.5, 0.5]}}
 
 
 @pytest.mark.parametrize("text", ["", "{", "[]", '{"format": 2, "rows": [{}]}', '{"format": 1, "rows": [3]}'])
 def test_an_unreadable_file_is_an_empty_one(text: str) -> None:
-    Path("cache").mkdir()
-    Path("cache", FILE).write_text(text, "utf-8")
-    assert Calibration.load(Path("cache")).times == {}
+    user_cache().mkdir(parents=True)
+    (user_cache() / FILE).write_text(text, "utf-8")
+    assert Calibration.load().times == {}
 
 
 def test_a_place_that_cannot_be_written_costs_nothing() -> None:
-    Path("cache").write_text("in the way", "utf-8")
+    user_cache().parent.mkdir(parents=True)
+    user_cache().write_text("in the way", "utf-8")
     listen(SegmentDone(BOARD, "a", 0, "key", 1.0, 0.5, 0.5))
 
 
@@ -225,9 +227,13 @@ def test_plan_shows_what_a_folder_costs_and_learns_from_its_render(
     for name in "abc":
         clips = [{"prompt": f"{name} {clip}"} for clip in range(2)]
         write_board(
-            f"boards/{name}.yaml", reference="../anchor.png", resolution="32x32", engine=engine, clips=clips
+            f"storyboards/{name}.yaml",
+            reference="../anchor.png",
+            resolution="32x32",
+            engine=engine,
+            clips=clips,
         )
-    before, text = shown(svi_story, "boards", *OPTIONS)
+    before, text = shown(svi_story, "storyboards", *OPTIONS)
     (svi,) = before["engines"]
     assert (svi["segments"], svi["waves"], svi["forwards"]) == (6, 2, {"high": 12, "low": 12})
     assert svi["memory"]["offload"]["expert_loads"] == 4
@@ -237,16 +243,16 @@ def test_plan_shows_what_a_folder_costs_and_learns_from_its_render(
     assert "time: unknown until something like it was rendered" in text
     assert "svi: 6 segments to make, 2 of them one after another at most; 12 forward passes high" in text
 
-    ended = svi_story("render", "boards/a.yaml", *OPTIONS, "--memory", "offload", "--json")
+    ended = svi_story("render", "storyboards/a.yaml", *OPTIONS, "--memory", "offload", "--json")
     assert ended.code == 0, ended.err
     spent = sum(
         each["seconds"] for each in map(json.loads, ended.out.splitlines()) if each["event"] == "segment_done"
     )
-    after, text = shown(svi_story, "boards", *OPTIONS)
+    after, text = shown(svi_story, "storyboards", *OPTIONS)
     assert after["engines"][0]["segments"] == 4
     assert 0.2 * spent < after["seconds"] < 5 * spent
     assert "(cpu, float32, torch-flash, offload)" in text
-    only, _ = shown(svi_story, "boards", *OPTIONS, "--memory", "stream")
+    only, _ = shown(svi_story, "storyboards", *OPTIONS, "--memory", "stream")
     assert list(only["engines"][0]["memory"]) == ["stream"]
     assert only["seconds"] is None  # never rendered that way
 

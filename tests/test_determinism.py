@@ -56,7 +56,7 @@ def filler(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def wide(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
     """A board of 832x480 and the sha256 of its film."""
     folder = tmp_path_factory.mktemp("wide")
-    board = write_boards(folder / "boards", "832x480")[-1]
+    board = write_boards(folder / "storyboards", "832x480")[-1]
     return board, render([board], folder / "plain", PLAIN)[board.stem]
 
 
@@ -78,7 +78,7 @@ def test_a_film_does_not_depend_on_what_an_allocator_leaves_in_memory(
 def test_renders_under_all_sorts_of_conditions_make_the_same_films(
     tmp_path: Path, tmp_path_factory: pytest.TempPathFactory
 ) -> None:
-    boards = write_boards(tmp_path / "boards")
+    boards = write_boards(tmp_path / "storyboards")
     library = compile_filler(tmp_path_factory.mktemp("filler"))
     first, second = (render(boards, tmp_path / str(number), varied(number, library)) for number in (1, 2))
     assert first == second

@@ -34,10 +34,12 @@ def names(events: list[dict[str, Any]]) -> set[str]:
 
 
 def test_a_night_of_failures_makes_all_that_can_be_made_and_nothing_twice(svi_story: Run) -> None:
-    folder = Path("boards")
+    folder = Path("storyboards")
     boards = [path.stem for path in endurance.write_boards(folder, BOARDS)]
     troubles = {name: trouble_of(number) for number, name in enumerate(boards)}
-    calm = svi_story("render", "boards/board-000.yaml", "boards/board-018.yaml", "-o", "calm", "--cache", "c")
+    calm = svi_story(
+        "render", "storyboards/board-000.yaml", "storyboards/board-018.yaml", "-o", "calm", "--cache", "c"
+    )
     assert calm.code == 0, calm.err
 
     killed = render(folder, Faults(kill_after=40))

@@ -47,7 +47,7 @@ FILM: dict[str, Any] = {
 
 @pytest.fixture
 def film(write_board: WriteBoard, svi_story: Run) -> Path:
-    board = write_board("boards/a ü.yaml", reference="../anchor.png", **FILM)
+    board = write_board("storyboards/a ü.yaml", reference="../anchor.png", **FILM)
     assert svi_story("render", board).code == 0
     return board
 
@@ -166,7 +166,7 @@ def test_media_are_written_once_and_again_where_they_changed(
     clips = [dict(clip) for clip in FILM["clips"]]
     clips[2]["prompt"] = "The rain is over."
     clips[0]["caption"] = "Good bye"
-    write_board("boards/a ü.yaml", reference="../anchor.png", **{**FILM, "clips": clips, "cut": {}})
+    write_board("storyboards/a ü.yaml", reference="../anchor.png", **{**FILM, "clips": clips, "cut": {}})
     assert svi_story("render", film).code == 0
     assert export() == ["rain"]
     assert not [path for path in media.iterdir() if path.name.startswith(".")]
@@ -176,7 +176,7 @@ def test_what_is_not_rendered_is_named_and_nothing_is_written(
     film: Path, write_board: WriteBoard, svi_story: Run, tmp_path: Path
 ) -> None:
     clips = [*FILM["clips"], {"id": "new", "prompt": "The sun is out."}]
-    write_board("boards/a ü.yaml", reference="../anchor.png", **{**FILM, "clips": clips})
+    write_board("storyboards/a ü.yaml", reference="../anchor.png", **{**FILM, "clips": clips})
     for media in ([], ["--media", "prores"]):
         ended = svi_story("export", film, "--to", "otio", *media)
         assert (ended.code, ended.out) == (2, "")
@@ -244,10 +244,10 @@ def test_usage_errors(words: list[str], told: str, write_board: WriteBoard, svi_
 
 
 def test_a_folder_of_boards_is_not_a_board(write_board: WriteBoard, svi_story: Run, tmp_path: Path) -> None:
-    write_board("boards/a.yaml", reference="../anchor.png")
-    write_board("boards/b.yaml", reference="../anchor.png")
-    ended = svi_story("export", "boards", "--to", "otio")
-    assert (ended.code, ended.err) == (2, "boards: holds 2 boards; name one of them\n")
+    write_board("storyboards/a.yaml", reference="../anchor.png")
+    write_board("storyboards/b.yaml", reference="../anchor.png")
+    ended = svi_story("export", "storyboards", "--to", "otio")
+    assert (ended.code, ended.err) == (2, "storyboards: holds 2 boards; name one of them\n")
     broken = write_board("c.yaml", clips=[])
     assert svi_story("export", broken, "--to", "otio").code == 2
 

@@ -33,14 +33,14 @@ def clips(*prompts: str) -> list[dict[str, Any]]:
 def test_every_board_below_a_folder_gets_its_own_film(
     write_board: Write, svi_story: Run, tmp_path: Path
 ) -> None:
-    write_board("boards/a.yaml", reference=REFERENCE, clips=clips("One fog."))
-    write_board("boards/deep/er/a.yml", reference="../../../anchor.png", clips=clips("Two fogs."))
-    write_board("boards/.hidden/b.yaml", reference="broken")
-    ended = svi_story("render", "boards", *ANIMATIC)
+    write_board("storyboards/a.yaml", reference=REFERENCE, clips=clips("One fog."))
+    write_board("storyboards/deep/er/a.yml", reference="../../../anchor.png", clips=clips("Two fogs."))
+    write_board("storyboards/.hidden/b.yaml", reference="broken")
+    ended = svi_story("render", "storyboards", *ANIMATIC)
     assert ended.code == 0, ended.err
     assert sorted(ended.out.split()) == ["renders/a.mp4", "renders/deep/er/a.mp4"]
     assert (tmp_path / "renders/deep/er/a.mp4").stat().st_size > 0
-    assert "boards/a.yaml" in ended.err
+    assert "storyboards/a.yaml" in ended.err
 
 
 def test_output_folders_are_not_searched(write_board: Write, svi_story: Run, tmp_path: Path) -> None:
@@ -55,45 +55,48 @@ def test_output_folders_are_not_searched(write_board: Write, svi_story: Run, tmp
 
 
 def test_a_broken_board_does_not_stop_the_others(write_board: Write, svi_story: Run) -> None:
-    write_board("boards/a.yaml", reference=REFERENCE, clips=clips("One fog."))
-    write_board("boards/b.yaml", reference=REFERENCE, clips=clips("   "))
-    write_board("boards/c.yaml", reference=REFERENCE, clips=clips("Three fogs."))
-    ended = svi_story("render", "boards", *ANIMATIC)
+    write_board("storyboards/a.yaml", reference=REFERENCE, clips=clips("One fog."))
+    write_board("storyboards/b.yaml", reference=REFERENCE, clips=clips("   "))
+    write_board("storyboards/c.yaml", reference=REFERENCE, clips=clips("Three fogs."))
+    ended = svi_story("render", "storyboards", *ANIMATIC)
     assert ended.code == 1
     assert ended.out.split() == ["renders/a.mp4", "renders/c.mp4"]
-    assert "boards/b.yaml:" in ended.err
+    assert "storyboards/b.yaml:" in ended.err
     assert "refused" in ended.err
 
 
 def test_without_a_valid_board_nothing_is_started(write_board: Write, svi_story: Run, tmp_path: Path) -> None:
-    write_board("boards/b.yaml", reference=REFERENCE, clips=[])
+    write_board("storyboards/b.yaml", reference=REFERENCE, clips=[])
     before = sorted(tmp_path.rglob("*"))
-    assert svi_story("render", "boards", *ANIMATIC).code == 2
+    assert svi_story("render", "storyboards", *ANIMATIC).code == 2
     assert svi_story("render", "nowhere.yaml", *ANIMATIC).code == 2
-    assert svi_story("plan", "boards").code == 2
-    assert svi_story("validate", "boards").code == 2
+    assert svi_story("plan", "storyboards").code == 2
+    assert svi_story("validate", "storyboards").code == 2
     assert sorted(tmp_path.rglob("*")) == before
 
 
 def test_two_boards_with_one_film_are_rejected(write_board: Write, svi_story: Run, tmp_path: Path) -> None:
-    write_board("boards/a.yaml", reference=REFERENCE)
-    write_board("boards/a.yml", reference=REFERENCE)
+    write_board("storyboards/a.yaml", reference=REFERENCE)
+    write_board("storyboards/a.yml", reference=REFERENCE)
     write_board("more/a.yaml", reference=REFERENCE)
-    for paths in (["boards"], ["boards/a.yaml", "more/a.yaml"]):
-        ended = svi_story("render", *paths, *ANIMATIC)
+    for paths in (["storyboards"], ["storyboards/a.yaml", "more/a.yaml"]):
+        ended = svi_story("render", *paths, *ANIMATIC, "-o", "renders")
         assert ended.code == 2
-        assert "boards/a.yaml: would write renders/a.mp4, and so would " in ended.err
-    assert "more/a.yaml: would write renders/a.mp4, and so would boards/a.yaml; rename one" in ended.err
+        assert "storyboards/a.yaml: would write renders/a.mp4, and so would " in ended.err
+    assert "more/a.yaml: would write renders/a.mp4, and so would storyboards/a.yaml; rename one" in ended.err
     assert not (tmp_path / "renders").exists()
 
 
 def test_a_film_in_the_place_of_an_unfinished_one(write_board: Write, svi_story: Run) -> None:
-    write_board("boards/a.yaml", reference=REFERENCE)
-    write_board("boards/a.partial.yaml", reference=REFERENCE)
-    ended = svi_story("status", "boards", *ANIMATIC)
+    write_board("storyboards/a.yaml", reference=REFERENCE)
+    write_board("storyboards/a.partial.yaml", reference=REFERENCE)
+    ended = svi_story("status", "storyboards", *ANIMATIC)
     assert ended.code == 2
-    assert "boards/a.partial.yaml: would write renders/a.partial.mp4, and so would boards/a.yaml" in ended.err
-    assert "boards/a.yaml: would write renders/a.partial.mp4" in ended.err
+    assert (
+        "storyboards/a.partial.yaml: would write renders/a.partial.mp4, and so would storyboards/a.yaml"
+        in ended.err
+    )
+    assert "storyboards/a.yaml: would write renders/a.partial.mp4" in ended.err
 
 
 @pytest.mark.parametrize("folds", [True, False])
@@ -104,7 +107,7 @@ def test_names_that_some_file_systems_take_for_one(
     monkeypatch.setattr("svi_story.render.jobs.folds_case", lambda _folder: folds)
     boards = [write_board(f"{place}/{name}.yaml", reference=REFERENCE) for place, name in enumerate(names)]
     boards.append(write_board("other.yaml"))
-    ended = svi_story("validate", *boards)
+    ended = svi_story("validate", *boards, "-o", "films")
     assert ended.code == int(folds)
     assert ended.out.count(": valid: ") == (1 if folds else len(boards))
     assert ended.err.count("; rename one, or render them apart") == (2 if folds else 0)
@@ -154,8 +157,8 @@ def odd_boards(folder: Path, good: Path, monkeypatch: pytest.MonkeyPatch) -> dic
     monkeypatch.setattr(os, "scandir", denied)
     monkeypatch.setattr(os, "fstat", growing)
     return {
-        "dup.yaml": "and so would boards/dup.yml; rename one",
-        "dup.yml": "and so would boards/dup.yaml; rename one",
+        "dup.yaml": "and so would storyboards/dup.yml; rename one",
+        "dup.yml": "and so would storyboards/dup.yaml; rename one",
         f"{longest}.yaml": "its name is 241 bytes long",
         "grows.yaml": "changed while it was read; run the same command again",
         "binary.yaml": "is not UTF-8",
@@ -174,9 +177,9 @@ def odd_boards(folder: Path, good: Path, monkeypatch: pytest.MonkeyPatch) -> dic
 @pytest.mark.parametrize(
     ("command", "shown"),
     [
-        (("validate",), "boards/good.yaml: valid: "),
-        (("plan", "--json"), '"board": "boards/good.yaml"'),
-        (("status",), "boards/good.yaml  missing"),
+        (("validate",), "storyboards/good.yaml: valid: "),
+        (("plan", "--json"), '"board": "storyboards/good.yaml"'),
+        (("status",), "storyboards/good.yaml  missing"),
         (("preview",), "renders/good.preview.png"),
         (("render", *ANIMATIC), "renders/good.mp4"),
     ],
@@ -185,16 +188,16 @@ def odd_boards(folder: Path, good: Path, monkeypatch: pytest.MonkeyPatch) -> dic
 def test_nothing_that_lies_beside_a_board_stops_it(
     write_board: Write, svi_story: Run, monkeypatch: pytest.MonkeyPatch, command: tuple[str, ...], shown: str
 ) -> None:
-    good = write_board("boards/good.yaml", reference=REFERENCE, clips=clips("One fog."), engine=QUICK)
+    good = write_board("storyboards/good.yaml", reference=REFERENCE, clips=clips("One fog."), engine=QUICK)
     reasons = odd_boards(good.parent, good, monkeypatch)
-    ended = svi_story(*command, "boards", "nowhere.yaml")
+    ended = svi_story(*command, "storyboards", "nowhere.yaml")
     assert ended.code == 1, ended.err
     assert shown in ended.out
     lines = ended.err.splitlines()
     for name, reason in {**reasons, "../nowhere.yaml": "does not exist; check the path"}.items():
-        place = os.path.normpath(f"boards/{name}")
+        place = os.path.normpath(f"storyboards/{name}")
         assert any(line.startswith(place) and reason in line for line in lines), name
-    assert not any(line.startswith("boards/good.yaml: ") and "would write" in line for line in lines)
+    assert not any(line.startswith("storyboards/good.yaml: ") and "would write" in line for line in lines)
 
 
 @pytest.mark.parametrize("command", [("review",), ("export", "--to", "srt")])
@@ -202,15 +205,15 @@ def test_commands_for_one_board_take_the_only_one_of_a_folder(
     write_board: Write, svi_story: Run, tmp_path: Path, command: tuple[str, ...]
 ) -> None:
     about = {"reference": REFERENCE, "engine": QUICK, "clips": [{"prompt": "One fog.", "caption": "Fog"}]}
-    write_board("boards/good.yaml", **about)
-    os.mkfifo(tmp_path / "boards/pipe.yaml")
-    assert svi_story("render", "boards/good.yaml").code == 0
-    ended = svi_story(*command, "boards")
-    assert (ended.code, "boards/pipe.yaml: is not a regular file" in ended.err) == (0, True)
+    write_board("storyboards/good.yaml", **about)
+    os.mkfifo(tmp_path / "storyboards/pipe.yaml")
+    assert svi_story("render", "storyboards/good.yaml").code == 0
+    ended = svi_story(*command, "storyboards")
+    assert (ended.code, "storyboards/pipe.yaml: is not a regular file" in ended.err) == (0, True)
     assert ended.out.startswith("renders/good.")
-    write_board("boards/other.yaml", **about)
-    ended = svi_story(*command, "boards")
-    assert (ended.code, ended.err) == (2, "boards: holds 2 boards; name one of them\n")
+    write_board("storyboards/other.yaml", **about)
+    ended = svi_story(*command, "storyboards")
+    assert (ended.code, ended.err) == (2, "storyboards: holds 2 boards; name one of them\n")
 
 
 def test_a_path_that_is_not_there_stops_no_other(write_board: Write, svi_story: Run) -> None:
@@ -226,28 +229,30 @@ def test_a_path_that_is_not_there_stops_no_other(write_board: Write, svi_story: 
 
 
 def test_equal_beginnings_are_made_once(write_board: Write, svi_story: Run) -> None:
-    write_board("boards/a.yaml", reference=REFERENCE, clips=clips("One fog.", "Two fogs.", "Three fogs."))
-    write_board("boards/b.yaml", reference=REFERENCE, clips=clips("One fog.", "Two fogs.", "The sun."))
-    ended = svi_story("render", "boards", *ANIMATIC, "--json")
+    write_board(
+        "storyboards/a.yaml", reference=REFERENCE, clips=clips("One fog.", "Two fogs.", "Three fogs.")
+    )
+    write_board("storyboards/b.yaml", reference=REFERENCE, clips=clips("One fog.", "Two fogs.", "The sun."))
+    ended = svi_story("render", "storyboards", *ANIMATIC, "--json")
     told = [json.loads(line) for line in ended.out.splitlines()]
     made = [(e["board"], e["clip"]) for e in told if e["event"] == "segment_done"]
     assert made == [
-        ("boards/a.yaml", "clip-01"), ("boards/a.yaml", "clip-02"), ("boards/a.yaml", "clip-03"),
-        ("boards/b.yaml", "clip-03"),
-    ]  # fmt: skip
+        *(("storyboards/a.yaml", f"clip-0{number}") for number in (1, 2, 3)),
+        ("storyboards/b.yaml", "clip-03"),
+    ]
 
 
 def test_a_board_named_twice_is_rendered_once(write_board: Write, svi_story: Run) -> None:
-    write_board("boards/a.yaml", reference=REFERENCE, clips=clips("One fog."))
-    ended = svi_story("render", "boards", "boards/a.yaml", *ANIMATIC)
+    write_board("storyboards/a.yaml", reference=REFERENCE, clips=clips("One fog."))
+    ended = svi_story("render", "storyboards", "storyboards/a.yaml", *ANIMATIC)
     assert (ended.code, ended.out) == (0, "renders/a.mp4\n")
 
 
 def test_links_that_lead_in_circles_are_told(write_board: Write, svi_story: Run, tmp_path: Path) -> None:
-    write_board("boards/a.yaml", reference=REFERENCE, clips=clips("One fog."))
-    (tmp_path / "boards/loop.yaml").symlink_to("loop.yaml")
-    (tmp_path / "boards/deeper").symlink_to(".")
-    ended = svi_story("render", "boards", *ANIMATIC)
+    write_board("storyboards/a.yaml", reference=REFERENCE, clips=clips("One fog."))
+    (tmp_path / "storyboards/loop.yaml").symlink_to("loop.yaml")
+    (tmp_path / "storyboards/deeper").symlink_to(".")
+    ended = svi_story("render", "storyboards", *ANIMATIC)
     assert (ended.code, ended.out) == (1, "renders/a.mp4\n")
-    assert "boards/loop.yaml" in ended.err
-    assert svi_story("validate", "boards/loop.yaml").code == 2
+    assert "storyboards/loop.yaml" in ended.err
+    assert svi_story("validate", "storyboards/loop.yaml").code == 2

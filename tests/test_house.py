@@ -21,7 +21,8 @@ if TYPE_CHECKING:
 HOUSE = Path(svi_story.__file__).parent
 ROOMS = [
     *("errors", "units", "events", "event_json", "portable", "files", "fields", "media", "enginespec"),
-    *("storyboard", "plan", "cache", "engines", "cut", "bundle", "review", "render", "export", "cli"),
+    *("storyboard", "settings", "plan", "cache", "engines", "cut", "bundle", "review", "render", "export"),
+    "cli",
 ]
 HEAVY = ("torch", "diffusers", "transformers", "moviepy", "av", "ray")
 MODULES = sorted(path for path in HOUSE.rglob("*.py") if path.parent != HOUSE or path.stem in ROOMS)

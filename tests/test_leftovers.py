@@ -79,7 +79,7 @@ export board.yaml --engine animatic --to bundle --entries
 import prompts.txt -r anchor.png -o imported.yaml
 validate renders/board.zip"""
 KNOWN = (
-    r"CACHEDIR\.TAG|memo\.json|calibration\.json|(films|ledger)/[0-9a-f]{64}\.json|locks/[0-9a-f]{64}\.lock",
+    r"CACHEDIR\.TAG|(films|ledger)/[0-9a-f]{64}\.json|locks/[0-9a-f]{64}\.lock",
     r"entries/../[0-9a-f]{64}/(entry\.json|frames\.avi|latents\.safetensors)",
     r"pieces/../[0-9a-f]{64}/(piece\.json|piece\.mp4)",
     r"runs/[0-9-]{15}-[0-9a-f]{6}/events\.jsonl",

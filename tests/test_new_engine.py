@@ -28,6 +28,7 @@ from svi_story.plan.resolve import plan_film
 from svi_story.render.executor import carry_of
 from svi_story.render.jobs import Job, Place
 from svi_story.render.runner import RenderRequest, render_boards
+from svi_story.settings import load_settings
 from svi_story.storyboard.source import load
 
 if TYPE_CHECKING:
@@ -127,9 +128,9 @@ def test_a_chain_continues_from_one_engine_into_the_other(
         replace(plan, shots=shots),
         lambda name: implementation_of(name).identity_of(EngineOptions(), fingerprints.file),
     )
-    job = Job(Place(path, Path("film.mp4"), cache), plan, EngineOptions())
+    job = Job(Place(path, Path("film.mp4"), load_settings(Path.cwd()), cache), plan, EngineOptions())
     events: list[Event] = []
-    outcomes = render_boards([job], [], RenderRequest(), fingerprints, cache, events.append)
+    outcomes = render_boards([job], [], RenderRequest(), fingerprints, events.append)
     assert [outcome.ending for outcome in outcomes] == ["done"], outcomes
     assert sum(isinstance(event, SegmentDone) for event in events) == 2
     store = Store(cache, events.append)

@@ -214,25 +214,25 @@ def check_sheet(sheet: Sheet, film: Size) -> None:
 
 
 def test_the_command_draws_boards_and_names_the_pictures(write_board: Write, svi_story: Run) -> None:
-    write_board("boards/a.yaml", reference="../anchor.png")
-    write_board("boards/b/c.yaml", reference="../../anchor.png")
-    ended = svi_story("preview", "boards", "-o", "films")
+    write_board("storyboards/a.yaml", reference="../anchor.png")
+    write_board("storyboards/b/c.yaml", reference="../../anchor.png")
+    ended = svi_story("preview", "storyboards", "-o", "films")
     assert (ended.code, ended.err) == (0, "")
     assert ended.out.splitlines() == ["films/a.preview.png", "films/b/c.preview.png"]
     assert all(decoded(Path(line)).size for line in ended.out.splitlines())
-    assert svi_story("preview", "boards/a.yaml", "--engine", "animatic").out == "renders/a.preview.png\n"
+    assert svi_story("preview", "storyboards/a.yaml", "--engine", "animatic").out == "renders/a.preview.png\n"
 
 
 def test_what_is_wrong_is_told(write_board: Write, svi_story: Run, tmp_path: Path) -> None:
-    write_board("boards/good.yaml", reference="../anchor.png")
-    bad = write_board("boards/bad.yaml", reference="../gone.png")
-    ended = svi_story("preview", "boards")
+    write_board("storyboards/good.yaml", reference="../anchor.png")
+    bad = write_board("storyboards/bad.yaml", reference="../gone.png")
+    ended = svi_story("preview", "storyboards")
     assert (ended.code, ended.out) == (1, "renders/good.preview.png\n")
     assert 'bad.yaml:2: reference: "../gone.png" does not exist' in ended.err
     assert svi_story("preview", bad).code == 2
-    assert svi_story("preview", "boards/good.yaml", "--engine", "wan").code == 2
+    assert svi_story("preview", "storyboards/good.yaml", "--engine", "wan").code == 2
     (tmp_path / "taken").write_text("a file")
-    ended = svi_story("preview", "boards/good.yaml", "-o", "taken")
+    ended = svi_story("preview", "storyboards/good.yaml", "-o", "taken")
     assert ended.code == 1
     assert "taken/good.preview.png: writing the contact sheet failed: " in ended.err
     assert "Traceback" not in ended.err

@@ -26,6 +26,7 @@ from svi_story.plan.resolve import plan_film
 from svi_story.render.jobs import Job, Place
 from svi_story.render.metadata import extras_of
 from svi_story.render.record import is_up_to_date, read_record, write_record
+from svi_story.settings import load_settings
 from svi_story.storyboard.source import load
 
 if TYPE_CHECKING:
@@ -62,7 +63,7 @@ def hashed(lora: Lora) -> Json:
 
 def job_of(board: Path, engine: str = "svi") -> Job:
     plan = plan_film(load(board), Fingerprints(board.with_name("memo")), engine)
-    place = Place(board, board.with_suffix(".mp4"), board.parent)
+    place = Place(board, board.with_suffix(".mp4"), load_settings(board.parent), board.parent)
     return Job(place, with_keys(plan, lambda _engine: Hashed()), EngineOptions())
 
 

@@ -53,8 +53,8 @@ def waits(monkeypatch: pytest.MonkeyPatch) -> Waits:
 def boards(write_board: Write) -> Path:
     for name in "ab":
         clips = [{"prompt": f"{name} is drifting {clip}."} for clip in range(2)]
-        write_board(f"boards/{name}.yaml", reference="../anchor.png", clips=clips, seed=1000 * ord(name))
-    return write_board().parent / "boards"
+        write_board(f"storyboards/{name}.yaml", reference="../anchor.png", clips=clips, seed=1000 * ord(name))
+    return write_board().parent / "storyboards"
 
 
 class Disk:

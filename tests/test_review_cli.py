@@ -60,8 +60,8 @@ def test_without_weights_the_reason_is_told(write_board: Write, svi_story: Run) 
 
 def test_folders_and_bad_boards_are_refused(write_board: Write, svi_story: Run, tmp_path: Path) -> None:
     for name in ("one", "two"):
-        write_board(f"boards/{name}.yaml")
-    assert svi_story("review", tmp_path / "boards", *ANIMATIC).code == 2
+        write_board(f"storyboards/{name}.yaml")
+    assert svi_story("review", tmp_path / "storyboards", *ANIMATIC).code == 2
     ended = svi_story("review", write_board("bad.yaml", clips=[]), *ANIMATIC)
     assert ended.code == 2
     assert "bad.yaml" in ended.err

@@ -134,16 +134,18 @@ def test_names_of_files_never_reach_the_terminal_as_they_are(
     write_board: Write, svi_story: Run, tmp_path: Path
 ) -> None:
     clips = [{"prompt": "A cat is running.\nAnd \u202eit jumps.", "caption": "x"}]
-    board = write_board(f"boards/{HOSTILE}.yaml", reference="../anchor.png", title="\u202eFog", clips=clips)
-    lacking = write_board(f"boards/{HOSTILE}2.yaml", reference=f"{HOSTILE}.png", clips=clips)
+    board = write_board(
+        f"storyboards/{HOSTILE}.yaml", reference="../anchor.png", title="\u202eFog", clips=clips
+    )
+    lacking = write_board(f"storyboards/{HOSTILE}2.yaml", reference=f"{HOSTILE}.png", clips=clips)
     animatic = ("--engine", "animatic")
     for words in (
-        ("validate", "boards"),
+        ("validate", "storyboards"),
         ("validate", lacking),
-        ("plan", "boards", *animatic, "--why"),
-        ("render", "boards", *animatic, "-v"),
-        ("render", "boards", *animatic),
-        ("status", "boards", *animatic),
+        ("plan", "storyboards", *animatic, "--why"),
+        ("render", "storyboards", *animatic, "-v"),
+        ("render", "storyboards", *animatic),
+        ("status", "storyboards", *animatic),
         ("cache", "ls"),
         ("export", board, "--to", "srt", *animatic),
         ("models", "list", "--models", HOSTILE),
@@ -156,4 +158,4 @@ def test_names_of_files_never_reach_the_terminal_as_they_are(
     ):
         assert seen(svi_story(*words)), words
     assert (tmp_path / f"renders/{HOSTILE}.mp4").exists()
-    assert ESCAPED in seen(svi_story("validate", "boards"))
+    assert ESCAPED in seen(svi_story("validate", "storyboards"))

@@ -52,14 +52,14 @@ def write_boards(write_board: Write, tmp_path: Path, names: Iterable[str], **cha
     clips = changes.pop("clips", 2)
     for name in names:
         write_board(
-            f"boards/{name}.yaml",
+            f"storyboards/{name}.yaml",
             reference="../anchor.png",
             resolution="32x32",
             engine=engine,
             clips=[{"prompt": f"{name} {clip}"} for clip in range(clips)],
             **changes,
         )
-    return tmp_path / "boards"
+    return tmp_path / "storyboards"
 
 
 def events(out: str) -> Events:

@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import errno
-import json
 import os
 import re
-from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -36,8 +34,6 @@ TAG = b"""Signature: 8a477f597d28d172789f06886806bc55
 TRASH = ".trash-"
 
 LARGEST_FILE = 2**28
-MEMO_KEY = re.compile(r"\w+ (.* )?(\d+ \d+ \d+ \d+ \d+|unreadable .*)", re.DOTALL)
-"""The keys of the hash memo: what was found, and the state of the file it was found of."""
 
 LONGEST_PATH, LONGEST_PATH_IN_BUNDLE = 165, 245
 """Characters of the longest paths below a cache, where the host's name has 15: unfinished files, in the cache
@@ -118,6 +114,13 @@ class Layout:
         is_own = self.root == own_cache(bundle).root and bundle.parent.name == BUNDLES
         return bundle.name if is_own and KEY.fullmatch(bundle.name) else None
 
+    def is_tagged(self) -> bool:
+        """Whether it exists and is a cache of svi-story."""
+        try:
+            return read_regular(self.root / TAG_NAME, LARGEST_FILE) == TAG
+        except OSError:
+            return False
+
     def create(self) -> None:
         """Make the root and tag it as a cache, so that backups can leave it out."""
         with disk(self.root, "creating the cache"):
@@ -176,22 +179,6 @@ class Layout:
             yield from (folder for folder in keyed(shard) if folder.name.startswith(shard.name))
 
 
-def check_root(root: Path) -> None:
-    """Raises InputError for a folder in which the cache's files would replace files of another program.
-
-    And for one whose path leaves no room for theirs. A folder that is tagged as a cache is one, whatever is
-    damaged in it. There may be no tag yet before anything is rendered.
-    """
-    check_length(root, LONGEST_PATH)
-    with suppress(OSError):
-        if read_regular(root / TAG_NAME, LARGEST_FILE) == TAG:
-            return
-    for path in (root / "memo.json", root / "calibration.json"):
-        if os.path.lexists(path) and not _is_of_a_cache(path):
-            what = "is not part of a svi-story cache; move it away, or choose another cache with --cache"
-            raise InputError(Problem(what, file=str(path)))
-
-
 def check_length(root: Path, inside: int) -> None:
     """Raises InputError where paths of so many characters below a cache are too long for the system."""
     most, length = longest_path(), len(str(root.absolute()))
@@ -201,17 +188,6 @@ def check_length(root: Path, inside: int) -> None:
             "that Windows allows; enable long paths in Windows, or choose another cache with --cache"
         )
         raise InputError(Problem(what, file=str(root)))
-
-
-def _is_of_a_cache(path: Path) -> bool:
-    try:
-        found = json.loads(read_regular(path, LARGEST_FILE))
-        if not isinstance(found, dict):
-            return False
-        own_key = not found or any(MEMO_KEY.fullmatch(key) for key in found)
-        return own_key or {"format", "rows"} == set(found)
-    except (OSError, ValueError, TypeError, RecursionError):
-        return False
 
 
 def own_cache(bundle: Path) -> Layout:

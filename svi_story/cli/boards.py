@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -9,7 +10,7 @@ import typer
 
 from svi_story.cli.jobs import (
     exit_for,
-    fingerprints_in,
+    fingerprints_for,
     report_lints,
     report_problems,
 )
@@ -109,8 +110,9 @@ def validate(paths: Paths, options: BoardOptions) -> None:
     from svi_story.cli.console import warn
     from svi_story.render.jobs import find_places, resolve
 
-    places = find_places(paths, options.output, options.cache)
-    plans, rejected = resolve(places, fingerprints_in(options.cache, warn), options.choice().name)
+    options.engine_options()
+    places = find_places(paths, options.settings(), warn)
+    plans, rejected = resolve(places, fingerprints_for(places, warn))
     report_problems(each.error for each in rejected)
     for place, film in plans:
         report_lints(film.lints)
@@ -136,14 +138,15 @@ def preview(paths: Paths, options: BoardOptions) -> None:
     from svi_story.render.outputs import check_sheets
     from svi_story.review.contact_sheet import write_preview
 
-    places, outputs = find_places(paths, options.output, options.cache), Outputs(options.cache)
-    plans, rejected = resolve(places, fingerprints_in(options.cache, warn), options.choice().name)
-    plans, refused = check_sheets(plans, outputs, warn)
+    options.engine_options()
+    places, outputs_of = find_places(paths, options.settings(), warn), cache(Outputs)
+    plans, rejected = resolve(places, fingerprints_for(places, warn))
+    plans, refused = check_sheets(plans, outputs_of, warn)
     failed: list[StoryError] = []
     drawn = 0
     for place, plan in plans:
         try:
-            for path in write_preview(plan, place.film, outputs):
+            for path in write_preview(plan, place.film, outputs_of(place.settings.cache)):
                 answer(str(path))
             drawn += 1
         except (InputError, RenderError) as error:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from svi_story.cli.jobs import store_in
-from svi_story.cli.options import CACHE, AsJson, Cache
+from svi_story.cli.options import AsJson, Cache, settings_here
 from svi_story.cli.terminal import answer, answer_json, complain, in_bytes, shorten, table
 from svi_story.errors import ExitCode
 
@@ -31,14 +31,14 @@ def register(app: typer.Typer) -> None:
 
 
 @cache_app.command("ls")
-def list_cache(cache: Cache = CACHE, as_json: AsJson = False) -> None:
+def list_cache(cache: Cache = None, as_json: AsJson = False) -> None:
     """List what is in the cache.
 
     \b
     svi-story cache ls
     svi-story cache ls --json
     """
-    found = list(store_in(cache).usage())
+    found = list(store_in(settings_here(cache=cache).cache).usage())
     if as_json:
         answer_json([_plain(asdict(item)) for item in found])
         return
@@ -58,7 +58,7 @@ def list_cache(cache: Cache = CACHE, as_json: AsJson = False) -> None:
 
 
 @cache_app.command()
-def verify(cache: Cache = CACHE, as_json: AsJson = False) -> None:
+def verify(cache: Cache = None, as_json: AsJson = False) -> None:
     """Check every byte that is kept.
 
     What is damaged is set aside, and made again when it is needed.
@@ -66,7 +66,7 @@ def verify(cache: Cache = CACHE, as_json: AsJson = False) -> None:
     \b
     svi-story cache verify
     """
-    checked = list(store_in(cache).verify())
+    checked = list(store_in(settings_here(cache=cache).cache).verify())
     damaged = [item for item in checked if item.problem]
     if as_json:
         answer_json([_plain(asdict(item)) for item in checked])
@@ -80,7 +80,7 @@ def verify(cache: Cache = CACHE, as_json: AsJson = False) -> None:
 
 @cache_app.command()
 def gc(
-    cache: Cache = CACHE,
+    cache: Cache = None,
     yes: Annotated[bool, typer.Option("--yes", help="Delete; without it they are only listed.")] = False,
     as_json: AsJson = False,
 ) -> None:
@@ -92,7 +92,7 @@ def gc(
     svi-story cache gc          what would be deleted
     svi-story cache gc --yes    delete it
     """
-    store = store_in(cache)
+    store = store_in(settings_here(cache=cache).cache)
     items: Sequence[Garbage] = store.garbage(time.time())
     if yes:
         items = store.delete(items)

@@ -10,10 +10,7 @@ import typer
 
 from svi_story.cli.models import variant_named
 from svi_story.cli.options import (
-    CACHE,
     DTYPES,
-    MODELS,
-    OUTPUT,
     AsJson,
     Cache,
     Dtype,
@@ -21,6 +18,7 @@ from svi_story.cli.options import (
     Models,
     Output,
     one_of,
+    settings_here,
 )
 from svi_story.cli.terminal import answer, answer_json, complain, table
 from svi_story.errors import ExitCode
@@ -38,9 +36,9 @@ def register(app: typer.Typer) -> None:
 
 
 def doctor(
-    models: Models = MODELS,
-    output: Output = OUTPUT,
-    cache: Cache = CACHE,
+    models: Models = None,
+    output: Output = None,
+    cache: Cache = None,
     engine: Engine = "",
     full: Annotated[bool, typer.Option("--full", help="Also read every byte of the weights.")] = False,
     smoke: Annotated[bool, typer.Option("--smoke", help="Also make two short clips.")] = False,
@@ -71,19 +69,25 @@ def doctor(
     svi-story doctor --smoke --variant 2.0-pro --reference cat.jpg
     """
     from svi_story.cache.outputs import Outputs
-    from svi_story.enginespec import DEFAULT, engine_names, spec_of
+    from svi_story.enginespec import DEFAULT, spec_of
+    from svi_story.files import short_path
     from svi_story.render.doctor import Places, check_every_byte, examine
     from svi_story.render.smoke import Trial
 
-    wanted = one_of(engine or DEFAULT, engine_names(), "--engine")
+    settings = settings_here(models=models, output=output, cache=cache, engine=engine)
+    wanted = settings.engine or DEFAULT
+    weights, films = settings.models[0], short_path(settings.output)
     numbers = one_of(dtype, DTYPES, "--dtype")
-    places = Places(models, output, cache)
+    places = Places(weights, films, short_path(settings.cache))
     findings = list(examine(wanted, places))
     if spec_of(wanted).uses_weights and full:
         findings.append(check_every_byte(places))
     if spec_of(wanted).uses_weights and smoke:
         made = variant_named(variant) or "2.0"
-        trial = Trial(models, made, size, frames, steps, numbers, reference, output, Outputs(cache))
+        trial = Trial(
+            *(weights, made, size, frames, steps, numbers, reference, films),
+            outputs=Outputs(settings.cache),
+        )
         findings += _smoke(trial)
     ready = all(finding.state != "lacking" for finding in findings)
     if as_json:

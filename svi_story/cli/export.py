@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from svi_story.cli.jobs import fingerprints_in, prepare_job, store_of
+from svi_story.cli.jobs import prepare_job, store_of
 from svi_story.cli.options import Board, BoardOptions, one_of, with_board_options
 from svi_story.cli.terminal import answer
 
@@ -70,10 +70,9 @@ def export(
         raise typer.BadParameter("goes with --to bundle only", param_hint="--entries")
     if file and file.suffix != suffix:
         raise typer.BadParameter(f"{str(file)!r} does not end in {suffix}", param_hint="--as")
-    fingerprints = fingerprints_in(options.cache, warn)
-    job = prepare_job(board, options, fingerprints)
+    job, fingerprints = prepare_job(board, options)
     target = file or job.place.film.with_suffix(suffix)
-    outputs = Outputs(options.cache)
+    outputs = Outputs(job.place.settings.cache)
     if to == "otio":
         codec = CODECS[media] if media else None
         check_timeline(job, target, media_paths(job, target, codec) if codec else (), outputs, warn)

@@ -22,6 +22,8 @@ if TYPE_CHECKING:
     from svi_story.plan.model import Lint
     from svi_story.render.jobs import Job, Place, Rejected
 
+WORTH_SAVING = 2**26
+"""Bytes that were hashed: only then a command that else writes nothing keeps the hashes for the next one."""
 MOST_OF_A_KIND = 5
 """Warnings of one kind; the others are counted."""
 
@@ -31,38 +33,44 @@ def prepare_jobs(paths: Sequence[Path], options: BoardOptions) -> tuple[list[Job
     from svi_story.cli.console import warn
     from svi_story.render.jobs import find_places, notices, prepare
 
-    choice = options.choice()
-    fingerprints = fingerprints_in(options.cache, warn)
-    jobs, rejected = prepare(find_places(paths, options.output, options.cache), fingerprints, choice)
-    for event in (event for job in jobs for event in notices(job)):
+    asked = options.engine_options()
+    places = find_places(paths, options.settings(), warn)
+    fingerprints = fingerprints_for(places, warn)
+    jobs, rejected = prepare(places, fingerprints, asked)
+    for event in notices(jobs):
         warn(event)
     report_problems(each.error for each in rejected)
-    fingerprints.save()
+    fingerprints.save(WORTH_SAVING)
     for job in jobs:
         for problem in job.missing.problems if job.missing else ():
             complain(f"{job.place.board}: cannot compute the cache keys: {problem}")
     return jobs, rejected
 
 
-def prepare_job(board: Path, options: BoardOptions, fingerprints: Fingerprints) -> Job:
+def prepare_job(board: Path, options: BoardOptions) -> tuple[Job, Fingerprints]:
     """The one board that a path names, planned, with keys. Raises InputError where there is not one."""
-    from svi_story.render.jobs import prepare
+    from svi_story.cli.console import warn
+    from svi_story.render.jobs import notices, prepare
 
-    choice = options.choice()
-    place = _only_place(board, options.output, options.cache)
-    jobs, rejected = prepare((place,), fingerprints, choice)
+    asked = options.engine_options()
+    place = _only_place(board, options)
+    fingerprints = fingerprints_for([place], warn)
+    jobs, rejected = prepare((place,), fingerprints, asked)
     for each in rejected:
         raise each.error
+    for event in notices(jobs):
+        warn(event)
     fingerprints.save()
-    return jobs[0]
+    return jobs[0], fingerprints
 
 
-def _only_place(board: Path, films: Path, cache: Path) -> Place:
+def _only_place(board: Path, options: BoardOptions) -> Place:
     """The one board that a path names; what was rejected beside it is reported. Raises InputError."""
+    from svi_story.cli.console import warn
     from svi_story.errors import InputError, Problem
     from svi_story.render.jobs import Place, find_places
 
-    found = find_places((board,), films, cache)
+    found = find_places((board,), options.settings(), warn)
     places = [each for each in found if isinstance(each, Place)]
     problems = [problem for each in found if not isinstance(each, Place) for problem in each.error.problems]
     if len(places) > 1:
@@ -74,16 +82,20 @@ def _only_place(board: Path, films: Path, cache: Path) -> Place:
     return places[0]
 
 
-def fingerprints_in(cache: Path, report: Reporter) -> Fingerprints:
-    """Hashes of files, memoised in the cache's folder; computing one the first time is reported.
+def fingerprints_for(places: Iterable[Place | Rejected], report: Reporter) -> Fingerprints:
+    """Hashes of the files of these boards, memoised; computing one the first time is reported.
 
-    Raises InputError for a folder that holds other files in the cache's places.
+    Raises InputError for a cache whose path is too long for this system.
     """
-    from svi_story.cache.layout import check_root
+    from svi_story.cache.layout import LONGEST_PATH, check_length
     from svi_story.plan.fingerprints import Fingerprints
+    from svi_story.render.jobs import Place
 
-    check_root(cache)
-    return Fingerprints.load(cache / "memo.json", report)
+    found = [place for place in places if isinstance(place, Place)]
+    for cache in dict.fromkeys(place.settings.cache for place in found):
+        check_length(cache, LONGEST_PATH)
+    caches = (path for place in found for path in (*place.fallbacks, place.settings.cache))
+    return Fingerprints.of_this_machine(report, dict.fromkeys(caches))
 
 
 def store_of(job: Job) -> Store:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from svi_story.cli.options import MODELS, AsJson, Models, one_of
+from svi_story.cli.options import AsJson, Models, one_of, settings_here
 from svi_story.cli.terminal import answer, answer_json, complain, in_bytes, shorten, table
 from svi_story.errors import ExitCode
 
@@ -43,7 +43,7 @@ def variant_named(name: str) -> Variant | None:
 
 
 @models_app.command("list")
-def list_models(models: Models = MODELS, as_json: AsJson = False) -> None:
+def list_models(models: Models = None, as_json: AsJson = False) -> None:
     """List the weights that are there, and what can be rendered with them.
 
     Looks at names, sizes and headers; `models check` reads every byte.
@@ -53,7 +53,9 @@ def list_models(models: Models = MODELS, as_json: AsJson = False) -> None:
     svi-story models list --models /data/models --json
     """
     from svi_story.engines.svi.weights.catalogue import VARIANTS, list_parts, problems_of
+    from svi_story.files import short_path
 
+    models = models or short_path(settings_here().models[0])
     statuses = list_parts(models)
     ready = {variant: not problems_of(statuses, variant) for variant in VARIANTS}
     if as_json:
@@ -96,7 +98,7 @@ def _place(status: PartStatus, models: Path) -> str:
 
 @models_app.command()
 def check(
-    models: Models = MODELS,
+    models: Models = None,
     variant: Annotated[
         str, typer.Option("--variant", metavar="2.0|2.0-pro", help="What must be whole, instead of either.")
     ] = "",
@@ -113,7 +115,9 @@ def check(
     """
     from svi_story.engines.svi.weights.catalogue import list_parts
     from svi_story.engines.svi.weights.inspection import inspect
+    from svi_story.files import short_path
 
+    models = models or short_path(settings_here().models[0])
     statuses = _asked(list_parts(models), variant_named(variant))
     with transfers() as progress:
         report = inspect(models, statuses, progress)
@@ -151,7 +155,7 @@ def _asked(statuses: Sequence[PartStatus], variant: Variant | None) -> list[Part
 
 @models_app.command()
 def download(
-    models: Models = MODELS,
+    models: Models = None,
     variant: Annotated[
         str, typer.Option("--variant", metavar="2.0|2.0-pro", help="Which variant's LoRAs.")
     ] = "2.0",
@@ -172,7 +176,9 @@ def download(
     """
     from svi_story.engines.svi.weights.catalogue import parts_for
     from svi_story.engines.svi.weights.download import Hub, check_space, fetch, prepare
+    from svi_story.files import short_path
 
+    models = models or short_path(settings_here().models[0])
     wanted = parts_for(variant_named(variant) or "2.0", one_of(preset, PRESETS, "--preset"))
     hub = Hub()
     with transfers() as progress:

@@ -16,25 +16,30 @@ from typer.core import TyperCommand
 from svi_story.portable import command_line
 
 if TYPE_CHECKING:
-    from svi_story.render.jobs import Choice
+    from svi_story.settings import Settings
 
 Paths = Annotated[
     list[Path], typer.Argument(metavar="PATH...", help="Boards, bundles, or folders that hold boards.")
 ]
 Board = Annotated[Path, typer.Argument(metavar="BOARD", help="A board, or a bundle.")]
 Output = Annotated[
-    Path, typer.Option("--output", "-o", metavar="DIR", help="Where films go.", show_default=True)
+    Path | None,
+    typer.Option(
+        "--output", "-o", metavar="DIR", help="Where films go. Default: renders/ in the board's project."
+    ),
 ]
 Cache = Annotated[
-    Path,
-    typer.Option("--cache", metavar="DIR", envvar="SVI_STORY_CACHE", help="Where segments are kept."),
+    Path | None,
+    typer.Option(
+        "--cache", metavar="DIR", help="Where segments are kept. Default: renders/.cache in the project."
+    ),
 ]
 Engine = Annotated[
     str, typer.Option("--engine", metavar="NAME", help="svi or animatic, whatever the board names.")
 ]
 Models = Annotated[
-    Path,
-    typer.Option("--models", metavar="DIR", envvar="SVI_STORY_MODELS", help="Where the weights are."),
+    Path | None,
+    typer.Option("--models", metavar="DIR", help="Where the weights are. Default: models/ in the project."),
 ]
 Dtype = Annotated[
     str,
@@ -45,63 +50,96 @@ Dtype = Annotated[
 Memory = Annotated[
     str,
     typer.Option(
-        "--memory", metavar="MODE", help="Where the experts are: auto, resident, offload or stream."
+        "--memory", metavar="MODE", help="Where the experts are: auto (default), resident, offload, stream."
     ),
 ]
 Vae = Annotated[
     str, typer.Option("--vae", metavar="HOW", help="whole (default), or tiles: less memory, other numbers.")
 ]
 Attention = Annotated[
-    str, typer.Option("--attention", metavar="NAME", help="The attention kernel; auto takes the best.")
+    str,
+    typer.Option("--attention", metavar="NAME", help="The attention kernel; auto (default) takes the best."),
+]
+RayAddress = Annotated[
+    str,
+    typer.Option(
+        "--ray",
+        metavar="[ADDRESS]",
+        help="Work on all GPUs of this machine, or of the Ray cluster there: auto, or HOST:PORT.",
+        show_default=False,
+    ),
+]
+Workers = Annotated[
+    int,
+    typer.Option(
+        "--workers", metavar="N", min=0, help="How many workers of --ray; one per GPU.", show_default=False
+    ),
 ]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON on standard output.")]
 
-OUTPUT = Path("renders")
-CACHE = Path("renders/.cache")
-MODELS = Path("models")
 DTYPES = ("bfloat16", "float32")
 VAES = ("whole", "tiles")
-MEMORY_MODES = ("auto", "resident", "offload", "stream")
 
 
 @dataclass(frozen=True)
 class BoardOptions:
     """The options of every command that takes boards. A field that is added here is one of all of them."""
 
-    output: Output = OUTPUT
-    cache: Cache = CACHE
+    output: Output = None
+    cache: Cache = None
     engine: Engine = ""
-    models: Models = MODELS
+    models: Models = None
     dtype: Dtype = ""
     vae: Vae = ""
-    memory: Memory = "auto"
-    attention: Attention = "auto"
+    memory: Memory = ""
+    attention: Attention = ""
 
-    def choice(self) -> Choice:
-        """The engine that the user asks for, and how it works. Raises a usage error."""
-        from svi_story.enginespec import KERNELS, EngineOptions, engine_names
-        from svi_story.render.jobs import Choice
-
-        asked = {name: value for name in ("dtype", "vae") if (value := getattr(self, name))}
-        options = EngineOptions(
+    def settings(self) -> dict[str, object]:
+        """The settings among them that were given, by field of `Settings`. Raises a usage error."""
+        return given_settings(
+            output=self.output,
+            cache=self.cache,
+            engine=self.engine,
             models=self.models,
-            dtype=one_of(self.dtype or DTYPES[0], DTYPES, "--dtype"),
-            memory=one_of(self.memory, MEMORY_MODES, "--memory"),
-            vae=one_of(self.vae or VAES[0], VAES, "--vae"),
-            attention=one_of(self.attention, KERNELS, "--attention"),
+            memory=self.memory,
+            attention=self.attention,
         )
-        return Choice(
-            one_of(self.engine, engine_names(), "--engine") if self.engine else None, options, asked
-        )
+
+    def engine_options(self) -> dict[str, str]:
+        """The fields of EngineOptions that were given and are not settings. Raises a usage error."""
+        if self.dtype:
+            one_of(self.dtype, DTYPES, "--dtype")
+        if self.vae:
+            one_of(self.vae, VAES, "--vae")
+        return {name: value for name, value in (("dtype", self.dtype), ("vae", self.vae)) if value}
 
     def render_command(self, board: Path) -> str:
-        """The command that renders a board with the same options; defaults are left out."""
+        """The command that renders a board with the same options."""
         words = ["svi-story", "render", str(board)]
         for field in fields(self):
             value = getattr(self, field.name)
-            if value != field.default:
+            if value:
                 words += ["-o" if field.name == "output" else f"--{field.name}", str(value)]
         return command_line(words)
+
+
+def given_settings(**options: object) -> dict[str, object]:
+    """Those of the options that were given, as fields of `Settings`. Raises a usage error."""
+    from svi_story.enginespec import KERNELS, engine_names
+    from svi_story.settings import MEMORY_MODES
+
+    for name, known in (("engine", engine_names()), ("memory", MEMORY_MODES), ("attention", KERNELS)):
+        if value := options.get(name):
+            one_of(str(value), known, f"--{name}")
+    return {name: [value] if name == "models" else value for name, value in options.items() if value}
+
+
+def settings_here(**options: object) -> Settings:
+    """The settings of a command that takes no board: those of the project of the working directory."""
+    from svi_story.cli.console import warn
+    from svi_story.settings import load_settings, project_root
+
+    return load_settings(project_root(Path.cwd(), warn), given_settings(**options))
 
 
 _PARAMETERS = {

@@ -51,7 +51,7 @@ def plan(
     jobs, rejected = prepare_jobs(paths, options)
     for job in jobs:
         report_lints(job.plan.lints)
-    costs = costs_of(jobs, options.cache, store_of)
+    costs = costs_of(jobs, store_of)
     boards = tuple(summarise(job, store_of(job), why=why) for job in jobs)
     if as_json:
         found = PlanSummary(boards=boards, schedule=schedule_of(costs)).model_dump()
@@ -78,7 +78,8 @@ def status(paths: Paths, options: BoardOptions, as_json: AsJson = False) -> None
 
     jobs, rejected = prepare_jobs(paths, options)
     states = tuple(status_of(job, store_of(job)) for job in jobs)
-    found = StatesSummary(boards=states, runs=runs_of([options.cache])).model_dump()
+    caches = dict.fromkeys(job.place.settings.cache for job in jobs)
+    found = StatesSummary(boards=states, runs=runs_of(caches)).model_dump()
     if as_json:
         answer_json(found)
     elif jobs:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from svi_story.cli.jobs import fingerprints_in, prepare_job, store_of
+from svi_story.cli.jobs import prepare_job, store_of
 from svi_story.cli.options import AsJson, Board, BoardOptions, with_board_options
 from svi_story.cli.terminal import answer, answer_json, complain
 
@@ -41,10 +41,14 @@ def review(board: Board, options: BoardOptions, as_json: AsJson = False) -> None
     from svi_story.cli.console import warn
     from svi_story.render.outputs import check_page
 
-    job = prepare_job(board, options, fingerprints_in(options.cache, warn))
+    job, _ = prepare_job(board, options)
     job.require_keys()
     command = options.render_command(board)
-    store, outputs, page = store_of(job), Outputs(options.cache), job.place.film.with_suffix(".review.html")
+    store, outputs, page = (
+        store_of(job),
+        Outputs(job.place.settings.cache),
+        job.place.film.with_suffix(".review.html"),
+    )
     if not as_json:
         check_page(job, page, outputs, warn)
     found = _measure(job, store, command)

@@ -197,7 +197,7 @@ def check_timeline(
             Target(path, "the clip's file", _media_look(outputs), beside=True),
             Target(note_path(path), "the note about a clip's file", known(outputs, is_note), beside=True),
         ]
-    raise_first(check([export_claim(job, targets)], outputs, report))
+    raise_first(check([export_claim(job, targets, outputs)], report))
 
 
 def check_subtitles(job: Job, target: Path, data: bytes, outputs: Outputs, report: Reporter) -> None:
@@ -214,7 +214,7 @@ def check_subtitles(job: Job, target: Path, data: bytes, outputs: Outputs, repor
                 return OURS
         return with_film if with_film.kind == "edited" else known(outputs, lambda _path: False)(path)
 
-    raise_first(check([export_claim(job, [Target(target, "its captions", look)])], outputs, report))
+    raise_first(check([export_claim(job, [Target(target, "its captions", look)], outputs)], report))
 
 
 def _media_look(outputs: Outputs) -> Callable[[Path], Ownership]:

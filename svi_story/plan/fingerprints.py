@@ -14,8 +14,10 @@ from svi_story.errors import InputError, Problem, RenderError
 from svi_story.events import Hashing
 from svi_story.files import UnfitError, chunks_of, open_regular, read_regular, write_atomic
 from svi_story.plan.model import Anchor, Recording
+from svi_story.settings import user_cache
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
     from pathlib import Path
     from typing import BinaryIO
 
@@ -43,18 +45,31 @@ class Fingerprints:
     known: dict[str, str] = field(default_factory=dict)
     fresh: dict[str, str] = field(default_factory=dict)
     report: Reporter = lambda _event: None
+    hashed: int = 0
+    """Bytes that had to be read."""
 
     @classmethod
-    def load(cls, memo: Path, report: Reporter = lambda _event: None) -> Fingerprints:
-        """The hashes of a memo file; an unreadable one is treated as empty."""
+    def load(
+        cls, memo: Path, report: Reporter = lambda _event: None, older: Iterable[Path] = ()
+    ) -> Fingerprints:
+        """The hashes of a memo file, and of older ones, which are only read; unreadable ones are ignored."""
         known: dict[str, str] = {}
-        with contextlib.suppress(OSError, ValueError, AttributeError, RecursionError):
-            known = {str(k): str(v) for k, v in json.loads(read_regular(memo, LARGEST)).items()}
+        for path in (*older, memo):
+            with contextlib.suppress(OSError, ValueError, AttributeError, RecursionError):
+                known |= {str(k): str(v) for k, v in json.loads(read_regular(path, LARGEST)).items()}
         return cls(memo, known, report=report)
 
-    def save(self) -> None:
-        """Write the new hashes. A memo file that cannot be written is ignored."""
-        if not self.fresh:
+    @classmethod
+    def of_this_machine(cls, report: Reporter, caches: Iterable[Path] = ()) -> Fingerprints:
+        """The hashes that all projects share, and those that older versions kept in these caches."""
+        return cls.load(user_cache() / "hashes.json", report, [cache / "memo.json" for cache in caches])
+
+    def save(self, min_bytes: int = 0) -> None:
+        """Write the new hashes, if that many bytes were read for them.
+
+        A memo file that cannot be written is ignored.
+        """
+        if not self.fresh or self.hashed < min_bytes:
             return
         with contextlib.suppress(OSError, RenderError):
             self.memo.parent.mkdir(parents=True, exist_ok=True)
@@ -83,6 +98,7 @@ class Fingerprints:
         for chunk in chunks_of(path, file, CHUNK):
             digest.update(chunk)
             done += len(chunk)
+            self.hashed += len(chunk)
             self.report(Hashing(path, done, total))
         return digest.hexdigest()
 

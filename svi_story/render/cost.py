@@ -16,6 +16,7 @@ from svi_story.events import EngineSettled, ModelLoaded, ModelMoved, PhaseDone, 
 from svi_story.fields import JsonModel
 from svi_story.files import make_folder, read_regular, write_atomic
 from svi_story.render.schedule import loads, schedule, waves
+from svi_story.settings import user_cache
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -82,7 +83,7 @@ class CalibrationRow(JsonModel):
 
 
 class CalibrationFile(JsonModel):
-    """The file in a cache."""
+    """The file in the user's cache folder."""
 
     format: Literal[1] = 1
     rows: tuple[CalibrationRow, ...]
@@ -95,14 +96,15 @@ class Calibration:
     times: dict[Setting, dict[WorkKind, list[float]]] = field(default_factory=dict)
 
     @classmethod
-    def load(cls, cache: Path) -> Calibration:
-        """What a cache's file holds; an unreadable one is empty."""
+    def load(cls, caches: Iterable[Path] = ()) -> Calibration:
+        """What was measured on this machine, and what older versions kept in these caches."""
         found = cls()
-        with suppress(OSError, ValueError, RecursionError):
-            kept = CalibrationFile.model_validate(json.loads(read_regular(cache / FILE, LARGEST)))
-            for row in kept.rows:
-                for seconds in row.seconds:
-                    found.add(row.setting, row.kind, seconds)
+        for folder in (*caches, user_cache()):
+            with suppress(OSError, ValueError, RecursionError):
+                kept = CalibrationFile.model_validate(json.loads(read_regular(folder / FILE, LARGEST)))
+                for row in kept.rows:
+                    for seconds in row.seconds:
+                        found.add(row.setting, row.kind, seconds)
         return found
 
     def add(self, setting: Setting, kind: WorkKind, seconds: float) -> None:
@@ -117,11 +119,11 @@ class Calibration:
                 for seconds in times:
                     self.add(setting, kind, seconds)
 
-    def save(self, cache: Path) -> None:
-        """Add it to a cache's file. One that cannot be written is done without."""
+    def save(self) -> None:
+        """Add it to this machine's file. One that cannot be written is done without."""
         if not self.times:
             return
-        every = Calibration.load(cache)
+        every = Calibration.load()
         every.merge(self)
         rows = tuple(
             CalibrationRow(setting=setting, kind=kind, seconds=tuple(times))
@@ -130,8 +132,8 @@ class Calibration:
         )
         text = json.dumps(CalibrationFile(rows=rows).model_dump(), indent=1, ensure_ascii=False)
         with suppress(OSError, RenderError):
-            make_folder(cache)
-            write_atomic(cache / FILE, text.encode("utf-8"))
+            make_folder(user_cache())
+            write_atomic(user_cache() / FILE, text.encode("utf-8"))
 
     def newest(self, engine: str, dtype: str, mode: str) -> Setting | None:
         """The setting that was used last and is like this one; `auto` is any mode."""
@@ -151,13 +153,13 @@ class Calibration:
 
 
 @contextmanager
-def calibrated(cache: Path, segments: Mapping[Name, Timed], report: Reporter) -> Iterator[Reporter]:
+def calibrated(segments: Mapping[Name, Timed], report: Reporter) -> Iterator[Reporter]:
     """A reporter that passes everything on, and keeps what it learns when all is over, interrupted or not."""
     listener = Listener(segments, report)
     try:
         yield listener
     finally:
-        listener.learnt.save(cache)
+        listener.learnt.save()
 
 
 class Listener:
@@ -356,11 +358,11 @@ def _seconds(calibration: Calibration, setting: Setting | None, kind: WorkKind) 
     return seconds
 
 
-def costs_of(jobs: Sequence[Job], cache: Path, store_of: Callable[[Job], Store]) -> list[Cost]:
+def costs_of(jobs: Sequence[Job], store_of: Callable[[Job], Store]) -> list[Cost]:
     """What making all that is missing costs, setup by setup; boards without keys are left out."""
     from svi_story.render.runner import Group
 
-    calibration = Calibration.load(cache)
+    calibration = Calibration.load(dict.fromkeys(job.place.settings.cache for job in jobs))
     setups: defaultdict[Group, list[Job]] = defaultdict(list)
     for job in jobs:
         if not job.missing:

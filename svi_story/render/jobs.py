@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import unicodedata
 from collections import defaultdict
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from functools import cache, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -13,28 +13,33 @@ from typing import TYPE_CHECKING, Any
 from svi_story.bundle.board import bundle_of, difference, load_bundled
 from svi_story.bundle.format import is_bundle, settings_of
 from svi_story.bundle.unpack import unpack
-from svi_story.cache.layout import TAG_NAME
+from svi_story.cache.layout import TAG_NAME, Layout
+from svi_story.cache.outputs import place_of
 from svi_story.cache.store import Store
 from svi_story.engines import implementation_of
 from svi_story.enginespec import EngineOptions, spec_of
 from svi_story.errors import InputError, Problem, RenderError
 from svi_story.events import BundleOpened, Warned
-from svi_story.files import folds_case
+from svi_story.files import folds_case, short_path
 from svi_story.plan.keys import with_keys
 from svi_story.plan.resolve import plan_film
 from svi_story.render.record import partial_film
+from svi_story.settings import STORYBOARDS, load_settings, project_root
 from svi_story.storyboard.files import absent
-from svi_story.storyboard.source import load
+from svi_story.storyboard.source import is_storyboard, load
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Mapping, Sequence
+    from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
     from svi_story.events import Event, Reporter
     from svi_story.plan.fingerprints import Fingerprints
     from svi_story.plan.keys import Identity
     from svi_story.plan.model import FilmPlan, Segment
+    from svi_story.settings import Settings
 
 SUFFIXES = (".yaml", ".yml")
+CACHE = Path("renders") / ".cache"
+"""The cache's default place in a project."""
 FILM = ".mp4"
 """The ending of what exists so far of a film."""
 LONGEST_NAME = 255
@@ -50,8 +55,11 @@ class Place:
     board: Path
     """As the user gave it: a board's file, or a bundle."""
     film: Path
+    """Relative where it is below the working directory, so that messages are short."""
+    settings: Settings
+    """Of its project."""
     cache: Path
-    """The user's; a bundle that brings segments has its own, once it is unpacked."""
+    """The project's; a bundle that brings segments has its own, once it is unpacked."""
     fallbacks: tuple[Path, ...] = ()
     """Other caches, which are only read: see `Store`."""
 
@@ -91,67 +99,111 @@ class Job:
             raise self.missing
 
 
-def find_places(paths: Sequence[Path], films: Path, cache: Path) -> tuple[Place | Rejected, ...]:
+def find_places(
+    paths: Sequence[Path],
+    options: Mapping[str, object] | None = None,
+    report: Reporter = lambda _event: None,
+) -> tuple[Place | Rejected, ...]:
     """The boards that the paths name, each once; folders are searched.
 
-    A path that cannot be opened, a folder that cannot be searched and boards that cannot have a film of their
-    own are rejected without affecting the others.
+    `options` are those of the command line, by field of `Settings`. A path that cannot be opened, a folder
+    that cannot be searched and boards that cannot have a film of their own are rejected without affecting the
+    others. Raises InputError for invalid settings, and where projects disagree about the machine.
     """
+    options = options or {}
+    settings_of = cache(partial(load_settings, options=options))
+    root_of = cache(partial(project_root, report=report))
+
+    def place_of_board(board: Path) -> Place:
+        root = Path(os.path.realpath(board.parent)) if is_bundle(board) else root_of(board.parent)
+        settings = settings_of(root)
+        within = place_of(board).relative_to(root)
+        if within.parent.parts[:1] == (STORYBOARDS,):
+            within = within.relative_to(STORYBOARDS)
+        output = settings.output if "output" in options else short_path(settings.output)
+        fallbacks = _old_caches(settings.cache) if settings.cache == root / CACHE else ()
+        return Place(board, output / within.with_suffix(FILM), settings, settings.cache, fallbacks)
+
+    def is_output(folder: Path) -> bool:
+        """Whether films or segments go there."""
+        settings = settings_of(root_of(folder.parent))
+        return os.path.realpath(folder) in map(os.path.realpath, (settings.output, settings.cache))
+
     found: dict[str, Place | Rejected] = {}
     for path in paths:
-        for each in _found(path, films, cache):
-            name = each.board.absolute() if isinstance(each, Rejected) else os.path.realpath(each.board)
-            found.setdefault(str(name), each)
+        searched = os.path.isdir(path)  # noqa: PTH112 - Path.is_dir raises where a folder above is closed
+        boards: list[Path | Rejected] = list(_boards_in(path, is_output, report)) if searched else [path]
+        if not boards:
+            boards = [_rejected(path, "holds no storyboard; put a *.yaml file into it")]
+        for each in boards:
+            if isinstance(each, Rejected):
+                found.setdefault(str(each.board.absolute()), each)
+                continue
+            reason = absent(each)
+            place = _rejected(each, f"{reason}; check the path") if reason else place_of_board(each)
+            found.setdefault(os.path.realpath(each), place)
     places = [each for each in found.values() if isinstance(each, Place)]
+    _check_agreement(places)
     refused: dict[Path, Rejected] = {}
-    for each in (*_too_long(places), *_clashes(places)):
-        refused.setdefault(each.board, each)
+    for rejected in (*_too_long(places), *_clashes(places)):
+        refused.setdefault(rejected.board, rejected)
     return tuple(refused.get(each.board, each) for each in found.values())
 
 
-def _found(path: Path, films: Path, cache: Path) -> Iterator[Place | Rejected]:
-    """What a path names, with the films' places below the output folder."""
-    searched = os.path.isdir(path)  # noqa: PTH112 - Path.is_dir raises where a folder above is closed
-    found = list(_boards_in(path, skip=(films, cache))) if searched else [path]
-    if not found:
-        yield _rejected(path, "holds no storyboard; put a *.yaml file into it")
-    for each in found:
-        if isinstance(each, Rejected):
-            yield each
-        elif reason := absent(each):
-            yield _rejected(each, f"{reason}; check the path")
-        else:
-            film = each.relative_to(path) if searched else Path(each.name)
-            yield Place(each, films / film.with_suffix(FILM), cache)
+def _old_caches(cache: Path) -> tuple[Path, ...]:
+    """The cache below the working directory, where segments were kept before there were projects."""
+    old = CACHE.absolute()
+    is_other = os.path.realpath(old) != os.path.realpath(cache)
+    return (old,) if is_other and Layout(old).is_tagged() else ()
+
+
+def _check_agreement(places: Sequence[Place]) -> None:
+    """Raises InputError where boards of several projects differ in a setting of the whole command."""
+    problems = []
+    for name in ("memory", "attention", "workers"):
+        first: dict[object, Path] = {}
+        for place in places:
+            first.setdefault(getattr(place.settings, name), place.board)
+        if len(first) > 1:
+            values = ", ".join(f"{value} for {board}" for value, board in first.items())
+            what = f"the projects of these boards disagree about `{name}`: {values}"
+            problems.append(Problem(f"{what}; run them apart, or decide with --{name}"))
+    if problems:
+        raise InputError(*problems)
 
 
 def _rejected(path: Path, what: str) -> Rejected:
     return Rejected(path, InputError(Problem(what, file=str(path))))
 
 
-def _boards_in(folder: Path, skip: tuple[Path, ...]) -> Iterator[Path | Rejected]:
+def _boards_in(
+    folder: Path, is_output: Callable[[Path], bool], report: Reporter
+) -> Iterator[Path | Rejected]:
     """Every board below a folder, in order of name; hidden folders and the output folders are skipped.
 
     A folder that is called like a board is searched, and comes too.
     """
-    skipped = {os.path.realpath(path) for path in skip}
     unread: list[OSError] = []
+    others: list[Path] = []
     for parent, names, files in os.walk(folder, onerror=unread.append):
         here = Path(parent)
         if TAG_NAME in files and here != folder:  # a cache holds the boards of bundles that were unpacked
             names.clear()
             continue
-        names[:] = sorted(
-            name
-            for name in names
-            if not name.startswith(".") and os.path.realpath(here / name) not in skipped
-        )
+        names[:] = sorted(name for name in names if not name.startswith(".") and not is_output(here / name))
         for name in sorted((*files, *names)):
             if name.endswith(SUFFIXES) and not name.startswith("."):
-                yield here / name
+                if is_storyboard(here / name):
+                    yield here / name
+                else:
+                    others.append(here / name)
     for error in unread:
         what = f"cannot be searched: {error.strerror}; make it readable for you, or move it away"
         yield _rejected(Path(error.filename), what)
+    if others:
+        files_ = "1 YAML file that is" if len(others) == 1 else f"{len(others)} YAML files that are"
+        what = f"{folder}: skipped {files_} not a storyboard (no `version` and `clips`), such as {others[0]}"
+        report(Warned(what))
 
 
 def _clashes(places: Iterable[Place]) -> Iterator[Rejected]:
@@ -185,26 +237,12 @@ def _too_long(places: Iterable[Place]) -> Iterator[Rejected]:
             yield _rejected(place.board, what)
 
 
-@dataclass(frozen=True)
-class Choice:
-    """The engine a user wants, and how."""
-
-    name: str | None = None
-    """None: the one that each board names."""
-    options: EngineOptions = field(default_factory=EngineOptions)
-    asked: Mapping[str, Any] = field(default_factory=dict, hash=False)
-    """Those of the options that the user asked for; for the others a bundle may have others."""
-
-
 def resolve(
-    places: Iterable[Place | Rejected],
-    fingerprints: Fingerprints,
-    engine: str | None,
-    models: Path | None = None,
+    places: Iterable[Place | Rejected], fingerprints: Fingerprints, *, find_weights: bool = False
 ) -> tuple[list[tuple[Place, FilmPlan]], list[Rejected]]:
     """Load and plan every board, bundles unpacked; errors in one do not affect the others.
 
-    A bundle's weights are looked for below `models`.
+    With `find_weights`, a bundle's LoRAs are looked for below the project's models.
     """
     plans: list[tuple[Place, FilmPlan]] = []
     rejected: list[Rejected] = []
@@ -213,7 +251,7 @@ def resolve(
             rejected.append(place)
             continue
         try:
-            plans.append(_resolved(place, fingerprints, engine, models))
+            plans.append(_resolved(place, fingerprints, find_weights=find_weights))
         except InputError as error:
             rejected.append(Rejected(place.board, error))
         except RenderError as error:
@@ -226,24 +264,28 @@ def resolve(
     return plans, rejected
 
 
-def _resolved(
-    place: Place, fingerprints: Fingerprints, engine: str | None, models: Path | None
-) -> tuple[Place, FilmPlan]:
+def _resolved(place: Place, fingerprints: Fingerprints, *, find_weights: bool) -> tuple[Place, FilmPlan]:
+    engine = place.settings.engine
     if not is_bundle(place.board):
         return place, plan_film(load(place.board), fingerprints, engine)
     bundle = unpack(place.board, place.cache, fingerprints)
     engine = engine or bundle.manifest.settings.engine
-    board = load_bundled(bundle, models if spec_of(engine).uses_weights else None, fingerprints)
+    models = place.settings.models[0] if find_weights and spec_of(engine).uses_weights else None
+    board = load_bundled(bundle, models, fingerprints)
     if bundle.cache:
         place = replace(place, cache=bundle.cache, fallbacks=())
     return place, plan_film(board, fingerprints, engine)
 
 
 def prepare(
-    places: Iterable[Place | Rejected], fingerprints: Fingerprints, choice: Choice
+    places: Iterable[Place | Rejected], fingerprints: Fingerprints, asked: Mapping[str, Any] | None = None
 ) -> tuple[list[Job], list[Rejected]]:
-    """Load, plan and key every board."""
-    plans, rejected = resolve(places, fingerprints, choice.name, choice.options.models)
+    """Load, plan and key every board.
+
+    `asked` are the fields of EngineOptions that the user asked for, besides settings; for others a bundle may
+    have been packed with other values.
+    """
+    plans, rejected = resolve(places, fingerprints, find_weights=True)
 
     @cache
     def identity(name: str, options: EngineOptions) -> Identity:
@@ -253,7 +295,13 @@ def prepare(
     for place, plan in plans:
         bundle = bundle_of(plan)
         packed = bundle.manifest.settings.options if bundle else {}
-        options = replace(choice.options, **{**packed, **choice.asked})
+        settings = place.settings
+        options = EngineOptions(
+            models=settings.models[0],
+            attention=settings.attention,
+            memory=settings.memory,
+            **{**packed, **(asked or {})},
+        )
         shots = (
             replace(shot, segments=tuple(replace(each, board=place.board) for each in shot.segments))
             for shot in plan.shots
@@ -267,15 +315,24 @@ def prepare(
     return jobs, rejected
 
 
-def notices(job: Job) -> Iterator[Event]:
-    """Events about a bundle before it is used; none for a board in a folder."""
-    bundle = bundle_of(job.plan)
-    if bundle is None:
-        return
-    settings = settings_of(job.plan.engine, job.options)
-    yield BundleOpened(bundle.zip, bundle.board, str(settings), str(bundle.manifest.settings))
-    if not job.missing and (other := difference(bundle, job.segments)):
-        yield Warned(other)
+def notices(jobs: Iterable[Job]) -> Iterator[Event]:
+    """What to know before boards are used: how bundles were packed, and which other caches are read."""
+    fallbacks: set[Path] = set()
+    for job in jobs:
+        bundle = bundle_of(job.plan)
+        if bundle is not None:
+            settings = settings_of(job.plan.engine, job.options)
+            yield BundleOpened(bundle.zip, bundle.board, str(settings), str(bundle.manifest.settings))
+            if not job.missing and (other := difference(bundle, job.segments)):
+                yield Warned(other)
+        for folder in job.place.fallbacks:
+            other_cache = Layout(folder)
+            if folder not in fallbacks and any(
+                segment.key and other_cache.entry(segment.key).is_dir() for segment in job.segments
+            ):
+                fallbacks.add(folder)
+                what = f"segments are also taken from {short_path(folder)}, where they were kept before"
+                yield Warned(f"{what}; new ones go to {short_path(job.place.cache)}")
 
 
 def select(job: Job, clips: Sequence[str]) -> tuple[Segment, ...]:

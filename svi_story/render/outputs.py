@@ -57,6 +57,9 @@ FOREIGN = Ownership("foreign", "was not written by svi-story")
 LINK = Ownership("foreign", "is a symbolic link")
 FOLDER = Ownership("foreign", "is a folder")
 ODD = Ownership("foreign", "is not a regular file")
+CANNOT_BE_WRITTEN = (
+    "this folder cannot be written; choose other folders with -o DIR (films) and --cache DIR (segments)"
+)
 
 
 class FilmFiles:
@@ -193,13 +196,15 @@ class PlannedWrites:
     place: Place
     plan: FilmPlan
     targets: tuple[Target, ...]
+    outputs: Outputs
+    """Learns what may be replaced and what is kept."""
     is_done: Callable[[], bool] = lambda: False
     """Whether nothing has to be written."""
     elsewhere: str = "choose another folder with -o"
 
 
-def check(claims: Sequence[PlannedWrites], outputs: Outputs, report: Reporter) -> dict[Path, InputError]:
-    """What prevents writing, by board; `outputs` learns what may be replaced and what is kept."""
+def check(claims: Sequence[PlannedWrites], report: Reporter) -> dict[Path, InputError]:
+    """What prevents writing, by board."""
     read = _InputFiles(claims)
     writers: dict[Path, list[tuple[PlannedWrites, Target]]] = {}
     for claim in claims:
@@ -212,7 +217,7 @@ def check(claims: Sequence[PlannedWrites], outputs: Outputs, report: Reporter) -
 
     refused = {}
     for claim in claims:
-        problems = _check(claim, problem_of, outputs, report)
+        problems = _check(claim, problem_of, report)
         if problems:
             refused[claim.place.board] = InputError(*problems)
     return refused
@@ -221,7 +226,6 @@ def check(claims: Sequence[PlannedWrites], outputs: Outputs, report: Reporter) -
 def _check(
     claim: PlannedWrites,
     problem_of: Callable[[PlannedWrites, Target], Problem | None],
-    outputs: Outputs,
     report: Reporter,
 ) -> list[Problem]:
     """What prevents writing for one board."""
@@ -231,8 +235,11 @@ def _check(
         problem, owner = problem_of(claim, target), _ownership(target)
         if problem:
             problems.append(problem)
+        elif owner.kind == "ours" and not is_writable(target.path.parent):
+            what = f"{claim.place.board} would write {target.what} here, but {CANNOT_BE_WRITTEN}"
+            problems.append(Problem(what, file=str(target.path)))
         elif owner.kind == "ours":
-            outputs.allow(target.path)
+            claim.outputs.allow(target.path)
         elif owner.kind == "edited" and target.beside:
             kept.append((target, owner))
         else:
@@ -241,16 +248,26 @@ def _check(
     if (problems or kept) and claim.is_done():
         return []
     for target, owner in kept:
-        outputs.keep(target.path)
+        claim.outputs.keep(target.path)
         report(Warned(f"{target.path}: {owner.why} and is kept; remove it to get {target.what}"))
     return problems
 
 
 def check_films(
-    jobs: Sequence[Job], outputs: Outputs, report: Reporter, *, forced: bool
+    jobs: Sequence[Job], outputs_of: Callable[[Path], Outputs], report: Reporter, *, forced: bool
 ) -> tuple[list[Job], list[Rejected]]:
-    """The boards whose films may be written, and those that are refused."""
-    refused = check([_film_writes(job, outputs, report, forced=forced) for job in jobs], outputs, report)
+    """The boards whose films may be written, and those that are refused.
+
+    `outputs_of` returns the object to write with, for the cache of a project.
+    """
+    claims = [_film_writes(job, outputs_of(job.place.settings.cache), report, forced=forced) for job in jobs]
+    refused = check(claims, report)
+    for job in jobs:
+        if not is_writable(job.place.cache) and _has_to_render(job, report):
+            board = job.place.board
+            what = f"{board} would keep its segments here, but {CANNOT_BE_WRITTEN}"
+            problems = refused[board].problems if board in refused else ()
+            refused[board] = InputError(*problems, Problem(what, file=str(job.place.cache)))
     left = [job for job in jobs if job.place.board not in refused]
     rejected = [
         Rejected(
@@ -263,12 +280,20 @@ def check_films(
     return left, rejected
 
 
+def _has_to_render(job: Job, report: Reporter) -> bool:
+    store = job.place.store(report)
+    return any(segment.key and store.state(segment.key) != "cached" for segment in job.segments)
+
+
 def check_sheets(
-    plans: Sequence[tuple[Place, FilmPlan]], outputs: Outputs, report: Reporter
+    plans: Sequence[tuple[Place, FilmPlan]], outputs_of: Callable[[Path], Outputs], report: Reporter
 ) -> tuple[list[tuple[Place, FilmPlan]], list[Rejected]]:
     """The boards whose contact sheets may be written, and those that are refused."""
-    claims = [PlannedWrites(place, plan, tuple(_sheets(place, plan, outputs))) for place, plan in plans]
-    refused = check(claims, outputs, report)
+    claims = []
+    for place, plan in plans:
+        outputs = outputs_of(place.settings.cache)
+        claims.append(PlannedWrites(place, plan, tuple(_sheets(place, plan, outputs)), outputs))
+    refused = check(claims, report)
     left = [(place, plan) for place, plan in plans if place.board not in refused]
     return left, [Rejected(board, error) for board, error in refused.items()]
 
@@ -276,7 +301,7 @@ def check_sheets(
 def check_page(job: Job, page: Path, outputs: Outputs, report: Reporter) -> None:
     """Raises InputError where a review may not be written."""
     target = Target(page, "its review", known(outputs, is_page))
-    raise_first(check([PlannedWrites(job.place, job.plan, (target,))], outputs, report))
+    raise_first(check([PlannedWrites(job.place, job.plan, (target,), outputs)], report))
 
 
 def check_bundle(job: Job, target: Path, outputs: Outputs, report: Reporter) -> None:
@@ -287,13 +312,13 @@ def check_bundle(job: Job, target: Path, outputs: Outputs, report: Reporter) -> 
         return manifest is not None and manifest.board == job.plan.board.name
 
     found = Target(target, "its bundle", known(outputs, is_same_board))
-    raise_first(check([export_claim(job, [found])], outputs, report))
+    raise_first(check([export_claim(job, [found], outputs)], report))
 
 
-def export_claim(job: Job, targets: Sequence[Target]) -> PlannedWrites:
+def export_claim(job: Job, targets: Sequence[Target], outputs: Outputs) -> PlannedWrites:
     """The writes of an export, whose targets the user can name."""
     remedy = "choose another folder with -o, or another name with --as"
-    return PlannedWrites(job.place, job.plan, tuple(targets), elsewhere=remedy)
+    return PlannedWrites(job.place, job.plan, tuple(targets), outputs, elsewhere=remedy)
 
 
 def raise_first(refused: dict[Path, InputError]) -> None:
@@ -318,7 +343,7 @@ def _film_writes(job: Job, outputs: Outputs, report: Reporter, *, forced: bool) 
     def is_done() -> bool:
         return not forced and job.missing is None and is_finished(job, job.place.store(report))
 
-    return PlannedWrites(job.place, job.plan, tuple(targets), is_done)
+    return PlannedWrites(job.place, job.plan, tuple(targets), outputs, is_done)
 
 
 def _sheets(place: Place, plan: FilmPlan, outputs: Outputs) -> Iterator[Target]:
@@ -338,6 +363,12 @@ def _ownership(target: Target) -> Ownership:
     if _is_folder(path):
         return FOLDER
     return target.look(path) if is_plain(path) else ODD
+
+
+def is_writable(folder: Path) -> bool:
+    """Whether files can be created in a folder, or the folder itself if it does not exist."""
+    there = next(place for place in (folder.absolute(), *folder.absolute().parents) if place.exists())
+    return os.access(there, os.W_OK)
 
 
 def _is_folder(path: Path) -> bool:

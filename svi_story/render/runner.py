@@ -12,7 +12,7 @@ from collections import defaultdict
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field, replace
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
@@ -134,24 +134,22 @@ def render_boards(
     rejected: Sequence[Rejected],
     request: RenderRequest,
     fingerprints: Fingerprints,
-    cache: Path,
     report: Reporter,
     cluster: Cluster | None = None,
 ) -> list[Outcome]:
     """Render every board that can be rendered, here or on a cluster; how each ended.
 
-    Timings are kept beside `cache` for the estimates of `plan`. Raises InputError when the
-    cluster cannot be joined.
+    Raises InputError when the cluster cannot be joined.
     """
-    outputs = Outputs(cache)
+    outputs_of = cache(Outputs)
     if not request.only:
-        jobs, refused_boards = check_films(jobs, outputs, report, forced=bool(request.force))
+        jobs, refused_boards = check_films(jobs, outputs_of, report, forced=bool(request.force))
         rejected = [*rejected, *refused_boards]
     requests, outcomes = requests_of(jobs, rejected, request, report)
     if requests:
         fingerprints.save()
         # the events of several workers come interleaved, and would time each other's loading
-        timed = calibrated(cache, _timed(requests), report) if cluster is None else nullcontext(report)
+        timed = calibrated(_timed(requests), report) if cluster is None else nullcontext(report)
         with timed as listener:
 
             def make_executor(group: Group, store: Store) -> Executor:
@@ -164,7 +162,7 @@ def render_boards(
                     return cluster.executor(create, group, store)
                 return LocalExecutor(create, group.wanted, store, listener)
 
-            runner = BatchRunner(request, make_executor, listener, outputs)
+            runner = BatchRunner(request, make_executor, listener, outputs_of)
             outcomes = [*runner.run(requests), *outcomes]
     endings = [outcome.ending for outcome in outcomes]
     failed = endings.count("failed") + endings.count("bug")
@@ -213,12 +211,12 @@ class BatchRunner:
         request: RenderRequest,
         make_executor: MakeExecutor,
         report: Reporter,
-        outputs: Outputs | None = None,
+        outputs_of: Callable[[Path], Outputs] = Outputs,
     ) -> None:
         self._request = request
         self._make_executor = make_executor
         self._report = report
-        self._outputs = outputs or Outputs()
+        self._outputs_of = outputs_of
 
     def run(self, requests: Sequence[BoardRequest]) -> Iterator[Outcome]:
         """Render everything that can be rendered; yields how each board ended, as soon as it has."""
@@ -227,7 +225,8 @@ class BatchRunner:
             for group in _groups(requests):
                 store = Store(group.cache, self._report, group.fallbacks)
                 with self._make_executor(group, store) as executor:
-                    context = RenderContext(executor, store, encoder, self._report, self._outputs)
+                    outputs = self._outputs_of(group.requests[0].job.place.settings.cache)
+                    context = RenderContext(executor, store, encoder, self._report, outputs)
                     yield from self._run_group(group, context)
 
     def _run_group(self, group: Group, context: RenderContext) -> Iterator[Outcome]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import re
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal, Protocol
 
@@ -126,6 +127,28 @@ def load(path: Path, resolver: Resolver | None = None) -> BoardFile:
         return _load(path, resolver)
     except InputError as error:
         raise InputError(*map(resolver.rephrase, error.problems)) from error
+
+
+_TOP_LEVEL = re.compile(r"""^["']?(version|clips)["']?[ \t]*:""", re.MULTILINE)
+
+
+def is_storyboard(path: Path) -> bool:
+    """Whether a YAML file means to be a storyboard: it has `version` and `clips` at the top level.
+
+    True for a file that cannot be read: what is wrong with it is for `load` to say.
+    """
+    try:
+        text = decode(read_bytes(path), str(path))
+    except InputError:
+        return True
+    written = {match[1] for match in _TOP_LEVEL.finditer(text)}
+    if len(written) == 2:
+        return True
+    try:
+        data = parse(text, str(path)).data
+    except InputError:
+        return bool(written)
+    return isinstance(data, dict) and {"version", "clips"} <= data.keys()
 
 
 def _load(path: Path, resolver: Resolver) -> BoardFile:

@@ -151,7 +151,7 @@ class Worker:
         setup = self._setup
         self._send(Started(socket.gethostname(), os.getpid(), versions()))
         _check(setup)
-        fingerprints = Fingerprints.load(setup.cache / "memo.json", self._report)
+        fingerprints = Fingerprints.of_this_machine(self._report, [setup.cache])
         store = Store(setup.cache, self._report, setup.fallbacks)
         node = ray.get_runtime_context().get_node_id()
         options = replace(setup.options, workers_on_host=setup.workers.get(node, 1))
