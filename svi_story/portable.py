@@ -12,13 +12,16 @@ import os
 import re
 import shlex
 import signal
+import stat
 import subprocess
 import sys
+import threading
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
+    from pathlib import Path
 
 
 def user_id() -> int:
@@ -66,6 +69,21 @@ OWN_GROUP: dict[str, Any] = (
     else {"creationflags": getattr(subprocess, "CREATE_NEW_PROCESS_GROUP", 0)}
 )
 """For Popen: ^C at the terminal does not reach the process."""
+
+
+def is_private(folder: Path) -> bool:
+    """Whether a folder belongs to this user, and nobody else may enter it. OSError."""
+    status = folder.lstat()
+    is_ours = not IS_POSIX or (status.st_uid == os.geteuid() and not status.st_mode & 0o077)
+    return stat.S_ISDIR(status.st_mode) and is_ours
+
+
+def stop_main_thread(error: type[BaseException]) -> None:
+    """Stop the main thread as SIGTERM does, where the program handles it. Called there, raise the error."""
+    if threading.current_thread() is threading.main_thread():
+        raise error
+    if IS_POSIX and callable(signal.getsignal(signal.SIGTERM)):
+        signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGTERM)
 
 
 def try_lock(descriptor: int) -> None:

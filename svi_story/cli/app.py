@@ -11,8 +11,8 @@ import typer
 from typer.core import TyperGroup
 
 from svi_story import __version__
-from svi_story.cli import boards, cache, config, doctor, export, models, plan, render, review
-from svi_story.cli.terminal import complain, give_up_output, log_bug
+from svi_story.cli import boards, cache, config, doctor, export, models, plan, render, review, watch
+from svi_story.cli.terminal import Stopped, complain, give_up_output, log_bug
 from svi_story.errors import ExitCode, InputError, StoryError
 
 
@@ -48,7 +48,8 @@ class ErrorBoundary(TyperGroup):
             raise typer.Exit(error.exit_code) from error
         except KeyboardInterrupt as error:
             again = str(error) or "the same command again"
-            complain(f"interrupted; what was done is kept. To go on: {again}")
+            how = "stopped, as requested" if isinstance(error, Stopped) else "interrupted"
+            complain(f"{how}; what was done is kept. To go on: {again}")
             raise typer.Exit(ExitCode.INTERRUPTED) from error
         except (typer.TyperException, typer.Exit, typer.Abort):
             raise
@@ -117,6 +118,7 @@ boards.register(app)
 plan.register(app)
 render.register(app)
 export.register(app)
+watch.register(app)
 review.register(app)
 cache.register(app)
 models.register(app)

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
 import sys
+import time
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Annotated
 
@@ -20,6 +23,7 @@ from svi_story.cli.options import (
 from svi_story.cli.terminal import (
     LEFT,
     Interrupted,
+    Stopped,
     answer,
     complain,
     drop_output,
@@ -39,7 +43,19 @@ if TYPE_CHECKING:
     from svi_story.render.runner import Outcome
 
 
+OnDone = Annotated[
+    str,
+    typer.Option(
+        "--on-done",
+        metavar="CMD",
+        help="Run this shell command at the end, however it ends. SVI_STORY_RUN_OUTCOME tells how.",
+        show_default=False,
+    ),
+]
+
 RETRIES = 2
+OUTCOME = "SVI_STORY_RUN_OUTCOME"
+"""For `--on-done`: `done`, `failed`, `stopped` or `interrupted`."""
 
 
 def register(app: typer.Typer) -> None:
@@ -65,6 +81,7 @@ def render(
     ] = RETRIES,
     ray: RayAddress = "",
     workers: Workers = 0,
+    on_done: OnDone = "",
     as_json: Annotated[bool, typer.Option("--json", help="Print one event per line while it works.")] = False,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Errors only.")] = False,
     verbose: Annotated[bool, typer.Option("--verbose", "-v", help="One line for everything done.")] = False,
@@ -83,7 +100,7 @@ def render(
     from svi_story.cli.console import reporter
     from svi_story.render.jobs import Place, find_places, notices, prepare
     from svi_story.render.runner import RenderRequest, render_boards
-    from svi_story.render.runs import run_log
+    from svi_story.render.runs import StopRequested, run_log
 
     asked, settings = options.engine_options(), options.settings()
     if workers:
@@ -91,30 +108,68 @@ def render(
     request = RenderRequest(tuple(only or ()), tuple(force or ()), retries)
     if workers and not ray:
         raise typer.BadParameter("is for --ray", param_hint="--workers")
-    try:
-        with reporter(as_json=as_json, quiet=quiet, verbose=verbose) as shown:
-            places = find_places(paths, settings, shown)
-            found = [place.settings for place in places if isinstance(place, Place)]
-            caches = dict.fromkeys(each.cache for each in found)
-            with (
-                run_log(caches, shown, ["svi-story", *sys.argv[1:]]) as report,
-                _cluster(ray, found[0].workers if found else 0) as joined,
-            ):
-                fingerprints = fingerprints_for(places, report)
-                jobs, rejected = prepare(places, fingerprints, asked)
-                for event in notices(jobs):
-                    report(event)
-                outcomes = render_boards(jobs, rejected, request, fingerprints, report, joined)
-    except KeyboardInterrupt:
-        raise Interrupted(_again(sys.argv[1:])) from None
-    printed = True
-    if not as_json and not request.only:
-        done = {outcome.board for outcome in outcomes if outcome.ending == "done"}
+    with _then_run(on_done) as about:
+        try:
+            with reporter(as_json=as_json, quiet=quiet, verbose=verbose) as shown:
+                places = find_places(paths, settings, shown)
+                found = [place.settings for place in places if isinstance(place, Place)]
+                caches = dict.fromkeys(each.cache for each in found)
+                with (
+                    run_log(caches, shown, ["svi-story", *sys.argv[1:]]) as report,
+                    _cluster(ray, found[0].workers if found else 0) as joined,
+                ):
+                    fingerprints = fingerprints_for(places, report)
+                    jobs, rejected = prepare(places, fingerprints, asked)
+                    for event in notices(jobs):
+                        report(event)
+                    outcomes = render_boards(jobs, rejected, request, fingerprints, report, joined)
+        except KeyboardInterrupt as error:
+            again = _again(sys.argv[1:])
+            raise (Stopped if isinstance(error, StopRequested) else Interrupted)(again) from None
+        done = [] if request.only else [outcome.board for outcome in outcomes if outcome.ending == "done"]
         films = [place.film for place in places if isinstance(place, Place) and place.board in done]
-        printed = _print_films(films)
+        about.update(_environment_of(outcomes, films))
+        raise typer.Exit(_finish(outcomes, [] if as_json else films, quiet=quiet))
+
+
+@contextmanager
+def _then_run(command: str) -> Iterator[dict[str, str]]:
+    """Runs a shell command at the end, however it ends, with what is put into the mapping as environment."""
+    about, start = {OUTCOME: "failed"}, time.monotonic()
+    try:
+        yield about
+    except Interrupted as error:
+        about[OUTCOME] = "stopped" if isinstance(error, Stopped) else "interrupted"
+        raise
+    finally:
+        if command:
+            sys.stdout.flush()
+            environment = {**os.environ, **about, "SVI_STORY_RUN_SECONDS": f"{time.monotonic() - start:.0f}"}
+            # what it prints is no data of ours
+            code = subprocess.run(command, shell=True, env=environment, stdout=2, check=False).returncode  # noqa: S602
+            if code:
+                complain(f"--on-done {command}: ended with exit code {code}")
+
+
+def _environment_of(outcomes: Sequence[Outcome], films: Sequence[Path]) -> dict[str, str]:
+    """What `--on-done` learns about the boards."""
+    endings = [outcome.ending for outcome in outcomes]
+    failed = endings.count("failed") + endings.count("bug")
+    return {
+        OUTCOME: "done" if set(endings) <= {"done"} else "failed",
+        "SVI_STORY_RUN_DONE": str(endings.count("done")),
+        "SVI_STORY_RUN_FAILED": str(failed),
+        "SVI_STORY_RUN_REFUSED": str(endings.count("refused")),
+        "SVI_STORY_RUN_FILMS": "\n".join(str(film.absolute()) for film in films),
+    }
+
+
+def _finish(outcomes: Sequence[Outcome], films: Sequence[Path], *, quiet: bool) -> ExitCode:
+    """Print the films, and how every board ended; the exit code."""
+    printed = _print_films(films)
     if len(outcomes) > 1 and not quiet:
         _show_endings(outcomes)
-    raise typer.Exit(_exit_code(outcomes) or (ExitCode.DONE if printed else ExitCode.FAILED))
+    return _exit_code(outcomes) or (ExitCode.DONE if printed else ExitCode.FAILED)
 
 
 def _print_films(films: Sequence[Path]) -> bool:

@@ -22,6 +22,10 @@ class Interrupted(KeyboardInterrupt):
     """Stopped by the user; the text is the command that goes on."""
 
 
+class Stopped(Interrupted):
+    """Stopped by a request of the user, from the page or with `stop`."""
+
+
 LEAST_ROOM = 12
 """Characters of a table's last column, however narrow the terminal."""
 

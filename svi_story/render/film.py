@@ -254,7 +254,11 @@ class Clips:
 
     def add(self, ready: SegmentReady) -> bool:
         """Take a finished segment; whether it was the last."""
-        self._waiting.discard(ready.segment.key)
+        key = ready.segment.key
+        self._waiting.discard(key)
+        for clip in dict.fromkeys(segment.clip for segment in self._wanted if segment.key == key):
+            if all(segment.key not in self._waiting for segment in self._wanted if segment.clip == clip):
+                self._context.report(ClipDone(self._job.place.board, clip))
         return not self._waiting
 
     def cancel(self) -> None:

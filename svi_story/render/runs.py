@@ -1,6 +1,7 @@
-"""Run logs: the events of a run as JSON lines in `<cache>/runs/<run>/events.jsonl`, written and read.
+"""Runs: the log of a run's events in `<cache>/runs/<run>/events.jsonl`, and requests to stop beside it.
 
-A log never stops or slows a render: a thread of its own writes it, and what cannot be written is left out.
+A log never stops or slows a render: a thread of its own writes it and looks for requests, and what cannot be
+written is left out.
 """
 
 from __future__ import annotations
@@ -23,29 +24,36 @@ import psutil
 
 from svi_story import __version__
 from svi_story.cache.layout import Layout
-from svi_story.errors import RenderError
+from svi_story.errors import InputError, Problem, RenderError
 from svi_story.event_json import as_json, from_json
 from svi_story.events import (
+    BoardStarted,
+    ClipDone,
     DeviceMemory,
     FramesDone,
     Hashing,
     ModelLoading,
+    PhaseStarted,
     RunDone,
     RunEnded,
     RunOpened,
     RunStarted,
+    SegmentStarted,
     StepDone,
     TimeLeft,
+    Warned,
 )
-from svi_story.files import make_folder, open_regular
+from svi_story.files import make_folder, open_regular, read_regular, write_atomic
+from svi_story.portable import is_private, stop_main_thread
 from svi_story.render.progress import Progress
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Sequence
+    from collections.abc import Iterable, Iterator, Mapping, Sequence
 
     from svi_story.events import Event, Reporter
 
 EVENTS = "events.jsonl"
+Stop = Literal["clip", "now"]
 LARGEST = 32 * 2**20
 """Bytes of a log; after them only the end of the run is written."""
 LONGEST_LINE = 2**16
@@ -69,7 +77,20 @@ HANG_SECONDS = 120.0
 HANG_UNKNOWN = 1800.0
 """The same, in a phase that was never finished before: loading from a slow disk, compiling."""
 
+POLL = 1.0
+"""Seconds between two looks for a request."""
+CONTROL = "control"
+"""The folder for requests, which only the user who renders may enter."""
+STOP = "stop"
+NEW_WORK = (BoardStarted, SegmentStarted, PhaseStarted, StepDone)
+"""What happens after a finished clip where more is left to do than joining the film."""
+STOPS: Mapping[Stop, str] = {"clip": "after the current clip", "now": "now"}
+
 RunState = Literal["running", "hanging", "died", "done", "failed", "stopped", "interrupted"]
+
+
+class StopRequested(KeyboardInterrupt):
+    """The run was asked to stop."""
 
 
 class RunLog:
@@ -87,9 +108,13 @@ class RunLog:
         self._queue: Queue[tuple[float, Event] | None] = Queue(WAITING)
         self._done: RunDone | None = None
         self._thread: Thread | None = None
+        self.stop: Stop | None = None
+        """What was requested."""
+        self._clip_done = False
+        """Whether a clip was finished since then."""
 
     def __call__(self, event: Event) -> None:
-        """Pass an event on, and have it written."""
+        """Pass an event on, and have it written. Raises StopRequested where the run is to stop."""
         self._put(event)
         if isinstance(event, RunDone):
             self._done = event
@@ -97,6 +122,10 @@ class RunLog:
             self._thread = Thread(target=self._write_all, name="run log", daemon=True)
             self._thread.start()
         self._report(event)
+        if self.stop:
+            self._clip_done |= isinstance(event, ClipDone)
+            if self.stop == "now" or (self._clip_done and isinstance(event, NEW_WORK)):
+                stop_main_thread(StopRequested)
 
     def close(self, ending: str = "") -> None:
         """Write how the run ended; without `ending` as its last event says."""
@@ -121,17 +150,24 @@ class RunLog:
             return
         opened = RunOpened(*_this_process(), Path.cwd(), self._command, __version__)
         newest: dict[type, float] = {}
+        renewed = time.monotonic()
         for log in logs:
             log.write(self._line(time.time(), opened))
         while True:
+            item: tuple[float, Event] | tuple[()] | None
             try:
-                item = self._queue.get(timeout=HEARTBEAT)
+                item = self._queue.get(timeout=POLL)
             except Empty:
+                item = ()
+            self._look_for_requests(logs)
+            if time.monotonic() - renewed > HEARTBEAT:
+                renewed = time.monotonic()
                 for log in logs:
                     log.renew()
-                continue
             if item is None:
                 break
+            if not item:
+                continue
             at, event = item
             if isinstance(event, FREQUENT):
                 if 0 <= at - newest.get(type(event), 0.0) < 1:
@@ -143,6 +179,15 @@ class RunLog:
         for log in logs:
             log.close()
 
+    def _look_for_requests(self, logs: Sequence[_LogFile]) -> None:
+        """Notice a request to stop, and interrupt the main thread where it is to stop now."""
+        found = next((stop for log in logs if (stop := requested_stop(log.folder))), None)
+        if found and self.stop not in (found, "now"):
+            self.stop = found
+            self._report(Warned(f"stopping {STOPS[found]}, as requested; what is rendered is kept"))
+            if found == "now":
+                stop_main_thread(StopRequested)
+
     def _line(self, at: float, event: Event) -> bytes:
         text = json.dumps({"time": round(at, 3), "run": self.run, **as_json(event)}) + "\n"
         return text.encode("ascii") if len(text) <= LONGEST_LINE else b""
@@ -152,6 +197,7 @@ class _LogFile:
     """A log that is written, as far as it can be."""
 
     def __init__(self, path: Path) -> None:
+        self.folder = path.parent
         self._file = path.open("xb", buffering=0)
         self._descriptor = self._file.fileno()
         self._size = 0
@@ -173,7 +219,7 @@ class _LogFile:
     def renew(self) -> None:
         """Set the time of modification: the process lives."""
         with suppress(OSError):
-            os.utime(self._descriptor)
+            os.utime(self.folder / EVENTS)
 
     def close(self) -> None:
         """Nothing more is written."""
@@ -189,6 +235,7 @@ def _opened(layout: Layout, run: str) -> _LogFile | None:
         prune(layout)
         folder = layout.runs / run
         folder.mkdir()
+        (folder / CONTROL).mkdir(mode=0o700)
         return _LogFile(folder / EVENTS)
     except (OSError, RenderError):
         return None
@@ -200,14 +247,39 @@ def run_log(caches: Iterable[Path], report: Reporter, command: Sequence[str]) ->
     log = RunLog(caches, report, command)
     try:
         yield log
-    except KeyboardInterrupt:
-        log.close("interrupted")
+    except KeyboardInterrupt as error:
+        log.close("stopped" if log.stop else "interrupted")
+        if log.stop:
+            raise StopRequested from error
         raise
     except BaseException:
         log.close("failed")
         raise
     else:
         log.close()
+
+
+def requested_stop(folder: Path) -> Stop | None:
+    """What a run's control folder asks for; a folder that others may write to is not believed."""
+    try:
+        if not is_private(folder / CONTROL):
+            return None
+        found = read_regular(folder / CONTROL / STOP, 16).decode("ascii")
+    except (OSError, ValueError):
+        return None
+    return "now" if found == "now" else "clip" if found == "clip" else None
+
+
+def request_stop(folder: Path, stop: Stop) -> None:
+    """Ask a run to stop. Raises InputError where only another user may."""
+    control = folder / CONTROL
+    try:
+        if is_private(control):
+            write_atomic(control / STOP, stop.encode("ascii"))
+            return
+    except (OSError, RenderError) as error:
+        raise InputError(Problem(f"cannot be written: {error}", file=str(control))) from error
+    raise InputError(Problem("the run belongs to another user; ask them to stop it", file=str(control)))
 
 
 def prune(layout: Layout) -> None:
