@@ -21,13 +21,13 @@ from svi_story.events import Warned
 from svi_story.fields import format_value, nearest, text_problem, wrong
 from svi_story.portable import user_id
 from svi_story.storyboard.files import decode, read_bytes
+from svi_story.storyboard.templates import SETTINGS as FILE
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
 
     from svi_story.events import Reporter
 
-FILE = "svi-story.toml"
 PREFIX = "SVI_STORY_"
 STORYBOARDS = "storyboards"
 MEMORY_MODES = ("auto", "resident", "offload", "stream")

@@ -6,6 +6,7 @@ import json
 import os
 import subprocess
 import sys
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
@@ -14,7 +15,6 @@ from svi_story.errors import RenderError
 
 if TYPE_CHECKING:
     from collections.abc import Callable
-    from pathlib import Path
 
     from conftest import Ended
 
@@ -35,6 +35,36 @@ def test_new_makes_a_board_that_can_be_planned(svi_story: Run, template: str, na
     again = svi_story("new", name)
     assert again.code == 2
     assert "exists" in again.err
+
+
+def test_new_makes_a_project_that_is_complete(svi_story: Run, tmp_path: Path) -> None:
+    ended = svi_story("new", "my film")
+    assert ended.out == "my film/my film.yaml\n"
+    assert ended.err.split("\n") == [
+        "next: svi-story validate 'my film'",
+        "      svi-story render 'my film' --engine animatic",
+        "",
+    ]
+    assert sorted(path.relative_to("my film").as_posix() for path in Path("my film").rglob("*.*")) == [
+        *("images/reference.jpg", "my film.yaml", "renders/.gitignore", "storyboard.schema.json"),
+        "svi-story.toml",
+    ]
+    assert "$schema=storyboard.schema.json" in Path(ended.out.strip()).read_text("utf-8").splitlines()[0]
+    settings = Path("my film/svi-story.toml")
+    settings.write_text(settings.read_text("utf-8").replace("# engine", "engine"), "utf-8")
+    assert svi_story("plan", "my film").out.count("engine animatic") == 1
+    film = json.loads(svi_story("status", "my film", "--json").out)["boards"][0]["film"]
+    assert film == "my film/renders/my film.mp4"
+
+
+def test_shells_complete_commands_and_values() -> None:
+    for words, count, expected in (("svi-story rev", 1, ["review"]), ("svi-story config --j", 2, ["--json"])):
+        about = {"_SVI_STORY_COMPLETE": "complete_bash", "COMP_WORDS": words, "COMP_CWORD": str(count)}
+        program = "import sys; sys.argv[0] = 'svi-story'; from svi_story.cli import main; main()"
+        done = subprocess.run(
+            [sys.executable, "-c", program], env={**os.environ, **about}, capture_output=True, check=True
+        )
+        assert done.stdout.decode().split() == expected
 
 
 def test_new_suggests_the_template_that_was_meant(svi_story: Run) -> None:

@@ -85,7 +85,6 @@ app = typer.Typer(
     name="svi-story",
     cls=ErrorBoundary,
     no_args_is_help=True,
-    add_completion=False,
     rich_markup_mode=None,
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},

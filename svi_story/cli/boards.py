@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -15,7 +16,7 @@ from svi_story.cli.jobs import (
     report_problems,
 )
 from svi_story.cli.options import BoardOptions, Paths, with_board_options
-from svi_story.cli.terminal import answer
+from svi_story.cli.terminal import answer, complain
 from svi_story.errors import ExitCode
 
 if TYPE_CHECKING:
@@ -41,7 +42,7 @@ def _list_templates(value: bool) -> None:  # noqa: FBT001 - the signature of a T
 
 
 def new(
-    name: Annotated[str, typer.Argument(metavar="NAME", help="A folder to make, or a board (*.yaml).")],
+    name: Annotated[str, typer.Argument(metavar="NAME", help="A new folder, or a new board (*.yaml).")],
     template: Annotated[
         str, typer.Option("--template", "-t", metavar="T", help="What to start from.")
     ] = "minimal",
@@ -50,7 +51,9 @@ def new(
         typer.Option("--list", callback=_list_templates, is_eager=True, help="List the templates."),
     ] = False,
 ) -> None:
-    """Start a board from a template.
+    """Start a project, or a board, from a template.
+
+    A project is a folder with a board, a picture, the schema for editors, settings and a folder for films.
 
     \b
     svi-story new my-film
@@ -59,7 +62,10 @@ def new(
     """
     from svi_story.storyboard import templates
 
-    answer(str(templates.create(template, Path(name))))
+    board = templates.create(template, Path(name))
+    answer(str(board))
+    where = shlex.quote(name)
+    complain(f"next: svi-story validate {where}", f"      svi-story render {where} --engine animatic")
 
 
 def import_prompts(

@@ -1,19 +1,26 @@
-"""Templates for new boards: a folder each, with `board.yaml` and its images."""
+"""Templates for new boards and projects: a folder each, with `board.yaml` and its images."""
 
 from __future__ import annotations
 
-import filecmp
+import json
 import shutil
 from pathlib import Path
 
 from svi_story.errors import InputError, Problem
 from svi_story.fields import format_value, nearest, text_problem
-from svi_story.files import remove_stale_temps, temp_name
-from svi_story.portable import is_reserved
-from svi_story.storyboard.files import unwritable, write_new
+from svi_story.files import read_regular, remove_stale_temps, temp_name
+from svi_story.storyboard.files import MAX_BYTES, unwritable, write_new
+from svi_story.storyboard.schema import SCHEMA_FILE, json_schema
 
 BOARD = "board.yaml"
 SUFFIXES = (".yaml", ".yml")
+SETTINGS = "svi-story.toml"
+PROJECT_SETTINGS = """\
+# Settings of this project. Remove the # in front of a line to use it; `svi-story config` shows what applies.
+# engine = "animatic"          # a preview, on any machine; without it: what the board says
+# models = "/data/models"      # where the weights are
+# memory = "offload"           # where the experts are: auto, resident, offload or stream
+"""
 
 
 def names() -> tuple[str, ...]:
@@ -31,16 +38,16 @@ def describe(name: str) -> str:
 
 
 def create(name: str, target: Path) -> Path:
-    """Copy a template and return the new board's path.
+    """Start from a template and return the new board's path.
 
-    A target that ends in .yaml or .yml becomes the board, its images beside it; any other becomes a folder
-    with `<its name>.yaml` in it. An image that exists already with the same bytes is kept.
+    A target that ends in .yaml or .yml becomes the board, its images and the schema beside it; a schema that
+    exists already is kept, and so is an image with the same bytes. Any other target becomes a project: a
+    folder with `<its name>.yaml` in it, settings, and a folder for films.
     Raises InputError, having written nothing, for an unknown template, for an unusable name, and when
     anything else that would be written exists.
     """
     source = _folder(name)
-    unfit = not target.name or target.name.startswith(".") or is_reserved(target.name)
-    if unfit or text_problem(str(target), one_line=True):
+    if not target.name or target.name.startswith(".") or text_problem(str(target), one_line=True):
         what = (
             f"{format_value(str(target))} is not a name for a board; write a name, as my-film or my-film.yaml"
         )
@@ -69,29 +76,28 @@ def _folder(name: str) -> Path:
 
 def _write_folder(source: Path, target: Path) -> Path:
     _refuse_existing(target)
+    board = Path(f"{target.name}.yaml")
+    files = {Path(SETTINGS): PROJECT_SETTINGS.encode(), **_files(source, board)}
+    files = {Path("renders/.gitignore"): b"*\n!.gitignore\n", **files}
     work = target.with_name(temp_name())
     remove_stale_temps(target.absolute().parent)
     try:
-        for file in _files(source):
-            place = work / (f"{target.name}.yaml" if file.name == BOARD else file.relative_to(source))
-            write_new(place, file.read_bytes())
+        for place, data in files.items():
+            write_new(work / place, data)
         work.rename(target)
     finally:
         shutil.rmtree(work, ignore_errors=True)
-    return target / f"{target.name}.yaml"
+    return target / board
 
 
 def _write_beside(source: Path, target: Path) -> Path:
-    places = [
-        (target if file.name == BOARD else target.parent / file.relative_to(source), file)
-        for file in _files(source)
-    ]
     _refuse_existing(target)
-    missing = [(place, file) for place, file in places if not _is_present(place, file, target)]
+    files = {target.parent / place: data for place, data in _files(source, Path(target.name)).items()}
+    missing = {place: data for place, data in files.items() if not _is_present(place, data, target)}
     written: list[Path] = []
     try:
-        for place, file in missing:
-            write_new(place, file.read_bytes())
+        for place, data in missing.items():
+            write_new(place, data)
             written.append(place)
     except BaseException:
         for place in written:
@@ -100,17 +106,21 @@ def _write_beside(source: Path, target: Path) -> Path:
     return target
 
 
-def _files(source: Path) -> list[Path]:
-    """A template's files, the board last: when it appears, its images exist."""
-    files = sorted(path for path in source.rglob("*") if path.is_file())
-    return sorted(files, key=lambda path: path.name == BOARD)
+def _files(source: Path, board: Path) -> dict[Path, bytes]:
+    """A template's files by their new names, the board last: when it appears, what it names exists."""
+    schema = json.dumps(json_schema(), indent=2, ensure_ascii=False) + "\n"
+    others = sorted(path for path in source.rglob("*") if path.is_file() and path.name != BOARD)
+    files = {path.relative_to(source): path.read_bytes() for path in others}
+    return {**files, Path(SCHEMA_FILE): schema.encode(), board: (source / BOARD).read_bytes()}
 
 
-def _is_present(place: Path, file: Path, board: Path) -> bool:
-    """Whether a template's file exists at its target already. Raises InputError for another file there."""
+def _is_present(place: Path, data: bytes, board: Path) -> bool:
+    """Whether a file exists at its target already. Raises InputError for another file there."""
     if not _exists(place):
         return False
-    if not (place.is_file() and filecmp.cmp(place, file, shallow=False)):
+    if place.name == SCHEMA_FILE:
+        return True
+    if not (place.is_file() and read_regular(place, MAX_BYTES) == data):
         elsewhere = board.parent / board.stem / board.name
         what = "exists already and differs from the template's file; choose another folder, as "
         what += format_value(str(elsewhere))
