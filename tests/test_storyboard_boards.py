@@ -46,7 +46,7 @@ def test_there_are_enough_situations_and_no_orphans() -> None:
 def test_every_word_of_every_message_can_be_shown() -> None:
     for name in BAD:
         lines = Path(name).with_suffix(".txt").read_text("utf-8").splitlines()
-        assert all(line.isprintable() and len(line) < 300 for line in lines), name
+        assert all(line.isprintable() and len(line) < 350 for line in lines), name
 
 
 @pytest.mark.parametrize("name", sorted(NOT_YET))

@@ -6,6 +6,7 @@ import hashlib
 import os
 import socket
 import time
+import unicodedata
 from pathlib import Path
 
 import pytest
@@ -205,3 +206,188 @@ def test_a_thousand_clips_are_read_at_once() -> None:
     start = time.process_time()
     assert len(load(path).ids) == 1000
     assert time.process_time() - start < 2  # 0.2 s on the machine it was written on
+
+
+# -- what YAML reads in another way than it looks
+
+
+def in_two_clips(lines: str) -> Path:
+    """A board of which these lines, from line 5 on, are a part."""
+    return board(HEAD + CLIPS + lines)
+
+
+@pytest.mark.parametrize(
+    ("lines", "message"),
+    [
+        ("  - prompt: A cat #1\n      and jumps\n", '5: the text ends before "#1", because " #" starts'),
+        ("  - prompt: A cat # 1\n      and: b\n", '5: the text ends before "# 1", because " #" starts'),
+        ("  - {prompt: A cat #1, frames: 81}\n", '5: the text ends before "#1, frames: 81}", because'),
+        (
+            "  - prompt: #1 cat\n",
+            '5: clips[1].prompt: nothing is written here, because everything after " #"',
+        ),
+        ("    voice: a #1.wav\n", 'the text ends before "#1.wav", because " #" starts a comment'),
+        (
+            '    voice: "images\\ref.wav"\n',
+            "5: clips[0].voice.path: in double quotes \\r is an escape, not a",
+        ),
+        ('    voice: {path: "v\\new.wav"}\n', "clips[0].voice.path: in double quotes \\n is an escape"),
+        ('    voice: "v\\_a.wav"\n', 'write "v/_a.wav", with forward slashes'),
+        ('    voice: "v\\x.wav"\n', "5: an escape in double quotes needs 2 hex digits; write / in a path"),
+        ('    voice: "v\\"\n', '\\" is a quote within the text: write / in a path'),
+        (
+            '    caption: "a \\a cat"\n',
+            "remove it; in double quotes \\a is an escape, not a backslash; write",
+        ),
+        ("    \u00a0frames: 33\n", "5: a no-break space (U+00A0) in the indentation is not a space for YAML"),
+        ("\u3000\u3000frames: 33\n  - prompt: B\n", "5: an ideographic space (U+3000) in the indentation"),
+        ("    fps: 15\n\u200b    seed: 1\n", "6: a zero width space (U+200B) in the indentation"),
+        ("  - prompt:\u00a0B\n", "5: a no-break space (U+00A0) after the colon is not a space for YAML"),
+        ("    frames： 33\n", "5: a fullwidth colon (U+FF1A) is not a colon for YAML; write `frames: `"),
+        (
+            "  - prompt： A dog: B\n",
+            "5: a fullwidth colon (U+FF1A) is not a colon for YAML; write `prompt: `",
+        ),
+        ("    ｆｒａｍｅｓ: 33\n", "5: the name contains a fullwidth latin small letter"),
+        ("    frames\u200b: 33\n", "5: the name contains a zero width space (U+200B); write `frames: `"),
+        ("  – prompt: B\n", "5: an en dash (U+2013) does not start an entry of a list; write `- prompt: `"),
+        ("  • prompt: B\n", "5: a bullet (U+2022) does not start an entry of a list; write `- prompt: `"),
+        ("    frames:33\n", "5: a space is missing after the colon; write `frames: `"),
+        ("    seed: １２\n", "it contains a fullwidth digit one (U+FF11)"),
+        ("    seed: 12\u00a0\n", "it contains a no-break space (U+00A0)"),
+        (
+            "cut: {crf: 18， fade_in: 1s}\n",
+            "5: a comma is missing, or the list that opens here is not closed",
+        ),
+    ],
+)
+def test_what_looks_like_yaml_and_is_none_is_explained(lines: str, message: str) -> None:
+    found = refusal(in_two_clips(lines))
+    assert message in found
+    assert "board.yaml:5:" in found or "board.yaml:6:" in found
+
+
+@pytest.mark.parametrize(
+    ("lines", "doubt"),
+    [
+        ("  - prompt: She wears #1 on her back\n", 'the text ends before "#1 on her back"'),
+        ("  - prompt: She wears\n      number #1\n", 'the text ends before "#1"'),
+        ("    caption: Song #3\n", 'the text ends before "#3"'),
+        (
+            "  - prompt: A dog\n      frames:33\n",
+            "line 6 is part of this text; a space is missing after the colon",
+        ),
+        (
+            "  - prompt: A dog\n      frames：33\n",
+            "line 6 is part of this text; a fullwidth colon (U+FF1A) is",
+        ),
+    ],
+)
+def test_a_valid_text_that_is_cut_off_is_doubted(lines: str, doubt: str) -> None:
+    ((_, what),) = load(in_two_clips(lines)).unquoted
+    assert what.startswith(doubt)
+
+
+@pytest.mark.parametrize(
+    "lines",
+    [
+        "  - prompt: A cat # the first take\n    seed: 5 #five\n",
+        '  - prompt: "A cat #1"\n',
+        "  - prompt: A cat's #\n",
+        "  - prompt: 'She wears\n      frames:33 and #1'\n",
+        "  - prompt: |\n      \u3000名前：猫\n      frames：33 #1\n",
+        "  - prompt: 猫\n      \u3000座る\n",
+        "    caption: 'a \\n b: c'\n",
+    ],
+)
+def test_comments_and_quoted_texts_are_not_doubted(lines: str) -> None:
+    assert load(in_two_clips(lines)).unquoted == ()
+
+
+# -- file names
+
+
+@pytest.fixture
+def images(own_ground: Path) -> Path:
+    folder = own_ground / "images"
+    folder.mkdir()
+    for name in ("ref.png", "My Cat.JPG", "café.png", unicodedata.normalize("NFD", "naïve.png"), "._new.png"):
+        (folder / name).touch()
+    return folder
+
+
+@pytest.mark.parametrize(
+    ("name", "file"),
+    [
+        ("images\\ref.png", "ref.png"),
+        (".\\images/ref.png", "ref.png"),
+        ("images/../images//ref.png", "ref.png"),
+        (unicodedata.normalize("NFD", "images/café.png"), "café.png"),
+        ("images\\naïve.png", unicodedata.normalize("NFD", "naïve.png")),
+    ],
+)
+def test_names_that_look_the_same_open_the_file(images: Path, name: str, file: str) -> None:
+    read = load(board(HEAD.replace("anchor.png", f"'{name}'") + CLIPS))
+    assert read.file(read.story.reference).samefile(images / file)
+
+
+@pytest.mark.parametrize(
+    ("name", "near"),
+    [
+        ("images/REF.PNG", "images/ref.png"),
+        ("IMAGES\\Ref.png", "images/ref.png"),
+        ("ANCHOR.png", "anchor.png"),
+        ("images/my cat.jpg", "images/My Cat.JPG"),
+        ("images/my\u00a0cat.jpg", "images/My Cat.JPG"),
+        ("images/ref.jpg", "images/ref.png"),
+        ("images/reff.png ", "images/ref.png"),
+        ("images/ref.png\u200b", "images/ref.png"),
+        ("CAFÉ.png", ""),
+        ("images/new.png", ""),
+        ("images/ref2.png", ""),
+    ],
+)
+def test_names_that_are_nearly_right_name_the_file(images: Path, name: str, near: str) -> None:
+    found = refusal(board(HEAD.replace("anchor.png", f"'{name}'") + CLIPS))
+    remedy = f'there is "{near}"' if near else "name an image, relative to the board's folder"
+    assert found.endswith(f"does not exist; {remedy}")
+
+
+def test_of_two_names_that_differ_in_case_none_is_chosen(images: Path) -> None:
+    (images / "REF.png").touch()
+    found = refusal(board(HEAD.replace("anchor.png", "images/Ref.png") + CLIPS))
+    assert '; there is "images/' in found
+
+
+def test_a_tilde_is_the_home_directory(own_ground: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", str(own_ground / "home"))
+    (own_ground / "home").mkdir()
+    (own_ground / "home/cat.png").touch()
+    read = load(board(HEAD.replace("anchor.png", "~/cat.png") + CLIPS))
+    assert read.file("~/cat.png") == own_ground / "home/cat.png"
+    Path("~").mkdir()
+    Path("~/cat.png").touch()
+    assert read.file("~/cat.png").samefile("./~/cat.png")
+    assert '"~nobody-has-this-name/a.png" does not exist' in refusal(
+        board(HEAD.replace("anchor.png", "~nobody-has-this-name/a.png") + CLIPS)
+    )
+
+
+@pytest.mark.parametrize(
+    ("name", "what"),
+    [("https://example.org/a.png", "is a web address"), ("C:\\Users\\me\\a.png", "is a path on Windows")],
+)
+def test_names_of_files_elsewhere(name: str, what: str) -> None:
+    assert what in refusal(board(HEAD.replace("anchor.png", f"'{name}'") + CLIPS))
+
+
+def test_a_board_that_is_there_under_another_name() -> None:
+    board(HEAD + CLIPS)
+    assert refusal(Path("Board.yaml")) == 'Board.yaml: does not exist; there is "board.yaml"'
+
+
+def test_many_wrong_names_in_a_large_folder_cost_little(images: Path) -> None:
+    for number in range(3000):
+        (images / f"frame {number:05}.png").touch()
+    clips = "".join(f"  - prompt: A\n    voice: images/voice{number}.wav\n" for number in range(400))
+    assert len(refusal(board(HEAD + "clips:\n" + clips)).splitlines()) == 400

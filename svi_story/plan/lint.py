@@ -312,10 +312,15 @@ def _starts_to(board: BoardFile, _plan: FilmPlan) -> Iterator[Found]:
             yield ("clips", index, "prompt"), what
 
 
+def _unquoted_text(board: BoardFile, _plan: FilmPlan) -> Iterator[Found]:
+    yield from board.unquoted
+
+
 FILM_CHECKS: dict[LintName, Check] = {
     "hurried-text": _hurried_text,
     "other-length": _other_length,
     "overlapping-voices": _overlapping_voices,
+    "unquoted-text": _unquoted_text,
     "voice-cut-off": _voice_cut_off,
 }
 """Lints of any film."""

@@ -10,7 +10,9 @@ from contextlib import suppress
 from typing import TYPE_CHECKING
 
 from svi_story.errors import InputError, Problem
+from svi_story.fields import format_value
 from svi_story.files import CHANGED, UnfitError, read_regular, remove_stale_temps, rename_new, temp_name
+from svi_story.storyboard.names import nearest_file
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -42,7 +44,9 @@ def read_bytes(path: Path) -> bytes:
     """A regular file's bytes. Raises InputError when it does not exist or is larger than MAX_BYTES."""
     reason = absent(path)
     if reason:
-        raise InputError(Problem(f"{reason}; check the path", file=str(path)))
+        near = nearest_file(path.parent, path.name) if reason == "does not exist" else ""
+        remedy = f"there is {format_value(str(path.with_name(near)))}" if near else "check the path"
+        raise InputError(Problem(f"{reason}; {remedy}", file=str(path)))
     try:
         return read_regular(path, MAX_BYTES)
     except UnfitError as error:

@@ -52,6 +52,7 @@ LintName = Literal[
     "overlapping-voices",
     "short-prompt",
     "starts-to",
+    "unquoted-text",
     "unused-distill",
     "voice-cut-off",
 ]

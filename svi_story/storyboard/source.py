@@ -10,10 +10,12 @@ from typing import TYPE_CHECKING, Literal, Protocol
 from svi_story.errors import InputError, Problem
 from svi_story.fields import Loc, format_path, format_value
 from svi_story.storyboard.files import absent, decode, read_bytes
+from svi_story.storyboard.names import find_file, nearest_file, why_elsewhere
+from svi_story.storyboard.pitfalls import cut_off, escapes, lookalike_in, misread_lines
 from svi_story.storyboard.schema import Storyboard, resolved_ids
-from svi_story.storyboard.validation import MOST_ERRORS, FieldError, validate
+from svi_story.storyboard.validation import FIELD_NAMES, MOST_ERRORS, FieldError, validate
 from svi_story.storyboard.variables import replace_variables
-from svi_story.storyboard.yaml12 import parse
+from svi_story.storyboard.yaml12 import Document, parse
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterator, Mapping
@@ -71,8 +73,8 @@ class FolderResolver:
     folder: Path
 
     def path(self, name: str) -> Path:
-        """The joined path; it may not exist."""
-        return self.folder / name
+        """As `find_file`: it may not exist."""
+        return find_file(self.folder, name)
 
     def name(self, path: Path) -> str:
         """The path, relative to the board's folder where it lies below it."""
@@ -80,9 +82,15 @@ class FolderResolver:
 
     def unusable(self, name: str, kind: FileKind) -> str:
         """Images and recordings must exist; a LoRA is checked when the cache keys are computed."""
-        reason = "" if kind == "weights" else absent(self.folder / name)
+        reason = "" if kind == "weights" else absent(self.path(name))
+        if not reason:
+            return ""
+        if elsewhere := why_elsewhere(name):
+            return elsewhere
+        if reason == "does not exist" and (near := nearest_file(self.folder, name)):
+            return f"{reason}; there is {format_value(near)}"
         what = "an image" if kind == "image" else "an audio file"
-        return f"{reason}; name {what}, relative to the board's folder" if reason else ""
+        return f"{reason}; name {what}, relative to the board's folder"
 
     def rephrase(self, problem: Problem) -> Problem:
         """Paths are the user's already."""
@@ -106,6 +114,8 @@ class BoardFile:
     resolver: Resolver
     named: tuple[NamedFile, ...]
     """Every file that it names; one that is named twice comes twice."""
+    unquoted: tuple[FieldError, ...]
+    """Texts that probably mean something else than YAML reads, for want of quotes."""
 
     def file(self, name: str) -> Path:
         """The path of a file that this board names."""
@@ -154,7 +164,7 @@ def is_storyboard(path: Path) -> bool:
 def _load(path: Path, resolver: Resolver) -> BoardFile:
     raw = read_bytes(path)
     text = decode(raw, str(path))
-    document = parse(text, str(path))
+    document = parse(text, str(path), FIELD_NAMES)
     if not isinstance(document.data, dict):
         what = "is not a board; start with `version: 1` and write `name: value` lines"
         what = f"{format_value(document.data)} {what}"
@@ -170,13 +180,55 @@ def _load(path: Path, resolver: Resolver) -> BoardFile:
         *_conflicts(checked, lines),
         *_unusable_files(named, invalid, resolver),
     )
-    problems = [Problem(what, str(path), lines.of(loc), format_path(loc)) for loc, what in errors]
-    problems += document.problems
-    if problems or checked.story is None:
+    misread = tuple(misread_lines(text, document.written.values(), FIELD_NAMES))
+    if errors or document.problems or checked.story is None:
+        causes = {line: what for line, what, in_text in misread if not in_text}
+        problems = [
+            Problem(_explained(loc, what, document), str(path), lines.of(loc), format_path(loc))
+            for loc, what in errors
+        ]
+        problems = [each for each in (*problems, *document.problems) if each.line not in causes]
+        problems += [Problem(what, str(path), line) for line, what in causes.items()]
         raise InputError(*sorted(problems, key=lambda problem: problem.line))
     ids = resolved_ids(checked.story.clips)
     digest = hashlib.sha256(raw).hexdigest()
-    return BoardFile(path, checked.story, ids, lines, digest, text, resolver, named)
+    unquoted = tuple(_unquoted(document, [(line, what) for line, what, in_text in misread if in_text]))
+    return BoardFile(path, checked.story, ids, lines, digest, text, resolver, named, unquoted)
+
+
+def _explained(loc: Loc, what: str, document: Document) -> str:
+    """What is wrong at a place, with the cause where the way it is written shows that."""
+    places = (loc, (*loc, "path"), loc[:-1])
+    place = next((each for each in places if each in document.written), None)
+    if lookalike := lookalike_in(str(loc[-1]) if loc else ""):
+        return f"{what}; the name contains {lookalike}"
+    if place is None:
+        return what
+    value, is_path = document.written[place], _is_path(place)
+    if hint := escapes(value, is_path=is_path):
+        return hint if is_path else f"{what}; {hint}"
+    if (is_path or place[-1] in TEXTS) and (hint := cut_off(value, failed=is_path or not value.source)):
+        return f"{what}; {hint}" if value.source else hint
+    if not is_path and (lookalike := lookalike_in(value.source)):
+        return f"{what}; it contains {lookalike}"
+    return what
+
+
+def _unquoted(document: Document, misread: list[tuple[int, str]]) -> Iterator[FieldError]:
+    for loc, value in document.written.items():
+        if loc and (_is_path(loc) or loc[-1] in TEXTS) and (what := cut_off(value)):
+            yield FieldError(loc, what)
+        for line, what in misread:
+            if value.first < line <= value.last:
+                yield FieldError(loc, f"line {line} is part of this text; {what}")
+
+
+PATHS = ("reference", "path", "voice", "audio", "high", "low")
+TEXTS = ("prompt", "negative_prompt", "style", "title", "caption", "text", "title_card", "end_card")
+
+
+def _is_path(loc: Loc) -> bool:
+    return loc[-1] in PATHS or loc[-2:-1] == ("sounds",)
 
 
 def _conflicts(checked: Validation, lines: Lines) -> Iterator[FieldError]:

@@ -47,6 +47,9 @@ PARTS: Mapping[str, type[BaseModel]] = {
 }
 """The model behind every mapping of a board. A transition may be a dip too."""
 
+FIELD_NAMES = frozenset(name for part in PARTS.values() for name in part.model_fields) | {"dip"}
+"""The names of all fields of a board."""
+
 HOMES = ("", "engine", "cut", "lint", "clips")
 """The parts searched for a field that was written at the wrong level."""
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import re
 from dataclasses import dataclass, field
-from typing import NoReturn
+from typing import TYPE_CHECKING, NoReturn
 
 import yaml
 from yaml.events import (
@@ -20,6 +20,10 @@ from yaml.events import (
 
 from svi_story.errors import InputError, Problem
 from svi_story.fields import Loc, format_path, format_value, joined_surrogates
+from svi_story.storyboard.pitfalls import MAX_REST, Written, cut_off, lookalike_in, misread_lines
+
+if TYPE_CHECKING:
+    from collections.abc import Collection, Mapping
 
 _MESSAGES = (
     (r"found character '\\t'", "a tab where YAML requires spaces; indent with spaces"),
@@ -36,11 +40,11 @@ _MESSAGES = (
     ),
     (
         r"found unknown escape character '(.+)'",
-        "\\{0} is not an escape in double quotes; write \\\\{0}, or use single quotes",
+        "\\{0} in double quotes is not an escape; write / in a path, and \\\\ for a backslash",
     ),
     (
         r"expected escape sequence of (\d) hex",
-        "an escape in double quotes is missing some of its {0} hex digits; complete it",
+        "an escape in double quotes needs {0} hex digits; write / in a path, and \\\\ for a backslash",
     ),
     (r"expected ',' or '(.)'", "a comma is missing, or the list that opens here is not closed with {0}"),
     (r"expected '<document start>'", "does not belong to what comes before; fix the indentation"),
@@ -98,10 +102,14 @@ class Document:
     """1-based line of every place that is written out."""
     problems: tuple[Problem, ...]
     """Problems that did not stop the parser."""
+    written: Mapping[Loc, Written]
+    """How every scalar is written."""
 
 
-def parse(text: str, file: str) -> Document:
+def parse(text: str, file: str, fields: Collection[str] = ()) -> Document:
     """Read one document. `text` has `\\n` line breaks; `file` names it in messages.
+
+    `fields` are names that its mappings may have: they help to explain errors.
 
     Raises InputError for invalid YAML, for tags, and beyond MAX_DEPTH, MAX_ALIASED and MAX_VALUES.
     """
@@ -110,15 +118,35 @@ def parse(text: str, file: str) -> Document:
     try:
         data = builder.document()
     except yaml.MarkedYAMLError as error:
-        line, what = _message_of(error)
-        written = text.splitlines()[line - 1 : line]
-        if "expected" in str(error.problem) and any(_STARTS_WITH_BRACE.match(each) for each in written):
-            what = 'text that starts with { needs quotes, as `prompt: "{name} is ..."`'
-        raise InputError(Problem(what, file=file, line=line)) from error
+        found = _causes(text, builder.written.values(), fields, error)
+        raise InputError(*(Problem(what, file=file, line=line) for line, what in found)) from error
     except (ValueError, OverflowError) as error:  # PyYAML on "\UFFFFFFFF" and on %YAML with a long number
-        what = "an escape or a number that YAML does not have; write it plainly"
+        what = "an escape or a number that YAML does not have; write it plainly, and a backslash as \\\\"
         raise InputError(Problem(what, file=file, line=events.line + 1)) from error
-    return Document(data, builder.lines, tuple(builder.problems))
+    return Document(data, builder.lines, tuple(builder.problems), builder.written)
+
+
+def _causes(
+    text: str, values: Collection[Written], fields: Collection[str], error: yaml.MarkedYAMLError
+) -> list[tuple[int, str]]:
+    """Why the parser stopped: because of lookalikes or a comment before that place, or as it says."""
+    line, what = _message_of(error)
+    misread = [(at, why) for at, why, _ in misread_lines(text, values, fields) if at <= line]
+    if misread:
+        return misread
+    before = max((value.last for value in values if value.last <= line), default=0)
+    comments = (cut_off(value, failed=True) for value in values if value.source and value.last == before)
+    comment = next(filter(None, comments), "")
+    if comment:
+        return [(before, comment)]
+    stopped = text.split("\n")[line - 1] if line else ""
+    if "expected" in str(error.problem) and _STARTS_WITH_BRACE.match(stopped):
+        what = 'text that starts with { needs quotes, as `prompt: "{name} is ..."`'
+    elif "never closed" in what and '\\"' in stopped:
+        what += '; \\" is a quote within the text: write / in a path'
+    elif lookalike := lookalike_in(stopped):
+        what += f"; the line contains {lookalike}"
+    return [(line, what)]
 
 
 def scalar(text: str) -> object:
@@ -188,6 +216,7 @@ class _Builder:
     file: str
     lines: dict[Loc, int] = field(default_factory=dict)
     problems: list[Problem] = field(default_factory=list)
+    written: dict[Loc, Written] = field(default_factory=dict)
     anchors: dict[str, tuple[object, int]] = field(default_factory=dict)
     """Name: the value, and how many values it holds. The size is 0 while it is being read."""
     values: int = 0
@@ -224,6 +253,7 @@ class _Builder:
 
     def content(self, event: Event, loc: Loc, depth: int) -> object:
         if isinstance(event, ScalarEvent):
+            self.written[loc] = _written(event, self.events.buffer)
             return scalar(event.value) if event.implicit[0] else joined_surrogates(event.value)
         if isinstance(event, SequenceStartEvent):
             return self.sequence(loc, depth)
@@ -294,3 +324,12 @@ class _Builder:
 
 def _line(event: Event) -> int:
     return event.start_mark.line + 1 if event.start_mark else 0
+
+
+def _written(event: ScalarEvent, text: str) -> Written:
+    start, end = event.start_mark, event.end_mark
+    if start is None or end is None:
+        return Written("", "", 0, 0)
+    rest = text[end.index : end.index + MAX_REST].partition("\n")[0].rstrip("\0")
+    in_block = end.column == 0 and end.index > start.index  # it ends where the next line starts
+    return Written(text[start.index : end.index], rest, start.line + 1, end.line + (not in_block))

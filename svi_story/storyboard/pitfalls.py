@@ -1,0 +1,148 @@
+"""What YAML reads in another way than it looks: comments, escapes, and characters that look like others.
+
+A file may be valid and still mean something else, so this looks at how values are written.
+"""
+
+from __future__ import annotations
+
+import re
+import unicodedata
+from typing import TYPE_CHECKING, NamedTuple
+
+if TYPE_CHECKING:
+    from collections.abc import Collection, Iterable, Iterator
+
+_INVISIBLE = (
+    "\u00ad\u034f\u061c\u115f\u1160\u180e\u200b-\u200f\u202a-\u202e"
+    "\u2060-\u2064\u2066-\u206f\u3164\ufeff\uffa0"
+)
+_BLANK = f"\u00a0\u1680\u2000-\u200a\u202f\u205f\u3000{_INVISIBLE}"
+_COLONS = "\u02d0\u2236\ua789\ufe13\ufe55\uff1a"
+_DASHES = "*+\u00b7\u2010-\u2015\u2022\u2043\u2212\ufe58\ufe63\uff0d"
+_START = r"[ \t]*(?:- +)*"
+_INDENTED = re.compile(rf"[ \t]*(?:- *)*(?P<char>[{_BLANK}])")
+_FIELD_LIKE = tuple(
+    (re.compile(pattern), what)
+    for pattern, what in (
+        (
+            rf"[ \t]*(?P<char>[{_DASHES}])[ \t{_BLANK}]*(?P<name>\w+)[ \t]*[:{_COLONS}]",
+            "{char} does not start an entry of a list; write `- {name}: `",
+        ),
+        (
+            rf"{_START}[\"']?(?P<name>\w+)[\"']?[ \t{_BLANK}]*(?P<char>[{_COLONS}])",
+            "{char} is not a colon for YAML; write `{name}: `",
+        ),
+        (
+            rf"{_START}(?P<name>\w+):(?P<char>[{_BLANK}])",
+            "{char} after the colon is not a space for YAML; write `{name}: `",
+        ),
+        (
+            rf"{_START}(?P<name>[\w{_BLANK}]*(?P<char>[{_BLANK}\uff21-\uff5a])[\w{_BLANK}]*)[ \t]*:",
+            "the name contains {char}; write `{name}: `",
+        ),
+        (rf"{_START}(?P<name>\w+):(?P<char>[^\s/])", "a space is missing after the colon; write `{name}: `"),
+    )
+)
+_BLANKS = re.compile(f"[{_BLANK}]")
+_ESCAPE = re.compile(r"\\([^\\\"/\s])")
+_RARE_ESCAPE = re.compile(r"\\([abefv0NLP_])")
+_COMMENT = re.compile(r"[ \t]+#")
+_TIGHT_COMMENT = re.compile(r"[ \t]+#[^\s#]")
+
+MAX_REST = 60
+
+
+class Written(NamedTuple):
+    """How a value is written in the file."""
+
+    source: str
+    """With its quotes."""
+    rest: str
+    """What follows on its last line: at most MAX_REST characters."""
+    first: int
+    """1-based line."""
+    last: int
+
+    @property
+    def is_plain(self) -> bool:
+        """Whether it has no quotes and is no block of text."""
+        return not self.source.startswith(('"', "'", "|", ">"))
+
+
+def name_of(char: str) -> str:
+    """A character that cannot be told by looking at it, as `a no-break space (U+00A0)`."""
+    name = unicodedata.name(char, "invisible character").lower()
+    return f"{'an' if name[0] in 'aeiou' else 'a'} {name} (U+{ord(char):04X})"
+
+
+def without_lookalikes(text: str) -> str:
+    """Text without invisible characters, and with the usual forms of all others: `１２` becomes `12`."""
+    return unicodedata.normalize("NFKC", _BLANKS.sub(" ", re.sub(f"[{_INVISIBLE}]", "", text))).strip()
+
+
+def lookalike_in(text: str) -> str:
+    """The first character of a text that looks like a usual one, or like nothing, by its name; or nothing."""
+    return next(
+        (
+            name_of(char)
+            for char in text
+            if _BLANKS.match(char) or char not in (without_lookalikes(char), *" \t\n")
+        ),
+        "",
+    )
+
+
+def misread_lines(
+    text: str, values: Iterable[Written], fields: Collection[str]
+) -> Iterator[tuple[int, str, bool]]:
+    """Lines that look like a field or an item and are none: the line, why, and whether it is part of a text.
+
+    Lines of quoted texts and of blocks may contain anything.
+    """
+    plain, other = set[int](), set[int]()
+    for value in values:
+        (plain if value.is_plain else other).update(range(value.first + 1, value.last + 1))
+    for number, line in enumerate(text.split("\n"), 1):
+        if number not in other:
+            what = _misread(line, fields, indented=number not in plain)
+            if what:
+                yield number, what, number in plain
+
+
+def _misread(line: str, fields: Collection[str], *, indented: bool) -> str:
+    if indented and (found := _INDENTED.match(line)):
+        return (
+            f"{name_of(found['char'])} in the indentation is not a space for YAML; indent with plain spaces"
+        )
+    for pattern, what in _FIELD_LIKE:
+        found = pattern.match(line)
+        if found and (name := without_lookalikes(found["name"])) in fields:
+            return what.format(char=name_of(found["char"]), name=name)
+    return ""
+
+
+def cut_off(value: Written, *, failed: bool = False) -> str:
+    """What a comment cuts off an unquoted text; empty when it is probably meant as a comment.
+
+    That has a space after its `#`, unless something is wrong with the text (`failed`).
+    """
+    if not value.is_plain or not (_COMMENT if failed else _TIGHT_COMMENT).match(value.rest):
+        return ""
+    if not value.source:
+        return 'nothing is written here, because everything after " #" is a comment; put the text in quotes'
+    rest = value.rest.strip()
+    shown = rest if len(rest) <= 30 else f"{rest[:29]}…"
+    return f'the text ends before "{shown}", because " #" starts a comment; put all of it in quotes'
+
+
+def escapes(value: Written, *, is_path: bool) -> str:
+    """What a backslash in double quotes is read as; empty when none could be meant as itself."""
+    pattern = _ESCAPE if is_path else _RARE_ESCAPE
+    found = pattern.search(value.source) if value.source.startswith('"') else None
+    if found is None:
+        return ""
+    what = f"in double quotes \\{found[1]} is an escape, not a backslash"
+    if is_path:
+        slashed = value.source.replace("\\\\", "\\").replace("\\", "/")
+        return f"{what}; write {slashed}, with forward slashes"
+    return f"{what}; write \\\\{found[1]}, or use single quotes"
