@@ -155,8 +155,21 @@ def test_what_is_warned_of(
 def test_every_name_is_found_in_these_tests_and_has_a_check() -> None:
     names = set(get_args(LintName))
     assert names == set(FILM_CHECKS) | set(MODEL_CHECKS)
-    voices = {"overlapping-voices", "voice-cut-off"}
-    assert {name for _, expected in CASES for name, _ in expected} | voices == names
+    others = {"overlapping-voices", "voice-cut-off", "unquoted-text"}
+    assert {name for _, expected in CASES for name, _ in expected} | others == names
+
+
+def test_a_text_that_a_comment_cuts_off(write_board: Write) -> None:
+    board = write_board(**CLEAN)
+    text = board.read_text("utf-8").replace("soft steps.", "soft steps, #1 of three.", 1)
+    board.write_text(text, "utf-8")
+    (found,) = (lint for lint in linted(board) if lint.name == "unquoted-text")
+    line = text[: text.index("#1")].count("\n") + 1
+    assert f'before "#1 of three.", because " #" starts a comment' in found.problem.what
+    assert f"(line {line})" in found.problem.what
+    assert found.problem.path == "clips[0].prompt"
+    board.write_text(f"{text}lint: {{ignore: [unquoted-text]}}\n", "utf-8")
+    assert linted(board) == ()
 
 
 def test_a_voice_longer_than_the_rest_of_the_film(write_board: Write, tmp_path: Path) -> None:

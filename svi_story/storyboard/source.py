@@ -217,7 +217,7 @@ def _explained(loc: Loc, what: str, document: Document) -> str:
 def _unquoted(document: Document, misread: list[tuple[int, str]]) -> Iterator[FieldError]:
     for loc, value in document.written.items():
         if loc and (_is_path(loc) or loc[-1] in TEXTS) and (what := cut_off(value)):
-            yield FieldError(loc, what)
+            yield FieldError(loc, what if value.last == value.first else f"{what} (line {value.last})")
         for line, what in misread:
             if value.first < line <= value.last:
                 yield FieldError(loc, f"line {line} is part of this text; {what}")
