@@ -165,7 +165,7 @@ def test_a_text_that_a_comment_cuts_off(write_board: Write) -> None:
     board.write_text(text, "utf-8")
     (found,) = (lint for lint in linted(board) if lint.name == "unquoted-text")
     line = text[: text.index("#1")].count("\n") + 1
-    assert f'before "#1 of three.", because " #" starts a comment' in found.problem.what
+    assert 'before "#1 of three.", because " #" starts a comment' in found.problem.what
     assert f"(line {line})" in found.problem.what
     assert found.problem.path == "clips[0].prompt"
     board.write_text(f"{text}lint: {{ignore: [unquoted-text]}}\n", "utf-8")
