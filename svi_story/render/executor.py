@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Protocol, Self
 
 from svi_story.engines.base import Carry
 from svi_story.errors import InputError, TransientError
-from svi_story.events import FramesDone, PhaseDone, SegmentDone, SegmentStarted, StepDone
+from svi_story.events import FramesDone, PhaseDone, PhaseStarted, SegmentDone, SegmentStarted, StepDone
 from svi_story.render.record import versions
 from svi_story.render.schedule import segment_works
 
@@ -256,6 +256,7 @@ class _Task:
     def sample(self, phase: Phase, *, last: bool) -> float:
         """Sample to the end of a phase, unless the latents are there; returns the seconds it took."""
         start, steps = time.monotonic(), 0
+        self.report(PhaseStarted(*self.name, phase.model))
 
         def on_step(step: int, total: int) -> None:
             nonlocal steps
@@ -278,6 +279,7 @@ class _Task:
         if latents is None:  # they were damaged meanwhile
             latents = self._latents(lambda step, total: self.report(StepDone(*self.name, step, total)))
             self.folder.save_latents(latents)
+        self.report(PhaseStarted(*self.name, "decode"))
         frames = self._reported(self.engine.decode(segment, latents))
         self.folder.write_frames(frames, segment.fps, segment.frames)
         decoding = time.monotonic() - start

@@ -25,7 +25,7 @@ from svi_story.cut.ffmpeg import check_encoder, import_moviepy
 from svi_story.cut.frames import Still
 from svi_story.cut.join import join
 from svi_story.errors import StoryError
-from svi_story.events import BoardStarted, ClipDone, FilmDone, PieceDone, PreviewDone, SoundDone, Warned
+from svi_story.events import BoardStarted, ClipDone, FilmDone, JoinStarted, PieceDone, PreviewDone, SoundDone, Warned
 from svi_story.files import disk, make_folder
 from svi_story.media.text import unseen
 from svi_story.plan.keys import key_of
@@ -143,6 +143,7 @@ class Film:
         job, context = self._job, self._context
         extras = extras_of(job.plan, ranges_of(job.plan))
         encoded = [self._encoded[number].result() for number in range(len(self._pieces))]
+        context.report(JoinStarted(self._board, self._film, len(encoded)))
         audio = self._sound[1] if self._sound else None
         frames = join(
             [file for _, file in encoded],

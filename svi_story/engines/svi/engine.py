@@ -39,7 +39,7 @@ from svi_story.engines.svi.weights.catalogue import EXPERTS, find_models, find_s
 from svi_story.engines.svi.weights.loading import Placement, load_vae
 from svi_story.engines.svi.weights.lora import LoraUse
 from svi_story.errors import InputError, RenderError, collect_problems
-from svi_story.events import EngineSettled, ModelLoaded
+from svi_story.events import DeviceMemory, EngineSettled, ModelLoaded
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -154,7 +154,7 @@ class Svi:
         kernel = choose_kernel(device, placement.dtype, options.attention)
         experts = Experts(paths, placement, kernel, report=self._report)
         check_kernel(kernel, device, placement.dtype, experts.setting("high", "attention_head_dim"))
-        embeddings = Embeddings(paths, placement, self._keep_embedding)
+        embeddings = Embeddings(paths, placement, self._keep_embedding, self._report)
 
         if device.type == "cuda":
             set_allocator()
@@ -322,6 +322,9 @@ class Svi:
                 due = done % self._options.checkpoint_every == 0 or done == until
                 if due and done < len(steps):
                     keep(done, x_BCTHW)
+                if placement.device.type == "cuda":
+                    free, total = torch.cuda.mem_get_info(placement.device)
+                    self._report(DeviceMemory(total - free, total))
                 on_step(done, len(steps))
 
             if state is None and until == 0:

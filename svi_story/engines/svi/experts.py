@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from math import prod
 from contextlib import contextmanager
 from functools import partial
 from typing import TYPE_CHECKING
@@ -13,7 +14,7 @@ from svi_story.engines.svi.weights.catalogue import EXPERTS
 from svi_story.engines.svi.weights.loading import Blueprint, load_transformer, read_transformer
 from svi_story.engines.svi.weights.lora import merge, recipes
 from svi_story.errors import collect_problems
-from svi_story.events import ModelLoaded, ModelMoved
+from svi_story.events import ModelLoaded, ModelLoading, ModelMoved
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
@@ -147,12 +148,15 @@ class Experts:
 
         wanted = self._wanted[expert]
         streamed = self._plan.mode == "stream"
+        total = sum(prod(entry.shape) for entry in self.blueprint(expert).entries.values())
+        loading = _Loading(expert, total * self._placement.dtype.itemsize, self._report)
 
         def prepare(name: str, entry: StoredTensor) -> Tensor:
             recipe = wanted.get(name)
             weight = (
                 merge(entry, recipe, self._placement) if recipe is not None else self._placement.take(entry)
             )
+            loading.add(weight.nbytes)
             return pin(name, weight) if streamed else weight
 
         home = torch.device("cpu") if streamed else self._placement.device
@@ -175,3 +179,22 @@ class Experts:
         for name in changed:
             weights[name].copy_(merge(entries[name], wanted.get(name, ()), self._placement))
         self._models[expert], self._merged[expert] = model, wanted
+
+
+LOADING_SECONDS = 0.5
+"""Seconds between two reports of how far the loading is."""
+
+
+class _Loading:
+    """Reports how far the loading of a model is."""
+
+    def __init__(self, model: str, total: int, report: Reporter) -> None:
+        self._model, self._total, self._report = model, total, report
+        self._done, self._reported = 0, 0.0
+
+    def add(self, count: int) -> None:
+        """More bytes are loaded."""
+        self._done += count
+        if time.monotonic() - self._reported > LOADING_SECONDS:
+            self._reported = time.monotonic()
+            self._report(ModelLoading(self._model, self._done, self._total))

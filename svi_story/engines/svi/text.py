@@ -12,6 +12,7 @@ from svi_story.engines.svi.memory import stream_leaves
 from svi_story.engines.svi.weights.loading import load_text_encoder
 from svi_story.engines.svi.weights.tensors import MAX_FILE
 from svi_story.errors import InputError, Problem
+from svi_story.events import PromptsStarted
 from svi_story.files import read_regular
 
 if TYPE_CHECKING:
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
     from svi_story.engines.svi.memory import MemoryMode
     from svi_story.engines.svi.weights.catalogue import ModelPaths
     from svi_story.engines.svi.weights.loading import Placement
+    from svi_story.events import Reporter
 
     Keep = Callable[[str], Checkpoint | None]
     """Where a cleaned prompt's embedding is kept beyond this process; None keeps it in memory only."""
@@ -94,10 +96,13 @@ def pad(embedding_TD: Tensor) -> Tensor:
 class Embeddings:
     """The prompts met so far, each without padding, on the CPU."""
 
-    def __init__(self, paths: ModelPaths, placement: Placement, keep: Keep) -> None:
+    def __init__(
+        self, paths: ModelPaths, placement: Placement, keep: Keep, report: Reporter = lambda _: None
+    ) -> None:
         self._paths = paths
         self._placement = placement
         self._keep = keep
+        self._report = report
         self._known: dict[str, Tensor] = {}
         self.mode: MemoryMode = "resident"
         """Where the encoder is, while there is one."""
@@ -110,6 +115,7 @@ class Embeddings:
         new = sorted({clean(prompt) for prompt in prompts} - self._known.keys())
         missing = [prompt for prompt in new if not self._load(prompt)]
         if missing:
+            self._report(PromptsStarted(len(missing)))
             self._encode(missing)
             release()
         for prompt in missing:
