@@ -1,44 +1,55 @@
-"""Progress bars: what they show of boards that are rendered together."""
+"""What a terminal, a pipe and a log show of a render."""
 
 from __future__ import annotations
 
-import io
+import os
+import pty
+import re
+import struct
+import subprocess
+import sys
+import termios
+from fcntl import ioctl
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
-from rich.console import Console
-from rich.progress import Progress
+from rich.cells import cell_len
 
-from svi_story.cli.console import Bars
+from svi_story.cli.console import Display
 from svi_story.events import (
     BoardDelayed,
     BoardStarted,
+    ClipReviewed,
+    DeviceMemory,
+    Event,
     FilmDone,
     Hashing,
+    JoinStarted,
+    ModelLoading,
+    PhaseDone,
+    PhaseStarted,
+    PromptsStarted,
     RunStarted,
     SegmentDone,
     SegmentReused,
     SegmentStarted,
     StepDone,
+    TimeLeft,
+    WorkerStarted,
 )
+from svi_story.render.progress import Progress
 
 if TYPE_CHECKING:
-    from svi_story.events import Event
+    from collections.abc import Callable
+
+    from conftest import Ended
+
+    Run = Callable[..., Ended]
+    Write = Callable[..., Path]
 
 A, B = Path("a.yaml"), Path("b.yaml")
-
-
-@pytest.fixture
-def bars() -> Bars:
-    return Bars(Progress(console=Console(file=io.StringIO(), force_terminal=False, width=200)))
-
-
-def told(bars: Bars, *events: Event) -> list[tuple[str, float, float | None, bool]]:
-    """The bars after these events: name, done, total, visible."""
-    for event in events:
-        bars(event)
-    return [(each.description, each.completed, each.total, each.visible) for each in bars.progress.tasks]
+ROOF = (A, "roof", 0)
 
 
 def started(*boards: Path) -> list[Event]:
@@ -46,34 +57,136 @@ def started(*boards: Path) -> list[Event]:
     return [RunStarted(len(boards), 2 * len(boards)), *films]
 
 
-def test_one_board_is_named(bars: Bars) -> None:
-    assert told(bars, *started(A))[0] == ("a.yaml", 0, 2, True)
+def progress(*events: Event | float) -> Progress:
+    """The progress after these events; a number is a pause in seconds."""
+    found, at = Progress(), 1000.0
+    for event in events:
+        if isinstance(event, Event):
+            found.add(event, at)
+        else:
+            at += event
+    return found
 
 
-def test_segments_of_several_boards_count_together_and_take_turns(bars: Bars) -> None:
-    assert told(bars, *started(A, B))[0] == ("all boards", 0, 4, True)
-    steps = [StepDone(A, "one", 0, 1, 4), StepDone(B, "two", 0, 1, 4), StepDone(A, "one", 0, 2, 4)]
-    for event, name in zip(steps, ("one/0", "two/0", "one/0"), strict=True):
-        assert told(bars, SegmentStarted(A, "x", 0, "k", 5), event)[1] == (name, event.step, 4, True)
-    done = SegmentDone(A, "one", 0, "k", 1.0, 0.5, 0.5)
-    assert told(bars, done)[0] == ("all boards", 1, 4, True)
-    assert not bars.progress.tasks[1].visible
+@pytest.mark.parametrize(
+    ("event", "now"),
+    [
+        (Hashing(Path("m/a.gguf"), 2**30, 2**31), "hashing a.gguf (1.0 GiB of 2.0 GiB)"),
+        (PromptsStarted(6), "encoding 6 prompts"),
+        (ModelLoading("high", 2**30, 2**31), "loading the high-noise expert (1.0 GiB of 2.0 GiB)"),
+        (SegmentStarted(*ROOF, "k", 81), "preparing clip roof"),
+        (StepDone(A, "roof", 1, 12, 50), "sampling clip roof, segment 2 (step 12/50)"),
+        (PhaseStarted(*ROOF, "decode"), "decoding clip roof"),
+        (JoinStarted(A, Path("a.mp4"), 9), "joining a.mp4 (9 pieces)"),
+    ],
+)  # fmt: skip
+def test_what_is_happening_in_words(event: Event, now: str) -> None:
+    assert progress(*started(A), event).now == now
 
 
-def test_a_board_that_is_begun_anew_counts_its_segments_once(bars: Bars) -> None:
-    done = SegmentDone(A, "one", 0, "k", 1.0, 0.5, 0.5)
-    again = [BoardDelayed(A, "full"), started(A)[1], SegmentReused(A, "one", 0, "k")]
-    assert told(bars, *started(A, B), done, *again)[0] == ("all boards", 1, 4, True)
+def test_seconds_per_step_without_the_loading_before_the_first() -> None:
+    steps: list[Event | float] = [PhaseStarted(*ROOF, "high"), 300.0]
+    for step in range(1, 5):
+        steps += [StepDone(*ROOF, step, 50), 4.9]
+    assert progress(*started(A), *steps).now == "sampling clip roof (step 4/50, 4.9 s/step)"
+    again: list[Event | float] = [
+        PhaseDone(*ROOF, "high", 4, 320.0),
+        PhaseStarted(*ROOF, "low"),
+        60.0,
+        StepDone(*ROOF, 5, 50),
+    ]
+    assert "s/step" not in progress(*started(A), *steps, *again).now.replace("60.0 s/step", "")
 
 
-def test_hashing_is_shown_while_it_lasts(bars: Bars) -> None:
-    assert told(bars, Hashing(Path("models/big.safetensors"), 1, 2))[1] == ("big.safetensors", 1, 2, True)
-    assert not told(bars, Hashing(Path("models/big.safetensors"), 2, 2))[1][3]
+def test_of_several_boards_the_current_one_is_named() -> None:
+    assert progress(*started(A, B), StepDone(B, "x", 0, 1, 4)).now == "b.yaml: sampling clip x (step 1/4)"
 
 
-def test_films_and_failures_are_lines(bars: Bars) -> None:
-    told(bars, FilmDone(A, Path("a.mp4"), 10, 1.0, made=True), BoardDelayed(B, "the disk\nis full"))
-    file = bars.progress.console.file
-    assert isinstance(file, io.StringIO)
-    assert "a.mp4: done" in file.getvalue()
-    assert "b.yaml: failed for now: is full" in file.getvalue()
+def test_of_several_workers_each_is_shown() -> None:
+    workers = [WorkerStarted(1, "h", 7), WorkerStarted(2, "h", 8)]
+    found = progress(*started(A), *workers, StepDone(*ROOF, 3, 8), 1.0, StepDone(A, "sea", 0, 1, 8))
+    assert found.now == "2 workers: roof step 3/8, sea step 1/8"
+
+
+def test_a_board_that_is_begun_anew_counts_its_segments_once() -> None:
+    done = SegmentDone(*ROOF, "k", 1.0, 0.5, 0.5)
+    again = [BoardDelayed(A, "full"), started(A)[1], SegmentReused(*ROOF, "k")]
+    assert progress(*started(A, B), done, *again).finished == 1
+
+
+@pytest.mark.parametrize("width", [20, 40, 60, 80, 140])
+def test_two_lines_that_fit_the_terminal(width: int) -> None:
+    display = Display(lambda *_, **__: None)
+    memory = DeviceMemory(61 * 2**30, 80 * 2**30)
+    steps = [
+        StepDone(A, "a clip with a long name, 猫", 0, 1, 50),
+        memory,
+        TimeLeft(4800.0, at_least=False),
+    ]
+    for event in (*started(A), SegmentDone(*ROOF, "k", 1.0, 0.5, 0.5), *steps):
+        display(event)
+    first, second = display.lines(display._progress.first + 725, width)
+    assert max(map(cell_len, (first, second))) <= width
+    assert first.startswith("a.yaml")
+    assert "1/2 segments" in first
+    assert ("1:20:00 left" in first) == (width >= 60)
+    assert ("12:05 so far" in first) == (width >= 80)
+    assert "━" in first or width < 60
+    assert second.startswith("sampl")
+    assert second.endswith("GPU 61.0/80.0 GiB") == (width >= 40)
+
+
+def test_films_and_failures_stay_and_the_review_has_a_bar() -> None:
+    kept: list[str] = []
+    display = Display(lambda line, **_: kept.append(line))
+    display(FilmDone(A, Path("a.mp4"), 10, 1.0, made=True))
+    display(BoardDelayed(B, "the disk\nis full"))
+    assert kept == ["a.mp4: done: 10 frames, 1.00 s", "b.yaml: failed for now: is full"]
+    display(ClipReviewed(A, "roof", 2, 8))
+    assert display.lines(0.0, 60)[0].endswith("2/8 clips")
+
+
+def test_a_pipe_gets_a_line_for_each_board_and_segment(svi_story: Run, write_board: Write) -> None:
+    err = svi_story("render", write_board(), "--engine", "animatic").err.splitlines()
+    assert len(err) == 5
+    assert "3 of 3 segments to render" in err[0]
+    assert re.search(r"clip-02/0: done in [\d.]+ s \(2 of 3 segments, about \d:\d\d left\)", err[2])
+    assert "board.mp4: done" in err[4]
+    quiet = svi_story("render", write_board("other.yaml"), "--engine", "animatic", "--quiet")
+    assert quiet.err == ""
+
+
+def test_verbose_is_a_line_for_each_phase_and_no_steps(svi_story: Run, write_board: Write) -> None:
+    err = svi_story("render", write_board(), "--engine", "animatic", "--verbose").err
+    assert err.count(": camera: 1 steps in") == 3
+    assert err.count(": decode") == 3
+    assert "step 1 of 1" not in err
+
+
+@pytest.mark.parametrize("width", [60, 140])
+def test_a_terminal_shows_it(write_board: Write, width: int) -> None:
+    board = write_board()
+    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[1]), "TERM": "xterm"}
+    ours, theirs = pty.openpty()
+    ioctl(theirs, termios.TIOCSWINSZ, struct.pack("HHHH", 10, width, 0, 0))
+    words = [sys.executable, "-m", "svi_story", "render", str(board), "--engine", "animatic"]
+    environment.pop("COLUMNS", None)
+    with subprocess.Popen(words, env=environment, stdout=subprocess.PIPE, stderr=theirs) as process:
+        os.close(theirs)
+        shown = b""
+        while True:
+            try:
+                part = os.read(ours, 4096)
+            except OSError:
+                break
+            if not part:
+                break
+            shown += part
+        process.communicate(timeout=60)
+    os.close(ours)
+    text = re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", shown.decode("utf-8"))
+    assert process.returncode == 0
+    assert re.search(r"board\.yaml  [━╌]{8,40}  \d/3 segments", text)
+    assert re.search(r"(decoding|preparing|encoding|joining)", text)
+    assert max(len(line.rstrip("\r")) for line in re.split(r"[\r\n]+", text) if "segments" in line) <= width
+    assert "board.mp4: done" in text

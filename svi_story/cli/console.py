@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import os
 import sys
+import time
 from contextlib import contextmanager
-from dataclasses import dataclass
+from threading import Lock
 from typing import TYPE_CHECKING
 
-from svi_story.cli.terminal import answer_json, complain, drop_output, shorten
+from svi_story.cli.terminal import answer_json, complain, drop_output
 from svi_story.errors import RenderError, on_one_line
 from svi_story.event_json import as_json
 from svi_story.events import (
@@ -19,24 +21,24 @@ from svi_story.events import (
     ClipReviewed,
     Event,
     FilmDone,
-    FramesDone,
-    Hashing,
-    RunStarted,
     SegmentDone,
-    SegmentReused,
-    SegmentStarted,
-    StepDone,
     Warned,
     WorkerLost,
 )
+from svi_story.render.progress import Progress
+from svi_story.render.runs import FREQUENT
+from svi_story.units import GIB, clock
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-    from pathlib import Path
+    from collections.abc import Callable, Iterator
 
-    from rich.progress import Progress, TaskID
+    from rich.console import RenderableType
 
     from svi_story.events import Reporter
+
+
+KEPT = (BundleOpened, FilmDone, Warned, WorkerLost, BoardDelayed, BoardFailed, BoardRefused)
+"""What stays in the terminal."""
 
 
 def fail(event: Event) -> None:
@@ -54,6 +56,32 @@ def warn(event: Event) -> None:
 def tell(event: Event) -> None:
     """Show everything, a line each."""
     complain(*lines_of(event))
+
+
+def tell_phases(event: Event) -> None:
+    """Show everything but single steps and the like, a line each."""
+    if not isinstance(event, FREQUENT):
+        tell(event)
+
+
+class Lines:
+    """Shows a line for each board and segment, and what went wrong or may: for logs and pipes."""
+
+    def __init__(self) -> None:
+        self._progress = Progress()
+
+    def __call__(self, event: Event) -> None:
+        """Show one event."""
+        self._progress.add(event, time.time())
+        match event:
+            case BoardStarted() | FilmDone():
+                tell(event)
+            case SegmentDone():
+                left = left_of(self._progress)
+                count = f"{self._progress.finished} of {self._progress.segments} segments"
+                complain(f"{event} ({count}{f', {left}' if left else ''})")
+            case _:
+                warn(event)
 
 
 def lines_of(event: Event) -> tuple[str, ...]:
@@ -101,107 +129,118 @@ def reporter(*, as_json: bool, quiet: bool, verbose: bool) -> Iterator[Reporter]
     elif quiet:
         yield fail
     elif verbose:
-        yield tell
-    elif sys.stderr.isatty():
-        with bars() as report:
+        yield tell_phases
+    elif sys.stderr.isatty() and os.environ.get("TERM") != "dumb":
+        with display() as report:
             yield report
     else:
-        yield warn
+        yield Lines()
 
 
 @contextmanager
-def bars() -> Iterator[Reporter]:
-    """Progress bars: all segments, and the one under way."""
+def display() -> Iterator[Reporter]:
+    """Two lines at the bottom of a terminal say what is happening; what is worth keeping comes above."""
     from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+    from rich.live import Live
 
     console = Console(stderr=True, markup=False, highlight=False, emoji=False)
-    columns = (
-        TextColumn("{task.description}", markup=False),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TextColumn("{task.fields[unit]}", markup=False),
-        TimeRemainingColumn(elapsed_when_finished=True),
-    )
-    with Progress(*columns, console=console, transient=True) as progress:
-        yield Bars(progress)
+    shown = Display(console.print)
+    with Live(get_renderable=shown.render, console=console, transient=True, refresh_per_second=4):
+        yield shown
 
 
-@dataclass
-class Bars:
-    """Turns events into the movement of two bars and a line per finished film."""
+class Display:
+    """Turns events into the two lines of `display`."""
 
-    progress: Progress
-
-    def __post_init__(self) -> None:
-        self.run = self._bar("segments")
-        self.segment = self._bar("steps")
-        self._boards = 0
-        self._done: set[tuple[Path, str, int]] = set()
-        """Segments, each once: a board that is begun anew meets them again."""
-
-    def _bar(self, unit: str) -> TaskID:
-        return self.progress.add_task("", total=None, visible=False, unit=unit)
+    def __init__(self, keep: Callable[..., None]) -> None:
+        self._keep = keep
+        self._progress = Progress()
+        self._reviewed: ClipReviewed | None = None
+        self._lock = Lock()
+        """Events come from several threads, and lines are drawn in another one."""
 
     def __call__(self, event: Event) -> None:
-        """Show one event."""
-        match event:
-            case RunStarted():
-                self._boards = event.boards
-                self._start(self.run, "all boards", event.segments)
-            case BoardStarted() if self._boards == 1:
-                self._start(self.run, event.board.name, event.segments)
-            case SegmentStarted():
-                self._start(self.segment, f"{event.clip}/{event.segment}", None)
-            case StepDone() | FramesDone() | Hashing():
-                self._move(event)
-            case SegmentDone() | SegmentReused():
-                self._done.add((event.board, event.clip, event.segment))
-                self.progress.update(self.segment, visible=False)
-                self.progress.update(self.run, completed=len(self._done))
-            case ClipReviewed():
-                name, done = shorten(event.board.name, 30), event.done
-                self.progress.update(self.run, description=name, completed=done, total=event.clips)
-                self.progress.update(self.run, visible=True, unit="clips")
-            case (
-                BundleOpened()
-                | FilmDone()
-                | Warned()
-                | WorkerLost()
-                | BoardDelayed()
-                | BoardFailed()
-                | BoardRefused()
-            ):
-                self._tell(event)
-            case _:
-                pass
+        """Take one event into account."""
+        with self._lock:
+            self._progress.add(event, time.time())
+            if isinstance(event, ClipReviewed):
+                self._reviewed = event
+        if isinstance(event, KEPT):
+            for line in lines_of(event):
+                self._keep(on_one_line(line), soft_wrap=True)
 
-    def _tell(self, event: Event) -> None:
-        for line in lines_of(event):
-            self.progress.console.print(on_one_line(line), soft_wrap=True)
+    def render(self) -> RenderableType:
+        """The lines, as wide as the terminal."""
+        import shutil
 
-    def _move(self, event: StepDone | FramesDone | Hashing) -> None:
-        """The lower bar: steps, then frames; or the bytes of a file that is hashed for the first time.
+        from rich.text import Text
 
-        Segments take turns in a wave, so it is named anew by every event.
-        """
-        match event:
-            case StepDone():
-                self._show(f"{event.clip}/{event.segment}", event.step, event.steps, "steps")
-            case FramesDone():
-                self._show(f"{event.clip}/{event.segment}", event.done, event.frames, "frames")
-            case Hashing():
-                self._show(event.path.name, event.done, event.total, "bytes")
+        with self._lock:
+            lines = self.lines(time.time(), shutil.get_terminal_size().columns)
+        return Text("\n".join(on_one_line(line) for line in lines), no_wrap=True, overflow="crop")
 
-    def _show(self, name: str, done: int, total: int, unit: str) -> None:
-        self.progress.update(
-            self.segment,
-            description=shorten(name, 30),
-            completed=done,
-            total=total,
-            visible=unit != "bytes" or done < total,
-            unit=unit,
-        )
+    def lines(self, now: float, width: int) -> list[str]:
+        """What is shown in a terminal of that width."""
+        from rich.cells import cell_len
 
-    def _start(self, bar: TaskID, name: str, total: int | None) -> None:
-        self.progress.reset(bar, total=total, description=shorten(name, 30), visible=True)
+        if self._reviewed:
+            done, clips = self._reviewed.done, self._reviewed.clips
+            return [overall(self._reviewed.board.name, done, clips, [f"{done}/{clips} clips"], width)]
+        progress = self._progress
+        if not progress.segments:
+            return [fit(progress.now, width)] if progress.latest else []
+        boards = progress.boards
+        name = "all boards"
+        if progress.number_of_boards == 1 and boards:
+            name = next(iter(boards)).name
+        elif boards:
+            done = sum(board.state == "done" for board in boards.values())
+            name = f"{done}/{progress.number_of_boards} boards"
+        facts = [
+            f"{progress.finished}/{progress.segments} segments",
+            left_of(progress),
+            f"{clock(now - progress.first)} so far",
+        ]
+        memory = progress.memory
+        gpu = f"GPU {memory.used / GIB:.1f}/{memory.total / GIB:.1f} GiB" if memory else ""
+        if len(gpu) > width // 2:
+            gpu = ""
+        doing = fit(progress.now, width - len(gpu) - 2 if gpu else width)
+        return [
+            overall(name, progress.finished, progress.segments, [fact for fact in facts if fact], width),
+            f"{doing}{' ' * (width - cell_len(doing) - len(gpu))}{gpu}" if gpu else doing,
+        ]
+
+
+BAR = range(8, 41)
+"""How wide a bar may be."""
+
+
+def overall(name: str, done: int, total: int, facts: list[str], width: int) -> str:
+    """A line with a bar. Where there is no room, facts are left out from the last one on."""
+    from rich.cells import cell_len
+
+    for count in range(len(facts), 0, -1):
+        right = "  ".join(facts[:count])
+        room = width - cell_len(name) - len(right) - 4
+        if room >= BAR.start:
+            size = min(room, BAR.stop - 1)
+            full = size * done // max(total, 1)
+            return f"{name}  {'━' * full}{'╌' * (size - full)}  {right}"
+    return fit(f"{name}  {facts[0]}", width)
+
+
+def fit(text: str, width: int) -> str:
+    """A text that takes at most so many columns of a terminal."""
+    from rich.cells import cell_len, set_cell_size
+
+    return text if cell_len(text) <= width else set_cell_size(text, width - 1).rstrip() + "…"
+
+
+def left_of(progress: Progress) -> str:
+    """The time that is left, as `about 1:20:00 left`; empty while it is unknown."""
+    seconds = progress.seconds_left(time.time())
+    if seconds is None or progress.left is None:
+        return ""
+    about = "at least" if progress.left.at_least else "about"
+    return f"{about} {clock(seconds)} left"

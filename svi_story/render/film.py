@@ -25,7 +25,16 @@ from svi_story.cut.ffmpeg import check_encoder, import_moviepy
 from svi_story.cut.frames import Still
 from svi_story.cut.join import join
 from svi_story.errors import StoryError
-from svi_story.events import BoardStarted, ClipDone, FilmDone, JoinStarted, PieceDone, PreviewDone, SoundDone, Warned
+from svi_story.events import (
+    BoardStarted,
+    ClipDone,
+    FilmDone,
+    JoinStarted,
+    PieceDone,
+    PreviewDone,
+    SoundDone,
+    Warned,
+)
 from svi_story.files import disk, make_folder
 from svi_story.media.text import unseen
 from svi_story.plan.keys import key_of

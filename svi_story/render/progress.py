@@ -68,7 +68,8 @@ class SegmentProgress:
     frames: int = 0
     """That are decoded."""
     of_frames: int = 0
-    since: float = 0.0
+    seen: float = 0.0
+    """When it was heard of last."""
     _steps: deque[tuple[float, int]] = field(default_factory=lambda: deque(maxlen=6))
 
     @property
@@ -162,13 +163,22 @@ class Progress:
     @property
     def now(self) -> str:
         """What it is doing, in a sentence; the board is named where there are several."""
+        if len(self.workers) > 1:
+            return f"{len(self.workers)} workers: {', '.join(self._active()) or self.doing}"
         board = self.current[0] if self.current else None
-        segment = self.segment
-        parts = [f"{board}: " if board and self.number_of_boards > 1 else "", self.doing]
-        if segment and segment.state == "sampling" and self.phase.startswith("sampling") and segment.steps:
-            per_step = f", {segment.step_seconds:.1f} s/step" if segment.step_seconds is not None else ""
-            parts.append(f" (step {segment.step}/{segment.steps}{per_step})")
-        return "".join(parts)
+        named = f"{board}: " if board and self.number_of_boards > 1 else ""
+        steps = _steps(self.segment) if self.phase.startswith("sampling") else ""
+        return f"{named}{self.doing}{f' ({steps})' if steps else ''}"
+
+    def _active(self) -> list[str]:
+        """What each worker is doing, those that were heard of last."""
+        found = [
+            (segment.seen, f"{clip} {_steps(segment) if segment.state == 'sampling' else segment.state}")
+            for board in self.boards.values()
+            for (clip, _), segment in board.started.items()
+            if not segment.is_finished and board.state in ("rendering", "waiting")
+        ]
+        return sorted(text for _, text in sorted(found, reverse=True)[: len(self.workers)])
 
     def seconds_left(self, now: float) -> float | None:
         """The time left as estimated last, less what has passed since."""
@@ -259,12 +269,13 @@ class Progress:
             if name not in board.started or not board.started[name].is_finished:
                 board.started[name] = SegmentProgress("cached")
             return
-        segment = board.started.setdefault(name, SegmentProgress("sampling", since=at))
+        segment = board.started.setdefault(name, SegmentProgress("sampling"))
+        segment.seen = at
         shown = _segment_name(event)
         self.current = (event.board, *name)
         match event:
             case SegmentStarted():
-                segment.state, segment.of_frames, segment.since = "sampling", event.frames, at
+                segment.state, segment.of_frames = "sampling", event.frames
                 self._do("preparing", f"preparing {shown}")
             case PhaseStarted(model="decode"):
                 segment.state = "decoding"
@@ -292,6 +303,14 @@ class Progress:
 
     def _do(self, phase: str, doing: str) -> None:
         self.phase, self.doing = phase, doing
+
+
+def _steps(segment: SegmentProgress | None) -> str:
+    """How far the sampling of a segment is; empty before the first step."""
+    if segment is None or segment.state != "sampling" or not segment.steps:
+        return ""
+    per_step = f", {segment.step_seconds:.1f} s/step" if segment.step_seconds is not None else ""
+    return f"step {segment.step}/{segment.steps}{per_step}"
 
 
 def _segment_name(event: SegmentEvent) -> str:

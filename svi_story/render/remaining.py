@@ -1,4 +1,4 @@
-"""How long a run will take from now on: what is left of every segment, at the pace so far or of earlier runs."""
+"""How long a run will still take: what is left of every segment, at the pace of this or earlier runs."""
 
 from __future__ import annotations
 
@@ -65,8 +65,8 @@ class _Segment:
 class RemainingTime:
     """A reporter that passes events on, and reports from time to time how much time is left.
 
-    `segments` are all that are wanted; `pixels` is the number of pixels of all frames of the films together, and
-    `frames` that of the frames. `known` are times of earlier runs.
+    `segments` are all that are wanted, `frames` and `pixels` those of all films, `known` are times of earlier
+    runs.
     """
 
     segments: Mapping[Name, Timed]
@@ -82,6 +82,8 @@ class RemainingTime:
     _phases: dict[object, Sequence[Phase]] = field(default_factory=dict)
     _encoded: int = 0
     """Frames."""
+    _encoded_before: int = 0
+    """In earlier runs, about."""
     _encoding: float = 0.0
     """Seconds that their encoding took."""
     _loading: float = 0.0
@@ -92,15 +94,15 @@ class RemainingTime:
         self._segments = {name: _Segment(timed) for name, timed in self.segments.items()}
 
     def __call__(self, event: Event) -> None:
-        """Pass an event on, learn from it, and report an estimate if it is time."""
-        self.report(event)
+        """Learn from an event, report an estimate if it is time, and pass the event on."""
         now = time.monotonic()
         self._learn(event, now)
-        is_progress = isinstance(event, StepDone | PhaseDone | SegmentDone | PieceDone | SegmentReused)
-        if is_progress and now - self._reported >= EVERY:
+        is_due = isinstance(event, StepDone | PhaseDone | PieceDone) and now - self._reported >= EVERY
+        if is_due or isinstance(event, SegmentDone):
             self._reported = now
             with suppress(StoryError):
                 self.report(self.estimate(now))
+        self.report(event)
 
     def _learn(self, event: Event, now: float) -> None:
         match event:
@@ -134,18 +136,21 @@ class RemainingTime:
                 segment.steps += 1
             case PhaseDone():
                 phases = self._phases_of(segment.timed)
-                if segment.phases_done < len(phases) and event.steps:
+                if segment.phases_done < len(phases):
                     phase = phases[segment.phases_done]
                     seconds = max(event.seconds - self._loading, 0.0)
                     before = phases[segment.phases_done - 1].until if segment.phases_done else 0
                     passes = phase.passes * event.steps / max(phase.until - before, 1)
-                    self._add(segment.timed, phase.model, seconds / max(passes, 1.0))
+                    if event.steps or phase.until == before:
+                        self._add(segment.timed, phase.model, seconds / max(passes, 1.0))
                 segment.phases_done += 1
                 segment.started, segment.steps, self._loading = 0.0, 0, 0.0
             case SegmentDone():
                 segment.finished = True
                 self._add(segment.timed, "decode", event.decoding)
             case SegmentReused():
+                if not segment.finished:  # what shows it was encoded with it
+                    self._encoded_before += segment.timed.segment.contributes
                 segment.finished = True
             case _:
                 pass
@@ -162,7 +167,7 @@ class RemainingTime:
             rendering, longest = rendering + seconds, max(longest, seconds)
             unknown = unknown or is_unknown
         rendering = max(rendering / max(len(self._workers), 1), longest)
-        frames = max(self.frames - self._encoded, 0)
+        frames = max(self.frames - self._encoded - self._encoded_before, 0)
         per_frame = self.pixels / max(self.frames, 1) * ENCODING
         if self._encoded:
             per_frame = self._encoding / self._encoded

@@ -31,14 +31,15 @@ from svi_story.events import (
     Warned,
 )
 from svi_story.files import disk_error
-from svi_story.render.cost import Timed, calibrated
+from svi_story.render.cost import Calibration, Timed, calibrated
 from svi_story.render.executor import LocalExecutor, SegmentFailed
 from svi_story.render.film import Clips, Film, RenderContext, finish_if_up_to_date
 from svi_story.render.jobs import Rejected, select
 from svi_story.render.outputs import check_films
+from svi_story.render.remaining import RemainingTime
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Sequence
+    from collections.abc import Callable, Iterator, Mapping, Sequence
     from concurrent.futures import Executor as ThreadExecutor
 
     from svi_story.engines.base import Engine
@@ -149,8 +150,10 @@ def render_boards(
     if requests:
         fingerprints.save()
         # the events of several workers come interleaved, and would time each other's loading
-        timed = calibrated(_timed(requests), report) if cluster is None else nullcontext(report)
-        with timed as listener:
+        segments = _timed(requests)
+        timed = calibrated(segments, report) if cluster is None else nullcontext(report)
+        with timed as calibrating:
+            listener = _with_time_left(requests, segments, calibrating)
 
             def make_executor(group: Group, store: Store) -> Executor:
                 def create(name: str) -> Engine:
@@ -168,6 +171,21 @@ def render_boards(
     failed = endings.count("failed") + endings.count("bug")
     report(RunDone(endings.count("done"), failed, endings.count("refused")))
     return outcomes
+
+
+def _with_time_left(
+    requests: Sequence[BoardRequest], segments: Mapping[Name, Timed], report: Reporter
+) -> Reporter:
+    """A reporter that passes everything on, and reports how much time is left."""
+    films = [each.job.plan for each in requests if not each.clips]
+    return RemainingTime(
+        segments,
+        frames=sum(plan.frames for plan in films),
+        pixels=sum(plan.frames * plan.size.width * plan.size.height for plan in films),
+        films=len(films),
+        known=Calibration.load(dict.fromkeys(each.job.place.settings.cache for each in requests)),
+        report=report,
+    )
 
 
 def _timed(requests: Sequence[BoardRequest]) -> dict[Name, Timed]:

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import time
-from math import prod
 from contextlib import contextmanager
 from functools import partial
+from math import prod
 from typing import TYPE_CHECKING
 
 from svi_story.engines.svi.attention import use_kernel
