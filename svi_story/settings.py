@@ -159,16 +159,19 @@ def settings_by_source(root: Path, options: Mapping[str, object]) -> list[tuple[
             if what:
                 problems.append(Problem(what, str(file), line_of(name), name))
         sources.append((str(file), values))
-    for name in Settings.model_fields:
-        variable = PREFIX + name.upper()
-        if text := os.environ.get(variable):
-            value = _resolved(name, _from_text(name, text), Path.cwd())
-            if what := _problem(name, value, is_project=False):
-                problems.append(Problem(what, path=variable))
-            sources.append((variable, {name: value}))
+    variables = {name: PREFIX + name.upper() for name in Settings.model_fields}
+    environment = {
+        (variable, name): _resolved(name, _from_text(name, text), Path.cwd())
+        for name, variable in variables.items()
+        if (text := os.environ.get(variable))
+    }
+    given = {("option", name): value for name, value in options.items()}
+    for (source, name), value in (environment | given).items():
+        if what := _problem(name, value, is_project=False):
+            problems.append(Problem(what, path=name if source == "option" else source))
+        sources.append((source, {name: value}))
     if problems:
         raise InputError(*problems)
-    sources += [("option", {name: value}) for name, value in options.items()]
     weights: dict[str, Any] = {}
     for _, values in sources:  # this table is merged role by role
         if "weights" in values:

@@ -22,6 +22,7 @@ HOUSE = Path(svi_story.__file__).parent
 ROOMS = [
     *("errors", "units", "events", "event_json", "portable", "files", "fields", "media", "enginespec"),
     *("storyboard", "settings", "plan", "cache", "engines", "cut", "bundle", "review", "render", "export"),
+    "api",
     "cli",
 ]
 HEAVY = ("torch", "diffusers", "transformers", "moviepy", "av", "ray")

@@ -11,7 +11,6 @@ import typer
 
 from svi_story.cli.jobs import (
     exit_for,
-    fingerprints_for,
     report_lints,
     report_problems,
 )
@@ -113,18 +112,18 @@ def validate(paths: Paths, options: BoardOptions) -> None:
     svi-story validate board.yaml
     svi-story validate boards/
     """
+    from svi_story import api
     from svi_story.cli.console import warn
-    from svi_story.render.jobs import find_places, resolve
 
-    options.engine_options()
-    places = find_places(paths, options.settings(), warn)
-    plans, rejected = resolve(places, fingerprints_for(places, warn))
-    report_problems(each.error for each in rejected)
-    for place, film in plans:
+    checked = api.validate(*paths, report=warn, **options.given())
+    for each in checked:
+        complain(*map(str, each.problems))
+    valid = [(each.board, each.plan) for each in checked if each.plan]
+    for board, film in valid:
         report_lints(film.lints)
         clips = "1 clip" if len(film.shots) == 1 else f"{len(film.shots)} clips"
-        answer(f"{place.board}: valid: {clips}, {film.frames} frames, {film.seconds:.2f} s")
-    exit_for(plans, rejected)
+        answer(f"{board}: valid: {clips}, {film.frames} frames, {film.seconds:.2f} s")
+    exit_for(valid, [each for each in checked if not each.plan])
 
 
 @with_board_options
@@ -137,16 +136,17 @@ def preview(paths: Paths, options: BoardOptions) -> None:
     svi-story preview board.yaml
     svi-story preview boards/ -o sheets
     """
+    from svi_story import api
     from svi_story.cache.outputs import Outputs
     from svi_story.cli.console import warn
     from svi_story.errors import InputError, RenderError
-    from svi_story.render.jobs import find_places, resolve
+    from svi_story.render.jobs import Rejected
     from svi_story.render.outputs import check_sheets
     from svi_story.review.contact_sheet import write_preview
 
-    options.engine_options()
-    places, outputs_of = find_places(paths, options.settings(), warn), cache(Outputs)
-    plans, rejected = resolve(places, fingerprints_for(places, warn))
+    checked, outputs_of = api.validate(*paths, report=warn, **options.given()), cache(Outputs)
+    plans = [(each.place, each.plan) for each in checked if each.place and each.plan]
+    rejected = [Rejected(each.board, InputError(*each.problems)) for each in checked if each.problems]
     plans, refused = check_sheets(plans, outputs_of, warn)
     failed: list[StoryError] = []
     drawn = 0

@@ -16,6 +16,7 @@ from typer.core import TyperCommand
 from svi_story.portable import command_line
 
 if TYPE_CHECKING:
+    from svi_story.api import Options
     from svi_story.settings import Settings
 
 Paths = Annotated[
@@ -78,7 +79,6 @@ Workers = Annotated[
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON on standard output.")]
 
 DTYPES = ("bfloat16", "float32")
-VAES = ("whole", "tiles")
 
 
 @dataclass(frozen=True)
@@ -94,24 +94,17 @@ class BoardOptions:
     memory: Memory = ""
     attention: Attention = ""
 
-    def settings(self) -> dict[str, object]:
-        """The settings among them that were given, by field of `Settings`. Raises a usage error."""
-        return given_settings(
-            output=self.output,
-            cache=self.cache,
-            engine=self.engine,
-            models=self.models,
-            memory=self.memory,
-            attention=self.attention,
-        )
+    def given(self) -> Options:
+        """Those that were given, as the Python interface takes them. Raises a usage error."""
+        from svi_story.api import ENGINE_OPTIONS
 
-    def engine_options(self) -> dict[str, str]:
-        """The fields of EngineOptions that were given and are not settings. Raises a usage error."""
-        if self.dtype:
-            one_of(self.dtype, DTYPES, "--dtype")
-        if self.vae:
-            one_of(self.vae, VAES, "--vae")
-        return {name: value for name, value in (("dtype", self.dtype), ("vae", self.vae)) if value}
+        for name, values in ENGINE_OPTIONS.items():
+            if value := getattr(self, name):
+                one_of(value, values, f"--{name}")
+        options: Any = given_settings(
+            **{field.name: getattr(self, field.name) for field in fields(self)},
+        )
+        return options  # type: ignore[no-any-return]  # fields of this class have those of Options as names
 
     def render_command(self, board: Path) -> str:
         """The command that renders a board with the same options."""

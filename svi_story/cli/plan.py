@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from svi_story.cli.jobs import exit_for, prepare_jobs, report_lints, store_of
+from svi_story.cli.jobs import exit_for, report_jobs, report_lints
 from svi_story.cli.options import AsJson, BoardOptions, Paths, with_board_options
 from svi_story.cli.terminal import answer, answer_json, shorten, table
 from svi_story.units import gib
@@ -45,26 +45,25 @@ def plan(
     svi-story plan board.yaml --why --engine animatic
     svi-story plan boards/ --json
     """
-    from svi_story.render.cost import costs_of
-    from svi_story.render.summary import PlanSummary, schedule_of, summarise
+    from svi_story import api
+    from svi_story.cli.console import warn
 
-    jobs, rejected = prepare_jobs(paths, options)
-    for job in jobs:
+    found = api.plan(*paths, why=why, report=warn, **options.given())
+    report_jobs(found.jobs, found.rejected)
+    for job in found.jobs:
         report_lints(job.plan.lints)
-    costs = costs_of(jobs, store_of)
-    boards = tuple(summarise(job, store_of(job), why=why) for job in jobs)
     if as_json:
-        found = PlanSummary(boards=boards, schedule=schedule_of(costs)).model_dump()
+        summary = found.summary.model_dump()
         if not why:
-            for board in found["boards"]:
+            for board in summary["boards"]:
                 del board["why"]
-        answer_json(found)
+        answer_json(summary)
     else:
-        for job, summary in zip(jobs, boards, strict=True):
-            answer(*_board(job, summary))
-        if costs:
-            answer(*(line for cost in costs for line in _cost(cost)))
-    exit_for(jobs, rejected)
+        for job, about in zip(found.jobs, found.summary.boards, strict=True):
+            answer(*_board(job, about))
+        if found.costs:
+            answer(*(line for cost in found.costs for line in _cost(cost)))
+    exit_for(found.jobs, found.rejected)
 
 
 @with_board_options
@@ -74,20 +73,22 @@ def status(paths: Paths, options: BoardOptions, as_json: AsJson = False) -> None
     \b
     svi-story status boards/
     """
-    from svi_story.render.summary import StatesSummary, runs_of, status_of
+    from svi_story import api
+    from svi_story.cli.console import warn
 
-    jobs, rejected = prepare_jobs(paths, options)
-    states = tuple(status_of(job, store_of(job)) for job in jobs)
-    caches = dict.fromkeys(job.place.settings.cache for job in jobs)
-    found = StatesSummary(boards=states, runs=runs_of(caches)).model_dump()
+    found = api.status(*paths, report=warn, **options.given())
+    report_jobs(found.jobs, found.rejected)
+    summary = found.summary.model_dump()
     if as_json:
-        answer_json(found)
-    elif jobs:
+        answer_json(summary)
+    elif found.jobs:
         titles = ("board", "state", "cached", "partial", "to_render", "film")
-        rows = [["-" if row[name] is None else str(row[name]) for name in titles] for row in found["boards"]]
+        rows = [
+            ["-" if row[name] is None else str(row[name]) for name in titles] for row in summary["boards"]
+        ]
         answer(*table(titles, rows))
-        answer(*(f"run {run['run']}: {run['message']}" for run in found["runs"]))
-    exit_for(jobs, rejected)
+        answer(*(f"run {run['run']}: {run['message']}" for run in summary["runs"]))
+    exit_for(found.jobs, found.rejected)
 
 
 def _board(job: Job, summary: BoardSummary) -> list[str]:

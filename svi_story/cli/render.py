@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from svi_story.cli.jobs import fingerprints_for
 from svi_story.cli.options import (
     BoardOptions,
     Paths,
@@ -39,7 +38,6 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
     from pathlib import Path
 
-    from svi_story.render.distributed.executor import Cluster
     from svi_story.render.runner import Outcome
 
 
@@ -97,37 +95,32 @@ def render(
     svi-story render boards/ --ray             on all GPUs of this machine
     svi-story render board.yaml --only window --force window
     """
+    from svi_story import api
     from svi_story.cli.console import reporter
-    from svi_story.render.jobs import Place, find_places, notices, prepare
-    from svi_story.render.runner import RenderRequest, render_boards
-    from svi_story.render.runs import StopRequested, run_log
+    from svi_story.render.runs import StopRequested
 
-    asked, settings = options.engine_options(), options.settings()
+    given = options.given()
     if workers:
-        settings["workers"] = workers
-    request = RenderRequest(tuple(only or ()), tuple(force or ()), retries)
+        given["workers"] = workers
     if workers and not ray:
         raise typer.BadParameter("is for --ray", param_hint="--workers")
     with _then_run(on_done) as about:
         try:
-            with reporter(as_json=as_json, quiet=quiet, verbose=verbose) as shown:
-                places = find_places(paths, settings, shown)
-                found = [place.settings for place in places if isinstance(place, Place)]
-                caches = dict.fromkeys(each.cache for each in found)
-                with (
-                    run_log(caches, shown, ["svi-story", *sys.argv[1:]]) as report,
-                    _cluster(ray, found[0].workers if found else 0) as joined,
-                ):
-                    fingerprints = fingerprints_for(places, report)
-                    jobs, rejected = prepare(places, fingerprints, asked)
-                    for event in notices(jobs):
-                        report(event)
-                    outcomes = render_boards(jobs, rejected, request, fingerprints, report, joined)
+            with reporter(as_json=as_json, quiet=quiet, verbose=verbose) as report:
+                outcomes = api.render(
+                    *paths,
+                    only=only or (),
+                    force=force or (),
+                    retries=retries,
+                    ray=ray,
+                    command=["svi-story", *sys.argv[1:]],
+                    report=report,
+                    **given,
+                )
         except KeyboardInterrupt as error:
             again = _again(sys.argv[1:])
             raise (Stopped if isinstance(error, StopRequested) else Interrupted)(again) from None
-        done = [] if request.only else [outcome.board for outcome in outcomes if outcome.ending == "done"]
-        films = [place.film for place in places if isinstance(place, Place) and place.board in done]
+        films = [outcome.film for outcome in outcomes if outcome.film]
         about.update(_environment_of(outcomes, films))
         raise typer.Exit(_finish(outcomes, [] if as_json else films, quiet=quiet))
 
@@ -194,18 +187,6 @@ def _show_endings(outcomes: Sequence[Outcome]) -> None:
     """How every board ended."""
     rows = ((str(each.board), each.ending, shorten(each.message, 100)) for each in outcomes)
     complain(*table(("board", "ended", ""), rows))
-
-
-@contextmanager
-def _cluster(address: str, workers: int) -> Iterator[Cluster | None]:
-    """The Ray cluster at an address; None without one: then this process renders."""
-    if address:
-        from svi_story.render.distributed.executor import Cluster
-
-        with Cluster(address, workers) as cluster:
-            yield cluster
-    else:
-        yield None
 
 
 def _again(words: Sequence[str]) -> str:

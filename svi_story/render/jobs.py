@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from svi_story.bundle.board import bundle_of, difference, load_bundled
 from svi_story.bundle.format import is_bundle, settings_of
 from svi_story.bundle.unpack import unpack
-from svi_story.cache.layout import TAG_NAME, Layout
+from svi_story.cache.layout import LONGEST_PATH, TAG_NAME, Layout, check_length
 from svi_story.cache.outputs import place_of
 from svi_story.cache.store import Store
 from svi_story.engines import implementation_of
@@ -21,6 +21,7 @@ from svi_story.enginespec import EngineOptions, spec_of
 from svi_story.errors import InputError, Problem, RenderError
 from svi_story.events import BundleOpened, Warned
 from svi_story.files import folds_case, short_path
+from svi_story.plan.fingerprints import Fingerprints
 from svi_story.plan.keys import with_keys
 from svi_story.plan.resolve import plan_film
 from svi_story.render.record import partial_film
@@ -32,7 +33,6 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
     from svi_story.events import Event, Reporter
-    from svi_story.plan.fingerprints import Fingerprints
     from svi_story.plan.keys import Identity
     from svi_story.plan.model import FilmPlan, Segment
     from svi_story.settings import Settings
@@ -235,6 +235,18 @@ def _too_long(places: Iterable[Place]) -> Iterator[Rejected]:
                 "beside its film have longer names, and file systems take no more"
             )
             yield _rejected(place.board, what)
+
+
+def fingerprints_for(places: Iterable[Place | Rejected], report: Reporter) -> Fingerprints:
+    """Hashes of the files of these boards, memoised; computing one the first time is reported.
+
+    Raises InputError for a cache whose path is too long for this system.
+    """
+    found = [place for place in places if isinstance(place, Place)]
+    for folder in dict.fromkeys(place.settings.cache for place in found):
+        check_length(folder, LONGEST_PATH)
+    caches = (path for place in found for path in (*place.fallbacks, place.settings.cache))
+    return Fingerprints.of_this_machine(report, dict.fromkeys(caches))
 
 
 def resolve(

@@ -83,6 +83,8 @@ class Outcome:
     ending: Ending
     message: str = ""
     """What went wrong, for a person; the traceback of a bug."""
+    film: Path | None = None
+    """Where it is done."""
 
 
 @dataclass(frozen=True)

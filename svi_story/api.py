@@ -1,0 +1,229 @@
+"""The Python interface: what `validate`, `plan`, `status` and `render` do, as functions that return values.
+
+    from svi_story.api import render
+
+    for board in render("storyboards", engine="animatic"):
+        print(board.film or board.message)
+
+Paths are boards, bundles or folders of boards. Where one board cannot be used the others go on; InputError is
+raised for what concerns all of them, such as settings. `report` is called with every event
+(`svi_story.events`). Nothing is printed.
+"""
+
+from __future__ import annotations
+
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypedDict, Unpack
+
+from svi_story.errors import InputError, Problem, StoryError
+from svi_story.render.cost import Cost, costs_of
+from svi_story.render.jobs import (
+    Job,
+    Place,
+    Rejected,
+    find_places,
+    fingerprints_for,
+    notices,
+    prepare,
+    resolve,
+)
+from svi_story.render.runner import Outcome, RenderRequest, render_boards
+from svi_story.render.runs import run_log
+from svi_story.render.summary import (
+    PlanSummary,
+    StatesSummary,
+    runs_of,
+    schedule_of,
+    status_of,
+    summarise,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
+    from svi_story.events import Event, Reporter
+    from svi_story.plan.fingerprints import Fingerprints
+    from svi_story.plan.model import FilmPlan
+
+__all__ = [
+    "CheckedBoard",
+    "InputError",
+    "Options",
+    "Outcome",
+    "Plan",
+    "Status",
+    "StoryError",
+    "plan",
+    "prepare_jobs",
+    "render",
+    "status",
+    "validate",
+]
+
+WORTH_SAVING = 2**26
+"""Bytes that were hashed: only then a function that else writes nothing keeps the hashes for the next one."""
+
+
+class Options(TypedDict, total=False):
+    """Keyword arguments of every function; README describes them. What is missing comes from settings."""
+
+    output: str | Path
+    cache: str | Path
+    engine: str
+    models: Sequence[str | Path]
+    memory: str
+    attention: str
+    workers: int
+    dtype: str
+    vae: str
+
+
+@dataclass(frozen=True)
+class CheckedBoard:
+    """A board that was validated."""
+
+    board: Path
+    problems: tuple[Problem, ...]
+    """Empty where it can be rendered."""
+    place: Place | None = None
+    plan: FilmPlan | None = None
+    """What would be rendered, with warnings (`lints`); None where there are problems."""
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What would be rendered."""
+
+    summary: PlanSummary
+    """What `plan --json` prints."""
+    jobs: tuple[Job, ...]
+    """Of the same boards."""
+    costs: tuple[Cost, ...]
+    """By engine."""
+    rejected: tuple[Rejected, ...]
+    """Boards that cannot be planned, and why."""
+
+
+@dataclass(frozen=True)
+class Status:
+    """How far every film is."""
+
+    summary: StatesSummary
+    """What `status --json` prints."""
+    jobs: tuple[Job, ...]
+    rejected: tuple[Rejected, ...]
+
+
+def _ignore(_event: Event) -> None:
+    pass
+
+
+def validate(
+    *paths: str | Path, report: Reporter = _ignore, **options: Unpack[Options]
+) -> tuple[CheckedBoard, ...]:
+    """Check boards, their images, sounds and timing. Needs no engine and no weights."""
+    settings, _ = _split(options)
+    places = find_places([Path(path) for path in paths], settings, report)
+    plans, rejected = resolve(places, fingerprints_for(places, report))
+    checked = [CheckedBoard(each.board, each.error.problems) for each in rejected]
+    return (*checked, *(CheckedBoard(place.board, (), place, plan) for place, plan in plans))
+
+
+def plan(
+    *paths: str | Path, why: bool = False, report: Reporter = _ignore, **options: Unpack[Options]
+) -> Plan:
+    """What would be rendered, what is cached, and with `why` what changed since the last film."""
+    jobs, rejected, _ = prepare_jobs([Path(path) for path in paths], options, report)
+    costs = costs_of(jobs, lambda job: job.place.store(report))
+    boards = tuple(summarise(job, job.place.store(report), why=why) for job in jobs)
+    summary = PlanSummary(boards=boards, schedule=schedule_of(costs))
+    return Plan(summary, tuple(jobs), tuple(costs), tuple(rejected))
+
+
+def status(*paths: str | Path, report: Reporter = _ignore, **options: Unpack[Options]) -> Status:
+    """How far every film is, and which renders are running that use its cache."""
+    jobs, rejected, _ = prepare_jobs([Path(path) for path in paths], options, report)
+    states = tuple(status_of(job, job.place.store(report)) for job in jobs)
+    caches = dict.fromkeys(job.place.settings.cache for job in jobs)
+    return Status(StatesSummary(boards=states, runs=runs_of(caches)), tuple(jobs), tuple(rejected))
+
+
+def render(
+    *paths: str | Path,
+    only: Sequence[str] = (),
+    force: Sequence[str] = (),
+    retries: int = 2,
+    ray: str = "",
+    command: Sequence[str] = (),
+    report: Reporter = _ignore,
+    **options: Unpack[Options],
+) -> list[Outcome]:
+    """Render films; how each board ended.
+
+    `only` are clips to render, with those that they continue from, and no film; `force` are clips to render
+    again, or `all`. `ray` is the address of a Ray cluster, or `local` for all GPUs of this machine. `command`
+    is noted in the run log.
+    """
+    request = RenderRequest(tuple(only), tuple(force), retries)
+    settings, engine_options = _split(options)
+    places = find_places([Path(path) for path in paths], settings, report)
+    found = {place.board: place for place in places if isinstance(place, Place)}
+    caches = dict.fromkeys(place.settings.cache for place in found.values())
+    workers = next((place.settings.workers for place in found.values()), 0)
+    with run_log(caches, report, command) as log, _cluster(ray, workers) as cluster:
+        fingerprints = fingerprints_for(places, log)
+        jobs, rejected = prepare(places, fingerprints, engine_options)
+        for event in notices(jobs):
+            log(event)
+        outcomes = render_boards(jobs, rejected, request, fingerprints, log, cluster)
+    return [
+        replace(each, film=found[each.board].film) if each.ending == "done" and not only else each
+        for each in outcomes
+    ]
+
+
+def prepare_jobs(
+    paths: Sequence[Path], options: Options, report: Reporter
+) -> tuple[list[Job], list[Rejected], Fingerprints]:
+    """Every board, planned, with its cache keys; those that cannot be; and the hashes of their files."""
+    settings, engine_options = _split(options)
+    places = find_places(paths, settings, report)
+    fingerprints = fingerprints_for(places, report)
+    jobs, rejected = prepare(places, fingerprints, engine_options)
+    for event in notices(jobs):
+        report(event)
+    fingerprints.save(WORTH_SAVING)
+    return jobs, rejected, fingerprints
+
+
+ENGINE_OPTIONS = {"dtype": ("bfloat16", "float32"), "vae": ("whole", "tiles")}
+"""Options that are no settings, because frames depend on them, with their values."""
+
+
+def _split(options: Options) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Those of the options that are settings, and those of the engine. Raises InputError."""
+    paths = ("output", "cache")
+    given = {name: value for name, value in options.items() if value}
+    for name, values in ENGINE_OPTIONS.items():
+        if given.get(name, values[0]) not in values:
+            raise InputError(Problem(f"{given[name]!r} is none of {', '.join(values)}", path=name))
+    settings = {
+        name: Path(str(value)) if name in paths else value
+        for name, value in given.items()
+        if name not in ENGINE_OPTIONS
+    }
+    return settings, {name: given[name] for name in ENGINE_OPTIONS if name in given}
+
+
+@contextmanager
+def _cluster(address: str, workers: int) -> Iterator[Any]:
+    """The Ray cluster at an address; None without one: then this process renders."""
+    if not address:
+        yield None
+        return
+    from svi_story.render.distributed.executor import Cluster
+
+    with Cluster(address, workers) as cluster:
+        yield cluster
