@@ -56,8 +56,23 @@ def test_lists_of_texts_are_read(text: str, prompts: tuple[str, ...]) -> None:
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("", ': has no list of prompts; write prompts = ["...", "..."]'),
-        ("# nothing\n", ': has no list of prompts; write prompts = ["...", "..."]'),
+        ("", ': has no prompts; write one prompt per line, or prompts = ["...", "..."]'),
+        ("# nothing\n", ': has no prompts; write one prompt per line, or prompts = ["...", "..."]'),
+        ("x = 1\nprompts: []", ":1: is not a list of prompts, and code is never executed; write prompts"),
+        (
+            "A cat\n__import__('os')",
+            ":2: is not a list of prompts, and code is never executed; write prompts",
+        ),
+        ("1. A cat\n2.  \n", ':2: prompt "" is blank; describe what is seen'),
+        ("a " * 6000, ":1: a prompt has 11999 characters, more than 10000; write one prompt per line"),
+        ("a\n" * 10_001, ": has more than 10,000 prompts; split it"),
+        ('{"prompts": ["a",]}', ":1: is not JSON (Expecting value); correct it"),
+        ('{"prompts": "a"}', ': has no list of prompts; write {"prompts": ["...", "..."]}'),
+        ('{"prompts": []}', ": the list of prompts is empty; write one prompt per line"),
+        ('{"prompts": ["a", 2, {"x": 1}]}', ": prompts[1]: 2 is not a prompt; write"),
+        ('[{"prompt": "a"}, {"prompt": " "}]', ': [1]: prompt " " is blank; describe what is seen'),
+        ('{"prompt": "a"}\n{"prompt": \n', ": is not JSON (Extra data); correct it"),
+        ("[“one, 'two']", ":1: a quote that is never closed; write prompts"),
         ("prompts = []", ':1: the list of prompts is empty; write prompts = ["...", "..."]'),
         ("\nprompts = list('a')", ':2: `list` is not a list; write prompts = ["...", "..."]'),
         ('["one"]]\n\n', ":1: `]` after the list; remove it"),
@@ -79,16 +94,11 @@ def test_lists_of_texts_are_read(text: str, prompts: tuple[str, ...]) -> None:
             ":1: is not a list of prompts, and code is never executed; write pro",
         ),
         ('prompts += ["one"]', ":1: is not a list of prompts, and code is never executed; write prompts"),
-        (
-            "A cat sits by the window.\n",
-            ":1: is not a list of prompts, and code is never executed; write prompts",
-        ),
         ('[f"a {b}"]', ":1: f before a quote makes it more than a plain text; remove the f"),
         ('["one",\nb"two"]', ":2: b before a quote makes it more than a plain text; remove the b"),
         ('["one', ":1: a quote that is never closed; write prompts"),
         ('["""one', ":1: a quote that is never closed; write prompts"),
         ('["one",', ":1: the list that starts here is never closed; write prompts"),
-        ("[“one”]", ":1: `“` is not text in quotes; write prompts"),
         ('["\\x4"]', ":1: an escape with a backslash that Python does not have; write \\\\ for a backslash"),
         (
             '["\\N{no such}"]',
@@ -126,6 +136,56 @@ def test_a_missing_comma_and_other_settings_are_warned_of() -> None:
     ]
 
 
+@pytest.mark.parametrize(
+    ("text", "prompts"),
+    [
+        ("# scene one\nA cat sits.\n\nIt jumps over #1.\r\n", ("A cat sits.", "It jumps over #1.")),
+        ("\ufeffA cat sits.", ("A cat sits.",)),
+        ("1. A cat\n2) A dog\n(3) A cow\n4: A bee\n5.A fly\n", ("A cat", "A dog", "A cow", "A bee", "A fly")),
+        ("- A cat\n* A dog\n+ A cow\n• A bee\n– A fly\n", ("A cat", "A dog", "A cow", "A bee", "A fly")),
+        ("## Scenes\n\n- [ ] A cat\n\n- [x] A dog\n---\n", ("A cat", "A dog")),
+        (
+            "```text\n1. A cat\n   sits\n   - by day\n2. A dog\nruns\n```\n",
+            ("A cat sits - by day", "A dog runs"),
+        ),
+        ("Scene 1: A cat\n**Shot 2:** A dog\n", ("A cat", "A dog")),
+        ("１．猫\n２、犬\n三、牛\n", ("猫", "犬", "牛")),
+        ("\"A cat, sits.\",\n“A dog.”\n'A cow',\n", ("A cat, sits.", "A dog.", "A cow")),
+        ('1. **"A cat"**\n2. **A dog**\n3. «A cow»\n', ("A cat", "A dog", "A cow")),
+        ('A "cat" and a "dog"\n', ('A "cat" and a "dog"',)),
+        (
+            "2:30 in the morning.\n-5 degrees.\n[Wide] A cat\n",
+            ("2:30 in the morning.", "-5 degrees.", "[Wide] A cat"),
+        ),
+        ("[“one”, „two“, ‘It’s three’]", ("one", "two", "It’s three")),
+        ("prompts = [\n  “one”,  # first\n  'two',\n]", ("one", "two")),
+        ('["a\\/b", "c"]', ("a/b", "c")),
+        ('{\n\t"prompts": ["one", "\\u732b"]\n}', ("one", "猫")),
+        ('[{"prompt": "one"}, {"text": "two"}, "three"]', ("one", "two", "three")),
+        ('{"prompt": "one"}\n\n{"prompt": "two"}\n', ("one", "two")),
+    ],
+)
+def test_other_forms_of_lists_are_read(text: str, prompts: tuple[str, ...]) -> None:
+    def refuse(event: Event) -> None:
+        pytest.fail(str(event))
+
+    assert read_prompts(prompt_file(text), refuse) == prompts
+
+
+def test_what_is_left_out_is_warned_of() -> None:
+    heard: list[Event] = []
+    text = "Here are two prompts:\n\n1. A cat\n2. A dog\n\nShall I go on?\n"
+    assert read_prompts(prompt_file(text), heard.append) == ("A cat", "A dog")
+    assert read_prompts(prompt_file('{"fps": 15, "clips": [{"prompt": "A cow"}]}'), heard.append) == (
+        "A cow",
+    )
+    assert heard == [
+        Warned('prompt.txt:1: is not part of the list, and is ignored: "Here are two prompts:"'),
+        Warned('prompt.txt:6: is not part of the list, and is ignored: "Shall I go on?"'),
+        Warned('prompt.txt: only prompts are read; ignored: "fps"'),
+    ]
+
+
 def test_nothing_in_a_prompt_file_is_run() -> None:
     harm = "__import__('pathlib').Path('harm').touch()"
     for text in (f"prompts = [{harm}]", f"x = {harm}\nprompts = ['a']", f'[f"{{{harm}}}"]', f"{harm}"):
@@ -149,6 +209,12 @@ def test_nothing_in_a_prompt_file_is_run() -> None:
         "a" + ".a" * 900_000,
         "?" * 1_900_000,
         "\\\n" * 900_000,
+        "‘" * 1_900_000,
+        "[" + "“" * 1_900_000,
+        "{" + '"a":' * 450_000,
+        "[" + '{"a":' * 300_000,
+        "1. a" * 400_000,
+        "1. a\n" * 380_000,
     ],
     ids=lambda text: text[:6],
 )

@@ -68,7 +68,7 @@ def new(
 
 
 def import_prompts(
-    prompts: Annotated[Path, typer.Argument(metavar="PROMPTS", help="Upstream's prompt.txt: a Python list.")],
+    prompts: Annotated[Path, typer.Argument(metavar="PROMPTS", help="The file with the prompts.")],
     reference: Annotated[
         Path, typer.Option("--reference", "-r", metavar="IMAGE", help="The film's reference image.")
     ],
@@ -80,9 +80,10 @@ def import_prompts(
         int | None, typer.Option("--clips", min=1, metavar="N", help="Take only the first N prompts.")
     ] = None,
 ) -> None:
-    """Turn an upstream prompt file into a board.
+    """Turn a file of prompts into a board.
 
-    The file is read as data, never run; the image stays where it is.
+    It has one prompt per line, or is a numbered or Markdown list, JSON, or upstream's `prompts = ["...", "..."]`;
+    it is read as data, never run. Lines that start with # are comments. The image stays where it is.
 
     \b
     svi-story import prompt.txt --reference frame.jpg

@@ -1,7 +1,8 @@
-"""Imports upstream's prompt files, `prompts = ["...", ...]`. They are tokenized here and never executed.
+"""Imports prompt files: one prompt per line, numbered and Markdown lists, JSON, upstream's `prompts = [...]`.
 
-Python's own tokenizer and parser are not given untrusted files: some versions need gigabytes for a long
-line, or crash at deep nesting. Only single string literals are passed to `ast`.
+They are tokenized here and never executed. Python's own tokenizer and parser are not given untrusted files:
+some versions need gigabytes for a long line, or crash at deep nesting. Only single string literals are passed
+to `ast`.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ from typing import TYPE_CHECKING, NamedTuple, NoReturn
 
 from svi_story.errors import InputError, Problem
 from svi_story.events import Warned
-from svi_story.fields import blank, format_value, joined_surrogates, text_problem
+from svi_story.fields import LONGEST_TEXT, blank, format_value, joined_surrogates, text_problem
 from svi_story.storyboard.files import FORBIDDEN, decode, read_bytes, write_new
 from svi_story.storyboard.schema import MODELINE
 from svi_story.storyboard.templates import SUFFIXES
@@ -30,8 +31,10 @@ if TYPE_CHECKING:
 
 
 MAX_TOKENS = 100_000
+MAX_PROMPTS = 10_000
 
 _HINT = 'write prompts = ["...", "..."]'
+_HINT_LINES = f"write one prompt per line, or {_HINT.removeprefix('write ')}"
 _CLOSES = {"[": "]", "(": ")"}
 _MOST_WARNINGS = 20
 # Possessive (*+): no text makes these patterns backtrack.
@@ -42,11 +45,44 @@ _TOKEN = re.compile(
   | (?P<text> (?P<prefix>[A-Za-z]{0,2})
         (?: '''[^'\\]*+(?:(?:\\.|'(?!''))[^'\\]*+)*+''' | \"\"\"[^"\\]*+(?:(?:\\.|"(?!""))[^"\\]*+)*+\"\"\"
           | '[^'\\\n]*+(?:\\.[^'\\\n]*+)*+'             | "[^"\\\n]*+(?:\\.[^"\\\n]*+)*+" ) )
+  | (?P<typographic> [“”„«][^“”„«»\n]*+[“”»] | ‘(?:[^‘’\n]|’(?=\w))*+’ )
   | (?P<name> \w++ )
   | (?P<sign> . )
     """,
     re.VERBOSE | re.DOTALL,
 )
+
+
+_LIST = re.compile(
+    r"""
+    [\[(]\s*+(?:\#[^\n]*+\n\s*+)*+ (?:\(\s*+)? (?:[A-Za-z]{0,2}['"“”„«‘] | [\])])
+  | [A-Za-z]{0,2}(?:\"""|''')
+    """,
+    re.VERBOSE,
+)
+"""How a list of texts starts, or the comment before one."""
+_COMMENTS = re.compile(r"(?:\s*+(?:\#[^\n]*+)?\n)*+\s*+")
+_ASSIGNMENT = re.compile(r"^[ \t]*+prompts[ \t]*+(?::[^\n=]*+)?\+?=", re.MULTILINE)
+_CODE = re.compile(
+    r"""import\s+[\w.]+ | from\s+[\w.]+\s+import\b.* | (?:def|class)\s+\w+.*: | (?:if|for|while|with)\b.*:
+  | [\w.]+(?:\[[^\]]*\])?\s*[-+*/|]?=[^=].* | (?:print|exec|eval)\(.*\) | \w+(?:\.\w+)+\(.*\) | .*__\w+__.*
+  | [bfrBFR]{1,2}["'].*["']""",
+    re.VERBOSE,
+)
+_MARK = re.compile(
+    r"""(?: [-*+•‣◦▪·–—]\s+(?:\[[ xX]\]\s+)? | \(?\d{1,4}[.):]\)?\s+ | \#\d{1,4}[.):]\s+
+  | \d{1,4}(?: [.)](?=[^\W\d]) | [．、）：]\s* | \t ) | [一二三四五六七八九十]{1,3}[、．.]\s*
+  | (?:\*\*)?(?:prompt|scene|shot|clip)\s+\d{1,4}\s*[:.)–—-](?:\*\*)?\s+ )""",
+    re.VERBOSE | re.IGNORECASE,
+)
+"""What numbers or marks an entry of a list."""
+_RULE = re.compile(r"[-*_=]{3,}|```.*|~~~.*")
+_QUOTES = ('""', "''", "“”", "„“", "„”", "””", "«»", "‘’", "「」", "『』")
+_JSON_LISTS = ("prompts", "clips", "scenes", "shots")
+_JSON_TEXTS = ("prompt", "text", "description")
+
+Found = list[tuple[int | str, str]]
+"""Prompts, each after its place: a line, or a place in JSON."""
 
 
 class Token(NamedTuple):
@@ -74,18 +110,136 @@ class PromptFile:
 
     def prompts(self) -> tuple[str, ...]:
         """The prompts, in order. Raises InputError with what is wrong."""
-        lists = [found for statement in self._statements() if (found := self._listed(statement))]
+        start = self.text[_COMMENTS.match(self.text).end() :][:1]  # type: ignore[union-attr]  # it always matches
+        found = self._in_json() if start in ("{", "[") else None
+        if found is None:
+            found = self._in_list() if self._is_list() else self._in_lines()
+        if len(found) > MAX_PROMPTS:
+            what = f"has more than {MAX_PROMPTS:,} prompts; split it"
+            raise InputError(Problem(what, file=self.file))
+        for place, text in found:
+            self._check(place, text)
+        if self.problems:
+            raise InputError(*self.problems)
+        return tuple(text for _, text in found)
+
+    def _check(self, place: int | str, text: str) -> None:
+        reason = text_problem(text)
+        if blank(text):
+            reason = f"prompt {format_value(text)} is blank; describe what is seen"
+        elif len(text) > LONGEST_TEXT:
+            reason = f"a prompt has {len(text)} characters, more than {LONGEST_TEXT}; {_HINT_LINES}"
+        if reason:
+            line, path = (place, "") if isinstance(place, int) else (0, place)
+            self.problems.append(Problem(reason, file=self.file, line=line, path=path))
+
+    def _is_list(self) -> bool:
+        start = _COMMENTS.match(self.text)
+        assert start is not None
+        return bool(_LIST.match(self.text, start.end()) or _ASSIGNMENT.search(self.text))
+
+    # one prompt per line
+
+    def _in_lines(self) -> Found:
+        """Every line, without what numbers it. In a list, other lines go on with an entry, or are ignored."""
+        lines = [(number, line) for number, line in enumerate(self.text.split("\n"), 1)]
+        is_list = any(_MARK.match(f"{line.strip()} ") for _, line in lines)
+        found: Found = []
+        indent, open_entry = 0, False
+        for number, line in lines:
+            text = line.strip()
+            mark = _MARK.match(f"{text} ")
+            depth = len(line) - len(line.lstrip())
+            if not text or _RULE.fullmatch(text) or (text[0] == "#" and not mark):
+                open_entry = False
+            elif is_list and open_entry and (not mark or depth > indent + 1):
+                found[-1] = (found[-1][0], f"{found[-1][1]} {text}")
+            elif is_list and not mark:
+                self._warn(number, f"is not part of the list, and is ignored: {format_value(text)}")
+            elif not mark and _CODE.fullmatch(text):
+                what = f"is not a list of prompts, and code is never executed; {_HINT}"
+                raise InputError(Problem(what, file=self.file, line=number))
+            else:
+                found.append((number, text[mark.end() if mark else 0 :]))
+                indent, open_entry = depth, True
+        if not found:
+            raise InputError(Problem(f"has no prompts; {_HINT_LINES}", file=self.file))
+        return [(place, _unquoted(text)) for place, text in found]
+
+    # JSON
+
+    def _in_json(self) -> Found | None:
+        """The prompts of a JSON file; None for a list that is to be read in another way."""
+        is_list = self.text.lstrip().startswith("[")
+        try:
+            data = json.loads(self.text)
+        except (ValueError, RecursionError) as error:
+            if is_list:
+                return None
+            data = self._json_lines(error)
+        if is_list and not any(isinstance(each, dict) for each in data):
+            fit = data and all(isinstance(each, str) and not text_problem(each) for each in data)
+            return [(0, each) for each in data] if fit and not any(map(blank, data)) else None
+        ignored: dict[str, None] = {}
+        name = ""
+        if isinstance(data, dict) and not any(isinstance(data.get(key), str) for key in _JSON_TEXTS):
+            lists = [key for key, value in data.items() if isinstance(value, list)]
+            name = next((key for key in (*_JSON_LISTS, *lists[:1]) if key in lists), "")
+            if not name:
+                raise InputError(
+                    Problem('has no list of prompts; write {"prompts": ["...", "..."]}', file=self.file)
+                )
+            ignored.update(dict.fromkeys(key for key in data if key != name))
+            data = data[name]
+        elif isinstance(data, dict):
+            data = [data]
+        found: Found = []
+        for number, each in enumerate(data):
+            place = f"{name}[{number}]"
+            key = next((key for key in _JSON_TEXTS if isinstance(each, dict) and key in each), "")
+            text = each.get(key) if isinstance(each, dict) else each
+            if isinstance(text, str):
+                found.append((place, joined_surrogates(text)))
+                ignored.update(dict.fromkeys(other for other in (each if key else ()) if other != key))
+            else:
+                got = format_value(text if key else each)
+                what = f'{got} is not a prompt; write "...", or {{"prompt": "..."}}'
+                self.problems.append(Problem(what, file=self.file, path=place))
+        if not found and not self.problems:
+            raise InputError(Problem(f"the list of prompts is empty; {_HINT_LINES}", file=self.file))
+        if ignored:
+            self._warn(0, f"only prompts are read; ignored: {', '.join(map(format_value, [*ignored][:8]))}")
+        return found
+
+    def _json_lines(self, error: Exception) -> list[object]:
+        """One JSON object per line. Raises InputError with the error of the whole file."""
+        try:
+            return [json.loads(line) for line in self.text.splitlines() if line.strip()]
+        except (ValueError, RecursionError):
+            line = error.lineno if isinstance(error, json.JSONDecodeError) else 0
+            reason = (
+                error.msg if isinstance(error, json.JSONDecodeError) else "too deep, or a too long number"
+            )
+            raise InputError(
+                Problem(f"is not JSON ({reason}); correct it", file=self.file, line=line)
+            ) from error
+
+    # a list of texts in Python
+
+    def _in_list(self) -> Found:
+        lists = [tokens for statement in self._statements() if (tokens := self._listed(statement))]
         if not lists:
             raise InputError(Problem(f"has no list of prompts; {_HINT}", file=self.file))
         if len(lists) > 1:
             what = f"a second list of prompts, after the one on line {lists[0][0].first}; keep one"
             self._stop(lists[1][0], what)
-        texts = [self._prompt(item) for item in self._items(lists[0])]
-        if not texts:
+        found: Found = [
+            (item[0].first, joined_surrogates("".join(map(self._literal, item))))
+            for item in self._items(lists[0])
+        ]
+        if not found:
             self._stop(lists[0][0], f"the list of prompts is empty; {_HINT}")
-        if self.problems:
-            raise InputError(*self.problems)
-        return tuple(texts)
+        return found
 
     def _statements(self) -> Iterator[list[Token]]:
         """The tokens of every statement: it ends with its line, unless a bracket is open."""
@@ -106,10 +260,12 @@ class PromptFile:
         for count, match in enumerate(_TOKEN.finditer(self.text)):
             kind, string = str(match.lastgroup), match.group()
             first, line = line, line + string.count("\n")
-            token = Token(kind, string, match["prefix"] or "", first, line)
+            token = Token(
+                "text" if kind == "typographic" else kind, string, match["prefix"] or "", first, line
+            )
             if count > MAX_TOKENS:
                 self._stop(token, f"has more than {MAX_TOKENS:,} words and signs; split it")
-            if string in ("'", '"'):
+            if string in ("'", '"', "“", "„", "«", "‘"):
                 self._stop(token, f"a quote that is never closed; {_HINT}")
             if kind != "gap":
                 yield token
@@ -122,7 +278,7 @@ class PromptFile:
         if statement[0].kind == "name" and words[1:2] in (["="], [":"]) and "=" in words:
             if words[0] == "prompts":
                 return statement[words.index("=") + 1 :] or statement
-            self._warn(statement[0], f"only `prompts` is read; `{words[0]}` is ignored")
+            self._warn(statement[0].last, f"only `prompts` is read; `{words[0]}` is ignored")
             return []
         if any(token.kind != "text" for token in statement):
             self._stop(statement[0], f"is not a list of prompts, and code is never executed; {_HINT}")
@@ -166,23 +322,14 @@ class PromptFile:
     def _warn_of_missing_comma(self, item: list[Token]) -> None:
         for before, after in pairwise(item):
             if after.first > before.last:
-                self._warn(before, "no comma after this text, so the next text continues it")
-
-    def _prompt(self, item: list[Token]) -> str:
-        text = joined_surrogates("".join(self._literal(token) for token in item))
-        reason = (
-            f"prompt {format_value(text)} is blank; describe what is seen"
-            if blank(text)
-            else text_problem(text)
-        )
-        if reason:
-            self.problems.append(Problem(reason, file=self.file, line=item[0].first))
-        return text
+                self._warn(before.last, "no comma after this text, so the next text continues it")
 
     def _literal(self, token: Token) -> str:
         if set(token.prefix.lower()) - set("ru"):
             what = f"{token.prefix} before a quote makes it more than a plain text; remove the {token.prefix}"
             self._stop(token, what)
+        if token.string[0] in "“”„«‘":
+            return token.string[1:-1]
         try:
             warnings.filterwarnings("ignore", module="<unknown>")  # "\d" is read as Python reads it
             return str(ast.literal_eval(token.string))
@@ -191,10 +338,10 @@ class PromptFile:
                 token, "an escape with a backslash that Python does not have; write \\\\ for a backslash"
             )
 
-    def _warn(self, token: Token, what: str) -> None:
+    def _warn(self, line: int, what: str) -> None:
         self.warnings += 1
         if self.warnings <= _MOST_WARNINGS:
-            self.report(Warned(f"{self.file}:{token.last}: {what}"))
+            self.report(Warned(str(Problem(what, file=self.file, line=line))))
 
     def _stop(self, token: Token, what: str) -> NoReturn:
         raise InputError(Problem(what, file=self.file, line=token.first))
@@ -205,15 +352,28 @@ def _code(token: Token) -> str:
     return f"`{format_value(token.string)[1:-1]}`"
 
 
+def _unquoted(text: str) -> str:
+    """Text without the quotes, or the asterisks for bold type, around all of it."""
+    text = text.strip()
+    if len(text) > 4 and text.startswith("**") and text.find("**", 2) == len(text) - 2:
+        text = text[2:-2].strip()
+    inside = text.rstrip(",")
+    if len(inside) > 2 and f"{inside[0]}{inside[-1]}" in _QUOTES and inside[0] not in inside[1:-1]:
+        return inside[1:-1].strip()
+    return text
+
+
 # Text that means itself without quotes: it starts with a letter, and neither ": " nor " #" is in it.
 _PLAIN = re.compile(r"[^\W\d_](?:[^\s:#]|:(?=[^\s])|(?<=[^\s])#| (?=[^\s#]))*")
 
 
 def read_prompts(path: Path, report: Reporter = lambda _event: None) -> tuple[str, ...]:
-    """The prompts of upstream's prompt.txt: `prompts = [...]` or a bare list of texts, never executed.
+    """The prompts of a file: one per line, a numbered or Markdown list, JSON, or upstream's prompt.txt.
 
-    Raises InputError with what is wrong, by line. A comma that is probably missing, and settings other than
-    `prompts`, are reported as Warned.
+    That is `prompts = [...]` or a bare list of texts in Python, which is never executed.
+
+    Raises InputError with what is wrong, by line. What is ignored, and a comma that is probably missing, are
+    reported as Warned.
     """
     return PromptFile(decode(read_bytes(path), str(path)), str(path), report).prompts()
 
