@@ -82,7 +82,7 @@ def import_prompts(
 ) -> None:
     """Turn a file of prompts into a board.
 
-    It has one prompt per line, or is a numbered or Markdown list, JSON, or upstream's `prompts = ["...", "..."]`;
+    It has one prompt per line, or is a numbered or Markdown list, JSON, or upstream's `prompts = [...]`;
     it is read as data, never run. Lines that start with # are comments. The image stays where it is.
 
     \b
