@@ -78,7 +78,8 @@ def _match(path: Path, form: Callable[[str], str]) -> Path | None:
     for part in path.parts[1 if path.anchor else 0 :]:
         following = found / part
         if part != ".." and not os.path.lexists(following):
-            same = [name for name in _names_in(found) if form(name) == form(part)]
+            wanted = form(part)
+            same = [name for name in _names_in(found) if form(name) == wanted]
             if len(same) != 1:
                 return None
             following = found / same[0]

@@ -50,6 +50,9 @@ _COMMENT = re.compile(r"[ \t]+#")
 _TIGHT_COMMENT = re.compile(r"[ \t]+#[^\s#]")
 
 MAX_REST = 60
+_LONGEST_LINE = 1000
+"""Characters of a line that are looked at."""
+_LONGEST_PATH = 200
 
 
 class Written(NamedTuple):
@@ -77,19 +80,17 @@ def name_of(char: str) -> str:
 
 def without_lookalikes(text: str) -> str:
     """Text without invisible characters, and with the usual forms of all others: `１２` becomes `12`."""
-    return unicodedata.normalize("NFKC", _BLANKS.sub(" ", re.sub(f"[{_INVISIBLE}]", "", text))).strip()
+    if not text.isascii():
+        text = unicodedata.normalize("NFKC", _BLANKS.sub(" ", re.sub(f"[{_INVISIBLE}]", "", text)))
+    return text.strip()
 
 
 def lookalike_in(text: str) -> str:
     """The first character of a text that looks like a usual one, or like nothing, by its name; or nothing."""
-    return next(
-        (
-            name_of(char)
-            for char in text
-            if _BLANKS.match(char) or char not in (without_lookalikes(char), *" \t\n")
-        ),
-        "",
-    )
+    for char in text[:_LONGEST_LINE]:
+        if _BLANKS.match(char) or char not in (without_lookalikes(char), *" \t\n"):
+            return name_of(char)
+    return ""
 
 
 def misread_lines(
@@ -104,7 +105,7 @@ def misread_lines(
         (plain if value.is_plain else other).update(range(value.first + 1, value.last + 1))
     for number, line in enumerate(text.split("\n"), 1):
         if number not in other:
-            what = _misread(line, fields, indented=number not in plain)
+            what = _misread(line[:_LONGEST_LINE], fields, indented=number not in plain)
             if what:
                 yield number, what, number in plain
 
@@ -142,6 +143,8 @@ def escapes(value: Written, *, is_path: bool) -> str:
     if found is None:
         return ""
     what = f"in double quotes \\{found[1]} is an escape, not a backslash"
+    if is_path and len(value.source) > _LONGEST_PATH:
+        return f"{what}; write forward slashes"
     if is_path:
         slashed = value.source.replace("\\\\", "\\").replace("\\", "/")
         return f"{what}; write {slashed}, with forward slashes"

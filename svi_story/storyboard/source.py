@@ -192,7 +192,9 @@ def _load(path: Path, resolver: Resolver) -> BoardFile:
         raise InputError(*sorted(problems, key=lambda problem: problem.line))
     ids = resolved_ids(checked.story.clips)
     digest = hashlib.sha256(raw).hexdigest()
-    unquoted = tuple(_unquoted(document, [(line, what) for line, what, in_text in misread if in_text]))
+    unquoted = tuple(
+        _unquoted(document, [(line, what) for line, what, in_text in misread if in_text][:MOST_ERRORS])
+    )
     return BoardFile(path, checked.story, ids, lines, digest, text, resolver, named, unquoted)
 
 
