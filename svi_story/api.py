@@ -3,7 +3,7 @@
     from svi_story.api import render
 
     for board in render("storyboards", engine="animatic"):
-        print(board.film or board.message)
+        print(*board.films or [board.message])
 
 Paths are boards, bundles or folders of boards. Where one board cannot be used the others go on; InputError is
 raised for what concerns all of them, such as settings. `report` is called with every event
@@ -13,7 +13,7 @@ raised for what concerns all of them, such as settings. `report` is called with 
 from __future__ import annotations
 
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypedDict, Unpack
 
@@ -153,6 +153,7 @@ def status(*paths: str | Path, report: Reporter = _ignore, **options: Unpack[Opt
 def render(
     *paths: str | Path,
     only: Sequence[str] = (),
+    draft: bool = False,
     force: Sequence[str] = (),
     retries: int = 2,
     ray: str = "",
@@ -162,26 +163,22 @@ def render(
 ) -> list[Outcome]:
     """Render films; how each board ended.
 
-    `only` are clips to render, with those that they continue from, and no film; `force` are clips to render
-    again, or `all`. `ray` is the address of a Ray cluster, or `local` for all GPUs of this machine. `command`
+    `only` are clips to render, with those that they continue from, as films of their own instead of the whole
+    film; `draft` renders a quick draft beside the film; `force` are clips to render again, or `all`. `ray` is the address of a Ray cluster, or `local` for all GPUs of this machine. `command`
     is noted in the run log.
     """
     request = RenderRequest(tuple(only), tuple(force), retries)
     settings, engine_options = _split(options)
     places = find_places([Path(path) for path in paths], settings, report)
-    found = {place.board: place for place in places if isinstance(place, Place)}
-    caches = dict.fromkeys(place.settings.cache for place in found.values())
-    workers = next((place.settings.workers for place in found.values()), 0)
+    settings_of = [place.settings for place in places if isinstance(place, Place)]
+    caches = dict.fromkeys(each.cache for each in settings_of)
+    workers = settings_of[0].workers if settings_of else 0
     with run_log(caches, report, command) as log, _cluster(ray, workers) as cluster:
         fingerprints = fingerprints_for(places, log)
-        jobs, rejected = prepare(places, fingerprints, engine_options)
+        jobs, rejected = prepare(places, fingerprints, engine_options, draft=draft)
         for event in notices(jobs):
             log(event)
-        outcomes = render_boards(jobs, rejected, request, fingerprints, log, cluster)
-    return [
-        replace(each, film=found[each.board].film) if each.ending == "done" and not only else each
-        for each in outcomes
-    ]
+        return render_boards(jobs, rejected, request, fingerprints, log, cluster)
 
 
 def prepare_jobs(

@@ -49,7 +49,7 @@ def test_it_returns_what_the_commands_print(write_board: Write, svi_story: Run) 
     board = write_board("storyboards/one.yaml", **QUICK)
     events: list[Event] = []
     (outcome,) = render(board, engine="animatic", output="films", report=events.append)
-    assert (outcome.ending, outcome.film) == ("done", Path("films/one.mp4"))
+    assert (outcome.ending, outcome.films) == ("done", (Path("films/one.mp4"),))
     assert events
     flags = ("--engine", "animatic", "-o", "films", "--json")
     found = plan(str(board), why=True, engine="animatic", output="films").summary.model_dump(mode="json")

@@ -220,7 +220,7 @@ def test_what_was_exported_is_in_use(write_board: WriteBoard, svi_story: Run, tm
     shutil.rmtree(tmp_path / "renders/.cache/films")
     assert svi_story("export", board, "--to", "otio").code == 0
     store = Store(tmp_path / "renders/.cache", print)
-    assert not store.garbage(now=4e9)
+    assert not [each for each in store.garbage(now=4e9) if "entries" in each.path.parts]
 
 
 @pytest.mark.parametrize(

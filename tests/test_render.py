@@ -9,8 +9,12 @@ from typing import TYPE_CHECKING, Any
 import av
 import numpy as np
 import pytest
+from test_film_cut import tone
 
 from svi_story.cache.store import Store
+from svi_story.plan.fingerprints import Fingerprints
+from svi_story.plan.resolve import draft_of, plan_film
+from svi_story.storyboard.source import load
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -161,9 +165,71 @@ def test_only_makes_a_clip_and_what_it_continues_from(write_board: Write, svi_st
     ended = svi_story("render", board, *ANIMATIC, "--only", "clip-03", "--json")
     assert made(ended) == ["clip-02", "clip-03"]
     assert not (board.parent / "renders/board.mp4").exists()
+    film = board.parent / "renders/board.clips/3-clip-03.mp4"
+    assert [path.name for path in film.parent.glob("*.mp4")] == [film.name]
+    again = svi_story("render", board, *ANIMATIC, "--only", "3")
+    assert (again.code, again.out.strip()) == (0, "renders/board.clips/3-clip-03.mp4")
     missing = svi_story("render", board, *ANIMATIC, "--only", "nobody")
     assert missing.code == 2
-    assert "clip-01, clip-02, clip-03, clip-04" in missing.err
+    assert "1 (clip-01), 2 (clip-02), 3 (clip-03), 4 (clip-04)" in missing.err
+
+
+@pytest.mark.parametrize(
+    ("names", "clips"),
+    [
+        (["2"], ["2-clip-02"]),
+        (["2-3"], ["2-clip-02", "3-4"]),
+        (["clip-01-clip-02"], ["1-clip-01", "2-clip-02"]),
+        (["clip-02-3", "1"], ["1-clip-01", "2-clip-02", "3-4"]),
+        (["4"], ["3-4"]),
+    ],
+)
+def test_clips_are_named_by_id_number_or_range(
+    write_board: Write, svi_story: Run, names: list[str], clips: list[str]
+) -> None:
+    board = write_board(clips=[clip(), clip(), clip(id="4")])
+    only = [word for name in names for word in ("--only", name)]
+    ended = svi_story("render", board, *ANIMATIC, *only)
+    assert ended.code == 0, ended.err
+    assert ended.out.split() == [f"renders/board.clips/{name}.mp4" for name in clips]
+
+
+def test_a_clip_alone_has_its_own_captions_and_sounds_and_no_cards(
+    write_board: Write, svi_story: Run, tmp_path: Path
+) -> None:
+    voice = tone(tmp_path / "voice.wav", 0.3)
+    faded = clip(transition={"fade": "0.2s"}, caption="Sun", voice=voice)
+    cut = {"title_card": "Fog", "fade_out": "0.2s", "captions": "both"}
+    board = write_board(clips=[clip(caption="Rain"), faded], cut=cut)
+    ended = svi_story("render", board, *ANIMATIC, "--only", "2")
+    assert ended.code == 0, ended.err
+    folder = tmp_path / "renders/board.clips"
+    assert (folder / "2-clip-02.srt").read_text("utf-8").startswith("1\n00:00:00,000 --> ")
+    with av.open(str(folder / "2-clip-02.mp4")) as film:
+        assert film.streams.video[0].frames == json.loads((folder / "2-clip-02.json").read_text())["frames"]
+        assert len(film.streams.audio) == 1
+    whole = svi_story("render", board, *ANIMATIC, "--json")
+    assert made(whole) == ["clip-01"], "what --only rendered is used"
+    (folder / "2-clip-02.mp4").write_bytes(b"mine")
+    refused = svi_story("render", board, *ANIMATIC, "--only", "2")
+    assert refused.code == 2
+    assert "2-clip-02.mp4" in refused.err
+
+
+def test_a_draft_is_a_film_beside_the_film(write_board: Write, svi_story: Run, tmp_path: Path) -> None:
+    clips = [clip(guidance=7, steps=90), clip()]
+    board = write_board(clips=clips, resolution="160x96", engine={"steps": 90, "shift": 3})
+    assert svi_story("render", board, *ANIMATIC).code == 0
+    ended = svi_story("render", board, *ANIMATIC, "--draft")
+    assert (ended.code, ended.out.strip()) == (0, "renders/board.draft.mp4")
+    record = json.loads((tmp_path / "renders/board.draft.json").read_text("utf-8"))
+    assert (record["width"], record["height"]) == (80, 48)
+    draft = draft_of(load(board))
+    plan = plan_film(draft, Fingerprints(tmp_path / "memo.json"))
+    samplers = {shot.segments[0].sampler for shot in plan.shots}
+    assert [(each.steps, each.shift, each.guidance.high) for each in samplers] == [(4, 8.0, 1.5)]
+    assert json.loads((tmp_path / "renders/board.json").read_text("utf-8"))["width"] == 160
+    assert "up to date" in svi_story("render", board, *ANIMATIC, "--draft", "-v").err
 
 
 @pytest.mark.parametrize(

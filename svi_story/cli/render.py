@@ -67,8 +67,17 @@ def render(
     options: BoardOptions,
     only: Annotated[
         list[str] | None,
-        typer.Option("--only", metavar="CLIP", help="Make this clip and what it continues from, no film."),
+        typer.Option(
+            "--only",
+            metavar="CLIP",
+            help="Render this clip and what it continues from, as a film of its own: an id, a number, or a "
+            "range such as 2-4.",
+        ),
     ] = None,
+    draft: Annotated[
+        bool,
+        typer.Option("--draft", help="A quick draft beside the film: preset draft, at half the size."),
+    ] = False,
     force: Annotated[
         list[str] | None,
         typer.Option("--force", metavar="CLIP|all", help="Set these entries aside and make them again."),
@@ -94,6 +103,7 @@ def render(
     svi-story render boards/ -o films
     svi-story render boards/ --ray             on all GPUs of this machine
     svi-story render board.yaml --only window --force window
+    svi-story render board.yaml --draft        renders/board.draft.mp4
     """
     from svi_story import api
     from svi_story.cli.console import reporter
@@ -110,6 +120,7 @@ def render(
                 outcomes = api.render(
                     *paths,
                     only=only or (),
+                    draft=draft,
                     force=force or (),
                     retries=retries,
                     ray=ray,
@@ -120,7 +131,7 @@ def render(
         except KeyboardInterrupt as error:
             again = _again(sys.argv[1:])
             raise (Stopped if isinstance(error, StopRequested) else Interrupted)(again) from None
-        films = [outcome.film for outcome in outcomes if outcome.film]
+        films = [film for outcome in outcomes for film in outcome.films]
         about.update(_environment_of(outcomes, films))
         raise typer.Exit(_finish(outcomes, [] if as_json else films, quiet=quiet))
 

@@ -21,6 +21,7 @@ from svi_story.storyboard.cut_schema import (
     SoundSettings,
     TimedCaption,
 )
+from svi_story.storyboard.schema import SIDES, Resolution
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -42,6 +43,23 @@ DEFAULT_PRESET = {"h264": "medium", "av1": "8"}
 def plan_film(board: BoardFile, fingerprints: Fingerprints, engine: str | None = None) -> FilmPlan:
     """Resolve a board, optionally for another engine than it names. Raises InputError with every problem."""
     return _Planner(board, fingerprints, engine).film()
+
+
+def draft_of(board: BoardFile) -> BoardFile:
+    """The board as a draft: preset `draft`, half the size; its steps, guidance and shift are ignored."""
+    story = board.story
+    spec = spec_of(story.engine.name)
+    size = (story.resolution.width, story.resolution.height) if story.resolution else spec.size
+    width, height = (max((side // 2 + 8) // 16 * 16, SIDES[0]) for side in size)
+    sampler = {"preset": "draft", "steps": None, "guidance": None, "shift": None}
+    own = {name: value for name, value in sampler.items() if name in spec.settings.model_fields}
+    clips = tuple(clip.model_copy(update={"steps": None, "guidance": None}) for clip in story.clips)
+    changes = {
+        "engine": story.engine.model_copy(update=own),
+        "resolution": Resolution(width=width, height=height),
+        "clips": clips,
+    }
+    return replace(board, story=story.model_copy(update=changes))
 
 
 class _Planner:

@@ -105,10 +105,7 @@ class Film:
         self._sound: tuple[str, Path] | None = None
 
     def start(self) -> None:
-        """Check everything that the film needs and report what will be rendered; mix its sound."""
-        check_encoder(self._encoding.codec.encoder)
-        import_moviepy()  # where there is no ffmpeg, no GPU time is spent
-        _start(self._job, self._job.segments, self._context)
+        """Check what the film needs besides its segments, and mix its sound."""
         for note in _unreadable_texts(self._job):
             self._report_warning(note)
         with disk(self._film, "making room for the film"):
@@ -118,8 +115,8 @@ class Film:
             if piece.keys <= self._cards.keys():
                 self._encoded[number] = self._context.encoder.submit(self._encode, piece)
 
-    def add(self, ready: SegmentReady) -> bool:
-        """Take a finished segment; whether the film is complete, and in place, with it."""
+    def add(self, ready: SegmentReady) -> None:
+        """Take a finished segment. With the last one the film is completed and put in place."""
         key = ready.segment.key
         self._entries[key] = ready.entry
         self._waiting.discard(key)
@@ -137,10 +134,8 @@ class Film:
                 self._context.report(ClipDone(self._board, shot.id))
                 if keys & self._fresh and self._waiting:
                     self._context.encoder.submit(self._refresh_partial_film)
-        if self._waiting:
-            return False
-        self._finish()
-        return True
+        if not self._waiting:
+            self._finish()
 
     def cancel(self) -> None:
         """Encode no more."""
@@ -249,39 +244,55 @@ class Film:
         self._context.report(Warned(f"{self._board}: {what}"))
 
 
-class Clips:
-    """Some clips of a board, and no film."""
+class Films:
+    """What is made of one board: its film, or a film of each clip that is wanted."""
 
-    def __init__(self, job: Job, wanted: Sequence[Segment], context: RenderContext) -> None:
+    def __init__(
+        self, job: Job, films: Sequence[Job], wanted: Sequence[Segment], context: RenderContext
+    ) -> None:
         self._job = job
         self._wanted = wanted
         self._context = context
+        self._films = [(Film(each, context), {segment.key for segment in each.segments}) for each in films]
+        self._encoder = encoding_of(job.plan).codec.encoder
         self._waiting = {segment.key for segment in wanted}
+        shown = {shot.id for each in films for shot in each.plan.shots}
+        self._parents = [segment for segment in wanted if segment.clip not in shown]
 
     def start(self) -> None:
-        """Check everything that they need and report what will be rendered."""
+        """Check everything that the films need, and report what will be rendered."""
+        check_encoder(self._encoder)
+        import_moviepy()  # where there is no ffmpeg, no GPU time is spent
         _start(self._job, self._wanted, self._context)
+        for film, _ in self._films:
+            film.start()
 
     def add(self, ready: SegmentReady) -> bool:
-        """Take a finished segment; whether it was the last."""
+        """Take a finished segment; whether everything is complete, and in place, with it."""
         key = ready.segment.key
         self._waiting.discard(key)
-        for clip in dict.fromkeys(segment.clip for segment in self._wanted if segment.key == key):
-            if all(segment.key not in self._waiting for segment in self._wanted if segment.clip == clip):
+        for film, keys in self._films:
+            if key in keys:
+                film.add(ready)
+        for clip in {segment.clip for segment in self._parents if segment.key == key}:
+            if all(segment.key not in self._waiting for segment in self._parents if segment.clip == clip):
                 self._context.report(ClipDone(self._job.place.board, clip))
         return not self._waiting
 
     def cancel(self) -> None:
-        """Nothing is under way."""
+        """Encode no more."""
+        for film, _ in self._films:
+            film.cancel()
 
 
-def finish_if_up_to_date(job: Job, context: RenderContext) -> bool:
-    """Whether the film is there as it would be rendered; then what is left to do is done."""
-    if not is_finished(job, context.store):
+def finish_if_up_to_date(films: Sequence[Job], context: RenderContext) -> bool:
+    """Whether all films are there as they would be rendered; then what is left to do is done."""
+    if not all(is_finished(job, context.store) for job in films):
         return False
-    _protect(job, None, context)
-    remove_partial_film(job, context.outputs)
-    _report_film(job, context, made=False)
+    for job in films:
+        _protect(job, None, context)
+        remove_partial_film(job, context.outputs)
+        _report_film(job, context, made=False)
     return True
 
 

@@ -23,7 +23,7 @@ from svi_story.events import BundleOpened, Warned
 from svi_story.files import folds_case, short_path
 from svi_story.plan.fingerprints import Fingerprints
 from svi_story.plan.keys import with_keys
-from svi_story.plan.resolve import plan_film
+from svi_story.plan.resolve import draft_of, plan_film
 from svi_story.render.record import partial_film
 from svi_story.settings import STORYBOARDS, load_settings, project_root
 from svi_story.storyboard.files import absent
@@ -36,12 +36,16 @@ if TYPE_CHECKING:
     from svi_story.plan.keys import Identity
     from svi_story.plan.model import FilmPlan, Segment
     from svi_story.settings import Settings
+    from svi_story.storyboard.source import BoardFile
 
 SUFFIXES = (".yaml", ".yml")
 CACHE = Path("renders") / ".cache"
 """The cache's default place in a project."""
 FILM = ".mp4"
+DRAFT = ".draft.mp4"
 """The ending of what exists so far of a film."""
+MOST_NAMED = 12
+"""Clips that a message lists."""
 LONGEST_NAME = 255
 """Bytes that file systems take."""
 LONGEST_BESIDE = ".preview-99.png"
@@ -250,54 +254,70 @@ def fingerprints_for(places: Iterable[Place | Rejected], report: Reporter) -> Fi
 
 
 def resolve(
-    places: Iterable[Place | Rejected], fingerprints: Fingerprints, *, find_weights: bool = False
+    places: Iterable[Place | Rejected],
+    fingerprints: Fingerprints,
+    *,
+    find_weights: bool = False,
+    draft: bool = False,
 ) -> tuple[list[tuple[Place, FilmPlan]], list[Rejected]]:
     """Load and plan every board, bundles unpacked; errors in one do not affect the others.
 
-    With `find_weights`, a bundle's LoRAs are looked for below the project's models.
+    With `find_weights`, a bundle's LoRAs are looked for below the project's models. `draft`: as
+    a draft, with a film of its own.
     """
     plans: list[tuple[Place, FilmPlan]] = []
     rejected: list[Rejected] = []
-    for place in places:
-        if isinstance(place, Rejected):
-            rejected.append(place)
+    for given in places:
+        if isinstance(given, Rejected):
+            rejected.append(given)
             continue
         try:
-            plans.append(_resolved(place, fingerprints, find_weights=find_weights))
+            place, board, engine = _loaded(given, fingerprints, find_weights=find_weights)
+            if draft:
+                board = draft_of(board)
+            film = given.film.with_suffix(DRAFT) if draft else given.film
+            plans.append((replace(place, film=film), plan_film(board, fingerprints, engine)))
         except InputError as error:
-            rejected.append(Rejected(place.board, error))
+            rejected.append(Rejected(given.board, error))
         except RenderError as error:
-            rejected.append(Rejected(place.board, InputError(*error.problems)))
+            rejected.append(Rejected(given.board, InputError(*error.problems)))
         except OSError as error:  # of a file that changes while it is looked at
             what = f"cannot be read: {error.strerror}; solve this and run the same command again"
             rejected.append(
-                Rejected(place.board, InputError(Problem(what, str(error.filename or place.board))))
+                Rejected(given.board, InputError(Problem(what, str(error.filename or given.board))))
             )
     return plans, rejected
 
 
-def _resolved(place: Place, fingerprints: Fingerprints, *, find_weights: bool) -> tuple[Place, FilmPlan]:
+def _loaded(
+    place: Place, fingerprints: Fingerprints, *, find_weights: bool
+) -> tuple[Place, BoardFile, str | None]:
+    """A board, its place once it is unpacked, and the engine that the user or its bundle asks for."""
     engine = place.settings.engine
     if not is_bundle(place.board):
-        return place, plan_film(load(place.board), fingerprints, engine)
+        return place, load(place.board), engine
     bundle = unpack(place.board, place.cache, fingerprints)
     engine = engine or bundle.manifest.settings.engine
     models = place.settings.models[0] if find_weights and spec_of(engine).uses_weights else None
     board = load_bundled(bundle, models, fingerprints)
     if bundle.cache:
         place = replace(place, cache=bundle.cache, fallbacks=())
-    return place, plan_film(board, fingerprints, engine)
+    return place, board, engine
 
 
 def prepare(
-    places: Iterable[Place | Rejected], fingerprints: Fingerprints, asked: Mapping[str, Any] | None = None
+    places: Iterable[Place | Rejected],
+    fingerprints: Fingerprints,
+    asked: Mapping[str, Any] | None = None,
+    *,
+    draft: bool = False,
 ) -> tuple[list[Job], list[Rejected]]:
-    """Load, plan and key every board.
+    """Load, plan and key every board; `draft` is as in `resolve`.
 
     `asked` are the fields of EngineOptions that the user asked for, besides settings; for others a bundle may
     have been packed with other values.
     """
-    plans, rejected = resolve(places, fingerprints, find_weights=True)
+    plans, rejected = resolve(places, fingerprints, find_weights=True, draft=draft)
 
     @cache
     def identity(name: str, options: EngineOptions) -> Identity:
@@ -347,18 +367,60 @@ def notices(jobs: Iterable[Job]) -> Iterator[Event]:
                 yield Warned(f"{what}; new ones go to {short_path(job.place.cache)}")
 
 
-def select(job: Job, clips: Sequence[str]) -> tuple[Segment, ...]:
-    """The segments of these clips and of all they continue from.
+def select(job: Job, names: Sequence[str]) -> tuple[int, ...]:
+    """The clips that a user names, by 0-based place in the film, each once and in film order.
 
+    A name is a clip's id, else a number from 1, else a range of them: `window`, `3`, `2-4`, `window-street`.
     Raises InputError for clips that the board does not have.
     """
-    ids = [shot.id for shot in job.plan.shots]
-    unknown = [clip for clip in clips if clip not in ids]
-    if unknown:
-        what = f"has no clip {', '.join(unknown)}; its clips are {', '.join(ids)}"
-        raise InputError(Problem(what, file=str(job.place.board)))
+    places = {shot.id: place for place, shot in enumerate(job.plan.shots)}
+
+    def place_of_clip(name: str) -> int | None:
+        is_number = name.isdecimal() and 1 <= int(name) <= len(places)
+        return places.get(name, int(name) - 1 if is_number else None)
+
     chosen: set[int] = set()
-    for last in map(ids.index, clips):
-        first = max(index for index in range(last + 1) if job.plan.shots[index].starts_chain)
-        chosen.update(range(first, last + 1))
-    return tuple(segment for index in sorted(chosen) for segment in job.plan.shots[index].segments)
+    unknown: list[str] = []
+    for name in names:
+        place = place_of_clip(name)
+        ends = (name[:at] for at, char in enumerate(name) if char == "-")
+        ranges = ((place_of_clip(first), place_of_clip(name[len(first) + 1 :])) for first in ends)
+        found = [(first, last) for first, last in ranges if first is not None and last is not None]
+        if place is not None:
+            chosen.add(place)
+        elif found and found[0][0] <= found[0][1]:
+            chosen.update(range(found[0][0], found[0][1] + 1))
+        else:
+            unknown.append(name)
+    if unknown:
+        named = [f"{place + 1} ({clip})" for clip, place in places.items()]
+        clips = ", ".join(named if len(named) <= MOST_NAMED else [*named[: MOST_NAMED - 1], "...", named[-1]])
+        what = f"has no clip {', '.join(unknown)}; name one by id or number, or several as 2-4: {clips}"
+        raise InputError(Problem(what, file=str(job.place.board)))
+    return tuple(sorted(chosen))
+
+
+def with_parents(job: Job, clips: Iterable[int]) -> tuple[Segment, ...]:
+    """The segments of these clips and of all that they continue from, in film order."""
+    shots = job.plan.shots
+    wanted: set[int] = set()
+    for last in clips:
+        first = max(index for index in range(last + 1) if shots[index].starts_chain)
+        wanted.update(range(first, last + 1))
+    return tuple(segment for index in sorted(wanted) for segment in shots[index].segments)
+
+
+def film_of_clip(job: Job, clip: int) -> Job:
+    """A film of one clip alone, with its captions and sounds, in a folder beside the film."""
+    plan, film = job.plan, job.place.film
+    shot = plan.shots[clip]
+    return replace(
+        job,
+        place=replace(job.place, film=film.with_suffix(".clips") / f"{clip + 1}-{shot.id}{FILM}"),
+        plan=replace(
+            plan,
+            title=f"{plan.title}: {shot.id}",
+            shots=(replace(shot, fade=0, dip=0, starts_chain=True),),
+            cut=replace(plan.cut, fade_in=0, fade_out=0, title_card=None, end_card=None, music=None),
+        ),
+    )

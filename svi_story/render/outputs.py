@@ -34,7 +34,7 @@ from svi_story.review.contact_sheet import CLIPS_PER_SHEET, is_sheet, sheet_path
 from svi_story.review.report import is_page
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator, Sequence
+    from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
     from svi_story.cache.outputs import Outputs
     from svi_story.events import Reporter
@@ -254,13 +254,22 @@ def _check(
 
 
 def check_films(
-    jobs: Sequence[Job], outputs_of: Callable[[Path], Outputs], report: Reporter, *, forced: bool
+    jobs: Sequence[Job],
+    films: Mapping[Path, Sequence[Job]],
+    outputs_of: Callable[[Path], Outputs],
+    report: Reporter,
+    *,
+    forced: bool,
 ) -> tuple[list[Job], list[Rejected]]:
     """The boards whose films may be written, and those that are refused.
 
-    `outputs_of` returns the object to write with, for the cache of a project.
+    `films` are the films to make of each board; `outputs_of` returns the object to write with, for the cache
+    of a project.
     """
-    claims = [_film_writes(job, outputs_of(job.place.settings.cache), report, forced=forced) for job in jobs]
+    claims = []
+    for job in jobs:
+        outputs = outputs_of(job.place.settings.cache)
+        claims.append(_film_writes(job, films.get(job.place.board, ()), outputs, report, forced=forced))
     refused = check(claims, report)
     for job in jobs:
         if not is_writable(job.place.cache) and _has_to_render(job, report):
@@ -327,21 +336,24 @@ def raise_first(refused: dict[Path, InputError]) -> None:
         raise error
 
 
-def _film_writes(job: Job, outputs: Outputs, report: Reporter, *, forced: bool) -> PlannedWrites:
-    """The film, and what is put beside it."""
-    files = FilmFiles(job.place, job.plan, outputs)
-    targets = [
-        Target(files.path, "its film", files.film),
-        Target(record_path(files.path), "the film's record", files.record, beside=True),
-    ]
-    if len(job.plan.shots) > 1 and not _is_folder(partial_film(files.path)):  # the film does not need it
-        targets.append(Target(partial_film(files.path), "the film so far", files.partial, beside=True))
-    if job.plan.cut.soft and any(shot.caption.strip() for shot in job.plan.shots):
-        captions = files.path.with_suffix(".srt")
-        targets.append(Target(captions, "the board's captions", files.captions, beside=True))
+def _film_writes(
+    job: Job, films: Sequence[Job], outputs: Outputs, report: Reporter, *, forced: bool
+) -> PlannedWrites:
+    """The films of a board, and what is put beside them."""
+    targets = []
+    for film in films:
+        files = FilmFiles(film.place, film.plan, outputs)
+        targets.append(Target(files.path, "its film", files.film))
+        targets.append(Target(record_path(files.path), "the film's record", files.record, beside=True))
+        if len(film.plan.shots) > 1 and not _is_folder(partial_film(files.path)):  # the film does not need it
+            targets.append(Target(partial_film(files.path), "the film so far", files.partial, beside=True))
+        if film.plan.cut.soft and any(shot.caption.strip() for shot in film.plan.shots):
+            captions = files.path.with_suffix(".srt")
+            targets.append(Target(captions, "the board's captions", files.captions, beside=True))
 
     def is_done() -> bool:
-        return not forced and job.missing is None and is_finished(job, job.place.store(report))
+        store = job.place.store(report)
+        return not forced and job.missing is None and all(is_finished(film, store) for film in films)
 
     return PlannedWrites(job.place, job.plan, tuple(targets), outputs, is_done)
 

@@ -10,7 +10,7 @@ import time
 import traceback
 from collections import defaultdict
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import dataclass, field, replace
 from functools import cache, partial
 from pathlib import Path
@@ -33,8 +33,8 @@ from svi_story.events import (
 from svi_story.files import disk_error
 from svi_story.render.cost import Calibration, Timed, calibrated
 from svi_story.render.executor import LocalExecutor, SegmentFailed
-from svi_story.render.film import Clips, Film, RenderContext, finish_if_up_to_date
-from svi_story.render.jobs import Rejected, select
+from svi_story.render.film import Films, RenderContext, finish_if_up_to_date
+from svi_story.render.jobs import Rejected, film_of_clip, select, with_parents
 from svi_story.render.outputs import check_films
 from svi_story.render.remaining import RemainingTime
 
@@ -66,9 +66,9 @@ class RenderRequest:
     """What to render of every board."""
 
     only: tuple[str, ...] = ()
-    """Render these clips and what they continue from, and no film; the whole film when empty."""
+    """Render these clips and what they continue from, and a film of each; the whole film when empty."""
     force: tuple[str, ...] = ()
-    """Render these clips again, or `all`."""
+    """Render these clips again, or `all`. Clips are named as for `select`."""
     retries: int = 2
     """How often a board that failed transiently is tried again, after all others."""
     pause: float = 5.0
@@ -83,8 +83,8 @@ class Outcome:
     ending: Ending
     message: str = ""
     """What went wrong, for a person; the traceback of a bug."""
-    film: Path | None = None
-    """Where it is done."""
+    films: tuple[Path, ...] = ()
+    """What was rendered: the film, or a film of each clip."""
 
 
 @dataclass(frozen=True)
@@ -92,8 +92,10 @@ class BoardRequest:
     """A request for one board."""
 
     job: Job
-    clips: tuple[Segment, ...]
-    """What to render when only clips are wanted; empty for the whole film."""
+    films: tuple[Job, ...]
+    """The films to make: the board's, or one of each clip that is wanted."""
+    wanted: tuple[Segment, ...]
+    """Every segment that must be in the cache in the end, in film order."""
     forced: tuple[Segment, ...]
 
     @classmethod
@@ -101,19 +103,30 @@ class BoardRequest:
         """Raises InputError when the board's engine is missing something, or the board has no such clip."""
         job.require_keys()
         clips = select(job, request.only)
-        wanted = clips or job.segments
+        wanted = with_parents(job, clips) if clips else job.segments
         within = {segment.clip for segment in wanted}
-        forced = within if "all" in request.force else set(request.force)
-        select(job, tuple(sorted(forced)))
+        ids = [shot.id for shot in job.plan.shots]
+        again = [name for name in request.force if name != "all" or name in ids]
+        forced = within if len(again) < len(request.force) else {ids[clip] for clip in select(job, again)}
         if outside := forced - within:
             what = f"--force {', '.join(sorted(outside))}: not among the clips that --only renders"
             raise InputError(Problem(what, file=str(job.place.board)))
-        return cls(job, clips, tuple(segment for segment in wanted if segment.clip in forced))
+        return cls(
+            job,
+            films_of(job, request.only),
+            wanted,
+            tuple(segment for segment in wanted if segment.clip in forced),
+        )
 
     @property
-    def wanted(self) -> tuple[Segment, ...]:
-        """Every segment that must be in the cache in the end."""
-        return self.clips or self.job.segments
+    def done(self) -> Outcome:
+        """How it ends when all goes well."""
+        return Outcome(self.job.place.board, "done", films=tuple(each.place.film for each in self.films))
+
+
+def films_of(job: Job, only: Sequence[str]) -> tuple[Job, ...]:
+    """The films that a request makes of a board: its own, or one of each clip. Raises as `select`."""
+    return tuple(film_of_clip(job, clip) for clip in select(job, only)) if only else (job,)
 
 
 @dataclass(frozen=True)
@@ -145,9 +158,12 @@ def render_boards(
     Raises InputError when the cluster cannot be joined.
     """
     outputs_of = cache(Outputs)
-    if not request.only:
-        jobs, refused_boards = check_films(jobs, outputs_of, report, forced=bool(request.force))
-        rejected = [*rejected, *refused_boards]
+    films: dict[Path, tuple[Job, ...]] = {}
+    for job in jobs:
+        with suppress(InputError):  # clips that the board does not have are reported with its request
+            films[job.place.board] = films_of(job, request.only)
+    jobs, refused_boards = check_films(jobs, films, outputs_of, report, forced=bool(request.force))
+    rejected = [*rejected, *refused_boards]
     requests, outcomes = requests_of(jobs, rejected, request, report)
     if requests:
         fingerprints.save()
@@ -179,7 +195,7 @@ def _with_time_left(
     requests: Sequence[BoardRequest], segments: Mapping[Name, Timed], report: Reporter
 ) -> Reporter:
     """A reporter that passes everything on, and reports how much time is left."""
-    films = [each.job.plan for each in requests if not each.clips]
+    films = [film.plan for each in requests for film in each.films]
     return RemainingTime(
         segments,
         frames=sum(plan.frames for plan in films),
@@ -276,7 +292,7 @@ class BatchRunner:
         delayed: dict[Path, TransientError],
     ) -> Iterator[Outcome]:
         """Start every board, render the segments of all, and hand each to the boards that want it."""
-        films: dict[Path, Film | Clips] = {}
+        films: dict[Path, Films] = {}
         takers: defaultdict[str, list[Path]] = defaultdict(list)
 
         def fail(board: Path, error: Exception) -> Iterator[Outcome]:
@@ -290,17 +306,17 @@ class BatchRunner:
             else:
                 yield self._failed(board, error)
 
-        for each in requests:
-            board = each.job.place.board
+        requested = {each.job.place.board: each for each in requests}
+        for board, each in requested.items():
             try:
-                if not each.clips and not each.forced and finish_if_up_to_date(each.job, context):
-                    yield Outcome(board, "done")
+                if not each.forced and finish_if_up_to_date(each.films, context):
+                    yield each.done
                     continue
                 for segment in each.forced:  # once, whichever boards share it and are started again
                     if segment.key not in forced:
                         context.store.quarantine(segment.key, FORCED)
                         forced.add(segment.key)
-                film = Clips(each.job, each.clips, context) if each.clips else Film(each.job, context)
+                film = Films(each.job, each.films, each.wanted, context)
                 film.start()
             except Exception as error:  # noqa: BLE001 - one board must not stop the others
                 yield from fail(board, error)
@@ -319,9 +335,9 @@ class BatchRunner:
                     continue
                 if complete:
                     del films[board]
-                    yield Outcome(board, "done")
+                    yield requested[board].done
 
-    def _hand_over(self, film: Film | Clips, board: Path, result: Result, *, first: bool) -> bool:
+    def _hand_over(self, film: Films, board: Path, result: Result, *, first: bool) -> bool:
         """Give a segment to a film; whether the film is complete. Raises what the segment failed by."""
         if isinstance(result, SegmentFailed):
             raise result.error
