@@ -274,7 +274,7 @@ class Films:
         for film, keys in self._films:
             if key in keys:
                 film.add(ready)
-        for clip in {segment.clip for segment in self._parents if segment.key == key}:
+        for clip in dict.fromkeys(segment.clip for segment in self._parents if segment.key == key):
             if all(segment.key not in self._waiting for segment in self._parents if segment.clip == clip):
                 self._context.report(ClipDone(self._job.place.board, clip))
         return not self._waiting
