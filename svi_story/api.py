@@ -164,8 +164,8 @@ def render(
     """Render films; how each board ended.
 
     `only` are clips to render, with those that they continue from, as films of their own instead of the whole
-    film; `draft` renders a quick draft beside the film; `force` are clips to render again, or `all`. `ray` is the address of a Ray cluster, or `local` for all GPUs of this machine. `command`
-    is noted in the run log.
+    film; `draft` renders a quick draft beside the film; `force` are clips to render again, or `all`. `ray` is
+    the address of a Ray cluster, or `local` for all GPUs of this machine. `command` is noted in the run log.
     """
     request = RenderRequest(tuple(only), tuple(force), retries)
     settings, engine_options = _split(options)

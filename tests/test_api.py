@@ -60,7 +60,8 @@ def test_it_returns_what_the_commands_print(write_board: Write, svi_story: Run) 
     (checked,) = validate(board)
     assert checked.plan
     assert checked.plan.frames == 5
-    assert render(board, only=["clip-01"], engine="animatic")[0].film is None
+    (outcome,) = render(board, only=["clip-01"], engine="animatic")
+    assert [film.name for film in outcome.films] == ["1-clip-01.mp4"]
 
 
 @pytest.mark.parametrize(
