@@ -13,6 +13,7 @@ import numpy as np
 import opentimelineio as otio
 import pytest
 from cut_frames import Library
+from sound_files import wav_bytes
 
 from svi_story.cache.frames import Frames
 from svi_story.cache.store import Store
@@ -105,6 +106,44 @@ def test_a_timeline_points_into_the_cache(film: Path, svi_story: Run, tmp_path: 
         assert held == clip.media_reference.available_range.duration.value
     plan = json.loads(svi_story("plan", film, "--json").out)["boards"][0]
     assert otio.adapters.read_from_file(str(timeline)).duration().value == plan["frames"]
+
+
+@pytest.mark.parametrize("media", [[], ["--media", "prores"]])
+def test_all_media_have_different_names(
+    media: list[str], write_board: WriteBoard, svi_story: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("a/rain.wav", "b/rain.wav", "b/Rain.wav", "a/fog.prores.mov"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_bytes(wav_bytes(name.encode() * 480))
+    clips = [
+        {"id": "fog", "prompt": "Fog.", "voice": "a/rain.wav", "sounds": ["b/rain.wav", "a/fog.prores.mov"]},
+        {"id": "sea", "prompt": "The sea.", "voice": "b/Rain.wav", "sounds": ["a/rain.wav"]},
+    ]
+    board = write_board(
+        clips=clips,
+        engine={"name": "animatic", "max_frames": 13},
+        resolution="256x128",
+        cut={"audio": "a/rain.wav"},
+    )
+    assert svi_story("render", board).code == 0
+    for _ in range(2):
+        ended = svi_story("export", board, "--to", "otio", *media)
+        assert ended.code == 0, ended.err
+    timeline = tmp_path / "renders/board.otio"
+    files = {media_of(clip, timeline) for clip in clips_in(timeline)}
+    assert len(files) == 6
+    assert len({file.name.casefold() for file in files}) == 6
+    contents = {file.read_bytes() for file in files if file.suffix == ".wav"}
+    assert contents == {(tmp_path / name).read_bytes() for name in ("a/rain.wav", "b/rain.wav", "b/Rain.wav")}
+    bundle = tmp_path / "board.otioz"
+    monkeypatch.chdir(timeline.parent)  # OTIO's adapter takes references as relative to the working directory
+    otio.adapters.write_to_file(otio.adapters.read_from_file(str(timeline)), str(bundle))
+    assert bundle.stat().st_size > sum(file.stat().st_size for file in files)
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "renders/board.media/rain-2.wav").write_bytes(b"mine")
+    ended = svi_story("export", board, "--to", "otio", *media)
+    assert "rain-2.wav" in ended.err
+    assert (tmp_path / "renders/board.media/rain-2.wav").read_bytes() == b"mine"
 
 
 @pytest.mark.parametrize("codec", ["prores", "dnxhr"])

@@ -56,7 +56,6 @@ def export(
         check_timeline,
         export_otio,
         export_srt,
-        media_paths,
         subtitles,
     )
     from svi_story.render.outputs import check_bundle
@@ -75,7 +74,7 @@ def export(
     outputs = Outputs(job.place.settings.cache)
     if to == "otio":
         codec = CODECS[media] if media else None
-        check_timeline(job, target, media_paths(job, target, codec) if codec else (), outputs, warn)
+        check_timeline(job, target, codec, outputs, warn)
         export_otio(
             *(job, store_of(job), target, codec, tell, outputs), command=options.render_command(board)
         )

@@ -10,6 +10,8 @@ import os
 from dataclasses import asdict, dataclass, is_dataclass
 from fractions import Fraction
 from math import ceil
+from pathlib import Path
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, NamedTuple
 from urllib.parse import quote
 
@@ -21,7 +23,6 @@ from svi_story.media.audio import RATE
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping, Sequence
-    from pathlib import Path
 
     from svi_story.plan.model import Card, FilmPlan, Recording, Segment, Shot, Sound
 
@@ -48,7 +49,8 @@ def reference(path: Path, folder: Path, available: Any) -> Any:
     """A file, as seen from the folder that the timeline lies in: what moves together stays together."""
     import opentimelineio as otio
 
-    way = relative_path(os.path.realpath(path), os.path.realpath(folder))
+    path = Path(os.path.realpath(path.parent), path.name)  # links to files keep their names
+    way = relative_path(path, os.path.realpath(folder))
     return otio.schema.ExternalReference(quote(os.fsencode(way)), available)
 
 
@@ -95,10 +97,13 @@ class AudioClip(NamedTuple):
         return self.start + self.samples
 
 
-def sound_tracks(plan: FilmPlan, starts: Sequence[int], frames: int, folder: Path) -> Iterator[Any]:
+def sound_tracks(
+    plan: FilmPlan, starts: Sequence[int], frames: int, folder: Path, copies: Mapping[Path, Path]
+) -> Iterator[Any]:
     """The music bed, the voices and the other sounds, each in as many tracks as overlap.
 
-    `starts` are the clips' first frames and `frames` is the film's length, at the board's rate.
+    `starts` are the clips' first frames and `frames` is the film's length, at the board's rate. `copies` has
+    the copies of recordings to refer to instead.
     """
     stop = samples_of(Fraction(frames) / plan.fps)
     found = {
@@ -108,7 +113,7 @@ def sound_tracks(plan: FilmPlan, starts: Sequence[int], frames: int, folder: Pat
     }
     for name, clips in found.items():
         for number, lane in enumerate(_lanes(clips), 1):
-            yield _track(name if number == 1 else f"{name} {number}", lane, folder)
+            yield _track(name if number == 1 else f"{name} {number}", lane, folder, copies)
 
 
 def _placed(
@@ -157,7 +162,7 @@ def _lanes(clips: Iterable[AudioClip]) -> list[list[AudioClip]]:
     return lanes
 
 
-def _track(name: str, lane: Sequence[AudioClip], folder: Path) -> Any:
+def _track(name: str, lane: Sequence[AudioClip], folder: Path, copies: Mapping[Path, Path]) -> Any:
     import opentimelineio as otio
 
     track = otio.schema.Track(name, kind=otio.schema.TrackKind.Audio)
@@ -169,7 +174,7 @@ def _track(name: str, lane: Sequence[AudioClip], folder: Path) -> Any:
         track.append(
             otio.schema.Clip(
                 text(clip.recording.path.name),
-                reference(clip.recording.path, folder, available),
+                reference(copies.get(clip.recording.path, clip.recording.path), folder, available),
                 span(0, clip.samples, SAMPLES),
                 noted(clip.about),
             )
@@ -245,8 +250,16 @@ def timeline_items(
     return tuple(title + shots + end)
 
 
-def timeline(plan: FilmPlan, items: Sequence[TimelineItem], folder: Path) -> Any:
-    """The timeline, with references relative to the folder that it is going to lie in."""
+def timeline(
+    plan: FilmPlan,
+    items: Sequence[TimelineItem],
+    folder: Path,
+    copies: Mapping[Path, Path] = MappingProxyType({}),
+) -> Any:
+    """The timeline, with references relative to the folder that it is going to lie in.
+
+    `copies` has the copies of recordings to refer to instead.
+    """
     import opentimelineio as otio
 
     edit = EditedTrack([TrackItem(item.runs) for item in items])
@@ -262,7 +275,7 @@ def timeline(plan: FilmPlan, items: Sequence[TimelineItem], folder: Path) -> Any
     pictures.extend(_transition(edit.transitions[-1], plan))
     whole.tracks.append(pictures)
     starts = [start for item, start in zip(items, edit.starts, strict=True) if item.shot]
-    whole.tracks.extend(list(sound_tracks(plan, starts, edit.frames, folder)))
+    whole.tracks.extend(list(sound_tracks(plan, starts, edit.frames, folder, copies)))
     return whole
 
 

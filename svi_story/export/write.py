@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import hashlib
+import shutil
+import unicodedata
 from contextlib import suppress
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from svi_story.cache.layout import FRAMES
-from svi_story.cache.outputs import place_of
+from svi_story.cache.outputs import is_plain, place_of
 from svi_story.cut.captions import card as draw_card
 from svi_story.cut.captions import srt
 from svi_story.cut.edit_list import strips_of
@@ -26,7 +28,7 @@ from svi_story.export.media import (
     write_media,
 )
 from svi_story.export.otio import MediaRange, as_bytes, is_timeline, timeline, timeline_items
-from svi_story.files import disk, make_folder, read_regular, remove_stale_temps
+from svi_story.files import disk, make_folder, read_regular, remove_stale_temps, sha256_file
 from svi_story.render.metadata import captions_of
 from svi_story.render.outputs import (
     EDITED,
@@ -42,7 +44,7 @@ from svi_story.render.outputs import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Mapping, Sequence
+    from collections.abc import Callable, Mapping, Sequence
     from pathlib import Path
 
     from svi_story.cache.entry import Entry
@@ -50,7 +52,7 @@ if TYPE_CHECKING:
     from svi_story.cache.store import Store
     from svi_story.events import Reporter
     from svi_story.export.media import FrameSequence, MediaCodec
-    from svi_story.plan.model import Card
+    from svi_story.plan.model import Card, Recording
     from svi_story.render.jobs import Job
 
 CARDS = ("_title-card", "_end-card")
@@ -100,7 +102,7 @@ def export_otio(
     else:
         clips, cards = [], (None, None)
         for shot in job.plan.shots:
-            files = [(each, entries[each.key].folder / FRAMES) for each in shot.segments]
+            files = [(each, _named_frames(entries[each.key].folder, each.key)) for each in shot.segments]
             clips.append(
                 [
                     MediaRange(path, each.overlap, each.contributes, each.frames, (each,))
@@ -108,8 +110,68 @@ def export_otio(
                 ]
             )
     store.remember_film(job.place.film, job.place.board, entries, None)
+    copies = sound_copies(job, target, codec)
+    for recording, copy in copies.items():
+        _copy_sound(recording, copy, outputs)
     items = timeline_items(job.plan, clips, cards)
-    _write(target, as_bytes(timeline(job.plan, items, folder)), outputs)
+    paths = {recording.path: copy for recording, copy in copies.items()}
+    _write(target, as_bytes(timeline(job.plan, items, folder, paths)), outputs)
+
+
+def _named_frames(folder: Path, key: str) -> Path:
+    """The frames of an entry under a name that no other media file has: editors find files by their names.
+
+    Where the cache cannot be written to, they keep their own.
+    """
+    named = folder / f"{key[:32]}{FRAMES[FRAMES.index('.') :]}"
+    if not named.exists():
+        try:
+            named.symlink_to(FRAMES)
+        except OSError:  # Windows does not let everybody make symbolic links
+            try:
+                named.hardlink_to(folder / FRAMES)
+            except OSError:
+                return folder / FRAMES
+    return named
+
+
+def sound_copies(job: Job, target: Path, codec: MediaCodec | None) -> dict[Recording, Path]:
+    """Where recordings are copied to that are called as other media files of the timeline."""
+    taken = {_folded(path.name) for path in media_paths(job, target, codec)} if codec else set()
+    music = job.plan.cut.music
+    sounds = [each for shot in job.plan.shots for each in (*shot.voices, *shot.sounds)]
+    copies: dict[Recording, Path] = {}
+    for recording in dict.fromkeys(each.recording for each in (*((music.sound,) if music else ()), *sounds)):
+        name, number = recording.path.name, 1
+        while _folded(name) in taken:
+            number += 1
+            name = f"{recording.path.stem}-{number}{recording.path.suffix}"
+        taken.add(_folded(name))
+        if number > 1:
+            copies[recording] = media_folder(target) / name
+    return copies
+
+
+def _folded(name: str) -> str:
+    return unicodedata.normalize("NFC", name).casefold()
+
+
+def _copy_sound(recording: Recording, copy: Path, outputs: Outputs) -> None:
+    with disk(copy, "copying a recording"):
+        make_folder(copy.absolute().parent)
+        if outputs.keeps(copy) or _is_copy(recording)(copy):
+            return
+        with outputs.file(copy) as temporary:
+            shutil.copyfile(recording.path, temporary)
+
+
+def _is_copy(recording: Recording) -> Callable[[Path], bool]:
+    def look(path: Path) -> bool:
+        with suppress(OSError):
+            return is_plain(path) and sha256_file(path) == recording.sha256
+        return False
+
+    return look
 
 
 def media_folder(target: Path) -> Path:
@@ -188,11 +250,14 @@ def export_srt(job: Job, target: Path, outputs: Outputs) -> None:
 
 
 def check_timeline(
-    job: Job, timeline: Path, media: Iterable[Path], outputs: Outputs, report: Reporter
+    job: Job, timeline: Path, codec: MediaCodec | None, outputs: Outputs, report: Reporter
 ) -> None:
-    """Raises InputError where a timeline, or one of the clips' files that go with it, may not be written."""
+    """Raises InputError where a timeline, or one of the media files that go with it, may not be written."""
     targets = [Target(timeline, "its timeline", known(outputs, is_timeline))]
-    for path in media:
+    for recording, copy in sound_copies(job, timeline, codec).items():
+        look = known(outputs, _is_copy(recording))
+        targets.append(Target(copy, "the copy of a recording", look, beside=True))
+    for path in media_paths(job, timeline, codec) if codec else ():
         targets += [
             Target(path, "the clip's file", _media_look(outputs), beside=True),
             Target(note_path(path), "the note about a clip's file", known(outputs, is_note), beside=True),
