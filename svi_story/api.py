@@ -195,7 +195,7 @@ def prepare_jobs(
     return jobs, rejected, fingerprints
 
 
-ENGINE_OPTIONS = {"dtype": ("bfloat16", "float32"), "vae": ("whole", "tiles")}
+ENGINE_OPTIONS = {"dtype": ("bfloat16", "float32"), "vae": ("whole", "strips", "tiles")}
 """Options that are no settings, because frames depend on them, with their values."""
 
 

@@ -5,12 +5,13 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import weakref
 from collections import defaultdict
 from dataclasses import dataclass, field, replace
 from fractions import Fraction
 from functools import cache
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 os.environ["HF_HUB_OFFLINE"] = "1"  # before diffusers is imported anywhere
 
@@ -18,10 +19,13 @@ import numpy as np
 import torch
 from PIL import Image
 from safetensors.torch import load_file, save_file
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_map
 
 from svi_story.engines.base import Carry
 from svi_story.engines.svi.engine import Options, Svi
 from svi_story.enginespec.sampling import Guidance, Sampler
+from svi_story.events import Warned
 from svi_story.plan.model import Anchor, Segment, Size
 
 if TYPE_CHECKING:
@@ -31,6 +35,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from svi_story.engines.base import Frame, Latents
+    from svi_story.events import Event, Reporter
 
 torch.set_num_threads(1)
 
@@ -121,12 +126,13 @@ def engine(
     root: Path = MODELS,
     dtype: str = "float32",
     pictures: Mapping[str, Frame] | None = None,
+    report: Reporter = lambda _: None,
     **options: object,
 ) -> Svi:
     """An engine on the CPU; `pictures` has anchors by their hash, else all show the reference image."""
     shown = pictures or defaultdict(anchor_picture)
     given = Options(root, dtype=dtype, device="cpu", **options)  # type: ignore[arg-type]  # the tests' keywords
-    return Svi(given, anchor_pixels=lambda anchor: shown[anchor.pixels])
+    return Svi(given, anchor_pixels=lambda anchor: shown[anchor.pixels], report=report)
 
 
 def ignore_step(done: int, steps: int) -> None:
@@ -176,3 +182,60 @@ def lora_file(root: Path, expert: str, variant: str = "2.0") -> Path:
 def deviation(got: NDArray[np.float32] | Tensor, want: Tensor) -> float:
     """The largest difference, in standard deviations of what is wanted."""
     return float((torch.as_tensor(got) - want).abs().max() / want.std())
+
+
+@dataclass
+class Recorder:
+    """A reporter that remembers."""
+
+    events: list[Event] = field(default_factory=list)
+
+    def __call__(self, event: Event) -> None:
+        self.events.append(event)
+
+    def __str__(self) -> str:
+        return "\n".join(str(event) for event in self.events if isinstance(event, Warned))
+
+
+@dataclass
+class Full:
+    """Calls a function, and lets some of the calls fail as if memory ran out."""
+
+    call: Callable[..., Any]
+    fails: set[int]
+    error: Callable[[], Exception] = lambda: torch.OutOfMemoryError("CUDA out of memory (a test)")
+    calls: int = 0
+
+    def __call__(self, *args: Any, **options: Any) -> Any:
+        self.calls += 1
+        if self.calls in self.fails:
+            raise self.error()
+        return self.call(*args, **options)
+
+
+class Live(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch types none of it
+    """Counts the bytes of the tensors that an operation makes, as long as they live."""
+
+    def __init__(self, *known: torch.nn.Module) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]  # as above
+        held = [tensor for model in known for tensor in (*model.parameters(), *model.buffers())]
+        self.seen = {tensor.untyped_storage()._cdata for tensor in held}
+        self.now = self.peak = 0
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        made = func(*args, **(kwargs or {}))
+        tree_map(self._count, made)
+        return made
+
+    def _count(self, made: object) -> None:
+        if not isinstance(made, torch.Tensor) or made.untyped_storage()._cdata in self.seen:
+            return
+        storage = made.untyped_storage()
+        self.seen.add(storage._cdata)
+        self.now += storage.nbytes()
+        self.peak = max(self.peak, self.now)
+        weakref.finalize(storage, self._forget, storage._cdata, storage.nbytes())
+
+    def _forget(self, name: int, count: int) -> None:
+        self.seen.discard(name)
+        self.now -= count

@@ -9,7 +9,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).parent.parent
 EXTRAS = (
-    "accelerate diffusers flash_attn ftfy hatchling huggingface_hub hypothesis mypy playwright pytest ray "
+    "diffusers flash_attn ftfy hatchling huggingface_hub hypothesis mypy playwright pytest ray "
     "torch torchvision transformers"
 )
 """Modules that the optional extras install."""

@@ -98,7 +98,7 @@ class Settings(Part):
 
     engine: Annotated[str, AfterValidator(_known_engine)]
     dtype: Literal["bfloat16", "float32"]
-    vae: Literal["whole", "tiles"]
+    vae: Literal["whole", "strips", "tiles"]
 
     @property
     def options(self) -> dict[str, Any]:

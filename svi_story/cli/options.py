@@ -55,7 +55,12 @@ Memory = Annotated[
     ),
 ]
 Vae = Annotated[
-    str, typer.Option("--vae", metavar="HOW", help="whole (default), or tiles: less memory, other numbers.")
+    str,
+    typer.Option(
+        "--vae",
+        metavar="HOW",
+        help="whole (default), strips (less memory, equal but for rounding), or tiles (least, may show).",
+    ),
 ]
 Attention = Annotated[
     str,

@@ -37,7 +37,7 @@ class EngineOptions:
     memory: str = "auto"
     """The memory mode: auto, resident, offload or stream."""
     vae: str = "whole"
-    """How the VAE works: on whole pictures, or in tiles, which changes numbers a little."""
+    """How the VAE works: on whole pictures, in strips (other last bits), or in tiles, which may show."""
     threads: int = 0
     """With how many threads the CPU computes; 0: as many as it takes by itself."""
     workers_on_host: int = 1

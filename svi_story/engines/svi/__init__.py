@@ -78,7 +78,7 @@ def memory_needs(options: EngineOptions, segments: Sequence[Segment]) -> Mapping
             ram_bytes=need.ram,
             ram_kept_bytes=need.ram_kept,
         )
-        for mode, need in needs.items()
+        for mode, need in needs.modes.items()
         if options.memory in ("auto", mode)
     }
 

@@ -35,6 +35,7 @@ from svi_story.engines.svi.sampler import (
     phases_of,
 )
 from svi_story.engines.svi.text import Embeddings
+from svi_story.engines.svi.vae import WHOLE
 from svi_story.engines.svi.weights.catalogue import EXPERTS, find_models, find_svi_pair
 from svi_story.engines.svi.weights.loading import Placement, load_vae
 from svi_story.engines.svi.weights.lora import LoraUse
@@ -83,7 +84,7 @@ class Options:
     memory: str = "auto"
     """The memory mode to start with: auto, resident, offload or stream."""
     vae: str = "whole"
-    """whole, or tiles: how the VAE works from the start."""
+    """How the VAE works from the start: whole, strips or tiles."""
     free_memory: FreeMemory | None = None
     """The free memory to plan with; None measures it."""
     threads: int = 0
@@ -103,6 +104,8 @@ class _Loaded:
     embeddings: Embeddings
     memory: MemoryManager
     vae: AutoencoderKLWan | None = None
+    vae_strips: int = WHOLE
+    """How the VAE worked last."""
 
 
 class Svi:
@@ -167,7 +170,13 @@ class Svi:
             self._report(EngineSettled("svi", about["device"], options.dtype, about["attention"], plan.mode))
 
         memory = MemoryManager(
-            experts, paths, VALUE_BYTES[options.dtype], free_memory, self._report, on_plan=settled
+            experts,
+            paths,
+            VALUE_BYTES[options.dtype],
+            free_memory,
+            self._report,
+            on_plan=settled,
+            vae=options.vae,
         )
         self._loaded = _Loaded(paths, placement, kernel, experts, embeddings, memory)
         return self
@@ -192,7 +201,7 @@ class Svi:
         return {
             **about,
             "attention": loaded.kernel,
-            "vae": "tiled" if loaded.vae and loaded.vae.use_tiling else "untiled",
+            "vae": vae.describe_strips(loaded.vae_strips),
             "device": torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu",
             "torch": torch.__version__,
             "cuda": torch.version.cuda or "none",
@@ -264,7 +273,7 @@ class Svi:
         return {"latents": latents}
 
     def decode(self, segment: Segment, latents: Latents) -> Iterator[Frame]:
-        """The segment's frames, decoded in float32 and as a whole, in tiles only when memory runs out.
+        """The segment's frames, decoded in float32 and as a whole; in strips or tiles when memory runs out.
 
         Raises RenderError for a bad VAE, and when memory runs out in tiles too.
         """
@@ -272,12 +281,12 @@ class Svi:
 
         latents_BCTHW = torch.tensor(latents["latents"])
 
-        def run(model: AutoencoderKLWan) -> Tensor:
-            return vae.to_frames(vae.decode(model, latents_BCTHW)).cpu()
+        def run(model: AutoencoderKLWan, strips: int) -> Tensor:
+            return vae.to_frames(vae.decode(model, latents_BCTHW, strips)).cpu()
 
         with errors_without_tensors():
             try:
-                frames_FHWC = self._through_vae(segment.size, run).numpy()
+                frames_FHWC = self._through_vae(segment.size, segment.frames, run).numpy()
             except InputError as error:
                 raise RenderError(*error.problems) from error
         assert len(frames_FHWC) == segment.frames
@@ -340,6 +349,7 @@ class Svi:
 
         loaded = self._running()
         device, dtype = loaded.placement.device, loaded.placement.dtype
+        self._encode((segment.prompt, segment.negative_prompt))
         positive_BLD, negative_BLD = (
             loaded.embeddings.context(prompt) for prompt in (segment.prompt, segment.negative_prompt)
         )
@@ -352,7 +362,10 @@ class Svi:
         picture = self._anchor_pixels(segment.anchor)
 
         def encode(video_BCFHW: Tensor) -> Tensor:
-            return self._through_vae(segment.size, lambda model: vae.encode(model, video_BCFHW))
+            def run(model: AutoencoderKLWan, strips: int) -> Tensor:
+                return vae.encode(model, video_BCFHW, strips)
+
+            return self._through_vae(segment.size, video_BCFHW.shape[2], run)
 
         return conditioning.condition(segment, carry, picture, encode)
 
@@ -369,23 +382,26 @@ class Svi:
 
     def _choose_memory(self, segments: Sequence[Segment]) -> None:
         """Choose the memory mode, if that is not done yet. Raises InputError when none fits."""
-        loaded = self._running()
-        loaded.embeddings.mode = loaded.memory.start(self._options.memory, segments).mode
+        self._running().memory.start(self._options.memory, segments)
 
     def _encode(self, prompts: Sequence[str]) -> None:
-        """Encode prompts before the experts come; memory may run out here too."""
+        """Encode the prompts that are new, with as much of the text encoder on the device as fits there."""
         loaded = self._running()
-        while none_if_out_of_memory(partial(loaded.embeddings.prepare, prompts)) is None:
-            loaded.embeddings.mode = loaded.memory.reduce("while encoding the prompts").mode
+        missing = loaded.embeddings.missing(prompts)
+        while missing:
+            blocks = loaded.memory.text_blocks()
+            if none_if_out_of_memory(partial(loaded.embeddings.prepare, missing, blocks)) is not None:
+                return
+            loaded.memory.reduce_text_blocks(blocks)
 
-    def _through_vae(self, size: Size, run: Callable[[AutoencoderKLWan], Tensor]) -> Tensor:
-        def with_vae(tiled: bool) -> Tensor:  # noqa: FBT001 - how the memory manager calls it
-            model = self._vae()
-            asked = self._options.vae == "tiles"
-            (model.enable_tiling if tiled or asked else model.disable_tiling)()
-            return run(model)
+    def _through_vae(self, size: Size, frames: int, run: Callable[[AutoencoderKLWan, int], Tensor]) -> Tensor:
+        loaded = self._running()
 
-        return self._running().memory.run_vae(size, with_vae)
+        def with_vae(strips: int) -> Tensor:
+            loaded.vae_strips = strips
+            return run(self._vae(), strips)
+
+        return loaded.memory.run_vae(size, frames, with_vae)
 
     def _vae(self) -> AutoencoderKLWan:
         import torch

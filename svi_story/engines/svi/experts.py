@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import time
-from contextlib import contextmanager
 from functools import partial
 from math import prod
 from typing import TYPE_CHECKING
 
 from svi_story.engines.svi.attention import use_kernel
-from svi_story.engines.svi.memory import RESIDENT, pin, stream_blocks
+from svi_story.engines.svi.device import release
+from svi_story.engines.svi.memory import RESIDENT
 from svi_story.engines.svi.weights.catalogue import EXPERTS
 from svi_story.engines.svi.weights.loading import Blueprint, load_transformer, read_transformer
 from svi_story.engines.svi.weights.lora import merge, recipes
@@ -17,12 +17,13 @@ from svi_story.errors import collect_problems
 from svi_story.events import ModelLoaded, ModelLoading, ModelMoved
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping, Sequence
+    from collections.abc import Iterable, Mapping, Sequence
 
     from diffusers import WanTransformer3DModel
     from torch import Tensor
 
     from svi_story.engines.svi.memory import MemoryPlan
+    from svi_story.engines.svi.streaming import PlacedModel
     from svi_story.engines.svi.weights.catalogue import Expert, ModelPaths
     from svi_story.engines.svi.weights.loading import Placement
     from svi_story.engines.svi.weights.lora import LoraUse, Recipe
@@ -56,9 +57,7 @@ class Experts:
         self._blueprints: dict[Expert, Blueprint] = {}
         self._wanted: dict[Expert, dict[str, Recipe]] = {"high": {}, "low": {}}
         self._merged: dict[Expert, dict[str, Recipe]] = {}
-        self._models: dict[Expert, WanTransformer3DModel] = {}
-        self._ready: Expert | None = None
-        """The expert that was brought to the device last; None when both have left it."""
+        self._models: dict[Expert, PlacedModel] = {}
 
     @property
     def held(self) -> set[Expert]:
@@ -97,88 +96,76 @@ class Experts:
 
     def use(self, expert: Expert) -> WanTransformer3DModel:
         """An expert to compute with, with the LoRAs that were set. Raises InputError for wrong weights."""
-        if self._ready != expert:
-            self._offload_others(expert)
+        if self._plan.mode != "resident":
+            self._leave_device(other for other in EXPERTS if other != expert)
         if expert not in self._models:
-            with self._timed(ModelLoaded, expert):
-                self._load(expert)
-        else:
-            if self._merged[expert] is not self._wanted[expert]:
-                self._merge_again(expert)
-            if self._ready != expert and self._plan.mode == "offload":
-                with self._timed(ModelMoved, expert):
-                    self._models[expert].to(self._placement.device)
-        self._ready = expert
-        return self._models[expert]
+            self._load(expert)
+        elif self._merged[expert] is not self._wanted[expert]:
+            self._merge_again(expert)
+        placed = self._models[expert]
+        if not placed.on_device:
+            start = time.monotonic()
+            placed.to_device()
+            self._report(ModelMoved(expert, placed.moving_bytes(), _since(start)))
+        return placed.model
 
-    @contextmanager
-    def _timed(self, kind: type[ModelLoaded | ModelMoved], expert: Expert) -> Iterator[None]:
-        """Report what was done with an expert, and how long it took."""
-        start = time.monotonic()
-        yield
-        size = sum(parameter.nbytes for parameter in self._models[expert].parameters())
-        self._report(kind(expert, size, round(time.monotonic() - start, 3)))
-
-    def leave_device(self) -> bool:
-        """Make room for the VAE, where the memory mode asks for it; whether an expert was moved."""
-        if self._plan.mode != "offload" or self._ready is None:
-            return False
-        self._offload_others(None)
-        self._ready = None
-        return True
+    def leave_device(self) -> None:
+        """Make room for another model, where the memory mode asks for it."""
+        if self._plan.mode != "resident":
+            self._leave_device(EXPERTS)
 
     def free(self) -> None:
         """Free the memory of both."""
         self._models.clear()
         self._merged.clear()
-        self._ready = None
+        release()  # diffusers' modules refer to each other in circles
 
-    def _offload_others(self, expert: Expert | None) -> None:
-        """Take the other experts off the device, into RAM or away. Streamed ones are in RAM all the time."""
-        if self._plan.mode == "resident":
-            return
-        for other in [held for held in self._models if held != expert]:
-            if not self._plan.keep:
-                del self._models[other], self._merged[other]
-            elif self._plan.mode == "offload":
-                self._models[other].to("cpu")
+    def _leave_device(self, experts: Iterable[Expert]) -> None:
+        """Leave the device for RAM, where there is room for a copy; else be freed."""
+        there = [expert for expert in experts if expert in self._models and self._models[expert].on_device]
+        for expert in there:
+            if self._plan.keep:
+                self._models[expert].leave_device()
+            else:
+                del self._models[expert], self._merged[expert]
+        if there:
+            release()
 
     def _load(self, expert: Expert) -> None:
-        import torch
+        start, wanted, plan = time.monotonic(), self._wanted[expert], self._plan
 
-        wanted = self._wanted[expert]
-        streamed = self._plan.mode == "stream"
         total = sum(prod(entry.shape) for entry in self.blueprint(expert).entries.values())
         loading = _Loading(expert, total * self._placement.dtype.itemsize, self._report)
 
-        def prepare(name: str, entry: StoredTensor) -> Tensor:
+        def take(name: str, entry: StoredTensor) -> Tensor:
             recipe = wanted.get(name)
             weight = (
                 merge(entry, recipe, self._placement) if recipe is not None else self._placement.take(entry)
             )
             loading.add(weight.nbytes)
-            return pin(name, weight) if streamed else weight
+            return weight
 
-        home = torch.device("cpu") if streamed else self._placement.device
-        model = load_transformer(self.blueprint(expert), home, prepare)
-        use_kernel(model, self._kernel)
-        if streamed:
-            stream_blocks(model, self._placement.device)
-        self._models[expert], self._merged[expert] = model, wanted
+        blocks = plan.resident_blocks if plan.mode == "stream" else None
+        keep = plan.keep and plan.mode != "resident"
+        placed = load_transformer(self.blueprint(expert), self._placement, take, blocks, keep=keep)
+        use_kernel(placed.model, self._kernel)
+        self._models[expert], self._merged[expert] = placed, wanted
+        self._report(ModelLoaded(expert, placed.nbytes(), _since(start)))
 
     def _merge_again(self, expert: Expert) -> None:
         """Compute the weights whose recipe changed again from the files; all others stay as they are."""
         wanted, merged = self._wanted[expert], self._merged.pop(expert)
-        model = self._models.pop(expert)  # gone when this fails half-way
-        weights = dict(model.named_parameters())
+        placed = self._models.pop(expert)  # gone when this fails half-way
         entries = self.blueprint(expert).entries
-        changed = sorted(name for name in {*wanted, *merged} if wanted.get(name) != merged.get(name))
-        if self._plan.mode == "stream" and any(weights[name].is_cuda for name in changed):
-            self._load(expert)  # a pass was cut short, and what is written on the device would be lost
-            return
-        for name in changed:
-            weights[name].copy_(merge(entries[name], wanted.get(name, ()), self._placement))
-        self._models[expert], self._merged[expert] = model, wanted
+        for name in sorted({*wanted, *merged}):
+            if wanted.get(name) != merged.get(name):
+                placed.write(name, merge(entries[name], wanted.get(name, ()), self._placement))
+        self._models[expert], self._merged[expert] = placed, wanted
+
+
+def _since(start: float) -> float:
+    """Seconds, to the millisecond."""
+    return round(time.monotonic() - start, 3)
 
 
 LOADING_SECONDS = 0.5

@@ -9,23 +9,18 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from functools import partial
-from importlib.util import find_spec
 from typing import TYPE_CHECKING, Literal, TypeVar
 
-from svi_story.engines.svi.device import FreeMemory, none_if_out_of_memory, release
-from svi_story.engines.svi.sampler import latent_count
+from svi_story.engines.svi.device import FreeMemory, none_if_out_of_memory
+from svi_story.engines.svi.sampler import STRIDE, latent_count
+from svi_story.engines.svi.vae import STRIPS, TILES, WHOLE, strips_of
 from svi_story.engines.svi.weights.architecture import count_parameters
-from svi_story.errors import InputError, RenderError, TransientError
+from svi_story.errors import InputError, TransientError
 from svi_story.events import Warned
 from svi_story.units import GIB, gib
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Sequence
-
-    import torch
-    from diffusers import WanTransformer3DModel
-    from torch import Tensor
-    from transformers import UMT5EncoderModel
+    from collections.abc import Callable, Iterable, Mapping, Sequence
 
     from svi_story.engines.svi.experts import Experts
     from svi_story.engines.svi.weights.architecture import ParameterCounts
@@ -40,7 +35,7 @@ MODES: tuple[MemoryMode, ...] = ("resident", "offload", "stream")
 MEANINGS = {
     "resident": "both experts on the GPU",
     "offload": "one expert on the GPU at a time",
-    "stream": "one block of an expert on the GPU at a time",
+    "stream": "an expert's blocks are copied to the GPU one after another",
 }
 REMEDY = "close what else uses the GPU and RAM, use a smaller size or fewer frames, or a larger machine"
 
@@ -72,6 +67,34 @@ class DeviceUse:
 
 
 @dataclass(frozen=True)
+class ModelSize:
+    """Of a model whose blocks can be streamed, in bytes."""
+
+    outside: int
+    """Of what is outside of the blocks, which stays on the device."""
+    block: int
+    blocks: int
+    """How many blocks there are."""
+
+    @property
+    def whole(self) -> int:
+        """All of it."""
+        return self.outside + self.blocks * self.block
+
+    @property
+    def streamed(self) -> int:
+        """On the device when no block stays there: two buffers, one block at work and one on its way."""
+        return self.outside + 2 * self.block
+
+    def resident(self, free: int) -> int:
+        """How many blocks stay on the device where so many bytes are free for it; negative: it does not fit.
+
+        Unless all fit, there are two buffers besides.
+        """
+        return self.blocks if self.whole <= free else (free - self.outside) // self.block - 2
+
+
+@dataclass(frozen=True)
 class Need:
     """What a memory mode needs, in bytes: on the device phase by phase, and in RAM."""
 
@@ -91,15 +114,42 @@ class Need:
 
 @dataclass(frozen=True)
 class MemoryPlan:
-    """A memory mode, whether the expert that is not in use stays in memory, and why."""
+    """A memory mode, and how it is carried out."""
 
     mode: MemoryMode
     keep: bool = True
+    """Whether RAM holds a copy of both experts; else they are read from their files again."""
+    resident_blocks: int = 0
+    """`stream`: how many blocks of an expert stay on the device."""
     why: str = ""
 
 
 RESIDENT = MemoryPlan("resident")
-Needs = dict[MemoryMode, Need]
+
+
+@dataclass(frozen=True)
+class Needs:
+    """What every mode needs for a clip."""
+
+    modes: Mapping[MemoryMode, Need]
+    expert: ModelSize
+    text_encoder: ModelSize
+
+    def __getitem__(self, mode: MemoryMode) -> Need:
+        return self.modes[mode]
+
+
+def expert_size(parameters: ParameterCounts, value_bytes: int) -> ModelSize:
+    """Of the larger expert, with values of that many bytes."""
+    outside, blocks = parameters.expert - parameters.blocks, -(-parameters.blocks // parameters.block)
+    return ModelSize(outside * value_bytes, parameters.block * value_bytes, blocks)
+
+
+def text_encoder_size(parameters: ParameterCounts, value_bytes: int) -> ModelSize:
+    """Of the text encoder. Its embedding, a third of a small card, is outside of the blocks."""
+    outside = parameters.text - parameters.text_blocks
+    blocks = -(-parameters.text_blocks // parameters.text_block)
+    return ModelSize(outside * value_bytes, parameters.text_block * value_bytes, blocks)
 
 
 def needs_of(parameters: ParameterCounts, value_bytes: int, size: Size, frames: int) -> Needs:
@@ -107,31 +157,30 @@ def needs_of(parameters: ParameterCounts, value_bytes: int, size: Size, frames: 
 
     While sampling: the experts on the device, the VAE, and the activations of one pass. While decoding: the
     VAE, its activations, and the experts only where they stay. The text encoder comes before the experts,
-    beside the VAE.
+    beside the VAE; whole, or streamed where the mode is.
     """
-    vae, expert = parameters.vae * 4, parameters.expert * value_bytes
-    text, encoding = parameters.text * value_bytes, text_activations(parameters, value_bytes)
+    vae, encoding = parameters.vae * 4, text_activations(parameters, value_bytes)
+    expert, text = expert_size(parameters, value_bytes), text_encoder_size(parameters, value_bytes)
     sampling = sampling_activations(parameters, value_bytes, size, frames)
     decoding = decoding_activations(parameters, size, frames)
-    outside = parameters.expert - parameters.blocks
-    streamed = (outside + 2 * parameters.block) * value_bytes  # one block at work, one on its way
-    pinned = (parameters.pinned + outside) * value_bytes
-    whole = DeviceUse(vae + text, encoding)
-    return {
-        "resident": Need(
-            whole, DeviceUse(vae + 2 * expert, sampling), DeviceUse(vae + 2 * expert, decoding), HOST, HOST
-        ),
-        "offload": Need(
-            whole, DeviceUse(vae + expert, sampling), DeviceUse(vae, decoding), HOST, HOST + expert
-        ),
+    alone, kept = DeviceUse(vae, decoding), HOST + 2 * expert.whole
+
+    def whole(experts: int, decode: DeviceUse, ram_kept: int) -> Need:
+        sample = DeviceUse(vae + experts * expert.whole, sampling)
+        return Need(DeviceUse(vae + text.whole, encoding), sample, decode, HOST, ram_kept)
+
+    modes: dict[MemoryMode, Need] = {
+        "resident": whole(2, DeviceUse(vae + 2 * expert.whole, decoding), HOST),
+        "offload": whole(1, alone, kept),
         "stream": Need(
-            DeviceUse(vae + parameters.text_leaf * value_bytes, encoding),
-            DeviceUse(vae + streamed, sampling),
-            DeviceUse(vae, decoding),
-            HOST + max(text, pinned),
-            HOST + max(text, 2 * pinned),
+            DeviceUse(vae + text.streamed, encoding),
+            DeviceUse(vae + expert.streamed, sampling),
+            alone,
+            HOST + max(expert.blocks * expert.block, text.blocks * text.block),
+            kept,
         ),
     }
+    return Needs(modes, expert, text)
 
 
 def sampling_activations(parameters: ParameterCounts, value_bytes: int, size: Size, frames: int) -> int:
@@ -146,13 +195,20 @@ def sampling_activations(parameters: ParameterCounts, value_bytes: int, size: Si
     return tokens * max(attention, feed_forward)
 
 
-def decoding_activations(parameters: ParameterCounts, size: Size, frames: int) -> int:
-    """Bytes that the VAE holds besides weights, at most, untiled, in float32; encoding holds less.
+def decoding_activations(parameters: ParameterCounts, size: Size, frames: int, strips: int = WHOLE) -> int:
+    """Bytes that the VAE holds besides weights, at most, in float32; encoding holds less.
 
     For each pixel: 51 values for each of its narrowest channels (four frames on their way, and what causal
-    convolutions remember), and 4 for each frame that is done.
+    convolutions remember), and 4 for each frame that is done. In strips: the pixels of the widest strip with
+    its surroundings, the whole video, and four times as many channels for each pixel of the latents.
     """
-    return size.width * size.height * 4 * (51 * parameters.vae_width + 4 * frames)
+    rows, columns = size.height // STRIDE[1], size.width // STRIDE[2]
+    pixel = 4 * 51 * parameters.vae_width
+    if strips == WHOLE:
+        return size.width * size.height * (pixel + 4 * 4 * frames)
+    widest = max(len(needed) for _, needed in strips_of(rows, strips))
+    middle = latent_count(frames) * rows * columns * 4 * 4 * parameters.vae_width
+    return size.width * widest * STRIDE[1] * pixel + size.width * size.height * 3 * 4 * frames + middle
 
 
 def text_activations(parameters: ParameterCounts, value_bytes: int) -> int:
@@ -171,12 +227,13 @@ def largest(segments: Sequence[Segment]) -> tuple[Size, int]:
 def choose(requested: str, free: FreeMemory, needs: Needs) -> MemoryPlan:
     """The mode to start with: the requested one, or with `auto` the fastest that fits with its margin.
 
-    A requested mode is refused only where it cannot fit even without a margin. Untiled decoding need not fit
-    where the experts are off the device by then: it is tiled when memory runs out. Raises InputError.
+    A requested mode is refused only where it cannot fit even without a margin. Decoding as a whole need not
+    fit where the experts are off the device by then: it is done in strips when memory runs out. Raises
+    InputError.
     """
     if requested == "auto":
         for mode in MODES:
-            if _fits(mode, free, needs[mode]):
+            if _fits(mode, free, needs):
                 faster = MODES[: MODES.index(mode)]
                 too_large = [
                     f"{name} needs {gib(needs[name].gpu)}" for name in faster if needs[name].gpu > free.vram
@@ -186,59 +243,94 @@ def choose(requested: str, free: FreeMemory, needs: Needs) -> MemoryPlan:
     if requested not in MODES:
         raise InputError(f"--memory {requested}: use one of auto, {', '.join(MODES)}")
     mode = next(mode for mode in MODES if mode == requested)
-    need = needs[mode]
-    minimum = max(need.text.minimum, need.sampling.minimum)
-    if minimum > free.vram or _ram(need.ram, minimum, free) > free.ram:
+    minimum = max(needs["stream"].text.minimum, needs[mode].sampling.minimum)
+    if minimum > free.vram or _ram(mode, free, needs, minimum) > free.ram:
         remedy = "--memory auto takes the first mode that fits" if mode != "stream" else REMEDY
         raise InputError(f"--memory {mode} cannot fit: {_shortage(free, needs, (mode,))}; {remedy}")
     return _plan(mode, free, needs, "asked for")
 
 
-def choose_smaller(mode: MemoryMode, free: FreeMemory, needs: Needs) -> MemoryPlan | None:
-    """The next mode that needs less, after memory ran out; None after the last, or where RAM is too small."""
-    for smaller in MODES[MODES.index(mode) + 1 :]:
-        if _ram(needs[smaller].ram, needs[smaller].sampling.minimum, free) <= free.ram:
-            return _plan(smaller, free, needs, f"memory ran out with {mode}")
+def choose_smaller(plan: MemoryPlan, free: FreeMemory, needs: Needs) -> MemoryPlan | None:
+    """What needs less, after memory ran out; None after the last, or where RAM is too small.
+
+    First the next mode, then half as many blocks that stay on the device.
+    """
+    reason = f"memory ran out with {plan.mode}"
+    for smaller in MODES[MODES.index(plan.mode) + 1 :]:
+        if _ram(smaller, free, needs, needs[smaller].sampling.minimum) <= free.ram:
+            return _plan(smaller, free, needs, reason)
+    if plan.mode == "stream" and plan.resident_blocks:
+        return _plan("stream", free, needs, reason, most=plan.resident_blocks // 2)
     return None
 
 
-def _plan(mode: MemoryMode, free: FreeMemory, needs: Needs, reason: str) -> MemoryPlan:
-    need = needs[mode]
+def resident_blocks(free: FreeMemory, needs: Needs) -> int:
+    """`stream`: how many blocks of an expert stay on the device; on a CPU none, as it would save nothing."""
+    if free.shared:
+        return 0
+    besides = needs["stream"].sampling.total - needs.expert.streamed
+    return max(0, needs.expert.resident(free.vram - besides))
+
+
+def text_blocks(free: FreeMemory, needs: Needs) -> int:
+    """How many blocks of the text encoder stay on the device, whatever the memory mode."""
+    if free.shared:
+        return needs.text_encoder.blocks
+    besides = needs["stream"].text.total - needs.text_encoder.streamed
+    return max(0, needs.text_encoder.resident(free.vram - besides))
+
+
+def _plan(
+    mode: MemoryMode, free: FreeMemory, needs: Needs, reason: str, most: int | None = None
+) -> MemoryPlan:
+    need, count = needs[mode], needs.expert.blocks
     keep = mode == "resident" or (not free.shared and need.ram_kept <= free.ram)
-    why = [f"{MEANINGS[mode]} ({reason})" if reason else MEANINGS[mode], _compare(need, free, keep=keep)]
+    blocks = min(count if most is None else most, resident_blocks(free, needs)) if mode == "stream" else 0
+    why = [f"{MEANINGS[mode]} ({reason})" if reason else MEANINGS[mode]]
+    if mode == "stream":
+        why.append(f"{blocks} of {count} blocks stay on the GPU")
+    why.append(_compare(mode, free, needs, keep=keep))
     if not keep:
         why.append("the expert not in use is read from its files again, as RAM is too small to keep it")
     if need.decoding.total > free.vram:
-        why.append(f"decoding untiled needs {gib(need.decoding.total)}: it is tiled if memory runs out")
-    return MemoryPlan(mode, keep, "; ".join(why))
+        why.append(
+            f"decoding as a whole needs {gib(need.decoding.total)}: it is done in strips if memory runs out"
+        )
+    return MemoryPlan(mode, keep, blocks, "; ".join(why))
 
 
-def _fits(mode: MemoryMode, free: FreeMemory, need: Need) -> bool:
-    uses = [need.text, need.sampling]
+def _fits(mode: MemoryMode, free: FreeMemory, needs: Needs) -> bool:
+    uses = [needs["stream"].text, needs[mode].sampling]
     if mode == "resident":
-        uses.append(need.decoding)  # or the experts would have to leave for every clip
+        uses.append(needs[mode].decoding)  # or the experts would have to leave for every clip
     gpu = max(use.total for use in uses)
-    return gpu <= free.vram and _ram(need.ram, gpu, free) <= free.ram
+    return gpu <= free.vram and _ram(mode, free, needs, gpu) <= free.ram
 
 
-def _ram(ram: int, gpu: int, free: FreeMemory) -> int:
-    return ram + gpu if free.shared else ram
+def _ram(mode: MemoryMode, free: FreeMemory, needs: Needs, gpu: int) -> int:
+    """The least RAM that a mode needs; with `gpu`, where both are one memory."""
+    ram = needs[mode].ram
+    if mode == "stream":
+        ram -= resident_blocks(free, needs) * needs.expert.block
+    return ram + gpu if free.shared else max(HOST, ram)
 
 
 def _shortage(free: FreeMemory, needs: Needs, modes: Iterable[MemoryMode]) -> str:
-    return "; ".join(f"{mode}: {_compare(needs[mode], free)}" for mode in modes)
+    return "; ".join(f"{mode}: {_compare(mode, free, needs)}" for mode in modes)
 
 
-def _compare(need: Need, free: FreeMemory, *, keep: bool = False) -> str:
-    gpu, ram = max(need.text.total, need.sampling.total), need.ram_kept if keep else need.ram
+def _compare(mode: MemoryMode, free: FreeMemory, needs: Needs, *, keep: bool = False) -> str:
+    need = needs[mode]
+    gpu = max(needs["stream"].text.total, need.sampling.total)
+    ram = need.ram_kept if keep else _ram(mode, free, needs, gpu)
     if free.shared:
-        return f"needs {gib(gpu + need.ram)} of {gib(free.ram)} free memory"
+        return f"needs {gib(ram)} of {gib(free.ram)} free memory"
     return f"needs {gib(gpu)} of {gib(free.vram)} free on the GPU and {gib(ram)} of {gib(free.ram)} free RAM"
 
 
 @dataclass
 class MemoryManager:
-    """Decides where the experts are. Changes memory, never numbers, except by tiling, which it reports."""
+    """Decides where models are. Changes memory, never numbers but by strips and tiles, which it reports."""
 
     experts: Experts
     paths: ModelPaths
@@ -249,13 +341,18 @@ class MemoryManager:
     on_plan: Callable[[MemoryPlan], None] = lambda _: None
     """Called with every plan that is adopted."""
     plan: MemoryPlan | None = None
-    tiled: set[Size] = field(default_factory=set)
-    """Sizes at which the VAE did not fit whole."""
-    needs: Needs = field(default_factory=dict)
+    vae: str = "whole"
+    """How the VAE works from the start: whole, strips or tiles."""
+    strips: dict[Size, int] = field(default_factory=dict)
+    """In how many strips the VAE works at the sizes that do not fit as a whole; TILES: in tiles."""
+    needs: Needs | None = None
+    """What the modes need; None until `start`."""
+    _most_text_blocks: int | None = None
+    """How many of the text encoder's blocks may stay on the device, after memory ran out with more."""
 
     def start(self, requested: str, segments: Sequence[Segment]) -> MemoryPlan:
         """Choose the mode for all of these segments, once. Raises InputError when none fits."""
-        if self.plan is None:
+        if self.plan is None or self.needs is None:
             self.needs = needs_of(count_parameters(self.paths), self.value_bytes, *largest(segments))
             plan = choose(requested, self.measure(), self.needs)
             self._adopt(plan)
@@ -269,61 +366,97 @@ class MemoryManager:
 
         Transient, for what cannot fit was refused at the start: another process took the memory since.
         """
-        assert self.plan is not None, "start comes first"
+        assert self.plan is not None and self.needs is not None, "start comes first"  # noqa: PT018
         self.experts.free()
-        release()
         before, free = self.plan.mode, self.measure()
-        plan = choose_smaller(before, free, self.needs)
+        plan = choose_smaller(self.plan, free, self.needs)
         if plan is None:
             raise TransientError(
                 f"memory ran out {doing} with --memory {before}, and no smaller memory mode fits: "
                 f"{gib(free.vram)} are free on the GPU (this needs about {gib(self.needs[before].gpu)}) and "
                 f"{gib(free.ram)} of RAM; {REMEDY}. What was sampled is kept"
             )
-        try:
-            self._adopt(plan)
-        except InputError as error:
-            raise RenderError(*error.problems) from error
+        self._adopt(plan)
         self.report(Warned(f"memory ran out {doing}; continuing with --memory {plan.mode}: {plan.why}"))
         return plan
 
     def _adopt(self, plan: MemoryPlan) -> None:
-        if plan.mode == "stream" and find_spec("accelerate") is None:  # diffusers' hooks need it
-            raise InputError("--memory stream needs accelerate: pip install 'svi-story[svi]'")
         self.experts.set_plan(plan)
         self.plan = plan
         self.on_plan(plan)
 
-    def run_vae(self, size: Size, run: Callable[[bool], T]) -> T:
-        """The result of `run(tiled)`: whole; when memory runs out, with no expert beside it; then in tiles.
+    def text_blocks(self) -> int:
+        """How many of the text encoder's blocks fit on the device now, where experts may leave it."""
+        assert self.needs is not None, "start comes first"
+        self.experts.leave_device()
+        blocks = text_blocks(self.measure(), self.needs)
+        return blocks if self._most_text_blocks is None else min(blocks, self._most_text_blocks)
 
-        Raises TransientError when memory runs out in tiles too.
+    def reduce_text_blocks(self, used: int) -> None:
+        """Have half as many of them on the device, after memory ran out; with none left, as `reduce`."""
+        doing = "while encoding the prompts"
+        if used == 0:
+            self.reduce(doing)
+            return
+        self._most_text_blocks = used // 2
+        self.report(
+            Warned(
+                f"memory ran out {doing}; continuing with {used // 2} blocks of the text encoder on the GPU"
+            )
+        )
+
+    def run_vae(self, size: Size, frames: int, run: Callable[[int], T]) -> T:
+        """The result of `run(strips)`: of whole pictures; when memory runs out of strips, at last of tiles.
+
+        Where experts are on the device, they leave it first. Raises TransientError when memory runs out in
+        tiles too.
         """
-        if self.experts.leave_device():
-            release()
-        while (result := none_if_out_of_memory(partial(run, size in self.tiled))) is None:
+        self.experts.leave_device()
+        if self.vae == "strips":
+            self.strips.setdefault(size, self._next_strips(WHOLE, size, frames))
+        start = TILES if self.vae == "tiles" else WHOLE
+        again = True
+        while (result := none_if_out_of_memory(partial(run, self.strips.get(size, start)))) is None:
+            used = self.strips.get(size, start)
             if self.plan is not None and self.plan.mode == "resident" and self.experts.held:
                 self._clear_device(size)
-                continue
-            if size in self.tiled:
+            elif again and used == WHOLE and self._vae_need(size, frames, WHOLE).total <= self.measure().vram:
+                again = False  # memory was in pieces, which has been given back
+            elif used == TILES:
                 raise TransientError(
                     f"memory ran out in the VAE at {size}, in tiles and alone on the device, with "
                     f"{gib(self.measure().vram)} free; {REMEDY}. What was sampled is kept"
                 )
-            self.tiled.add(size)
-            self.report(
-                Warned(
-                    f"memory ran out in the VAE at {size} again: it works in tiles from here on, which may "
-                    "show on still backgrounds; it is recorded with every clip"
+            else:
+                self.strips[size] = self._next_strips(used, size, frames)
+                what = f"{self.strips[size]} strips"
+                if self.strips[size] == TILES:
+                    what = "tiles, which may show on still backgrounds"
+                self.report(
+                    Warned(
+                        f"memory ran out in the VAE at {size}; from here on it works in {what}; this is "
+                        "recorded with every clip"
+                    )
                 )
-            )
         return result
+
+    def _vae_need(self, size: Size, frames: int, strips: int) -> DeviceUse:
+        parameters = count_parameters(self.paths)
+        return DeviceUse(parameters.vae * 4, decoding_activations(parameters, size, frames, strips))
+
+    def _next_strips(self, used: int, size: Size, frames: int) -> int:
+        """The fewest strips, but more than `used`, that may fit into what is free; TILES where none may."""
+        free = self.measure().vram
+        for strips in STRIPS:
+            if strips > used and self._vae_need(size, frames, strips).minimum <= free:
+                return strips
+        return TILES
 
     def _clear_device(self, size: Size) -> None:
         """Take the experts off the device, now and whenever the VAE works."""
         self.experts.free()
-        release()
-        plan = choose_smaller("resident", self.measure(), self.needs)
+        assert self.plan is not None and self.needs is not None  # noqa: PT018
+        plan = choose_smaller(self.plan, self.measure(), self.needs)
         if plan is not None:
             self._adopt(plan)
         changed = "" if plan is None else f" (--memory {plan.mode} from here on)"
@@ -332,29 +465,3 @@ class MemoryManager:
                 f"memory ran out in the VAE at {size}; trying again without the experts beside it{changed}"
             )
         )
-
-
-def pin(name: str, weight: Tensor) -> Tensor:
-    """A finished weight in RAM; a block's is pinned where there is a GPU, so that it can be fetched ahead."""
-    home = weight.cpu()
-    return home.pin_memory() if weight.is_cuda and name.startswith("blocks.") else home
-
-
-def stream_blocks(model: WanTransformer3DModel, device: torch.device) -> None:
-    """Fetch an expert's blocks one by one, on a GPU the next while one is at work."""
-    from diffusers.hooks import apply_group_offloading
-
-    apply_group_offloading(
-        model,
-        onload_device=device,
-        offload_type="block_level",
-        num_blocks_per_group=1,
-        use_stream=device.type == "cuda",
-    )
-
-
-def stream_leaves(model: UMT5EncoderModel, device: torch.device) -> None:
-    """Fetch the text encoder's layers one by one; it is used once, so nothing is pinned or fetched ahead."""
-    from diffusers.hooks import apply_group_offloading
-
-    apply_group_offloading(model, onload_device=device, offload_type="leaf_level")

@@ -4,11 +4,9 @@ from __future__ import annotations
 
 import html
 import re
-from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from svi_story.engines.svi.device import release
-from svi_story.engines.svi.memory import stream_leaves
 from svi_story.engines.svi.weights.loading import load_text_encoder
 from svi_story.engines.svi.weights.tensors import MAX_FILE
 from svi_story.errors import InputError, Problem
@@ -16,7 +14,7 @@ from svi_story.events import PromptsStarted
 from svi_story.files import read_regular
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Sequence
+    from collections.abc import Callable, Iterable
     from pathlib import Path
 
     import torch
@@ -25,7 +23,6 @@ if TYPE_CHECKING:
     from transformers import UMT5EncoderModel
 
     from svi_story.engines.base import Checkpoint
-    from svi_story.engines.svi.memory import MemoryMode
     from svi_story.engines.svi.weights.catalogue import ModelPaths
     from svi_story.engines.svi.weights.loading import Placement
     from svi_story.events import Reporter
@@ -73,10 +70,7 @@ def tokenize(tokenizer: Tokenizer, prompt: str) -> tuple[Tensor, Tensor]:
 
 
 def encode(encoder: UMT5EncoderModel, tokenizer: Tokenizer, prompt: str, device: torch.device) -> Tensor:
-    """embedding_TD of one prompt, [tokens, width] in the encoder's dtype, without the padding's rows.
-
-    `device` is where the encoder computes, which need not be where its weights wait.
-    """
+    """embedding_TD of one prompt, [tokens, width] in the encoder's dtype, without the padding's rows."""
     import torch
 
     ids_BL, mask_BL = (part.to(device) for part in tokenize(tokenizer, prompt))
@@ -104,19 +98,25 @@ class Embeddings:
         self._keep = keep
         self._report = report
         self._known: dict[str, Tensor] = {}
-        self.mode: MemoryMode = "resident"
-        """Where the encoder is, while there is one."""
 
-    def prepare(self, prompts: Iterable[str]) -> int:
-        """Find or encode every prompt; how many were encoded.
+    def missing(self, prompts: Iterable[str]) -> list[str]:
+        """The prompts, cleaned, that must be encoded: neither met before nor kept."""
+        new = sorted({clean(prompt) for prompt in prompts} - self._known.keys())
+        return [prompt for prompt in new if not self._load(prompt)]
+
+    def prepare(self, prompts: Iterable[str], resident: int | None = None) -> int:
+        """Find or encode every prompt; how many were encoded. `resident` as in `load_text_encoder`.
 
         Raises InputError for a bad tokenizer or text encoder.
         """
-        new = sorted({clean(prompt) for prompt in prompts} - self._known.keys())
-        missing = [prompt for prompt in new if not self._load(prompt)]
+        missing = self.missing(prompts)
         if missing:
             self._report(PromptsStarted(len(missing)))
-            self._encode(missing)
+            tokenizer = load_tokenizer(self._paths.tokenizer)
+            encoder = load_text_encoder(self._paths.text_encoder, self._placement, resident)
+            for prompt in missing:
+                self._known[prompt] = encode(encoder, tokenizer, prompt, self._placement.device).cpu()
+            del encoder
             release()
         for prompt in missing:
             kept = self._keep(prompt)
@@ -126,10 +126,8 @@ class Embeddings:
 
     def context(self, prompt: str) -> Tensor:
         """context_BLD of one prompt as the experts take it, [1, 512, width], on the device."""
-        cleaned = clean(prompt)
-        if cleaned not in self._known:
-            self.prepare([prompt])
-        return pad(self._known[cleaned]).to(self._placement.device)
+        self.prepare([prompt])
+        return pad(self._known[clean(prompt)]).to(self._placement.device)
 
     def _load(self, prompt: str) -> bool:
         """Whether an embedding was kept; it is known then. float32 holds bfloat16 exactly."""
@@ -140,18 +138,3 @@ class Embeddings:
         if state is not None:
             self._known[prompt] = torch.tensor(state["embedding"]).to(self._placement.dtype)
         return state is not None
-
-    def _encode(self, prompts: Sequence[str]) -> None:
-        import torch
-
-        tokenizer = load_tokenizer(self._paths.tokenizer)
-        device = self._placement.device
-        if self.mode == "stream":
-            encoder = load_text_encoder(
-                self._paths.text_encoder, replace(self._placement, device=torch.device("cpu"))
-            )
-            stream_leaves(encoder, device)
-        else:
-            encoder = load_text_encoder(self._paths.text_encoder, self._placement)
-        for prompt in prompts:
-            self._known[prompt] = encode(encoder, tokenizer, prompt, device).cpu()

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING
@@ -276,8 +277,6 @@ class ParameterCounts:
     """In all the blocks of an expert."""
     block: int
     """In the largest block."""
-    pinned: int
-    """Of the blocks in pinned RAM, where torch gives every tensor a power of two."""
     width: int
     inner: int
     """The inner width of the feed-forward layers."""
@@ -285,8 +284,8 @@ class ParameterCounts:
     vae_width: int
     """The VAE's narrowest channels, those of the full size."""
     text: int
-    text_leaf: int
-    """In the text encoder's largest tensor."""
+    text_blocks: int
+    text_block: int
     text_width: int
 
 
@@ -294,13 +293,13 @@ A14B = ParameterCounts(
     expert=14_288_901_184,
     blocks=14_055_772_160,
     block=351_394_304,
-    pinned=21_481_717_760,
     width=5120,
     inner=13824,
     vae=126_892_531,
     vae_width=96,
     text=5_680_910_336,
-    text_leaf=1_050_148_864,
+    text_blocks=4_630_757_376,
+    text_block=192_948_224,
     text_width=4096,
 )
 """Of the published models: two experts of 40 blocks, Wan 2.1's VAE, UMT5-XXL's encoder."""
@@ -323,28 +322,32 @@ def count_parameters(paths: ModelPaths) -> ParameterCounts:
 
 def counts_of(expert: Shapes, vae: Shapes, text: Shapes) -> ParameterCounts:
     """Of models with these shapes. The keys may be Wan's own or the libraries'."""
-    blocks: dict[str, dict[str, tuple[int, ...]]] = {}
-    for key, shape in expert.items():
-        if key.startswith("blocks."):
-            blocks.setdefault(key.split(".")[1], {})[key] = shape
-    counts = [_total(block) for block in blocks.values()]
-    block_sizes = [math.prod(shape) for block in blocks.values() for shape in block.values()]
-    first = next(iter(blocks.values()))
+    blocks = _totals(r"blocks\.(\d+)\.", expert)
+    text_blocks = _totals(r"(?:encoder\.block|enc\.blk|blocks)\.(\d+)\.", text)
     vae_inputs = ("encoder.conv1.weight", "encoder.conv_in.weight")
     embeddings = ("token_embedding.weight", "shared.weight", *TIED[:1], "token_embd.weight")
     return ParameterCounts(
         expert=_total(expert),
-        blocks=sum(counts),
-        block=max(counts),
-        pinned=sum(1 << max(0, size - 1).bit_length() for size in block_sizes),
+        blocks=sum(blocks),
+        block=max(blocks),
         width=expert["patch_embedding.weight"][0],
-        inner=max(shape[0] for key, shape in first.items() if ".ffn." in key),
+        inner=max(shape[0] for key, shape in expert.items() if key.startswith("blocks.") and ".ffn." in key),
         vae=_total(vae),
         vae_width=next(vae[key][0] for key in vae_inputs if key in vae),
         text=_total(text),
-        text_leaf=max(math.prod(shape) for shape in text.values()),
+        text_blocks=sum(text_blocks),
+        text_block=max(text_blocks),
         text_width=next(text[key][1] for key in embeddings if key in text),
     )
+
+
+def _totals(pattern: str, shapes: Shapes) -> list[int]:
+    """How many parameters each of the numbered blocks has."""
+    totals: dict[str, int] = {}
+    for key, shape in shapes.items():
+        if match := re.match(pattern, key):
+            totals[match[1]] = totals.get(match[1], 0) + math.prod(shape)
+    return list(totals.values())
 
 
 def _total(shapes: Shapes) -> int:

@@ -1,10 +1,11 @@
-"""Models from files: checked tensor by tensor, straight into dtype and device, never held twice."""
+"""Models from files: checked tensor by tensor, straight into their place, never held twice."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from svi_story.engines.svi.streaming import PlacedModel
 from svi_story.engines.svi.weights import architecture as arch
 from svi_story.engines.svi.weights.formats import read_shards
 from svi_story.engines.svi.weights.tensors import StoredTensor, is_finite
@@ -20,8 +21,8 @@ if TYPE_CHECKING:
 
     from svi_story.engines.svi.weights.catalogue import ModelFiles
 
-    Prepare = Callable[[str, StoredTensor], Tensor]
-    """From a weight's name and its tensor on disk to the tensor in memory."""
+    Take = Callable[[str, StoredTensor], Tensor]
+    """From a weight's name and its tensor on disk to the weight as it is used, on the device."""
 
 
 @dataclass(frozen=True)
@@ -74,32 +75,57 @@ def read_text_encoder(files: ModelFiles) -> Blueprint:
     return blueprint
 
 
-def load_transformer(blueprint: Blueprint, device: torch.device, prepare: Prepare) -> WanTransformer3DModel:
-    """One expert, each weight as and where `prepare` puts it, its computed tables on `device`.
+def load_transformer(
+    blueprint: Blueprint,
+    placement: Placement,
+    take: Take,
+    resident: int | None = None,
+    *,
+    keep: bool = False,
+) -> PlacedModel:
+    """One expert, on the device with `resident` of its blocks (None: all); `keep` as in PlacedModel.
 
     Raises InputError naming every tensor with NaN or Inf.
     """
     model = _empty_transformer(blueprint)
+    _convert(model, placement.dtype)
     rope = model.rope  # its tables are computed, not stored; on "meta" there are none
-    model.rope = type(rope)(rope.attention_head_dim, rope.patch_size, rope.max_seq_len).to(device)
-    _fill(model, blueprint.entries, prepare)
-    return model
+    model.rope = type(rope)(rope.attention_head_dim, rope.patch_size, rope.max_seq_len).to(placement.device)
+    resident = len(model.blocks) if resident is None else resident
+    placed = PlacedModel(model, model.blocks, placement.device, resident, keep=keep)
+    _read_weights(blueprint.entries, take, placed.write)
+    placed.to_device()
+    model.eval()
+    return placed
 
 
 def load_vae(files: ModelFiles, placement: Placement) -> AutoencoderKLWan:
     """The VAE. Raises InputError for bad files and naming every tensor that is wrong."""
     blueprint = read_vae(files)
     model = _empty_vae(blueprint)
-    _fill(model, blueprint.entries, lambda _, entry: placement.take(entry))
-    return model
+    state: dict[str, Tensor] = {}
+    _read_weights(blueprint.entries, lambda _, entry: placement.take(entry), state.__setitem__)
+    model.load_state_dict(state, strict=False, assign=True)
+    assert not any(tensor.is_meta for tensor in (*model.parameters(), *model.buffers()))
+    return model.requires_grad_(requires_grad=False).eval()
 
 
-def load_text_encoder(files: ModelFiles, placement: Placement) -> UMT5EncoderModel:
-    """The UMT5 encoder. Raises InputError for bad files and naming every tensor that is wrong."""
+def load_text_encoder(
+    files: ModelFiles, placement: Placement, resident: int | None = None
+) -> UMT5EncoderModel:
+    """The UMT5 encoder, with `resident` of its blocks on the device (None: all), the others streamed.
+
+    Raises InputError for bad files and naming every tensor that is wrong.
+    """
     blueprint = read_text_encoder(files)
     model = _empty_text_encoder(blueprint)
-    _fill(model, blueprint.entries, lambda _, entry: placement.take(entry))
-    return model
+    _convert(model, placement.dtype)
+    blocks = model.encoder.block
+    resident = len(blocks) if resident is None else resident
+    placed = PlacedModel(model, blocks, placement.device, resident, keep=False)
+    _read_weights(blueprint.entries, lambda _, entry: placement.take(entry), placed.write)
+    placed.to_device()
+    return model.eval()
 
 
 def _empty_transformer(blueprint: Blueprint) -> WanTransformer3DModel:
@@ -130,13 +156,33 @@ def _empty_text_encoder(blueprint: Blueprint) -> UMT5EncoderModel:
     return model
 
 
-def _fill(model: nn.Module, entries: Mapping[str, StoredTensor], prepare: Prepare) -> None:
-    """Give a model built on "meta" its weights; all must be finite."""
-    state = {name: prepare(name, entries[name]) for name, _ in model.named_parameters()}
-    check_finite(state, entries)
-    model.load_state_dict(state, strict=False, assign=True)  # tied weights appear once in named_parameters
-    assert not any(tensor.is_meta for tensor in (*model.parameters(), *model.buffers()))
-    model.requires_grad_(requires_grad=False).eval()
+def _convert(model: nn.Module, dtype: torch.dtype) -> None:
+    """Give every weight of a model on "meta" a type. (The libraries' own `to` warns about it.)"""
+    for parameter in model.parameters():
+        parameter.data = parameter.data.to(dtype)
+
+
+def _read_weights(
+    entries: Mapping[str, StoredTensor], take: Take, write: Callable[[str, Tensor], None]
+) -> None:
+    """Take every weight from its file and give it to a model. Waits for the device once.
+
+    Raises InputError naming every tensor with NaN or Inf.
+    """
+    import torch
+
+    finite: list[Tensor] = []
+    for name, entry in entries.items():
+        weight = take(name, entry)
+        finite.append(is_finite(weight))  # where the weight was computed: a CPU would take seconds
+        write(name, weight)
+    flags = torch.stack(finite).cpu().tolist()
+    bad = [entry for entry, good in zip(entries.values(), flags, strict=True) if not good]
+    if bad:
+        what = "{} holds NaN or Inf; download it again"
+        raise InputError(
+            *shorten_problems([Problem(what.format(entry.key), file=str(entry.file)) for entry in bad])
+        )
 
 
 def check_same(model: nn.Module, entries: Mapping[str, StoredTensor]) -> None:
@@ -159,14 +205,3 @@ def check_same(model: nn.Module, entries: Mapping[str, StoredTensor]) -> None:
     ]
     if missing or surplus or wrong:
         raise InputError(*shorten_problems(missing), *shorten_problems(surplus), *shorten_problems(wrong))
-
-
-def check_finite(state: Mapping[str, Tensor], entries: Mapping[str, StoredTensor]) -> None:
-    """Raises InputError naming every tensor with NaN or Inf. Waits for the device once."""
-    import torch
-
-    flags = torch.stack([is_finite(tensor) for tensor in state.values()]).cpu().tolist()
-    bad = [entries[name] for name, finite in zip(state, flags, strict=True) if not finite]
-    problems = [Problem(f"{e.key} holds NaN or Inf; download it again", file=str(e.file)) for e in bad]
-    if problems:
-        raise InputError(*shorten_problems(problems))
