@@ -1,4 +1,4 @@
-"""Careful file access: atomic writes, bounded reads of regular files, locks, errors with a remedy."""
+"""Atomic writes, bounded reads of regular files, locks, and errors with a remedy."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ IN_THE_WAY = "move away what is there under that name, then run the same command
 REMEDIES = {
     errno.ENOSPC: CLEAN_UP,
     errno.EDQUOT: CLEAN_UP,
-    errno.EFBIG: "this file system holds no file of that size: choose another cache with --cache",
+    errno.EFBIG: "this file system does not allow files of that size: choose another cache with --cache",
     errno.EROFS: "choose another cache with --cache (or SVI_STORY_CACHE), then run the same command again",
     errno.EACCES: PERMISSIONS,
     errno.EPERM: PERMISSIONS,
@@ -62,10 +62,10 @@ OUTPUT_REMEDIES = {
     errno.EACCES: "choose a place you may write to",
     errno.EPERM: "choose a place you may write to",
     errno.EROFS: "choose a place that is not read-only",
-    errno.ENOENT: "make that folder",
+    errno.ENOENT: "create that folder",
     errno.ENAMETOOLONG: "choose a shorter name",
     errno.EISDIR: "move away the folder that is there under that name",
-    errno.ENOTDIR: "move away what lies there instead of a folder",
+    errno.ENOTDIR: "move away what is there instead of a folder",
 }
 """For files that a user asked for."""
 TRANSIENT = (
@@ -73,20 +73,20 @@ TRANSIENT = (
     *(errno.EIO, errno.ESTALE, errno.ETIMEDOUT),  # a network disk
     *(errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.EAGAIN, errno.EBUSY),  # other programs may end
 )
-"""Errors that may go away by themselves."""
+"""Errors that may disappear by themselves."""
 DAMAGED = (
     *(errno.EIO, errno.EBADMSG, getattr(errno, "EUCLEAN", errno.EIO)),  # a disk that lost a block; UnfitError
-    *(errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.ELOOP),  # something else lies where the file was
+    *(errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.ELOOP),  # the file was replaced by something else
 )
-"""Errors that mean the content is not what was written; any other says nothing about the content."""
+"""Errors that mean that the content is not what was written; others say nothing about the content."""
 
 
 class CorruptError(RenderError):
-    """A file is not what was written. Internal: the store turns it into a cache miss and a warning."""
+    """A file's content is not what was written. The store treats it as missing, with a warning."""
 
 
 class UnfitError(OSError):
-    """What lies under a name cannot be read as a file: `strerror` says why, as `is a folder`."""
+    """A path cannot be read as a file: `strerror` says why, as `is a folder`."""
 
     def __init__(self, path: Path, reason: str) -> None:
         super().__init__(errno.EBADMSG, reason, str(path))
@@ -126,7 +126,7 @@ def unwritable(target: Path, reason: str) -> RenderError:
     The remedy, and whether it is a TransientError, are taken from the reason, which may quote the system's.
     """
     remedies = [remedy for code, remedy in OUTPUT_REMEDIES.items() if os.strerror(code) in reason]
-    remedy = remedies[0] if remedies else "see that its disk is well and has room"
+    remedy = remedies[0] if remedies else "check that its disk works and has space"
     what = (
         f"cannot be written: {reason}; {remedy}, then run the same command again: what was rendered is kept"
     )
@@ -151,8 +151,8 @@ def temp_name() -> str:
 def is_temp_of_this_host(name: str) -> bool:
     """Whether it is a name from `temp_name` on this host.
 
-    A held lock proves only that no process of *this* host works under it; a network file system may grant
-    the same lock to two hosts, so what another host left is for `cache gc`.
+    A lock proves only that no process of *this* host uses a folder, as a network file system may grant the
+    same lock to two hosts. So the files of other hosts are left to `cache gc`.
     """
     return re.fullmatch(rf"{re.escape(TEMP)}{re.escape(_host())}-\d+-[0-9a-f]{{8}}(-.*)?", name) is not None
 
@@ -162,14 +162,14 @@ def _host() -> str:
 
 
 def sync(path: Path) -> None:
-    """Force a file's bytes or a folder's names to the disk, as far as the system can."""
+    """Force a file's bytes or a folder's names to disk, as far as the system can."""
     if not IS_POSIX and path.is_dir():
         return
     fd = os.open(path, os.O_RDONLY if IS_POSIX else WRITE_FLAGS)
     try:
         os.fsync(fd)
     except OSError as error:
-        # Some network file systems cannot sync a folder; their server does it by itself.
+        # some network file systems cannot sync a folder; the server does
         if error.errno not in (errno.EINVAL, errno.ENOTSUP):
             raise
     finally:
@@ -185,9 +185,9 @@ def make_folder(folder: Path) -> None:
 
 
 def rename_new(source: Path, target: Path) -> None:
-    """Give a file a name that nothing has yet. Raises FileExistsError where something has it.
+    """Rename a file. Raises FileExistsError if the target exists.
 
-    Even where it appears meanwhile, unless the file system has no hard links.
+    Also if it appears meanwhile, unless the file system has no hard links.
     """
     try:
         target.hardlink_to(source)
@@ -204,9 +204,9 @@ def rename_new(source: Path, target: Path) -> None:
 def open_regular(path: Path, most: int | None = None) -> BufferedReader:
     """Open a regular file for reading, without ever waiting for it.
 
-    Every file that is read is opened here: a pipe would block, a device has no end, and opening one may have
-    side effects. Links are followed. Raises UnfitError for anything else than a regular file, and for one
-    of more than `most` bytes; other OSErrors pass, ValueError for a name with a NUL.
+    Every file that is read is opened here: a pipe would block, and a device may have no end, or side effects.
+    Links are followed. Raises UnfitError for anything but a regular file, and for more than `most` bytes;
+    other OSErrors; ValueError for a name with a NUL.
     """
     _check_regular(path, path.stat(), most)
     file = os.fdopen(os.open(path, READ_FLAGS), "rb")  # even if it was swapped for a pipe meanwhile
@@ -228,28 +228,25 @@ def _check_regular(path: Path, status: os.stat_result, most: int | None) -> None
 
 
 def check_regular(path: Path) -> None:
-    """For what a library opens by name. Raises as `open_regular`."""
+    """For files that a library opens by name. Raises as `open_regular`."""
     open_regular(path).close()
 
 
 def read_chunks(path: Path, most: int | None = None, chunk: int = CHUNK) -> Iterator[bytes]:
-    """A regular file's bytes, piece by piece, and never more than it held when it was opened.
-
-    Raises UnfitError as `open_regular`, and for a file that grows or shrinks meanwhile.
-    """
+    """A regular file's bytes in chunks. Raises as `open_regular`, and UnfitError if the size changes."""
     with open_regular(path, most) as file:
         yield from chunks_of(path, file, chunk)
 
 
 def chunks_of(path: Path, file: BinaryIO, chunk: int = CHUNK) -> Iterator[bytes]:
-    """The same of a file that is open already, from its beginning."""
-    left = os.fstat(file.fileno()).st_size
-    while data := file.read(min(chunk, left + 1)):
-        left -= len(data)
-        if left < 0:
+    """The bytes of an open file, in chunks, from its beginning. Raises UnfitError if its size changes."""
+    rest = os.fstat(file.fileno()).st_size
+    while data := file.read(min(chunk, rest + 1)):
+        rest -= len(data)
+        if rest < 0:
             break
         yield data
-    if left:
+    if rest:
         raise UnfitError(path, CHANGED)
 
 
@@ -281,16 +278,11 @@ def sha256_file(path: Path, most: int | None = None) -> str:
     return digest.hexdigest()
 
 
-def is_read_only(folder: Path) -> bool:
-    """Whether nothing can be created in a folder that exists."""
-    probe = folder / temp_name()
-    try:
-        probe.mkdir()
-    except OSError as error:
-        return error.errno in (errno.EROFS, errno.EACCES, errno.EPERM)
-    with suppress(OSError):
-        probe.rmdir()
-    return False
+def is_writable(folder: Path) -> bool:
+    """Whether files can be created in a folder, or the folder itself if it does not exist."""
+    places = (folder.absolute(), *folder.absolute().parents)
+    existing = next(place for place in places if os.path.exists(place))  # noqa: PTH110 - Path.exists may raise
+    return os.access(existing, os.W_OK)
 
 
 def regular_size(path: Path) -> int | None:
@@ -300,9 +292,9 @@ def regular_size(path: Path) -> int | None:
 
 
 def folds_case(folder: Path) -> bool:
-    """Whether a folder ignores case in names, as far as the names it has can show.
+    """Whether a folder ignores the case of names, as far as its names show.
 
-    Nothing is written. Where the folder does not exist yet, its parents are examined.
+    Nothing is written. If the folder does not exist yet, its parents are examined.
     """
     for place in (folder.absolute(), *folder.absolute().parents):
         with suppress(OSError):
@@ -314,7 +306,7 @@ def folds_case(folder: Path) -> bool:
 
 
 def relative_path(path: Path | str, folder: Path | str) -> str:
-    """A path as seen from a folder, with slashes; the whole path where it lies on another drive (Windows)."""
+    """A path relative to a folder, with slashes; an absolute one if it is on another drive (Windows)."""
     try:
         return os.path.relpath(path, folder).replace(os.sep, "/")
     except ValueError:
@@ -322,19 +314,19 @@ def relative_path(path: Path | str, folder: Path | str) -> str:
 
 
 def measure(path: Path) -> tuple[int, float]:
-    """Bytes and newest modification time of a file, or of a folder and all it holds; (0, 0) if missing."""
+    """Bytes and newest modification time of a file, or of a folder with its content; (0, 0) if missing."""
     size, newest = 0, 0.0
-    held = (Path(top, name) for top, folders, files in os.walk(path) for name in (*folders, *files))
-    for place in (path, *held):
+    content = (Path(top, name) for top, folders, files in os.walk(path) for name in (*folders, *files))
+    for each in (path, *content):
         with suppress(OSError):  # deleted or published meanwhile, or not readable
-            status = place.lstat()
+            status = each.lstat()
             newest = max(newest, status.st_mtime)
             size += 0 if stat.S_ISDIR(status.st_mode) else status.st_size
     return size, newest
 
 
 def remove(path: Path) -> None:
-    """Delete a file, or a folder and all it holds. OSError."""
+    """Delete a file, or a folder with its content. OSError."""
     if path.is_dir() and not path.is_symlink():
         shutil.rmtree(path)
     else:
@@ -343,12 +335,12 @@ def remove(path: Path) -> None:
 
 @contextmanager
 def atomic_file(
-    target: Path, before: Callable[[Path], None] | None = None, doing: str = ""
+    target: Path, before: Callable[[Path], bool] | None = None, doing: str = ""
 ) -> Iterator[Path]:
-    """A temporary file beside the target, with its extension; on leaving it is synced and becomes the target.
+    """A temporary file in the target's folder, with its extension; in the end it is synced and replaces it.
 
-    `before` is called with it just before the rename. Whatever is raised inside, or by `before`, the file is
-    removed and the target stays what it was. Its own errors are those of `disk`; others pass.
+    `before` is called with it just before the rename. If it returns False, or if anything is raised in it or
+    inside, the file is removed and the target stays as it was. Raises as `disk`; other errors pass.
     """
     target = target.absolute()
     temporary = target.with_name(f"{temp_name()}-{target.name[-40:]}")
@@ -364,12 +356,14 @@ def atomic_file(
                 os.fsync(descriptor)
                 # Closing reports failed writes too (NFS, quotas). It is a copy: the other one keeps the lock.
                 os.close(os.dup(descriptor))
-                if before:
-                    before(temporary)
+                is_wanted = before is None or before(temporary)
                 if not IS_POSIX:
                     lock.close()
-                temporary.replace(target)
-                sync(target.parent)
+                if is_wanted:
+                    temporary.replace(target)
+                    sync(target.parent)
+                else:
+                    temporary.unlink()
         except BaseException:
             lock.close()
             with suppress(OSError):
@@ -391,8 +385,8 @@ def write_atomic(path: Path, data: bytes, doing: str = "") -> None:
 def remove_stale_temps(folder: Path) -> None:
     """Remove the temporary files and folders that killed processes of this machine left in a folder.
 
-    Another machine's files stay, and so do a living process's: its lock shows it even from a container that
-    cannot see its process id.
+    Files of other machines and of running processes stay. A process in another container is recognised by its
+    lock.
     """
     with suppress(OSError):
         for path in sorted(folder.iterdir()):
@@ -428,8 +422,8 @@ class LockState(Enum):
 def locked(path: Path, on_wait: Callable[[], None]) -> Iterator[LockState]:
     """LockState the lock, waiting for another process as long as it takes; ^C ends the wait at once.
 
-    A lock saves work; correctness never depends on it, because a network file system may not have any.
-    `on_wait` is called once, when there is something to wait for. Never BUSY.
+    Locks only save work: correctness never depends on them, because a network file system may have none.
+    `on_wait` is called once if another process has the lock. Never BUSY.
     """
     lock = _lock(path)
     state = _try(lock)

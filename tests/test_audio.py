@@ -390,7 +390,7 @@ def test_a_recording_that_changes_meanwhile_is_noticed(tmp_path: Path) -> None:
 
 
 def test_a_place_that_cannot_be_written_is_told(tmp_path: Path) -> None:
-    with pytest.raises(RenderError, match="make that folder"):
+    with pytest.raises(RenderError, match="create that folder"):
         mix(Soundtrack(1000, ()), tmp_path / "nowhere" / "film.m4a")
 
 

@@ -25,7 +25,7 @@ from hypothesis import strategies as st
 from PIL import Image
 from test_svi_cli import reference_board
 
-from svi_story.bundle.format import Manifest, unfit_name
+from svi_story.bundle.format import Manifest, name_problem
 from svi_story.bundle.unpack import unpack
 from svi_story.cache.store import Store
 from svi_story.enginespec import EngineOptions
@@ -248,7 +248,7 @@ def test_the_command_packs_and_another_machine_renders(
 
 NAMES = st.text(
     st.characters(min_codepoint=32, exclude_categories=("C", "Z")), min_size=1, max_size=20
-).filter(lambda name: not unfit_name(f"{name}.yaml"))
+).filter(lambda name: not name_problem(f"{name}.yaml"))
 
 
 @settings(max_examples=20)
@@ -270,7 +270,7 @@ def test_pack_then_unpack_is_identity(stem: str, picture: bytes, image: str, com
         assert found.board.read_bytes() == raw
         (member,) = found.manifest.files.values()
         assert found.manifest.files == {f"{image}.png": member}
-        assert found.place(member).read_bytes() == file.getvalue()
+        assert found.path(member).read_bytes() == file.getvalue()
         assert job_of(bundle, cache=root / "cache").plan.title == stem
 
 
@@ -348,7 +348,7 @@ def test_an_animatic_of_a_board_whose_loras_are_not_here(write_board: Write, svi
     assert manifest.weights == {"/nowhere/style.safetensors": None}
     assert svi_story("render", bundle).code == 0
     ended = svi_story("plan", bundle, "--engine", "svi", "--models", support.MODELS)
-    assert ended.err.count("was not there when this bundle was packed") == 1, ended.err
+    assert ended.err.count("was missing when this bundle was packed") == 1, ended.err
 
 
 def test_a_board_and_its_bundle_would_write_one_film(write_board: Write, svi_story: Run) -> None:
@@ -400,7 +400,7 @@ def test_unpacking_on_a_full_disk_leaves_nothing(
         raise OSError(28, "No space left on device")
 
     place = {
-        "write": "svi_story.bundle.unpack._extract",
+        "write": "svi_story.bundle.unpack.content",
         "fsync": "svi_story.bundle.unpack.sync",
         "rename": "pathlib.Path.rename",
     }

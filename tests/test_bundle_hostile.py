@@ -385,18 +385,19 @@ def test_what_is_no_file(svi_story: Run, members: dict[str, bytes]) -> None:
 def test_a_zip_that_changes_while_it_is_read(
     members: dict[str, bytes], svi_story: Run, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    from svi_story.bundle import archive
     from svi_story.bundle import unpack as module
 
     honest(BUNDLE, members)
-    real = module._extract
+    real = archive.content
 
-    def swap(*args: Any) -> None:
-        real(*args)
+    def swap(*args: Any) -> Any:
+        yield from real(*args)
         BUNDLE.write_bytes(BUNDLE.read_bytes())
 
-    monkeypatch.setattr(module, "_extract", swap)
+    monkeypatch.setattr(module, "content", swap)
     refused(svi_story, "changed while it was read")
-    monkeypatch.setattr(module, "_extract", real)
+    monkeypatch.setattr(module, "content", real)
     monkeypatch.setattr(Fingerprints, "file", lambda *_: "0" * 64)
     refused(svi_story, "changed while it was read")
 
@@ -414,7 +415,7 @@ def test_any_damage_is_told_in_words(members: dict[str, bytes], data: st.DataObj
         found = unpack(BUNDLE, Path("fuzz"), prints())
     except InputError:
         return
-    assert {name: found.place(name).read_bytes() for name in found.manifest.members} == {
+    assert {name: found.path(name).read_bytes() for name in found.manifest.members} == {
         name: value for name, value in members.items() if name != "manifest.json"
     }
 

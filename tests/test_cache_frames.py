@@ -214,7 +214,7 @@ def test_a_size_that_the_file_cannot_hold_reaches_no_library(
     with pytest.raises(CorruptError, match="too few for frames of"):
         Frames(path)
     path.write_bytes(data[:at])
-    with pytest.raises(CorruptError, match="holds 0 streams, not one"):
+    with pytest.raises(CorruptError, match="has 0 streams, not one"):
         Frames(path)
 
 

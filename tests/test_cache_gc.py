@@ -95,7 +95,7 @@ def test_verify(store: Store, heard: Heard) -> None:
     (store.folder(KEY) / "frames.avi").write_bytes(b"x")
     (store.layout.piece(PIECE_KEY) / "piece.json").unlink()
     problems = [item.problem for item in store.verify()]
-    assert "frames.avi holds 1 bytes" in problems[0]
+    assert "frames.avi has 1 bytes" in problems[0]
     assert "piece.json: No such file" in problems[1]
     assert len(heard.warnings) == 2
     assert list(store.verify()) == []

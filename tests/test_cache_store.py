@@ -380,7 +380,7 @@ def test_pieces(store: Store, heard: Heard) -> None:
 
     piece.write_bytes(b"flim")
     assert store.piece(PIECE_KEY) is None
-    assert "piece.mp4 holds other bytes" in heard.warnings[0]
+    assert "piece.mp4 has other bytes" in heard.warnings[0]
     assert store.make_piece(PIECE_KEY, build, PIECE_INPUTS).read_bytes() == b"film"
 
 
@@ -533,7 +533,7 @@ def test_memory_is_no_entry(store: Store, whole: Path) -> None:
 
     (whole / "frames.avi").unlink()
     write_frames(whole / "frames.avi", [np.zeros((16, 16, 3), np.uint8)], FPS)
-    with pytest.raises(CorruptError, match="does not hold its 5 frames"):
+    with pytest.raises(CorruptError, match="does not have its 5 frames"):
         entry.frames()
 
 
@@ -599,7 +599,7 @@ def test_threads_wait_for_each_other_too(store: Store, heard: Heard) -> None:
         thread.join(120)
     assert len(set(entries)) == 1
     assert len(entries) == 3
-    assert 1 <= len(heard.warnings) <= 3
+    assert 1 <= len(heard.warnings) <= 4
 
 
 @pytest.mark.parametrize(

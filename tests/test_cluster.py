@@ -30,8 +30,8 @@ from svi_story.enginespec.sampling import Lora
 from svi_story.errors import InputError, Problem, TransientError
 from svi_story.plan.model import Anchor, Segment, Size
 from svi_story.render.distributed import executor as cluster
-from svi_story.render.distributed.executor import ahead
-from svi_story.render.distributed.pool import reason_of
+from svi_story.render.distributed.driver import reason_of
+from svi_story.render.distributed.executor import prefetch
 from svi_story.render.distributed.worker import WorkerBugError, absolute, portable
 from svi_story.render.schedule import chains_of, ready, share
 
@@ -182,8 +182,9 @@ def test_what_is_no_address_is_told_at_once(
 
 
 def nothing_is_made() -> bool:
-    """Whether there is nothing but what planning keeps."""
-    return {path.name for path in Path("renders").rglob("*") if path.is_file()} <= {"CACHEDIR.TAG"}
+    """Whether there is nothing but what planning keeps, and the log of the run."""
+    kept = {"CACHEDIR.TAG", "events.jsonl"}
+    return {path.name for path in Path("renders").rglob("*") if path.is_file()} <= kept
 
 
 def test_auto_looks_where_ray_s_own_variable_says(
@@ -606,7 +607,7 @@ def test_workers_are_looked_after_while_films_are_cut_and_left_when_nobody_wants
         if not over.is_set():
             raise TimeoutError("nobody said stop")
 
-    reading = ahead(work(), over.set)
+    reading = prefetch(work(), over.set)
     assert next(reading) == 1
     assert went_on.wait(60)
     assert isinstance(reading, Generator)
@@ -619,5 +620,5 @@ def test_workers_are_looked_after_while_films_are_cut_and_left_when_nobody_wants
 
     given: list[int] = []
     with pytest.raises(ZeroDivisionError):
-        given.extend(ahead(broken(), over.set))
+        given.extend(prefetch(broken(), over.set))
     assert "workers" not in {thread.name for thread in threading.enumerate()}

@@ -326,7 +326,7 @@ def test_an_ffmpeg_that_hangs_does_not_hold_up_a_stop(
 
 
 def test_a_folder_that_is_not_there(tmp_path: Path) -> None:
-    with pytest.raises(RenderError, match="No such file or directory; make that folder"):
+    with pytest.raises(RenderError, match="No such file or directory; create that folder"):
         encode_piece(NINE, Library(), encoding(), tmp_path / "missing" / "p.mp4", quiet)
 
 

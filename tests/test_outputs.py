@@ -389,7 +389,7 @@ def test_the_ledger_is_pruned(board: Path, svi_story: Run) -> None:
     (RENDERS / "board.srt").unlink()
     (LEDGER / "damaged.json").write_text("{}")
     store = Store(RENDERS / ".cache", print)
-    why = "the note about a file that is gone"
+    why = "the record of a file that was deleted"
     found = [item for item in store.garbage(now=4e9) if item.why == why]
     assert len(found) == 3, "the captions, the film so far, and what is no note"
     store.delete(found)

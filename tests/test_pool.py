@@ -17,15 +17,12 @@ from svi_story.enginespec import EngineOptions
 from svi_story.errors import InputError, RenderError, TransientError
 from svi_story.events import ChainGiven, SegmentStarted, WorkerLost
 from svi_story.render.distributed import worker
-from svi_story.render.distributed.pool import WorkerFactory, WorkerPool
+from svi_story.render.distributed.driver import WorkerPool
 from svi_story.render.distributed.worker import (
-    EngineReady,
-    Failed,
-    Finished,
-    Started,
     Worker,
     WorkerBugError,
     WorkerSetup,
+    WorkerState,
 )
 from svi_story.render.executor import SegmentFailed, SegmentReady
 
@@ -34,7 +31,7 @@ if TYPE_CHECKING:
 
     from svi_story.events import Event
     from svi_story.plan.model import Segment
-    from svi_story.render.distributed.worker import Assignment, Message
+    from svi_story.render.distributed.worker import Message
 
 FOREST = (("a", None), ("b", "a"), ("c", "b"), ("x", "a"), ("p", None), ("q", "p"))
 BOARD = Path("board.yaml")
@@ -54,7 +51,7 @@ class Stage:
     early_deaths: int = 0
     """How many workers die before they are ready."""
     tried: Counter[str] = field(default_factory=Counter)
-    made: dict[str, object] = field(default_factory=dict)
+    made: dict[str, Any] = field(default_factory=dict)
     told: list[Event] = field(default_factory=list)
     started: int = 0
 
@@ -66,11 +63,14 @@ class Stage:
     def _enter(self) -> Iterator[Message]:
         if self.started <= self.early_deaths:
             raise RayActorError
-        yield Started("host", self.started, {})
-        yield Failed("", self.refusal) if self.refusal else EngineReady(self.one_at_a_time)
+        yield WorkerState("host", self.started, {})
+        yield self.refusal or self._ready()
 
-    def _render(self, assignment: Assignment) -> Iterator[Message]:
-        for each in (each for chain in assignment.chains for each in chain):
+    def _ready(self) -> WorkerState:
+        return WorkerState("host", self.started, {}, one_at_a_time=self.one_at_a_time)
+
+    def _render(self, _before: Sequence[Segment], chains: Sequence[Sequence[Segment]]) -> Iterator[Message]:
+        for each in (each for chain in chains for each in chain):
             key = each.key
             assert each.parent is None or each.parent in self.made, "parents come first"
             assert key not in self.made, "nothing is made twice"
@@ -80,18 +80,17 @@ class Stage:
             if isinstance(error, RayActorError):
                 raise error
             if error:
-                yield Failed(key, error)
+                yield SegmentFailed(each, error)
                 return
             self.made[key] = object()
-            yield Finished(key, fresh=True)
-        yield EngineReady(self.one_at_a_time)
+            yield SegmentReady(each, self.made[key], fresh=True)
+        yield self._ready()
 
     def run(self, workers: int = 2) -> tuple[set[str], dict[str, Exception]]:
         """What is made, and what is lost and why."""
-        store: Any = SimpleNamespace(entry=self.made.get, folder=Path)
+        store: Any = SimpleNamespace(entry=self.made.get, folder=Path, report=self.told.append)
         forest = {key: wanted(key, parent) for key, parent in FOREST}
-        factory = WorkerFactory(workers, self.start, lambda: "Killed")
-        pool = WorkerPool(forest, {}, store, self.told.append, factory)
+        pool = WorkerPool(forest, {}, store, workers, self.start, lambda: "Killed")
         ended = list(pool.render())
         return (
             {each.segment.key for each in ended if isinstance(each, SegmentReady)},
@@ -183,12 +182,12 @@ def test_a_worker_looks_at_its_place_first(tmp_path: Path, monkeypatch: pytest.M
     monkeypatch.setattr(worker, "VISIBLE_SECONDS", 0.1)
     setup = WorkerSetup(EngineOptions(), tmp_path / "cache", tmp_path / "cache/probe")
     here, blind = Worker(setup).enter(())
-    assert isinstance(here, Started)
-    assert isinstance(blind, Failed)
-    assert "does not see the cache" in str(blind.error)
+    assert isinstance(here, WorkerState)
+    assert isinstance(blind, InputError)
+    assert "does not see the cache" in str(blind)
     setup.probe.parent.mkdir()
     setup.probe.touch()
-    assert list(Worker(setup).enter(()))[1:] == [EngineReady(one_at_a_time=False)]
+    assert list(Worker(setup).enter(()))[1:] == [replace(here, one_at_a_time=False)]
     _, other = Worker(replace(setup, version="0.0.1")).enter(())
-    assert isinstance(other, Failed)
-    assert "install the same" in str(other.error)
+    assert isinstance(other, InputError)
+    assert "install the same" in str(other)

@@ -1,6 +1,6 @@
 """Reading a zip that may be hostile.
 
-Every byte of it must belong to one plain, stored member, or to the list of them: nothing can hide in it.
+Every byte of it must belong to one plain, stored member or to the central directory: nothing can hide in it.
 """
 
 from __future__ import annotations
@@ -24,23 +24,22 @@ if TYPE_CHECKING:
 
 CHUNK = 2**20
 LARGEST_READ = 16 * 2**20
-"""Bytes: zipfile reads the list of members at once, as long as the zip says it is."""
+"""Bytes: zipfile reads the central directory at once, however long the zip says it is."""
 
 BROKEN = (
     *(BadZipFile, LargeZipFile, NotImplementedError, RuntimeError, struct.error),
     *(EOFError, LookupError, ValueError, ArithmeticError),
 )
-"""What zipfile raises on files that are none."""
-
+"""What zipfile raises for files that are not zips."""
 
 LOCAL = struct.Struct("<4s5H3L2H")
 """The local header before each member: see 4.3.7 of PKWARE's APPNOTE.TXT."""
 LISTED = 46
-"""Bytes for each member in the list at the end, besides its name and what is too large for 32 bits."""
+"""Bytes for each member in the central directory, without its name and numbers that exceed 32 bits."""
 END, END_64, LOCATOR_64 = 22, 56, 20
 
 PLAIN_DATE = (0, 33)
-"""1980-01-01, as a zip writes it: bundles know no time."""
+"""1980-01-01 as a zip stores it: bundles contain no times."""
 LARGE = 2**31 - 1
 """Larger numbers are written with 64 bits."""
 MOST = 2**32 - 1
@@ -48,9 +47,9 @@ MOST = 2**32 - 1
 
 @contextmanager
 def open_archive(path: Path, digest: str) -> Iterator[ZipFile]:
-    """The zip, opened once, of plain members and nothing besides them.
+    """A zip of plain members and nothing else, opened once.
 
-    Raises InputError when it is none, or changes while it is read.
+    Raises InputError when it is something else, or changes while it is read.
     """
     try:
         with open_regular(path) as file:
@@ -76,21 +75,21 @@ def _state(file: BinaryIO) -> tuple[int, ...]:
 
 
 class _BoundedReader:
-    """A file that is never read in one large piece, whatever a zip says of its size."""
+    """A file of which no read returns more than LARGEST_READ bytes."""
 
     def __init__(self, file: BinaryIO) -> None:
         self._file = file
         self.seek, self.tell, self.seekable = file.seek, file.tell, file.seekable
 
     def read(self, size: int = -1) -> bytes:
-        """At most LARGEST_READ bytes. Raises BadZipFile when asked for more."""
+        """As of a file. Raises BadZipFile for more than LARGEST_READ bytes."""
         if size > LARGEST_READ:
             raise BadZipFile("it lists too many members")
         return self._file.read(size if size >= 0 else LARGEST_READ)
 
 
 def first_manifest(path: Path) -> Manifest | None:
-    """The manifest that a file begins with, if it is a bundle that svi-story packed; nothing else is read."""
+    """The manifest at the beginning of a file, if it is a bundle of svi-story; reads nothing else."""
     with suppress(OSError, InputError, struct.error), open_regular(path) as file:
         head = file.read(LOCAL.size)
         signature, method, size, name_size, extra = struct.unpack("<4s4xH8x4xIHH", head)
@@ -101,22 +100,22 @@ def first_manifest(path: Path) -> Manifest | None:
 
 
 def manifest_of(archive: ZipFile, path: Path) -> Manifest:
-    """The manifest, when the zip holds what it names and nothing else. Raises InputError."""
+    """The manifest, if the zip contains what it names and nothing else. Raises InputError."""
     sizes = {info.filename: info.file_size for info in archive.infolist()}
     if sizes.get(MANIFEST, LARGEST_MANIFEST + 1) > LARGEST_MANIFEST:
-        raise _refused(path, f"is not a bundle: it holds no {MANIFEST}; {AGAIN}")
+        raise _refused(path, f"is not a bundle: it contains no {MANIFEST}; {AGAIN}")
     manifest = read_manifest(archive.read(MANIFEST), path)
-    named = {name: sealed.bytes for name, sealed in manifest.members.items()}
-    odd = sorted(sizes.keys() - {MANIFEST} ^ named.keys())
-    if odd:
-        raise _refused(path, f"its {MANIFEST} and its members differ: {odd[0][:100]!r}; {AGAIN}")
-    if any(sizes[name] != size for name, size in named.items()):
-        raise _refused(path, f"its members are not as large as its {MANIFEST} says; {AGAIN}")
+    listed = {name: member.bytes for name, member in manifest.members.items()}
+    differences = sorted(sizes.keys() - {MANIFEST} ^ listed.keys())
+    if differences:
+        raise _refused(path, f"its {MANIFEST} and its members differ: {differences[0][:100]!r}; {AGAIN}")
+    if any(sizes[name] != size for name, size in listed.items()):
+        raise _refused(path, f"its members do not have the sizes in its {MANIFEST}; {AGAIN}")
     return manifest
 
 
 def _check_members(infos: list[ZipInfo], path: Path) -> None:
-    """No links, folders, devices, compression or encryption; no name twice, or one that is cut short."""
+    """No links, folders, devices, compression or encryption; no duplicate or truncated names."""
     seen: set[str] = set()
     for info in infos:
         name = info.orig_filename
@@ -124,19 +123,19 @@ def _check_members(infos: list[ZipInfo], path: Path) -> None:
         if not plain or info.file_size != info.compress_size or name != info.filename:
             raise _refused(path, f"its member {name[:100]!r} is not a plain, stored file; {AGAIN}")
         if name in seen:
-            raise _refused(path, f"its member {name[:100]!r} is there twice; {AGAIN}")
+            raise _refused(path, f"its member {name[:100]!r} is listed twice; {AGAIN}")
         seen.add(name)
 
 
-def content(archive: ZipFile, name: str, wanted: FileHash, path: Path) -> Iterator[bytes]:
-    """A member piece by piece, never more than the manifest says. Raises InputError when it is not that."""
-    digest, left = hashlib.sha256(), wanted.bytes
+def content(archive: ZipFile, name: str, expected: FileHash, path: Path) -> Iterator[bytes]:
+    """A member in chunks, never more bytes than the manifest says. Raises InputError for another hash."""
+    digest, rest = hashlib.sha256(), expected.bytes
     with archive.open(name) as source:
-        while left and (chunk := source.read(min(CHUNK, left))):
-            left -= len(chunk)
+        while rest and (chunk := source.read(min(CHUNK, rest))):
+            rest -= len(chunk)
             digest.update(chunk)
             yield chunk
-    if digest.hexdigest() != wanted.sha256:
+    if digest.hexdigest() != expected.sha256:
         raise _refused(path, f"its member {name} is damaged (by its sha256); {AGAIN}")
 
 
@@ -156,7 +155,7 @@ def check_seamless(file: BinaryIO, infos: Sequence[ZipInfo]) -> None:
 
 
 def _after(file: BinaryIO, info: ZipInfo) -> int:
-    """Where a member ends, if all that stands before it is what the list says of it."""
+    """The end of a member, if its local header agrees with the central directory."""
     file.seek(info.header_offset)
     head = file.read(LOCAL.size)
     if len(head) != LOCAL.size:
@@ -168,21 +167,21 @@ def _after(file: BinaryIO, info: ZipInfo) -> int:
         (info.file_size, info.file_size, b""),
         (MOST, MOST, wide),
     )
-    said = (sign, flags, method, tuple(date), crc, name)
-    if not sizes or said != (b"PK\3\4", 0, 0, PLAIN_DATE, info.CRC, _raw_name(info)):
-        raise BadZipFile(f"its member {info.filename[:100]!r} is not what its list says")
+    header = (sign, flags, method, tuple(date), crc, name)
+    if not sizes or header != (b"PK\3\4", 0, 0, PLAIN_DATE, info.CRC, _raw_name(info)):
+        raise BadZipFile(f"its member {info.filename[:100]!r} is not as the central directory describes it")
     return file.tell() + info.file_size
 
 
 def _large_numbers(info: ZipInfo) -> bytes:
-    """What the list holds of a member besides its name: its numbers that 32 bits are too few for."""
+    """The extra field of a member in the central directory: its numbers that exceed 32 bits."""
     sizes = [info.file_size] * 2 if info.file_size > LARGE else []
     numbers = [*sizes, *([info.header_offset] if info.header_offset > LARGE else [])]
     return struct.pack(f"<HH{len(numbers)}Q", 1, 8 * len(numbers), *numbers) if numbers else b""
 
 
 def _check_end(file: BinaryIO, at: int) -> None:
-    """The zip ends right behind its list, with the few bytes that every zip ends with, and no comment."""
+    """The central directory is followed by the record that ends every zip, and by no comment."""
     size = file.seek(0, os.SEEK_END)
     file.seek(min(at, size))
     end = file.read(END_64 + LOCATOR_64 + END + 1)

@@ -1,4 +1,4 @@
-"""A bundle's board on this machine: its files, its LoRAs, and whether the frames will be the same."""
+"""A bundle's board on this machine: its files, its LoRAs, and whether its frames will be the same."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 from svi_story.bundle.format import FILES, input_hashes
 from svi_story.errors import InputError, Problem
-from svi_story.fields import format_value as shown
+from svi_story.fields import format_value
 from svi_story.files import regular_size
 from svi_story.storyboard.source import load
 
@@ -30,21 +30,21 @@ MOST_NAMED = 5
 
 @dataclass(frozen=True)
 class BundleResolver:
-    """A closed table: a name that is not in it is never looked for on the disk."""
+    """A closed table: a name that is not in it is never searched for on disk."""
 
     bundle: UnpackedBundle
     files: Mapping[str, Path]
-    """Images and recordings, where they were unpacked."""
+    """Images and recordings, unpacked."""
     weights: Mapping[str, Path]
-    """LoRAs, where they were found by content; paths at which there is nothing for those that were not."""
+    """LoRAs, found by content; for those that were not found, a path at which there is nothing."""
     models: Path | None
-    """The folder in which they were searched; None where the engine uses none."""
+    """The folder in which they were searched for; None where the engine uses none."""
 
     def path(self, name: str) -> Path:
         """The path in the table. Raises InputError for any other name."""
         found = self.files.get(name) or self.weights.get(name)
         if found is None:
-            raise InputError(Problem(f"{shown(name)} is not in the bundle", file=str(self.bundle.zip)))
+            raise InputError(Problem(f"{format_value(name)} is not in the bundle", file=str(self.bundle.zip)))
         return found
 
     def name(self, path: Path) -> str:
@@ -53,18 +53,32 @@ class BundleResolver:
 
     def unusable(self, name: str, kind: FileKind) -> str:
         """Weights cannot come from the bundle, and nothing else from outside it."""
-        held = self.weights if kind == "weights" else self.files
-        return "" if name in held else "is not in the bundle, and its board can name nothing else"
+        known = self.weights if kind == "weights" else self.files
+        return "" if name in known else "is not in the bundle, and its board can name nothing else"
 
     def rephrase(self, problem: Problem) -> Problem:
-        """With the author's names of files for paths in the cache, and where a missing LoRA belongs."""
+        """With the author's names of files for paths in the cache, and the place of a missing LoRA."""
         for name, lora in self.bundle.manifest.weights.items():
-            if problem.file == str(_nowhere(self.bundle, lora)):
-                return Problem(self._missing_lora(name, lora), file=str(self.bundle.zip))
-        file = self._unpacked.get(problem.file)
+            if problem.file == str(_missing_path(self.bundle, lora)):
+                what = f"the LoRA {format_value(name)} was missing when this bundle was packed; pack it again"
+                if lora is not None:
+                    what = (
+                        f"the LoRA {format_value(name)} is not below {self.models}: put it there, under any "
+                        f"name that ends in .safetensors ({lora.bytes} bytes, sha256 {lora.sha256})"
+                    )
+                return Problem(what, file=str(self.bundle.zip))
+        names = self._unpacked
+
+        def author_s_name(match: re.Match[str]) -> str:
+            path = match[0] if match[0] in names else match[0].rstrip(".")  # the end of a sentence
+            return format_value(names[path]) + match[0][len(path) :] if path in names else match[0]
+
+        board = re.escape(str(self.bundle.board))
+        files = re.escape(f"{self.bundle.folder / FILES}{os.sep}")
+        file = names.get(problem.file)
         return replace(
             problem,
-            what=self._unpacked_path.sub(self._named, problem.what),
+            what=re.sub(f"{board}|{files}[a-z0-9_.-]+", author_s_name, problem.what),
             file=f"{self.bundle.zip} ({file})" if file else problem.file,
         )
 
@@ -76,40 +90,23 @@ class BundleResolver:
     def _unpacked(self) -> dict[str, str]:
         """The author's names by paths in the cache."""
         manifest = self.bundle.manifest
-        names = {str(self.bundle.place(member)): name for name, member in manifest.files.items()}
+        names = {str(self.bundle.path(member)): name for name, member in manifest.files.items()}
         return {**names, str(self.bundle.board): manifest.board}
-
-    @cached_property
-    def _unpacked_path(self) -> re.Pattern[str]:
-        board, files = re.escape(str(self.bundle.board)), re.escape(f"{self.bundle.folder / FILES}{os.sep}")
-        return re.compile(f"{board}|{files}[a-z0-9_.-]+")
-
-    def _named(self, match: re.Match[str]) -> str:
-        path = match[0] if match[0] in self._unpacked else match[0].rstrip(".")  # the end of a sentence
-        return shown(self._unpacked[path]) + match[0][len(path) :] if path in self._unpacked else match[0]
-
-    def _missing_lora(self, name: str, lora: FileHash | None) -> str:
-        if lora is None:
-            return f"the LoRA {shown(name)} was not there when this bundle was packed; pack it where it is"
-        return (
-            f"the LoRA {shown(name)} is not below {self.models}: put it there, under any name that ends in "
-            f".safetensors ({lora.bytes} bytes, sha256 {lora.sha256})"
-        )
 
 
 def load_bundled(bundle: UnpackedBundle, models: Path | None, fingerprints: Fingerprints) -> BoardFile:
-    """The board of a bundle; its LoRAs are looked for below `models`, or nowhere (None).
+    """The board of a bundle; its LoRAs are searched for below `models`, if given.
 
-    Raises InputError for whatever is wrong with it, as for names of files that the bundle does not hold.
+    Raises InputError for everything that is wrong with it, as for names of files that are not in the bundle.
     """
     manifest = bundle.manifest
     wanted = list(dict.fromkeys(lora for lora in manifest.weights.values() if lora))
     found = _find_weights(wanted, models, fingerprints) if models and wanted else {}
     weights = {
-        name: found.get(lora.sha256 if lora else "", _nowhere(bundle, lora))
+        name: found.get(lora.sha256 if lora else "", _missing_path(bundle, lora))
         for name, lora in manifest.weights.items()
     }
-    files = {name: bundle.place(member) for name, member in manifest.files.items()}
+    files = {name: bundle.path(member) for name, member in manifest.files.items()}
     return load(bundle.board, BundleResolver(bundle, files, weights, models))
 
 
@@ -118,13 +115,13 @@ def bundle_of(plan: FilmPlan) -> UnpackedBundle | None:
     return plan.resolver.bundle if isinstance(plan.resolver, BundleResolver) else None
 
 
-def _nowhere(bundle: UnpackedBundle, lora: FileHash | None) -> Path:
-    """Stands for a LoRA that is not on this machine: nothing is ever there."""
-    return bundle.folder / "lacking" / (lora.sha256 if lora else "unknown")
+def _missing_path(bundle: UnpackedBundle, lora: FileHash | None) -> Path:
+    """Stands for a LoRA that is not on this machine: there is never a file at this path."""
+    return bundle.folder / "missing" / (lora.sha256 if lora else "unknown")
 
 
 def _find_weights(wanted: Collection[FileHash], models: Path, fingerprints: Fingerprints) -> dict[str, Path]:
-    """Where wanted files lie below the models folder, by sha256. Only files of a wanted size are hashed."""
+    """The paths of wanted files below a folder, by sha256. Only files of a wanted size are hashed."""
     sizes: defaultdict[int, list[Path]] = defaultdict(list)
     for path, size in _safetensors_below(models):
         sizes[size].append(path)
@@ -133,7 +130,7 @@ def _find_weights(wanted: Collection[FileHash], models: Path, fingerprints: Fing
         for path in sizes[each.bytes]:
             try:
                 digest = fingerprints.file(path)
-            except InputError:  # of a file that is not needed, perhaps
+            except InputError:  # about a file that may not be needed
                 continue
             if digest == each.sha256:
                 found[each.sha256] = path
@@ -158,11 +155,11 @@ def _safetensors_below(folder: Path) -> Iterator[tuple[Path, int]]:
 
 
 def difference(bundle: UnpackedBundle, segments: Sequence[Segment]) -> str:
-    """Why these frames differ from those the bundle was packed with; empty when they do not."""
+    """Why these frames are not those of the bundle; empty when they are."""
     packed = bundle.manifest.keys
     if not packed or not segments or packed == tuple(segment.key for segment in segments):
         return ""
-    here, there = input_hashes(segments), bundle.manifest.made_of
-    odd = sorted(name for name in here.keys() | there.keys() if here.get(name) != there.get(name))
-    why = f"{', '.join(odd[:MOST_NAMED])} differ" if odd else "later segments differ"
+    ours, theirs = input_hashes(segments), bundle.manifest.made_of
+    names = sorted(name for name in ours.keys() | theirs.keys() if ours.get(name) != theirs.get(name))
+    why = f"{', '.join(names[:MOST_NAMED])} differ" if names else "later segments differ"
     return f"{bundle.zip}: these are not the frames it was packed with: {why}"

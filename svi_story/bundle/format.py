@@ -2,7 +2,7 @@
 
 Member names have one of a few forms, and members are stored uncompressed: nothing in a bundle can leave its
 folder, be a link, or grow when it is unpacked. The board's text is unchanged; the files that it names are
-looked up in the manifest by name and never on the disk.
+looked up in the manifest, never on disk.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ BOARD = "board.yaml"
 FILES = "files/"
 ENTRIES = "entries/"
 MODE = 0o100644 << 16
-"""The external attributes of every member: a regular file with mode 644 (upper half: Unix)."""
+"""The external attributes of every member: a regular file with mode 644, in the upper half (Unix)."""
 
 LARGEST_MANIFEST = 16 * 2**20
 LONGEST_NAME = 200
@@ -55,12 +55,12 @@ def is_bundle(path: Path) -> bool:
     return path.suffix.lower() == SUFFIX
 
 
-def unfit_name(name: str) -> str:
-    """Why a board's file name cannot go into a bundle; empty when it can."""
+def name_problem(name: str) -> str:
+    """Why a board of this name cannot be packed; empty when it can."""
     if PurePath(name).suffix not in (".yaml", ".yml"):
         return "does not end in .yaml"
     if name.startswith(".") or name != name.strip():
-        return "starts with a dot, or has spaces around it"
+        return "starts with a dot, or starts or ends with a space"
     if any(char in '/\\:*?"<>|' or not char.isprintable() for char in name):
         return "contains characters that not every file system takes"
     if is_reserved(name):
@@ -68,8 +68,8 @@ def unfit_name(name: str) -> str:
     return "" if len(name.encode()) <= LONGEST_NAME else f"is longer than {LONGEST_NAME} bytes"
 
 
-def _fit_name(name: str) -> str:
-    reason = unfit_name(name)
+def _valid_name(name: str) -> str:
+    reason = name_problem(name)
     if reason:
         raise ValueError(reason)
     return name
@@ -77,7 +77,7 @@ def _fit_name(name: str) -> str:
 
 Sha256 = Annotated[str, Field(pattern="^[0-9a-f]{64}$")]
 MemberName = Annotated[str, Field(pattern=_MEMBER)]
-BoardName = Annotated[str, AfterValidator(_fit_name)]
+BoardName = Annotated[str, AfterValidator(_valid_name)]
 
 
 class FileHash(Part):
@@ -93,8 +93,8 @@ def _known_engine(name: str) -> str:
     return name
 
 
-class Settings(Part):
-    """What the command line decided about the frames, besides the board."""
+class FrameSettings(Part):
+    """The command line's options that change frames."""
 
     engine: Annotated[str, AfterValidator(_known_engine)]
     dtype: Literal["bfloat16", "float32"]
@@ -106,34 +106,34 @@ class Settings(Part):
         return {"dtype": self.dtype, "vae": self.vae}
 
     def __str__(self) -> str:
-        shown = {"dtype": self.dtype, "vae": f"vae {self.vae}"}
-        return ", ".join([self.engine, *(shown[name] for name in spec_of(self.engine).frame_options)])
+        options = {"dtype": self.dtype, "vae": f"vae {self.vae}"}
+        return ", ".join([self.engine, *(options[name] for name in spec_of(self.engine).frame_options)])
 
 
-def settings_of(engine: str, options: EngineOptions) -> Settings:
-    """What decides about a film's frames besides its board."""
-    return Settings.model_validate({"engine": engine, "dtype": options.dtype, "vae": options.vae})
+def settings_of(engine: str, options: EngineOptions) -> FrameSettings:
+    """The settings that change a film's frames, apart from its board."""
+    return FrameSettings.model_validate({"engine": engine, "dtype": options.dtype, "vae": options.vae})
 
 
 class Manifest(Part):
-    """What a bundle holds, and what it was made from."""
+    """What a bundle contains, and what it was made from."""
 
     bundle: int = Field(ge=VERSION, le=VERSION)
     """The version of this format."""
     tool: str = Field(max_length=100)
     board: BoardName
     """The board's file name: a film's default title."""
-    settings: Settings
+    settings: FrameSettings
     members: dict[MemberName, FileHash]
-    """Every member but the manifest."""
+    """Every member except the manifest."""
     files: dict[str, MemberName]
-    """Images and recordings, from their names on the board to their members."""
+    """Members with images and recordings, by their names on the board."""
     weights: dict[str, FileHash | None]
-    """LoRAs, from their names on the board; they stay outside. None: missing when it was packed."""
+    """LoRAs by their names on the board; they are not included. None: missing when it was packed."""
     keys: Annotated[tuple[Sha256, ...], Field(strict=False, max_length=MOST_SEGMENTS)]
-    """Every segment's key in film order; empty where they were not known."""
+    """Every segment's key in film order; empty if they could not be computed."""
     made_of: dict[str, Sha256]
-    """What the first segment's frames depend on: hashes by name, to find what differs elsewhere."""
+    """Hashes of what the first segment's frames depend on, by name: shows what differs on another machine."""
 
     @model_validator(mode="after")
     def _agrees(self) -> Self:
@@ -145,10 +145,10 @@ class Manifest(Part):
         if self.files.keys() & self.weights.keys():
             raise ValueError("it names one file as weights and as something else")
         if not self.entries <= set(self.keys):
-            raise ValueError("it holds segments that the film is not made of")
+            raise ValueError("it contains segments that are not in the film")
         for key in sorted(self.entries):
             if any(name not in self.members for name in entry_members(key)):
-                raise ValueError(f"entry {key[:12]} is not whole")
+                raise ValueError(f"entry {key[:12]} is incomplete")
         return self
 
     @property
@@ -164,7 +164,7 @@ def entry_members(key: str) -> tuple[str, ...]:
 
 
 def file_member(digest: str, name: str) -> str:
-    """The member of an image or recording; its name ends as the author's does, for whoever looks inside."""
+    """The member of an image or recording; its name ends like the author's, for people who open the zip."""
     plain = _UNSAFE.sub("_", PurePath(name).name.lower())[-40:].lstrip(".-") or "file"
     return f"{FILES}{digest[:16]}-{plain}"
 
@@ -196,8 +196,10 @@ def read_manifest(raw: bytes, zip_: Path) -> Manifest:
         first = error.errors(include_url=False, include_context=False)[0]
         place = ".".join(str(part)[:80] for part in first["loc"][:3])
     if place == "bundle":
-        what = f"is not a bundle that this svi-story reads (version {VERSION}); update it, or {AGAIN}"
+        what = (
+            f"is not a bundle that this svi-story can read (version {VERSION}); update svi-story, or {AGAIN}"
+        )
     else:
-        wrong = ": ".join(part for part in (place, first["msg"][:200]) if part)
-        what = f"its {MANIFEST} is not as it should be ({wrong}); {AGAIN}"
+        reason = ": ".join(part for part in (place, first["msg"][:200]) if part)
+        what = f"its {MANIFEST} is invalid ({reason}); {AGAIN}"
     raise InputError(Problem(what, file=str(zip_)))

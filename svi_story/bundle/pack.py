@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 from zipfile import ZIP_STORED, ZipFile, ZipInfo
@@ -19,14 +20,14 @@ from svi_story.bundle.format import (
     entry_members,
     file_member,
     input_hashes,
+    name_problem,
     settings_of,
-    unfit_name,
     write_manifest,
 )
 from svi_story.enginespec import spec_of
 from svi_story.errors import InputError, Problem, RenderError
 from svi_story.events import Warned
-from svi_story.fields import format_value as shown
+from svi_story.fields import format_value
 from svi_story.files import atomic_file, disk, make_folder, open_regular, remove_stale_temps
 from svi_story.storyboard.files import absent
 from svi_story.storyboard.source import load
@@ -49,7 +50,7 @@ CHUNK = 2**20
 
 @dataclass(frozen=True)
 class Member:
-    """A file on its way into a bundle."""
+    """A file to be packed."""
 
     name: str
     path: Path
@@ -66,22 +67,29 @@ def pack(
     store: Store | None = None,
     publish: Publish = atomic_file,
 ) -> Path:
-    """Write a board with all it names into one zip; with the finished segments of `store`, if one is given.
+    """Write a board, all files that it names and the finished segments of `store`, if given, into one zip.
 
-    LoRAs and weights stay outside: only their hashes are noted. `missing` says why the plan has no keys. The
-    file is in place at once, by `publish`. Returns `target`. Raises InputError for a board that cannot be
-    packed, RenderError when the disk refuses.
+    LoRAs and weights are not included, only their hashes. `missing` is the reason if the plan has no keys.
+    `publish` writes the file atomically. Returns `target`. Raises InputError for a board that cannot be
+    packed, RenderError when the disk fails.
     """
     bundle = bundle_of(plan)
     name = bundle.zip if bundle else plan.board
     try:
-        board = _reload(plan, fingerprints)
+        reason = name_problem(plan.board.name)
+        if reason:
+            what = f"its name {reason}; bundles are opened on other systems: rename it"
+            raise InputError(Problem(what, file=str(plan.board)))
+        board = load(plan.board, plan.resolver)
+        if not board.digest == plan.digest == fingerprints.file(plan.board):
+            what = "changed while it was packed; run the same command again"
+            raise InputError(Problem(what, file=str(plan.board)))
         problems = list(_problems(board, plan, missing))
         if problems:
             raise InputError(*problems)
         entries: list[Member] = []
         if store is not None:
-            if missing:  # nobody can tell which of the finished segments are its own
+            if missing:  # without keys, its segments cannot be found
                 raise missing
             entries, count = _entries(plan, store, fingerprints)
             if count:
@@ -103,46 +111,36 @@ def pack(
     return target
 
 
-def _reload(plan: FilmPlan, fingerprints: Fingerprints) -> BoardFile:
-    """The board as it was planned. Raises InputError when it changed since, or has a name that cannot go."""
-    reason = unfit_name(plan.board.name)
-    if reason:
-        what = f"its name {reason}; bundles are opened on other systems: rename it"
-        raise InputError(Problem(what, file=str(plan.board)))
-    board = load(plan.board, plan.resolver)
-    if not board.digest == plan.digest == fingerprints.file(plan.board):
-        what = "changed while it was packed; run the same command again"
-        raise InputError(Problem(what, file=str(plan.board)))
-    return board
-
-
 def _problems(board: BoardFile, plan: FilmPlan, missing: InputError | None) -> Iterator[Problem]:
-    """Names that a bundle cannot hold.
+    """Names that cannot be packed.
 
-    Weights stay outside, and all else goes in: no name can mean both. LoRAs must exist, as whoever gets the
-    bundle looks for them by their hash, unless the engine uses none or the hash is known from a bundle.
+    Weights are not included and everything else is, so no name can mean both. LoRAs must exist, as they are
+    found by their hash when the bundle is opened, unless the engine uses none or a bundle brought the hash.
     """
     weights = {each.name for each in board.named if each.kind == "weights"}
     for each in board.named:
         if each.kind != "weights" and each.name in weights:
-            yield board.problem(each.loc, f"{shown(each.name)} is also named as a LoRA; name another file")
+            yield board.problem(
+                each.loc, f"{format_value(each.name)} is also named as a LoRA; name another file"
+            )
     if not spec_of(plan.engine).uses_weights:
         return
     known = _known_weights(plan)
-    wrong = {problem.file: problem for problem in (missing.problems if missing else ())}
+    refused = {problem.file: problem for problem in (missing.problems if missing else ())}
     for each in board.named:
         if each.kind != "weights" or known.get(each.name):
             continue
         path = board.file(each.name)
         if reason := absent(path):
-            what = f"{shown(each.name)} {reason}; name a LoRA's file, so that its hash can go into the bundle"
+            remedy = "name a LoRA's file, so that its hash can go into the bundle"
+            what = f"{format_value(each.name)} {reason}; {remedy}"
             yield board.problem(each.loc, what)
-        elif str(path) in wrong:
-            yield board.problem(each.loc, f"{shown(each.name)}: {wrong[str(path)].what}")
+        elif str(path) in refused:
+            yield board.problem(each.loc, f"{format_value(each.name)}: {refused[str(path)].what}")
 
 
 def _known_weights(plan: FilmPlan) -> dict[str, FileHash | None]:
-    """LoRAs whose hashes the board came with."""
+    """LoRAs whose hashes came with the board."""
     bundle = bundle_of(plan)
     return bundle.manifest.weights if bundle else {}
 
@@ -176,7 +174,10 @@ def _collect(
     for each in board.named:
         path = board.file(each.name)
         if each.kind == "weights":
-            weights[each.name] = known.get(each.name) or _weights(path, fingerprints)
+            weights[each.name] = known.get(each.name)
+            if weights[each.name] is None:
+                with suppress(InputError, OSError):  # an animatic needs no LoRA
+                    weights[each.name] = FileHash(sha256=fingerprints.file(path), bytes=path.stat().st_size)
         else:
             member = _member(file_member(fingerprints.file(path), each.name), path, fingerprints)
             members[member.name], files[each.name] = member, member.name
@@ -203,16 +204,8 @@ def _member(name: str, path: Path, fingerprints: Fingerprints) -> Member:
         return Member(name, path, FileHash(bytes=path.stat().st_size, sha256=digest))
 
 
-def _weights(path: Path, fingerprints: Fingerprints) -> FileHash | None:
-    """What LoRA the board means; None where it does not exist (an animatic needs none)."""
-    try:
-        return FileHash(sha256=fingerprints.file(path), bytes=path.stat().st_size)
-    except (InputError, OSError):
-        return None
-
-
 def _write(archive: ZipFile, manifest: Manifest, members: Sequence[Member]) -> None:
-    """The manifest first, so that the beginning of the file says what it holds."""
+    """The manifest comes first, so that it can be read without the rest."""
     archive.writestr(_info(MANIFEST), write_manifest(manifest))
     for member in members:
         info = _info(member.name)

@@ -1,6 +1,6 @@
-"""Unpacking a bundle: once, with every byte checked, into a folder of its own in the cache.
+"""Unpacking a bundle, once, into a folder of its own in the cache.
 
-The zip may be hostile. A member is as large as its hash says, or refused; all members together are no
+The zip may be hostile. Every member is checked against its size and hash, and all members together are no
 larger than the zip. The folder appears complete or not at all.
 """
 
@@ -43,6 +43,7 @@ from svi_story.files import (
     DAMAGED,
     CorruptError,
     LockState,
+    atomic_file,
     disk,
     is_temp_of_this_host,
     locked,
@@ -57,7 +58,6 @@ from svi_story.storyboard.files import absent
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping
-    from zipfile import ZipFile
 
     from svi_story.cache.entry import Entry
     from svi_story.events import Reporter
@@ -65,14 +65,14 @@ if TYPE_CHECKING:
 
 LARGEST_LATENTS = 256 * 2**20
 """Bytes of a segment's latents in a bundle: thirty times as many as 81 frames of 832x480 need."""
-_SYNCS = 16
+SYNC_THREADS = 16
 
 DOING = "unpacking the bundle"
 
 
 @dataclass(frozen=True)
 class UnpackedBundle:
-    """A bundle's content on the disk."""
+    """A bundle's content on disk."""
 
     zip: Path
     folder: Path
@@ -80,16 +80,16 @@ class UnpackedBundle:
 
     @property
     def board(self) -> Path:
-        """The board's file, under its author's name for it."""
+        """The board's file, under the name that its author gave it."""
         return self.folder / BOARD_FOLDER / self.manifest.board
 
     @property
     def cache(self) -> Path | None:
-        """The cache of its own, where it brings finished segments: they may be forged."""
+        """Its own cache if it brings finished segments, as they may be forged."""
         return own_cache(self.folder).root if self.manifest.entries else None
 
-    def place(self, member: str) -> Path:
-        """Where a member lies."""
+    def path(self, member: str) -> Path:
+        """The path of a member."""
         if member == BOARD:
             return self.board
         if member.startswith(ENTRIES):
@@ -101,7 +101,7 @@ class UnpackedBundle:
 def unpack(path: Path, cache: Path, fingerprints: Fingerprints) -> UnpackedBundle:
     """A bundle, unpacked into the cache unless it is there already.
 
-    Raises InputError for files that are not bundles, and RenderError when the disk refuses.
+    Raises InputError for files that are not bundles, and RenderError when the disk fails.
     """
     reason = absent(path)
     if reason:
@@ -119,9 +119,9 @@ def unpack(path: Path, cache: Path, fingerprints: Fingerprints) -> UnpackedBundl
         waiting = Warned(f"another process is unpacking {path}; waiting for it")
         with locked(layout.lock(digest), lambda: fingerprints.report(waiting)) as lock_state:
             if lock_state is LockState.HELD:
-                for left in names(folder.parent):  # by a process that was killed
-                    if is_temp_of_this_host(left.name) and left.name.endswith(folder.name):
-                        shutil.rmtree(left, ignore_errors=True)
+                for temp in names(folder.parent):  # of processes that were killed
+                    if is_temp_of_this_host(temp.name) and temp.name.endswith(folder.name):
+                        shutil.rmtree(temp, ignore_errors=True)
             found = look() or _unpack(path, folder, look, fingerprints.report)
     with suppress(OSError):  # the time of last use is for `gc` only, and a cache may be read-only
         os.utime(found.folder)
@@ -129,10 +129,10 @@ def unpack(path: Path, cache: Path, fingerprints: Fingerprints) -> UnpackedBundl
 
 
 def _valid_copy(path: Path, folder: Path, fingerprints: Fingerprints) -> UnpackedBundle | None:
-    """What was unpacked before, if its files are unchanged.
+    """What was unpacked earlier, if its files are unchanged.
 
-    Its entries are verified by the store, when they are used. Raises RenderError for files that cannot be
-    read now, which does not mean that they are damaged.
+    Its entries are verified by the store when they are used. Raises RenderError for files that cannot be read
+    at the moment, which does not mean that they are damaged.
     """
     try:
         raw = read_regular(folder / MANIFEST, LARGEST_MANIFEST)
@@ -140,7 +140,7 @@ def _valid_copy(path: Path, folder: Path, fingerprints: Fingerprints) -> Unpacke
     except (InputError, OSError) as error:
         _raise_unless_damage(error, folder)
         return None
-    return found if all(_is_whole(found, name, fingerprints) for name in _files(found)) else None
+    return found if all(_is_intact(found, name, fingerprints) for name in _files(found)) else None
 
 
 def _files(found: UnpackedBundle) -> Iterator[str]:
@@ -148,44 +148,44 @@ def _files(found: UnpackedBundle) -> Iterator[str]:
     return (name for name in found.manifest.members if not name.startswith(ENTRIES))
 
 
-def _is_whole(found: UnpackedBundle, member: str, fingerprints: Fingerprints) -> bool:
-    wanted, place = found.manifest.members[member], found.place(member)
+def _is_intact(found: UnpackedBundle, member: str, fingerprints: Fingerprints) -> bool:
+    expected, path = found.manifest.members[member], found.path(member)
     try:
-        return regular_size(place) == wanted.bytes and fingerprints.file(place) == wanted.sha256
+        return regular_size(path) == expected.bytes and fingerprints.file(path) == expected.sha256
     except (InputError, OSError) as error:
-        _raise_unless_damage(error, place)
+        _raise_unless_damage(error, path)
         return False
 
 
-def _raise_unless_damage(error: Exception, place: Path) -> None:
-    """Raises RenderError for an error that says nothing about the content."""
+def _raise_unless_damage(error: Exception, path: Path) -> None:
+    """Raises RenderError for an error that does not mean that the content is damaged."""
     cause = error if isinstance(error, OSError) else error.__cause__
     if isinstance(cause, OSError) and cause.errno not in DAMAGED:
-        with disk(place, "reading what was unpacked of the bundle"):
+        with disk(path, "reading the unpacked bundle"):
             raise cause
 
 
 def _repair(path: Path, folder: Path, layout: Layout, fingerprints: Fingerprints) -> UnpackedBundle | None:
-    """Unpack damaged files again, and nothing else: segments that were rendered since lie beside them.
+    """Unpack damaged files again, and only those, as the folder contains segments that were rendered since.
 
-    None where nothing was unpacked. Damaged files go to quarantine with a warning.
+    None if nothing was unpacked yet. Damaged files go to quarantine with a warning.
     """
     if not os.path.lexists(folder):
         return None
 
-    def set_aside(thing: Path) -> None:
-        quarantine(layout, fingerprints.report, folder.name, f"{thing} is damaged", {thing.name: thing})
+    def move_away(damaged: Path) -> None:
+        quarantine(layout, fingerprints.report, folder.name, f"{damaged} is damaged", {damaged.name: damaged})
 
     if folder.is_symlink() or not folder.is_dir():
-        set_aside(folder)
+        move_away(folder)
         return None
     with open_archive(path, folder.name) as archive:
         found = UnpackedBundle(path, folder, manifest_of(archive, path))
         for name in _files(found):
-            place = found.place(name)
-            if not _is_whole(found, name, fingerprints):
-                set_aside(place if place.parent.is_dir() else place.parent)
-                _write(place, content(archive, name, found.manifest.members[name], path))
+            if not _is_intact(found, name, fingerprints):
+                target = found.path(name)
+                move_away(target if target.parent.is_dir() else target.parent)
+                _write(target, content(archive, name, found.manifest.members[name], path))
     manifest, text = folder / MANIFEST, write_manifest(found.manifest)
     with disk(manifest, DOING):
         try:
@@ -194,25 +194,17 @@ def _repair(path: Path, folder: Path, layout: Layout, fingerprints: Fingerprints
             _raise_unless_damage(error, manifest)
             intact = False
         if not intact:
-            set_aside(manifest)
+            move_away(manifest)
             _write(manifest, (text,))
     return found
 
 
-def _write(place: Path, pieces: Iterable[bytes]) -> None:
-    """A file under its name, complete or not at all."""
-    with disk(place, DOING):
-        make_folder(place.parent)
-        temp = place.with_name(temp_name())
-        try:
-            with temp.open("xb") as file:
-                file.writelines(pieces)
-                file.flush()
-                os.fsync(file.fileno())
-            temp.replace(place)
-            sync(place.parent)
-        finally:
-            temp.unlink(missing_ok=True)
+def _write(target: Path, chunks: Iterable[bytes]) -> None:
+    """Write a file completely or not at all."""
+    with disk(target, DOING):
+        make_folder(target.parent)
+        with atomic_file(target, doing=DOING) as temp, temp.open("wb") as file:
+            file.writelines(chunks)
 
 
 def _unpack(
@@ -226,7 +218,12 @@ def _unpack(
             unpacked = UnpackedBundle(path, temp, manifest_of(archive, path))
             if unpacked.cache:
                 check_length(folder.parents[1], LONGEST_PATH_IN_BUNDLE)
-            _extract(archive, unpacked)
+            for name, expected in unpacked.manifest.members.items():
+                target = unpacked.path(name)
+                with disk(target, DOING):
+                    target.parent.mkdir(parents=True, exist_ok=True)
+                    with target.open("xb") as file:
+                        file.writelines(content(archive, name, expected, path))
         _drop_invalid_entries(unpacked, report)
         with disk(folder, DOING):
             (temp / MANIFEST).write_bytes(write_manifest(unpacked.manifest))
@@ -237,35 +234,26 @@ def _unpack(
     return theirs or UnpackedBundle(path, folder, unpacked.manifest)
 
 
-def _extract(archive: ZipFile, found: UnpackedBundle) -> None:
-    for name, wanted in found.manifest.members.items():
-        target = found.place(name)
-        with disk(target, DOING):
-            target.parent.mkdir(parents=True, exist_ok=True)
-            with target.open("xb") as file:
-                file.writelines(content(archive, name, wanted, found.zip))
-
-
 def _fsync(folder: Path) -> None:
-    """Sync everything to the disk but the entries, which the store verifies when they are used."""
+    """Sync everything to disk except the entries, which the store verifies when they are used."""
     own = own_cache(folder).root
     files: list[Path] = []
     folders: list[Path] = []
-    for parent, names_, held in os.walk(folder):
-        names_[:] = sorted(name for name in names_ if Path(parent, name) != own)
-        files += (Path(parent, name) for name in sorted(held))
+    for parent, subfolders, file_names in os.walk(folder):
+        subfolders[:] = sorted(name for name in subfolders if Path(parent, name) != own)
+        files += (Path(parent, name) for name in sorted(file_names))
         folders.append(Path(parent))
-    with ThreadPoolExecutor(_SYNCS) as pool:  # a disk takes many at once, and there may be thousands
+    with ThreadPoolExecutor(SYNC_THREADS) as pool:  # there may be thousands
         for paths in (files, folders):
             for _ in pool.map(sync, paths):
                 pass
 
 
 def _drop_invalid_entries(found: UnpackedBundle, report: Reporter) -> None:
-    """Leave out entries that are not what their keys say: they are rendered again."""
+    """Leave out entries that do not match their keys: they are rendered again."""
     reasons: list[str] = []
     for key in sorted(found.manifest.entries):
-        folder = found.place(entry_members(key)[0]).parent
+        folder = found.path(entry_members(key)[0]).parent
         try:
             _check_entry(open_entry(folder, key))
         except CorruptError as error:
@@ -278,9 +266,9 @@ def _drop_invalid_entries(found: UnpackedBundle, report: Reporter) -> None:
 
 
 def _check_entry(entry: Entry) -> None:
-    """Raises CorruptError for frames of another size or number than the key's inputs say.
+    """Raises CorruptError for frames whose size or number is not that of the key's inputs.
 
-    And for latents that would fill the memory: they are read whole.
+    Also for latents that would fill the memory, as they are read at once.
     """
     latents = (entry.folder / LATENTS).stat().st_size
     if latents > LARGEST_LATENTS:
@@ -290,6 +278,6 @@ def _check_entry(entry: Entry) -> None:
     asked = inputs.get("inputs") if isinstance(inputs, dict) else None
     about: Mapping[str, object] = asked if isinstance(asked, dict) else {}
     with entry.frames() as frames:
-        held = {"width": frames.width, "height": frames.height, "frames": len(frames)}
-    if any(about.get(name) != number for name, number in held.items()):
-        raise CorruptError(f"{entry.folder / FRAMES} holds {held}, which its key does not say")
+        found = {"width": frames.width, "height": frames.height, "frames": len(frames)}
+    if any(about.get(name) != number for name, number in found.items()):
+        raise CorruptError(f"{entry.folder / FRAMES} has {found}, unlike the inputs of its key")

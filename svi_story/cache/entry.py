@@ -45,7 +45,7 @@ TAKEN = (errno.EEXIST, errno.ENOTEMPTY, errno.ENOTDIR)
 
 @dataclass(frozen=True)
 class FolderKind:
-    """What a published folder of one kind holds."""
+    """The files of a published folder."""
 
     manifest: str
     files: tuple[str, ...]
@@ -57,7 +57,7 @@ PIECE = FolderKind("piece.json", (PIECE_FILE,))
 
 @dataclass(frozen=True)
 class Entry:
-    """A finished segment, verified when it was looked up."""
+    """A finished segment; it was verified when it was looked up."""
 
     key: str
     folder: Path
@@ -89,13 +89,13 @@ class Entry:
 
     @property
     def notes(self) -> dict[str, Json]:
-        """What was noted when it was rendered; empty where nothing was."""
+        """The notes that were made when it was rendered."""
         notes = self.manifest.get("notes")
         return notes if isinstance(notes, dict) else {}
 
     @property
     def environment(self) -> dict[str, str]:
-        """The machine that rendered it, as its engine described it in the notes; empty where it did not."""
+        """The machine that rendered it, if the notes describe it."""
         noted = self.notes.get("environment")
         return {name: str(value) for name, value in noted.items()} if isinstance(noted, dict) else {}
 
@@ -111,7 +111,7 @@ class Entry:
         frames = Frames(self.folder / FRAMES)
         if len(frames) != self.frame_count:
             frames.close()
-            raise CorruptError(f"{self.folder} does not hold its {self.frame_count} frames")
+            raise CorruptError(f"{self.folder} does not have its {self.frame_count} frames")
         return frames
 
 
@@ -126,7 +126,7 @@ def open_entry(folder: Path, key: str) -> Entry:
 def write_manifest(
     folder: Path, kind: FolderKind, key: str, inputs: Mapping[str, Json], about: Mapping[str, Json]
 ) -> Manifest:
-    """Write the manifest of a folder whose files are complete and synced; it is the last file written."""
+    """Write the manifest of a folder, after its files are complete and synced."""
     assert key_of(inputs) == key, "the inputs are not those of the key"
     body: dict[str, Json] = {
         **about,
@@ -151,17 +151,17 @@ def read_manifest(path: Path) -> Manifest:
         body = {name: value for name, value in manifest.items() if name != "sha256"}
         intact = manifest.get("format") == FORMAT and manifest.get("sha256") == _digest(body)
     except (UnfitError, ValueError, AttributeError, RecursionError) as error:
-        raise CorruptError(f"{path.name} is no manifest") from error
+        raise CorruptError(f"{path.name} is not a manifest") from error
     if not intact:
         raise CorruptError(f"{path.name} is not what was written")
     return body
 
 
 def verify_folder(folder: Path, kind: FolderKind, key: str) -> Manifest:
-    """The manifest of a folder, after comparing every byte of its files with it.
+    """The manifest of a folder, after verifying every byte of its files.
 
-    CorruptError says what is wrong; files of other names are ignored. An OSError that says nothing about the
-    content (no right to read, too many open files) comes as it is.
+    CorruptError says what is wrong; other files are ignored. An OSError that says nothing about the content
+    (no permission, too many open files) is raised as it is.
     """
     try:
         manifest = read_manifest(folder / kind.manifest)
@@ -178,10 +178,10 @@ def verify_folder(folder: Path, kind: FolderKind, key: str) -> Manifest:
 
 
 def publish(private: Path, target: Path, look_up: Callable[[], T | None]) -> T | None:
-    """Rename a folder with a manifest to its final name: others see all of it or nothing.
+    """Rename a folder with a manifest to its final name: other processes see all of it or nothing.
 
-    Returns None when our folder took the name; what `look_up` finds when another one had it. `look_up`
-    quarantines a damaged one, which makes room for a second attempt. OSError when neither works.
+    Returns None, or what `look_up` finds if there is one already. `look_up` quarantines a damaged one, which
+    allows a second attempt. OSError if neither works.
     """
     sync(private)
     make_folder(target.parent)
@@ -189,7 +189,7 @@ def publish(private: Path, target: Path, look_up: Callable[[], T | None]) -> T |
         try:
             private.rename(target)
         except OSError as error:
-            # Taken; or a network file system sent a rename twice, and the second answer counts.
+            # it exists; or a network file system has sent the rename twice
             if (theirs := look_up()) is not None:
                 return theirs
             if last_attempt or error.errno not in TAKEN:
@@ -204,9 +204,9 @@ def _verify_file(path: Path, recorded: Json) -> None:
     size = regular_size(path)
     if not isinstance(recorded, dict) or size != recorded.get("bytes"):
         expected = recorded.get("bytes") if isinstance(recorded, dict) else "no"
-        raise CorruptError(f"{path.name} holds {size} bytes where {expected} were written")
+        raise CorruptError(f"{path.name} has {size} bytes instead of {expected}")
     if sha256_file(path) != recorded.get("sha256"):
-        raise CorruptError(f"{path.name} holds other bytes than were written")
+        raise CorruptError(f"{path.name} has other bytes than were written")
 
 
 def _digest(body: Manifest) -> str:

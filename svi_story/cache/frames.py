@@ -1,9 +1,8 @@
 """Lossless RGB frames on disk: MagicYUV (gbrp) in AVI.
 
-Chosen by measurement: every frame decodes by itself, and a frame of 832x480 costs about 4 ms to write and
-5 ms to read. Not UT Video, which is as good otherwise: its encoder silently cuts frames short that hardly
-compress (noise, at small sizes nearly always). No codec notices a flipped bit, so a
-sha256 is kept with every such file.
+Every frame is decoded independently of others. At 832x480, writing one takes about 4 ms and reading one 5 ms.
+UT Video is as good otherwise, but its encoder silently truncates frames that hardly compress (noise; at small
+sizes almost always). No codec detects a flipped bit, so the sha256 of every such file is stored with it.
 """
 
 from __future__ import annotations
@@ -31,19 +30,19 @@ DOING = "writing frames"
 
 CODEC = "magicyuv"
 TRUSTED = {"codec_whitelist": CODEC}
-"""A file from an untrusted bundle starts no other decoder."""
+"""A file from an untrusted bundle cannot start another decoder."""
 ROW = 128
 _HEAD = 2**16
-"""Bytes of an .avi in which its streams are described; those written here need a tenth of it."""
+"""Bytes at the beginning of an AVI that describe its streams; those written here need a tenth of that."""
 OPTIONS = {"pred": "gradient", "slices": "8"}
-"""By default there are as many slices as the machine has cores, and the bytes would depend on that."""
+"""By default, the number of slices is the number of cores, and the bytes would depend on it."""
 
 
 def write_frames(path: Path, frames: Iterable[Frame], fps: Fraction) -> int:
-    """Write frames of one size to a new .avi, down to the disk; returns how many there were.
+    """Write frames of one size to a new AVI and sync it; returns how many there were.
 
-    Without frames there is no file. An error removes what was written: RenderError when the disk fails, and
-    whatever `frames` raises as it is.
+    Without frames no file is written. After an error the file is removed: RenderError if the disk fails, and
+    any error of `frames`.
     """
     rest = iter(frames)
     first = next(rest, None)
@@ -59,11 +58,9 @@ def write_frames(path: Path, frames: Iterable[Frame], fps: Fraction) -> int:
         finally:
             with disk(path, DOING):
                 file.close()
-        with Frames(
-            path
-        ) as written:  # libav ignores the result of close(2), and a short file opens like a whole one
+        with Frames(path) as written:  # libav ignores errors of close(2), and a truncated file can be opened
             if len(written) != count:
-                raise CorruptError(f"{path} holds {len(written)} of {count} frames")
+                raise CorruptError(f"{path} has {len(written)} of {count} frames")
             written.last()
     except BaseException:
         with suppress(OSError):
@@ -76,7 +73,7 @@ def _encode(path: Path, frames: Iterable[Frame], fps: Fraction, shape: tuple[int
     import av
 
     with disk(path, DOING):
-        # By name, not as a Python file: libav's callbacks into Python swallow a ^C and the write with it.
+        # By name, not as a Python file: in libav's callbacks into Python, ^C is lost together with the write.
         container = av.open(str(path.absolute()), "w", format="avi")
     try:
         stream = container.add_stream(CODEC, rate=fps, options=OPTIONS)
@@ -102,10 +99,10 @@ def _encode(path: Path, frames: Iterable[Frame], fps: Fraction, shape: tuple[int
 
 
 def _declared_size(path: Path) -> tuple[int, int]:
-    """Width and height of the one stream of an .avi, before any library allocates memory for them.
+    """Width and height of the only stream of an AVI, before any library allocates memory for them.
 
-    Raises CorruptError when there is no such stream, or the file is too small for one frame of that size:
-    MagicYUV takes a bit for each value at least.
+    Raises CorruptError if there is not exactly one, or if the file is too small for one frame of that size:
+    MagicYUV takes at least one bit per value.
     """
     try:
         with open_regular(path) as file:
@@ -118,7 +115,7 @@ def _declared_size(path: Path) -> tuple[int, int]:
         if name == b"strf" and at + 20 <= len(head)
     ]
     if len(declared) != 1:
-        raise CorruptError(f"{path} holds {len(declared)} streams, not one")
+        raise CorruptError(f"{path} has {len(declared)} streams, not one")
     width, height = declared[0]
     if min(width, height) <= 0 or 3 * width * height > 8 * size:
         raise CorruptError(f"{path} has {size} bytes, too few for frames of {width}x{height}")
@@ -126,7 +123,7 @@ def _declared_size(path: Path) -> tuple[int, int]:
 
 
 def _chunks(head: bytes, at: int, stop: int) -> Iterator[tuple[bytes, int]]:
-    """The names and places of all chunks of a RIFF file's head, those in lists too."""
+    """The names and offsets of all chunks at the beginning of a RIFF file, also of those in lists."""
     while at + 8 <= stop:
         name, length = struct.unpack_from("<4sI", head, at)
         if name == b"LIST" and head[at + 8 : at + 12] in (b"hdrl", b"strl"):
@@ -137,10 +134,10 @@ def _chunks(head: bytes, at: int, stop: int) -> Iterator[tuple[bytes, int]]:
 
 
 class Frames:
-    """The frames of a file, by number. Sequential reads keep decoding; a jump decodes that frame only.
+    """The frames of a file, by number. Any frame is decoded without the others.
 
-    Memory does not grow with the file. One reader serves one thread. CorruptError when the file is not
-    what `write_frames` wrote, as far as the container shows it.
+    Memory does not grow with the file. Not for several threads at once. CorruptError if the file is not what
+    `write_frames` wrote, as far as the container shows.
     """
 
     def __init__(self, path: Path) -> None:
@@ -148,12 +145,12 @@ class Frames:
 
         self._path = path
         width, height = _declared_size(path)
-        # A forged frame may say that it is larger than its file does. libav rounds rows up.
+        # A forged frame may declare a larger size than its file. libav rounds rows up.
         most = {"max_pixels": str((width + ROW) * (height + ROW))}
         try:
             check_regular(path)
-            # An absolute name is never taken for a protocol ("a:b.avi"); the format is never guessed. Opening
-            # decodes a frame already.
+            # An absolute name is never taken for a protocol ("a:b.avi"). The format is not guessed, because
+            # opening decodes a frame.
             self._container = av.open(
                 str(path.absolute()),
                 format="avi",
@@ -164,12 +161,12 @@ class Frames:
             raise CorruptError(f"{path} is not an AVI file: {error}") from error
         if not self._container.streams.video:
             self._container.close()
-            raise CorruptError(f"{path} holds no frames")
+            raise CorruptError(f"{path} has no frames")
         self._stream = self._container.streams.video[0]
         if self._stream.codec_context.name != CODEC:
             self._container.close()
-            raise CorruptError(f"{path} holds no {CODEC}")
-        # One packet in, one frame out: threads over frames would answer with a delay.
+            raise CorruptError(f"{path} is not {CODEC}")
+        # One packet in, one frame out: with threads, frames would come later.
         self._stream.thread_type = "NONE"
         self._packets = self._container.demux(self._stream)
         self._next = 0

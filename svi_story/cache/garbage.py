@@ -1,4 +1,4 @@
-"""What is in the cache, which films use it, whether it is intact, and deleting what nothing needs."""
+"""The content of the cache, which films use it, whether it is intact, and deleting what is not needed."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Literal
 
 from svi_story.cache.entry import ENTRY, PIECE, open_entry, read_manifest, verify_folder
 from svi_story.cache.layout import BOARD_FOLDER, CHECKPOINT, LATENTS, TRASH, names, own_cache
-from svi_story.cache.outputs import notes_of_deleted_files
+from svi_story.cache.outputs import records_of_deleted_outputs
 from svi_story.cache.quarantine import quarantine
 from svi_story.errors import RenderError
 from svi_story.events import Warned
@@ -48,7 +48,7 @@ LARGEST_RECORD = 16 * 2**20
 
 @dataclass(frozen=True)
 class FilmReferences:
-    """What one film refers to in the cache."""
+    """The entries and pieces that one film uses."""
 
     film: Path
     board: Path
@@ -58,13 +58,13 @@ class FilmReferences:
 
     @property
     def exists(self) -> bool:
-        """Whether the film or its board still exists, and so needs what is recorded."""
+        """Whether the film or its board still exists."""
         return os.path.lexists(self.film) or os.path.lexists(self.board)
 
 
 @dataclass(frozen=True)
 class InUse:
-    """What films refer to. A damaged record could name anything: then everything counts as in use."""
+    """The keys that films use. A damaged record could name anything: then everything counts as in use."""
 
     keys: frozenset[str]
     complete: bool
@@ -78,7 +78,7 @@ def record_film(
 ) -> None:
     """Record which entries and pieces a film uses, replacing its record; None keeps its old pieces.
 
-    Paths are kept relative to the cache: a project that moves as a whole keeps what it uses.
+    Paths are relative to the cache, so that a project can be moved with its cache.
     """
     layout.create()
     name = relative_path(film, layout.root)
@@ -151,7 +151,7 @@ class Garbage:
 
 
 def garbage(layout: Layout, report: Reporter, now: float, min_age: timedelta) -> list[Garbage]:
-    """What may be deleted: unused for `min_age`, needed by no film, and not being worked on."""
+    """What may be deleted: not used for `min_age`, by no film, and not in progress."""
     in_use = keys_in_use(layout, report)
     old = now - min_age.total_seconds()
     unused = [item for item in _candidates(layout) if not _is_needed(layout, item, in_use)]
@@ -162,7 +162,7 @@ def garbage(layout: Layout, report: Reporter, now: float, min_age: timedelta) ->
 
 
 def delete(layout: Layout, report: Reporter, items: Iterable[Garbage]) -> list[Garbage]:
-    """Delete what still is garbage; returns what was deleted. A kill leaves no partial entry."""
+    """Delete what is still garbage; returns what was deleted. A kill leaves no partial entry."""
     in_use = keys_in_use(layout, report)
     return [item for item in items if not _is_needed(layout, item, in_use) and _delete(layout, item)]
 
@@ -176,17 +176,17 @@ def _candidates(layout: Layout) -> Iterator[Garbage]:
     for folder in layout.bundles():
         yield _garbage(folder, "an unpacked bundle", folder.name)
     for path in layout.locks():
-        yield _garbage(path, "a lock that nobody holds", path.stem)
+        yield _garbage(path, "a lock that no process holds", path.stem)
     for path in layout.embeddings():
-        yield _garbage(path, "a prompt that was not met again")
+        yield _garbage(path, "an encoded prompt that was not used again")
     for path in names(layout.quarantine):
         yield _garbage(path, "set aside")
     for path in layout.temps():
         yield _garbage(path, "half written", path.parent.name if path.parent in works else "")
     for path in records_of_deleted_films(layout):
-        yield _garbage(path, "the record of a film that is gone")
-    for path in notes_of_deleted_files(layout):
-        yield _garbage(path, "the note about a file that is gone")
+        yield _garbage(path, "the record of a film that was deleted")
+    for path in records_of_deleted_outputs(layout):
+        yield _garbage(path, "the record of a file that was deleted")
 
 
 def _garbage(path: Path, why: str, key: str = "") -> Garbage:

@@ -21,7 +21,7 @@ FRAMES = "frames.avi"
 CHECKPOINT = "checkpoint.safetensors"
 PIECE_FILE = "piece.mp4"
 BOARD_FOLDER = "board"
-"""Where the board lies in an unpacked bundle."""
+"""The folder of the board in an unpacked bundle."""
 
 BUNDLES = "bundles"
 
@@ -72,12 +72,12 @@ class Layout:
         return self.root / "work" / _checked(key)
 
     def lock(self, key: str) -> Path:
-        """The lock file of this key: who works on it holds the lock."""
+        """The lock file of a key."""
         return self.root / "locks" / f"{_checked(key)}.lock"
 
     @property
     def quarantine(self) -> Path:
-        """Where what was found damaged, or is rendered again by force, is kept."""
+        """The folder for what is damaged, or rendered again by force."""
         return self.root / "set-aside"
 
     @property
@@ -122,7 +122,7 @@ class Layout:
             return False
 
     def create(self) -> None:
-        """Make the root and tag it as a cache, so that backups can leave it out."""
+        """Create the root and tag it as a cache, so that backups can exclude it."""
         with disk(self.root, "creating the cache"):
             if not (self.root / TAG_NAME).exists():
                 make_folder(self.root)
@@ -137,7 +137,7 @@ class Layout:
         return self._all("pieces")
 
     def works(self) -> Iterator[Path]:
-        """The folders of all work in progress or left behind."""
+        """The folders of all unfinished work."""
         return keyed(self.root / "work")
 
     def locks(self) -> Iterator[Path]:
@@ -145,7 +145,7 @@ class Layout:
         return (path for path in names(self.root / "locks") if LOCK.fullmatch(path.name))
 
     def trash(self) -> Iterator[Path]:
-        """What an interrupted deletion left."""
+        """The remains of interrupted deletions."""
         shards = [shard for kind in ("entries", "pieces") for shard in names(self.root / kind)]
         for folder in (*shards, *self._folders()):
             yield from (path for path in names(folder) if path.name.startswith(TRASH))
@@ -153,7 +153,7 @@ class Layout:
             yield from own_cache(bundle).trash()
 
     def temps(self) -> Iterator[Path]:
-        """What a killed process left half-written."""
+        """Partly written files of processes that were killed."""
         for folder in self._folders():
             yield from (path for path in names(folder) if path.name.startswith(TEMP))
         yield from (path for path in names(self.root) if OLD_TEMP.fullmatch(path.name))
@@ -191,7 +191,7 @@ def check_length(root: Path, inside: int) -> None:
 
 
 def own_cache(bundle: Path) -> Layout:
-    """The separate cache of an unpacked bundle: what it holds may be forged."""
+    """The separate cache of an unpacked bundle: its entries may be forged."""
     return Layout(bundle / "cache")
 
 

@@ -1,7 +1,7 @@
-"""The files that svi-story writes outside its cache, and the ledger of what it wrote.
+"""The files that svi-story writes outside its cache, and the ledger in which it records them.
 
-The ledger has one small file for each path: which contents svi-story wrote there last. It may be lost:
-without it, a film and the files beside it are recognised by their own metadata.
+The ledger has a small file for each path, with the hashes of the contents that svi-story wrote there last. It
+may be lost: without it, a film and the files that belong to it are recognised by their own metadata.
 """
 
 from __future__ import annotations
@@ -30,31 +30,27 @@ if TYPE_CHECKING:
     """Changes whenever another file, or other content, has this name."""
 
 LARGEST = 2**16
-"""Bytes of one file of the ledger."""
+"""Bytes of a file of the ledger."""
 KEPT = 3
-"""Newest contents recorded for a path: the record is written before the file itself is renamed."""
+"""How many contents are recorded for a path: they are recorded before the file itself is renamed."""
 
 
 @dataclass(frozen=True)
 class Written:
-    """A content that svi-story wrote."""
+    """A file's content, written by svi-story."""
 
     sha256: str
     bytes: int
     mtime_ns: int
-    """When the file was written: while this and its size stay, its content is not read again."""
-
-
-class _KeptError(Exception):
-    """What lies at the target stays."""
+    """As long as this and the size are the same, the content is not read again."""
 
 
 class Outputs:
     """Writes files outside the cache, and never replaces one that svi-story did not write.
 
-    What exists at a path is examined before the work starts: `allow` it to be replaced, or `keep` it. A file
-    that appeared since and that svi-story did not write is not replaced: RenderError. Any number of
-    processes may use one ledger, and it may be unwritable. Threads may share an object.
+    Existing files are examined before the work starts: each is allowed to be replaced (`allow`), or kept
+    (`keep`). A file that appears later, and that svi-story did not write, is not replaced: RenderError. Any
+    number of processes may use one ledger, and it may be read-only. Threads may share an object.
     """
 
     def __init__(self, cache: Path | None = None) -> None:
@@ -63,11 +59,11 @@ class Outputs:
         self._kept: set[Path] = set()
 
     def is_listed(self, path: Path) -> bool:
-        """Whether svi-story wrote a file under this name before, whatever lies there now."""
+        """Whether svi-story ever wrote a file at this path, whatever is there now."""
         return bool(self._written(path))
 
     def is_ours(self, path: Path) -> bool:
-        """Whether a regular file lies there whose content svi-story wrote."""
+        """Whether there is a regular file whose content svi-story wrote."""
         written = self._written(path)
         state = state_of(path)
         if not written or state is None or not is_plain(path):
@@ -83,35 +79,36 @@ class Outputs:
         return False
 
     def allow(self, path: Path) -> None:
-        """What lies there now may be replaced."""
+        """Allow the file that is there now to be replaced."""
         state = state_of(path)
         if state is not None:
             self._allowed[place_of(path)] = state
 
     def keep(self, path: Path) -> None:
-        """What lies there now stays: nothing is written under that name, and that is no error."""
+        """Keep the file that is there: writing it does nothing."""
         self._kept.add(place_of(path))
 
     def keeps(self, path: Path) -> bool:
-        """Whether what lies there stays."""
+        """Whether the file that is there is kept."""
         return place_of(path) in self._kept
 
     @contextmanager
     def file(self, target: Path) -> Iterator[Path]:
-        """A temporary file that becomes the target, as with `atomic_file`, unless what lies there is kept.
+        """A temporary file that replaces the target, as with `atomic_file`, unless the target is kept.
 
-        Raises RenderError, and changes nothing, where another program put a file there meanwhile.
+        Raises RenderError, and changes nothing, if another program has put a file there meanwhile.
         """
 
-        def before(temporary: Path) -> None:
+        def may_replace(temporary: Path) -> bool:
             if self.keeps(target):
-                raise _KeptError
+                return False
             self._check(target)
-            self._note(target, temporary)
+            self._record(target, temporary)
+            return True
 
-        with suppress(_KeptError):
-            with atomic_file(target, before) as temporary:
-                yield temporary
+        with atomic_file(target, may_replace) as temporary:
+            yield temporary
+        if not self.keeps(target):
             self.allow(target)
 
     def write(self, target: Path, data: bytes) -> None:
@@ -120,7 +117,7 @@ class Outputs:
             temporary.write_bytes(data)
 
     def remove(self, path: Path) -> bool:
-        """Remove a file that svi-story wrote, or that may be replaced; whether it is gone. Raises OSError."""
+        """Remove a file that svi-story wrote, or that may be replaced; whether it was removed. OSError."""
         state = state_of(path)
         if state is None or self.keeps(path) or not is_plain(path):
             return False
@@ -139,8 +136,8 @@ class Outputs:
         )
         raise RenderError(Problem(what, file=str(target)))
 
-    def _note(self, target: Path, file: Path) -> None:
-        """Record the content of `file` as written to `target`, before the rename: a kill may come between."""
+    def _record(self, target: Path, file: Path) -> None:
+        """Record the content of `file` as written to `target`, before it is renamed."""
         if self._layout is None:
             return
         with suppress(OSError, StoryError):
@@ -162,8 +159,8 @@ class Outputs:
         return found[1] if found and found[0] == name else ()
 
 
-def notes_of_deleted_files(layout: Layout) -> Iterator[Path]:
-    """The notes about files that are not there any more, and what cannot be a note."""
+def records_of_deleted_outputs(layout: Layout) -> Iterator[Path]:
+    """The ledger's files about outputs that no longer exist, and damaged ones."""
     for path in names(layout.ledger):
         if path.suffix == ".json" and not path.name.startswith("."):
             found = _read(path)
@@ -177,7 +174,7 @@ def place_of(path: Path) -> Path:
 
 
 def state_of(path: Path) -> State | None:
-    """What lies under a name, without following a link; None where there is nothing that can be seen."""
+    """The state of what is at a path, without following a link; None if there is nothing, or no access."""
     try:
         status = os.lstat(path)
     except (OSError, ValueError):
@@ -186,7 +183,7 @@ def state_of(path: Path) -> State | None:
 
 
 def is_plain(path: Path) -> bool:
-    """Whether a regular file lies there, and no link to one."""
+    """Whether there is a regular file, and not a link to one."""
     try:
         return stat.S_ISREG(os.lstat(path).st_mode)
     except (OSError, ValueError):
@@ -194,7 +191,7 @@ def is_plain(path: Path) -> bool:
 
 
 def _name_in(layout: Layout, path: Path) -> str:
-    """A path relative to the cache: a project that moves as a whole keeps its ledger."""
+    """A path relative to the cache: a project that is moved with its cache keeps its ledger."""
     return relative_path(place_of(path), os.path.realpath(layout.root))
 
 
@@ -203,7 +200,7 @@ def _entry(layout: Layout, name: str) -> Path:
 
 
 def _read(entry: Path) -> tuple[str, tuple[Written, ...]] | None:
-    """A note's path and contents; None where there is none, or it is damaged."""
+    """The path and the contents in a file of the ledger; None if it is missing or damaged."""
     try:
         found = json.loads(read_regular(entry, LARGEST))
         written = (

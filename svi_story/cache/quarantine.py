@@ -1,4 +1,4 @@
-"""Quarantine: what is damaged, or rendered again by force, is moved away with the reason, never deleted."""
+"""Quarantine: what is damaged, or rendered again by force, is moved away with a reason, not deleted."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ KEY_LENGTH = 64
 def move_to_quarantine(
     layout: Layout, key: str, reason: str, things: Mapping[str, Path], *, even_if_missing: bool = False
 ) -> Path | None:
-    """Move things (file or folder, by the name they get there) to a new folder below `set-aside/`.
+    """Move files and folders, given by the names they get there, to a new folder below `set-aside/`.
 
     Returns the folder; None when there was nothing to move and `even_if_missing` is not set. OSError or
     RenderError when it cannot be moved.
@@ -43,7 +43,10 @@ def move_to_quarantine(
     make_folder(layout.quarantine)
     stamp = datetime.now(UTC).strftime("%Y%m%dT%H%M%SZ")
     candidates = (layout.quarantine / f"{key}-{stamp}-{n}" for n in count(1))
-    folder = next(candidate for candidate in candidates if _is_created(candidate))
+    for folder in candidates:
+        with suppress(FileExistsError):
+            folder.mkdir()
+            break
     write_atomic(folder / REASON, f"{reason}\n".encode("utf-8", "replace"), "quarantining")
     is_moved = even_if_missing
     for name, path in present.items():
@@ -66,24 +69,14 @@ def quarantine(layout: Layout, report: Reporter, key: str, reason: str, things: 
 
 
 def quarantined_for(layout: Layout, reason: str) -> frozenset[str]:
-    """The keys of what was quarantined for this reason and is still kept there."""
-    return frozenset(
-        folder.name[:KEY_LENGTH]
-        for folder in names(layout.quarantine)
-        if KEY.fullmatch(folder.name[:KEY_LENGTH]) and _reason(folder) == reason
-    )
-
-
-def _reason(folder: Path) -> str:
-    try:
-        return read_regular(folder / REASON, LONGEST_REASON).decode().strip()
-    except (OSError, ValueError):
-        return ""
-
-
-def _is_created(folder: Path) -> bool:
-    try:
-        folder.mkdir()
-    except FileExistsError:
-        return False
-    return True
+    """The keys of what is in quarantine for this reason."""
+    found: set[str] = set()
+    for folder in names(layout.quarantine):
+        key = folder.name[:KEY_LENGTH]
+        with suppress(OSError, ValueError):
+            if (
+                KEY.fullmatch(key)
+                and read_regular(folder / REASON, LONGEST_REASON).decode().strip() == reason
+            ):
+                found.add(key)
+    return frozenset(found)

@@ -1,6 +1,6 @@
 """The store of finished segments and pieces: look up, lock, look up again, build in private, publish.
 
-Same key, same frames; presence means complete. A damaged entry is a cache miss with a warning.
+Same key, same frames. What is there is complete. A damaged entry counts as missing, with a warning.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from svi_story.cache.layout import CHECKPOINT, LATENTS, PIECE_FILE, Layout
 from svi_story.cache.quarantine import FORCED, move_to_quarantine, quarantine, quarantined_for
 from svi_story.cache.work import TensorFile, WorkFolder, private_folder, warn_of_wait
 from svi_story.events import Warned
-from svi_story.files import CorruptError, disk, is_read_only, locked, sync
+from svi_story.files import CorruptError, disk, is_writable, locked, sync
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -62,7 +62,7 @@ class Store:
         return next((each for each in folders if os.path.lexists(each / ENTRY.manifest)), folders[0])
 
     def state(self, key: str) -> State:
-        """How far a key is, by presence only."""
+        """How far a segment is; its files are not read."""
         if os.path.lexists(self.folder(key) / ENTRY.manifest):
             return "cached"
         work = self.layout.work(key)
@@ -70,7 +70,7 @@ class Store:
         return "partial" if begun else "to-render"
 
     def sampled(self, key: str) -> bool:
-        """Whether there are finished latents to decode, by presence only."""
+        """Whether there are finished latents to decode; they are not read."""
         return os.path.lexists(self.layout.work(key) / LATENTS)
 
     def entry(self, key: str) -> Entry | None:
@@ -84,7 +84,7 @@ class Store:
             yield WorkFolder(self.layout, key, private, lambda: self.entry(key), self.report)
 
     def embedding(self, key: str) -> TensorFile:
-        """Where an encoded prompt is kept; a damaged one is quarantined with a warning."""
+        """The file of an encoded prompt; a damaged one is quarantined with a warning."""
         return TensorFile(self.layout, key, self.layout.embedding(key), self.report)
 
     def piece(self, key: str) -> Path | None:
@@ -120,7 +120,7 @@ class Store:
     def quarantine(self, key: str, reason: str) -> bool:
         """Move what there is for a key to quarantine, unfinished work too; whether there was anything.
 
-        Waits for whoever is working on it.
+        Waits for a process that is rendering it.
         """
         layout = self.layout
         things = {"entry": layout.entry(key), "piece": layout.piece(key), "work": layout.work(key)}
@@ -144,16 +144,16 @@ class Store:
     def remember_film(
         self, film: Path, board: Path, keys: Iterable[str], pieces: Iterable[str] | None
     ) -> None:
-        """Record what a film uses, or will use: `gc` spares it while the film or its board exists.
+        """Record what a film uses, or will use: `gc` keeps it while the film or its board exists.
 
-        No pieces (None) means those it had. In a read-only cache there is nothing to record: `gc` deletes
+        None keeps the pieces that are recorded. In a read-only cache nothing is recorded, as `gc` deletes
         nothing there.
         """
         if not self._is_read_only:
             record_film(self.layout, film, board, keys, pieces)
 
     def usage(self) -> Iterator[Usage]:
-        """What is in the cache, by presence."""
+        """What is in the cache; files are not read."""
         return usage(self.layout, self.report)
 
     def verify(self) -> Iterator[Verified]:
@@ -180,7 +180,7 @@ class Store:
 
     @cached_property
     def _is_read_only(self) -> bool:
-        return is_read_only(self.layout.root)
+        return not is_writable(self.layout.root)
 
     def _layout_for_pieces(self) -> Layout:
         if not self._is_read_only:

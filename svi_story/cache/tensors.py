@@ -1,4 +1,4 @@
-"""Named tensors in a safetensors file that holds its own checksum."""
+"""Named tensors in a safetensors file with its own checksum."""
 
 from __future__ import annotations
 
@@ -22,13 +22,13 @@ if TYPE_CHECKING:
 LARGEST = 2**30
 """Bytes of one file; the latents of 81 frames in 1280x720 take 20 MB."""
 META = "svi-story"
-"""The only metadata field: safetensors shuffles several, and equal tensors must give equal files."""
+"""The only metadata field: safetensors writes several in random order, and files must be reproducible."""
 
 DTYPES = (
     *("bool", "int8", "int16", "int32", "int64", "uint8", "uint16", "uint32", "uint64"),
     *("float16", "float32", "float64", "complex64"),
 )
-"""What numpy and safetensors both know. bfloat16 goes in as float32 (exact) or viewed as uint16."""
+"""Known to both numpy and safetensors. bfloat16 is stored as float32 (exact), or viewed as uint16."""
 
 LONGEST_HEADER = 2**20
 """Bytes; the files written here describe a few tensors."""
@@ -39,7 +39,7 @@ NO_NOTE: Mapping[str, str] = MappingProxyType({})
 def encode(tensors: Tensors, note: Mapping[str, str] = NO_NOTE) -> bytes:
     """The bytes of a safetensors file: equal tensors and note, equal bytes.
 
-    Any shape and memory layout; values are kept little-endian. A dtype outside DTYPES is a TypeError.
+    Any shape and memory layout; values are stored little-endian. TypeError for a dtype that is not in DTYPES.
     """
     from safetensors.numpy import save
 
@@ -54,9 +54,9 @@ def save_tensors(path: Path, tensors: Tensors, note: Mapping[str, str] = NO_NOTE
 
 
 def load_tensors(path: Path, note: Mapping[str, str] = NO_NOTE) -> dict[str, NDArray[Any]] | None:
-    """What `save_tensors` wrote with this note; None when there is no file; CorruptError if damaged.
+    """What `save_tensors` wrote with this note; None if there is no file; CorruptError if it is damaged.
 
-    Read rather than mapped: a mapped file that shrinks kills the process.
+    The file is read, not mapped: a mapped file that is truncated kills the process.
     """
     from safetensors import SafetensorError
     from safetensors.numpy import load
@@ -81,13 +81,13 @@ def load_tensors(path: Path, note: Mapping[str, str] = NO_NOTE) -> dict[str, NDA
     except (SafetensorError, ValueError, KeyError, TypeError, RecursionError) as error:
         raise CorruptError(f"{path} is not a safetensors file of svi-story") from error
     if not intact:
-        raise CorruptError(f"{path} holds other tensors than were written")
+        raise CorruptError(f"{path} has other tensors than were written")
     return tensors
 
 
 def _plain(name: str, array: NDArray[Any]) -> NDArray[Any]:
     if array.dtype.name not in DTYPES:
-        raise TypeError(f"tensor {name!r} is {array.dtype}; what can be kept: {', '.join(DTYPES)}")
+        raise TypeError(f"tensor {name!r} is {array.dtype}; these can be stored: {', '.join(DTYPES)}")
     return array.astype(array.dtype.newbyteorder("<"), order="C", copy=False)
 
 

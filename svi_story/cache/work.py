@@ -43,10 +43,9 @@ if TYPE_CHECKING:
 
 @contextmanager
 def private_folder(layout: Layout, key: str, report: Reporter) -> Iterator[Path]:
-    """A new folder inside `work/<key>/`, under the key's lock; removed afterwards.
+    """A new folder inside `work/<key>/` in which to build, under the key's lock; removed afterwards.
 
-    What is published is built there. Where locks do not work, a second writer wastes work but never changes
-    what this process builds.
+    Where locks do not work, a second process wastes time, but cannot change what this one builds.
     """
     layout.create()
     with locked(layout.lock(key), warn_of_wait(key, report)) as lock_state:
@@ -57,7 +56,7 @@ def private_folder(layout: Layout, key: str, report: Reporter) -> Iterator[Path]
         try:
             with disk(folder, "starting work"):
                 _create(private)
-            if lock_state is LockState.HELD:  # what killed processes left is nobody's
+            if lock_state is LockState.HELD:  # other folders are those of killed processes
                 for path in names(folder):
                     if is_temp_of_this_host(path.name) and path != private:
                         with suppress(OSError):
@@ -82,19 +81,19 @@ def _create(private: Path) -> None:
 
 
 def warn_of_wait(key: str, report: Reporter) -> Callable[[], None]:
-    """What to do when another process holds a key's lock: warn."""
+    """Warns that another process holds a key's lock."""
     message = f"another process is rendering {key[:12]}; waiting for it (interrupting this one loses nothing)"
     return lambda: report(Warned(message))
 
 
 class TensorFile:
-    """Tensors that are loaded, replaced and dropped. The checkpoint's satisfies `engines.base.Checkpoint`."""
+    """Tensors in a file of the cache; implements `engines.base.Checkpoint`."""
 
     def __init__(self, layout: Layout, key: str, path: Path, report: Reporter) -> None:
         self._layout, self._key, self._path, self._report = layout, key, path, report
 
     def load(self) -> dict[str, NDArray[Any]] | None:
-        """The newest state that was saved whole, or None; a damaged one is quarantined with a warning."""
+        """The last state that was saved, or None; a damaged one is quarantined with a warning."""
         try:
             return load_tensors(self._path, {"key": self._key})
         except CorruptError as error:
@@ -103,12 +102,12 @@ class TensorFile:
 
     def save(self, state: Tensors) -> None:
         """Replace the state, durably and atomically; its folder is created. RenderError when that fails."""
-        with disk(self._path, "keeping work"):
+        with disk(self._path, "saving work in progress"):
             make_folder(self._path.parent)
         save_tensors(self._path, state, {"key": self._key})
 
     def drop(self) -> None:
-        """Remove the state; it is no longer needed."""
+        """Remove the state."""
         with suppress(OSError):
             self._path.unlink(missing_ok=True)
 
@@ -131,24 +130,24 @@ class WorkFolder:
         self._frame_count = 0
         folder = layout.work(key)
         self.checkpoint = TensorFile(layout, key, folder / CHECKPOINT, report)
-        """Where the engine keeps the unfinished state of this segment."""
+        """The state of sampling."""
         self._latents = TensorFile(layout, key, folder / LATENTS, report)
 
     def latents(self) -> dict[str, NDArray[Any]] | None:
-        """The finished latents of an earlier attempt, or None; damaged ones are quarantined."""
+        """The latents that an earlier attempt finished, or None; damaged ones are quarantined."""
         latents = self._latents.load()
         if latents is not None:
             self._copy_latents(latents)
         return latents
 
     def save_latents(self, latents: Tensors) -> None:
-        """Keep the finished latents, before decoding; the checkpoint is no longer needed."""
+        """Save the finished latents, before decoding, and remove the checkpoint."""
         self._latents.save(latents)
         self._copy_latents(latents)
         self.checkpoint.drop()
 
     def write_frames(self, frames: Iterable[Frame], fps: Fraction, expected: int) -> None:
-        """Write the decoded frames. RenderError when they are not `expected`, or cannot be written."""
+        """Write the decoded frames. RenderError for another number than `expected`, or if the disk fails."""
         path = self._private / FRAMES
         with disk(path, "writing frames"):
             path.unlink(missing_ok=True)
@@ -160,7 +159,7 @@ class WorkFolder:
             )
 
     def publish(self, inputs: Mapping[str, Json], notes: Mapping[str, Json]) -> Entry:
-        """Publish latents and frames as the entry, and drop the work. Returns another's if it came first."""
+        """Publish latents and frames as an entry, and remove the work. Another process may be faster."""
         assert all((self._private / name).exists() for name in ENTRY.files), "latents and frames come first"
         with disk(self._target, "publishing a finished segment"):
             about: dict[str, Json] = {"frames": self._frame_count, "notes": dict(notes)}
@@ -171,5 +170,5 @@ class WorkFolder:
         return theirs or Entry(self.key, self._target, manifest)
 
     def _copy_latents(self, latents: Tensors) -> None:
-        """A private copy to publish with the frames decoded from it: the kept one may be replaced."""
+        """Copy the latents to be published with their frames: another process may replace the saved ones."""
         write_atomic(self._private / LATENTS, encode(latents, {"key": self.key}), "writing latents")

@@ -37,9 +37,9 @@ from svi_story.render.outputs import (
     FilmFiles,
     Ownership,
     Target,
+    by_ledger,
     check,
-    export_claim,
-    known,
+    export_writes,
     raise_first,
 )
 
@@ -253,23 +253,25 @@ def check_timeline(
     job: Job, timeline: Path, codec: MediaCodec | None, outputs: Outputs, report: Reporter
 ) -> None:
     """Raises InputError where a timeline, or one of the media files that go with it, may not be written."""
-    targets = [Target(timeline, "its timeline", known(outputs, is_timeline))]
+    targets = [Target(timeline, "its timeline", by_ledger(outputs, is_timeline))]
     for recording, copy in sound_copies(job, timeline, codec).items():
-        look = known(outputs, _is_copy(recording))
-        targets.append(Target(copy, "the copy of a recording", look, beside=True))
+        ownership = by_ledger(outputs, _is_copy(recording))
+        targets.append(Target(copy, "the copy of a recording", ownership, is_optional=True))
     for path in media_paths(job, timeline, codec) if codec else ():
         targets += [
-            Target(path, "the clip's file", _media_look(outputs), beside=True),
-            Target(note_path(path), "the note about a clip's file", known(outputs, is_note), beside=True),
+            Target(path, "the clip's file", _media_ownership(outputs), is_optional=True),
+            Target(
+                note_path(path), "the note about a clip's file", by_ledger(outputs, is_note), is_optional=True
+            ),
         ]
-    raise_first(check([export_claim(job, targets, outputs)], report))
+    raise_first(check([export_writes(job, targets, outputs)], report))
 
 
 def check_subtitles(job: Job, target: Path, data: bytes, outputs: Outputs, report: Reporter) -> None:
     """Raises InputError where captions may not be written."""
     film = FilmFiles(job.place, job.plan, outputs)
 
-    def look(path: Path) -> Ownership:
+    def ownership(path: Path) -> Ownership:
         is_beside = place_of(path) == place_of(film.path.with_suffix(".srt"))
         with_film = film.captions(path) if is_beside else FOREIGN
         if with_film is OURS:
@@ -277,17 +279,17 @@ def check_subtitles(job: Job, target: Path, data: bytes, outputs: Outputs, repor
         with suppress(OSError):
             if read_regular(path, len(data)) == data:
                 return OURS
-        return with_film if with_film.kind == "edited" else known(outputs, lambda _path: False)(path)
+        return with_film if with_film.kind == "edited" else by_ledger(outputs, lambda _path: False)(path)
 
-    raise_first(check([export_claim(job, [Target(target, "its captions", look)], outputs)], report))
+    raise_first(check([export_writes(job, [Target(target, "its captions", ownership)], outputs)], report))
 
 
-def _media_look(outputs: Outputs) -> Callable[[Path], Ownership]:
-    """Looks at the ledger, and at the note that lies beside a clip's file."""
+def _media_ownership(outputs: Outputs) -> Callable[[Path], Ownership]:
+    """Who wrote a clip's file, by the ledger and by the note beside it."""
 
-    def look(path: Path) -> Ownership:
+    def ownership(path: Path) -> Ownership:
         if outputs.is_ours(path) or is_as_noted(path):
             return OURS
         return EDITED if outputs.is_listed(path) or is_note(note_path(path)) else FOREIGN
 
-    return look
+    return ownership

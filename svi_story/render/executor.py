@@ -1,4 +1,4 @@
-"""What renders segments: this process, or the workers of a cluster. The carry always comes from the store."""
+"""Executors render segments. The carry always comes from the store."""
 
 from __future__ import annotations
 
@@ -6,17 +6,18 @@ import time
 from collections import defaultdict
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import TYPE_CHECKING, Protocol, Self
 
 from svi_story.engines.base import Carry
 from svi_story.errors import InputError, TransientError
 from svi_story.events import FramesDone, PhaseDone, PhaseStarted, SegmentDone, SegmentStarted, StepDone
+from svi_story.files import disk_error
 from svi_story.render.record import versions
 from svi_story.render.schedule import segment_works
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-    from pathlib import Path
     from types import TracebackType
 
     from svi_story.cache.entry import Entry
@@ -41,7 +42,7 @@ class SegmentReady:
 
 @dataclass(frozen=True)
 class SegmentFailed:
-    """A segment that cannot be rendered, and why. Those that continue from it fail with it."""
+    """A segment could not be rendered. Those that continue from it fail with the same error."""
 
     segment: Segment
     error: Exception
@@ -60,7 +61,7 @@ class Executor(Protocol):
     ) -> None: ...
 
     def notes(self, segment: Segment) -> tuple[str, ...]:
-        """What the user should know before a segment is rendered."""
+        """Warnings for the user before a segment is rendered."""
         ...
 
     def check(self, segments: Sequence[Segment]) -> None:
@@ -72,7 +73,7 @@ class Executor(Protocol):
         ...
 
     def render(self, segments: Sequence[Segment]) -> Iterator[Result]:
-        """Have all of these segments in the cache, each once; reports each as soon as it is known.
+        """Render those of these segments that are not in the cache, each once; yields each result at once.
 
         `segments` lists parents before those that continue from them, and may list one several times.
         """
@@ -81,7 +82,7 @@ class Executor(Protocol):
 
 @dataclass
 class SegmentQueue:
-    """Segments that are wanted, which of them are ready, and which have failed."""
+    """Segments to be rendered: those that are in the cache, those that failed, and those that are missing."""
 
     wanted: Mapping[str, Segment]
     """By key, parents first. A segment of several boards is reported under the first one's name."""
@@ -105,7 +106,7 @@ class SegmentQueue:
         return [segment for key, segment in self.wanted.items() if self.is_missing(key)]
 
     def look_up(self, store: Store) -> Iterator[SegmentReady]:
-        """Those that are in the cache already."""
+        """Look up all segments; yields those that are in the cache."""
         for key, segment in self.wanted.items():
             entry = store.entry(key)
             if entry is not None:
@@ -113,12 +114,12 @@ class SegmentQueue:
                 yield SegmentReady(segment, entry, fresh=False)
 
     def fail(self, keys: Iterable[str], error: Exception) -> Iterator[SegmentFailed]:
-        """Give up segments, with everything that continues from them."""
-        given_up = set(keys)
+        """Mark segments as failed, with everything that continues from them."""
+        failed = set(keys)
         for key, segment in self.wanted.items():
-            if segment.parent in given_up:
-                given_up.add(key)
-            if key in given_up and self.is_missing(key):
+            if segment.parent in failed:
+                failed.add(key)
+            if key in failed and self.is_missing(key):
                 self.failed.add(key)
                 yield SegmentFailed(segment, error)
 
@@ -126,7 +127,7 @@ class SegmentQueue:
 class LocalExecutor:
     """Renders in this process. An engine is entered when it is first needed: an up-to-date film needs none.
 
-    `create` makes the engine of a name; `wanted` is everything that will be asked for.
+    `create` makes the engine of a name; `wanted` are all segments that will be rendered.
     """
 
     def __init__(
@@ -190,7 +191,7 @@ class LocalExecutor:
         return any(engine.one_at_a_time for engine in self._entered.values())
 
     def render(self, segments: Sequence[Segment]) -> Iterator[Result]:
-        """See `Executor.render`. When an engine changes its memory mode, the rest is scheduled anew."""
+        """See `Executor.render`. When an engine changes its memory mode, the rest is scheduled again."""
         queue = SegmentQueue.of(segments)
         yield from queue.look_up(self._store)
         phases_done: defaultdict[str, int] = defaultdict(int)
@@ -203,7 +204,7 @@ class LocalExecutor:
             for name, some in _by_engine(missing).items():
                 try:
                     self.enter(name)
-                except Exception as error:  # noqa: BLE001 - reported for every board that wants one of these
+                except Exception as error:  # noqa: BLE001 - reported for every board that needs the engine
                     yield from queue.fail((segment.key for segment in some), error)
             missing = queue.missing()
             in_turns = self.one_at_a_time
@@ -214,7 +215,7 @@ class LocalExecutor:
                     continue
                 try:
                     ready = self._do(work, queue, phases_done, seconds)
-                except Exception as error:  # noqa: BLE001 - a bug in one segment must not cost the others
+                except Exception as error:  # noqa: BLE001 - a bug in one segment must not stop the others
                     yield from queue.fail([work.key], error)
                 else:
                     yield from [ready] if ready else []
@@ -224,7 +225,7 @@ class LocalExecutor:
     def _do(
         self, work: Work, queue: SegmentQueue, phases_done: dict[str, int], seconds: dict[str, float]
     ) -> SegmentReady | None:
-        """One step of the schedule; the segment, if it is ready with it."""
+        """Do one step of the schedule; returns the segment if that was its last."""
         segment = queue.wanted[work.key]
         with self._store.work(work.key) as folder:
             entry = self._store.entry(work.key)
@@ -321,10 +322,21 @@ class _Task:
 
 
 def carry_of(entry: Entry, count: int) -> Carry:
-    """What a finished segment hands over: its latents and its last `count` frames."""
+    """The latents and the last `count` frames of a finished segment."""
     with entry.frames() as frames:
         last = range(max(len(frames) - count, 0), len(frames))
         return Carry(entry.engine, entry.latents(), [frames[number] for number in last])
+
+
+def system_error(error: Exception, path: Path, host: str = "") -> Exception:
+    """The StoryError for an error of the system, about `path` if it names no file; any other as it is."""
+    if isinstance(error, MemoryError):
+        where = f" on {host}" if host else ""
+        remedy = "close other programs, then run the same command again: everything rendered so far is kept"
+        return TransientError(f"RAM ran out{where}; {remedy}")
+    if isinstance(error, OSError):
+        return disk_error(error, Path(error.filename or path), "reading or writing")
+    return error
 
 
 def _by_engine(segments: Iterable[Segment]) -> dict[str, list[Segment]]:

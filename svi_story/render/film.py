@@ -69,16 +69,16 @@ class RenderContext:
     executor: Executor
     store: Store
     encoder: ThreadExecutor
-    """Encodes pieces, one at a time, beside everything else."""
+    """Encodes one piece at a time, in parallel with everything else."""
     report: Reporter
     outputs: Outputs
-    """Writes what lies outside the cache."""
+    """Writes files outside the cache."""
 
 
 class Film:
-    """One board, from its first finished segment to its film in place.
+    """Makes the film of one board from finished segments.
 
-    Pieces are encoded in the context's encoder thread; what fails there is raised when the film is joined.
+    Pieces are encoded in the context's encoder thread; errors there are raised when the film is joined.
     """
 
     def __init__(self, job: Job, context: RenderContext) -> None:
@@ -110,13 +110,13 @@ class Film:
             self._report_warning(note)
         with disk(self._film, "making room for the film"):
             make_folder(self._film.parent)
-        self._sound = self._mix_sound()  # what cannot be read costs no GPU time
+        self._sound = self._mix_sound()  # a recording that cannot be read costs no GPU time
         for number, piece in enumerate(self._pieces):
             if piece.keys <= self._cards.keys():
                 self._encoded[number] = self._context.encoder.submit(self._encode, piece)
 
     def add(self, ready: SegmentReady) -> None:
-        """Take a finished segment. With the last one the film is completed and put in place."""
+        """Add a finished segment. After the last one, the film is written."""
         key = ready.segment.key
         self._entries[key] = ready.entry
         self._waiting.discard(key)
@@ -138,12 +138,12 @@ class Film:
             self._finish()
 
     def cancel(self) -> None:
-        """Encode no more."""
+        """Encode no more pieces."""
         for piece in self._encoded.values():
             piece.cancel()
 
     def _finish(self) -> None:
-        """Put the complete film in place, then its record and captions; remove the partial film."""
+        """Join the film, write its record and captions, and remove the partial film."""
         job, context = self._job, self._context
         extras = extras_of(job.plan, ranges_of(job.plan))
         encoded = [self._encoded[number].result() for number in range(len(self._pieces))]
@@ -159,7 +159,7 @@ class Film:
         assert frames == job.plan.frames, "the edit list holds every frame of the plan"
         captions = captions_beside(job, extras.captions)
         write_record(job, recipe_of(job), self._entries, captions.ours, context.outputs)
-        captions.put(context.outputs, context.report)
+        captions.write(context.outputs, context.report)
         pieces = [key for key, _ in encoded] + ([self._sound[0]] if self._sound else [])
         _protect(job, pieces, context)
         remove_partial_film(job, context.outputs)
@@ -169,7 +169,7 @@ class Film:
         _report_film(job, context, made=True)
 
     def _encode(self, piece: Piece) -> tuple[str, Path]:
-        """A piece's content address and file, encoded once for the same frames."""
+        """The key and file of a piece; the same frames are encoded once."""
         by_content = replace(piece, spans=self._by_content(piece.spans), under=self._by_content(piece.under))
         inputs = piece_inputs(by_content, self._encoding)
         seconds: list[float] = []
@@ -186,7 +186,7 @@ class Film:
         return key, path
 
     def _by_content(self, spans: tuple[Span, ...]) -> tuple[Span, ...]:
-        """The same spans with the hash of their frames as key."""
+        """The same spans with the hashes of their frames as keys."""
         return tuple(
             span if span.key in self._cards else replace(span, key=self._entries[span.key].frames_sha256)
             for span in spans
@@ -195,11 +195,11 @@ class Film:
     def _open(self, key: str) -> FrameSource:
         if key not in self._cards:
             return self._entries[key].frames()
-        shown = self._cards[key]
-        return Still(card(shown.text, self._encoding.width, self._encoding.height), shown.frames)
+        text, frames = self._cards[key].text, self._cards[key].frames
+        return Still(card(text, self._encoding.width, self._encoding.height), frames)
 
     def _refresh_partial_film(self) -> None:
-        """Join what exists so far into a film to watch. Where it cannot be written, the work goes on."""
+        """Join the finished pieces at the beginning into a partial film; a warning if that fails."""
         target = partial_film(self._film)
         numbers = takewhile(lambda number: number in self._encoded and self._encoded[number].done(), count())
         try:
@@ -245,7 +245,7 @@ class Film:
 
 
 class Films:
-    """What is made of one board: its film, or a film of each clip that is wanted."""
+    """The films of one board: the whole film, or one of each clip that is to be rendered."""
 
     def __init__(
         self, job: Job, films: Sequence[Job], wanted: Sequence[Segment], context: RenderContext
@@ -262,13 +262,13 @@ class Films:
     def start(self) -> None:
         """Check everything that the films need, and report what will be rendered."""
         check_encoder(self._encoder)
-        import_moviepy()  # where there is no ffmpeg, no GPU time is spent
+        import_moviepy()  # without ffmpeg, no GPU time is spent
         _start(self._job, self._wanted, self._context)
         for film, _ in self._films:
             film.start()
 
     def add(self, ready: SegmentReady) -> bool:
-        """Take a finished segment; whether everything is complete, and in place, with it."""
+        """Add a finished segment; returns whether all films are complete, and were written."""
         key = ready.segment.key
         self._waiting.discard(key)
         for film, keys in self._films:
@@ -280,13 +280,13 @@ class Films:
         return not self._waiting
 
     def cancel(self) -> None:
-        """Encode no more."""
+        """Encode no more pieces."""
         for film, _ in self._films:
             film.cancel()
 
 
 def finish_if_up_to_date(films: Sequence[Job], context: RenderContext) -> bool:
-    """Whether all films are there as they would be rendered; then what is left to do is done."""
+    """Whether all films exist as they would be rendered; if so, they are protected from `gc` and reported."""
     if not all(is_finished(job, context.store) for job in films):
         return False
     for job in films:
@@ -297,34 +297,34 @@ def finish_if_up_to_date(films: Sequence[Job], context: RenderContext) -> bool:
 
 
 def remove_partial_film(job: Job, outputs: Outputs) -> None:
-    """Remove what could be watched before the film was complete; what is not ours stays."""
+    """Remove the partial film, unless svi-story did not write it."""
     with suppress(OSError):
         outputs.remove(partial_film(job.place.film))
 
 
-def mixed_environments(made: Iterable[tuple[str, Mapping[str, str]]]) -> str:
-    """What differs between the environments of clips, as their entries record them; empty for nothing."""
-    parts = list(made)
+def mixed_environments(rendered: Iterable[tuple[str, Mapping[str, str]]]) -> str:
+    """The differences between the environments in which clips were rendered; empty for none."""
+    parts = list(rendered)
     names = dict.fromkeys(name for _, environment in parts for name in environment)
-    found: list[str] = []
+    differences: list[str] = []
     for name in names:
         clips: defaultdict[str, dict[str, None]] = defaultdict(dict)
         for clip, environment in parts:
             clips[environment.get(name, "unknown")][clip] = None
         if len(clips) > 1:
-            shown = "; ".join(f"{value} ({_named(list(some))})" for value, some in clips.items())
-            found.append(f"{name}: {shown}")
-    if not found:
+            values = "; ".join(f"{value} ({_enumerated(list(some))})" for value, some in clips.items())
+            differences.append(f"{name}: {values}")
+    if not differences:
         return ""
     return (
-        f"its clips were made in different environments, which may show: {', '.join(found)}. "
-        "To make one again as this machine does: --force CLIP"
+        f"its clips were rendered in different environments, which may be visible: {', '.join(differences)}. "
+        "To render one again on this machine: --force CLIP"
     )
 
 
-def _named(clips: list[str]) -> str:
-    shown = ", ".join(clips[:MOST_NAMED])
-    return shown if len(clips) <= MOST_NAMED else f"{shown} and {len(clips) - MOST_NAMED} more"
+def _enumerated(clips: list[str]) -> str:
+    first = ", ".join(clips[:MOST_NAMED])
+    return first if len(clips) <= MOST_NAMED else f"{first} and {len(clips) - MOST_NAMED} more"
 
 
 def _start(job: Job, wanted: Sequence[Segment], context: RenderContext) -> None:
@@ -352,12 +352,12 @@ def _report_film(job: Job, context: RenderContext, *, made: bool) -> None:
 
 
 def _unreadable_texts(job: Job) -> Iterator[str]:
-    """A sentence for every text that no font shows completely, or that there is no room for."""
+    """A sentence for every text that has characters in no font, or that does not fit."""
     size, cut = job.plan.size, job.plan.cut
     texts: list[tuple[str, str, Typography]] = []
-    for name, shown in ((TITLE_CARD, cut.title_card), (END_CARD, cut.end_card)):
-        if shown:
-            texts.append((name, shown.text, CARD))
+    for name, each in ((TITLE_CARD, cut.title_card), (END_CARD, cut.end_card)):
+        if each:
+            texts.append((name, each.text, CARD))
     if cut.burnt:
         texts += [(f"caption of {shot.id}", shot.caption, CAPTION) for shot in job.plan.shots if shot.caption]
     for name, text, kind in texts:

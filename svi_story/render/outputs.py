@@ -1,13 +1,14 @@
-"""What a command is about to write, checked before it starts.
+"""Checks the paths that a command will write, before it starts.
 
-Nothing that it reads is overwritten, and nothing that svi-story did not write. A file is svi-story's when the
-cache's ledger lists its content, or when it says so itself: a film by its XMP or its record, others by their
-form. Those may be older than the ledger. Files that were edited since svi-story wrote them are kept.
+It overwrites nothing that it reads, and nothing that svi-story did not write. A file was written by svi-story
+if the cache's ledger lists its content. Files that are older than the ledger are recognised by their own
+content: a film by its XMP or its record. Files that were edited since svi-story wrote them are kept.
 """
 
 from __future__ import annotations
 
 import os
+from collections import defaultdict
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, NamedTuple
@@ -20,7 +21,7 @@ from svi_story.cut.mp4 import read_xmp
 from svi_story.enginespec.sampling import Sampler
 from svi_story.errors import InputError, Problem
 from svi_story.events import Warned
-from svi_story.files import sha256_file
+from svi_story.files import is_writable, sha256_file
 from svi_story.render.jobs import Rejected
 from svi_story.render.record import (
     LARGEST_CAPTIONS,
@@ -34,7 +35,7 @@ from svi_story.review.contact_sheet import CLIPS_PER_SHEET, is_sheet, sheet_path
 from svi_story.review.report import is_page
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+    from collections.abc import Callable, Iterator, Mapping, Sequence
 
     from svi_story.cache.outputs import Outputs
     from svi_story.events import Reporter
@@ -44,11 +45,11 @@ if TYPE_CHECKING:
 
 
 class Ownership(NamedTuple):
-    """Whose file it is."""
+    """Who wrote a file."""
 
     kind: Literal["ours", "edited", "foreign"]
     why: str = ""
-    """How it is not ours, as `was changed since`."""
+    """Why it is not ours, as `was changed since svi-story wrote it`."""
 
 
 OURS = Ownership("ours")
@@ -56,21 +57,21 @@ EDITED = Ownership("edited", "was changed since svi-story wrote it")
 FOREIGN = Ownership("foreign", "was not written by svi-story")
 LINK = Ownership("foreign", "is a symbolic link")
 FOLDER = Ownership("foreign", "is a folder")
-ODD = Ownership("foreign", "is not a regular file")
+NOT_REGULAR = Ownership("foreign", "is not a regular file")
 CANNOT_BE_WRITTEN = (
     "this folder cannot be written; choose other folders with -o DIR (films) and --cache DIR (segments)"
 )
 
 
 class FilmFiles:
-    """Who owns the files of a film and beside it."""
+    """Who wrote a film and the files that belong to it."""
 
     def __init__(self, place: Place, plan: FilmPlan, outputs: Outputs) -> None:
         self.path = place.film
         self._place, self._plan, self._outputs = place, plan, outputs
 
     def film(self, path: Path) -> Ownership:
-        """A film here, or elsewhere."""
+        """A film, at this or another path."""
         outputs, record = self._outputs, _record_of(path)
         other = self._other_board(record, path)
         if other:
@@ -96,7 +97,7 @@ class FilmFiles:
         if record:
             # a svi-story with another cache writes both, and an editor only one of them
             return EDITED if outputs.is_listed(path) and outputs.is_ours(self.path) else OURS
-        return self._unknown(path)
+        return self._other_file(path)
 
     def captions(self, path: Path) -> Ownership:
         """The captions beside the film."""
@@ -104,19 +105,19 @@ class FilmFiles:
         noted = record.captions_sha256 if record else ()
         if self._outputs.is_ours(path) or _sha256(path, LARGEST_CAPTIONS) in noted:
             return OURS
-        return Ownership("edited", "was changed by hand") if noted else self._unknown(path)
+        return Ownership("edited", "was changed by hand") if noted else self._other_file(path)
 
     def partial(self, path: Path) -> Ownership:
-        """What exists so far of the film; a film of another board may have this name."""
+        """The partial film; a film of another board may have this name."""
         other = self._other_board(_record_of(path), path)
         if other:
             return Ownership("foreign", f"is the film of {other}")
         if self._outputs.is_ours(path) or is_own_packet(read_xmp(path)):
             return OURS
-        return self._unknown(path)
+        return self._other_file(path)
 
-    def _unknown(self, path: Path) -> Ownership:
-        """What can lie beside our film, and is nothing that we wrote: it is kept there."""
+    def _other_file(self, path: Path) -> Ownership:
+        """A file beside our film that we did not write: it is kept."""
         if self._outputs.is_listed(path):
             return EDITED
         if is_plain(self.path) and self.film(self.path) is OURS:
@@ -124,7 +125,7 @@ class FilmFiles:
         return FOREIGN
 
     def _other_board(self, record: Record | None, film: Path) -> str:
-        """The other board whose film it is by its record, if that board still exists."""
+        """The other board to which a film belongs by its record, if that board still exists."""
         if record is None or not record.board:
             return ""
         board, ours = Path(record.board), self._place.board
@@ -139,7 +140,7 @@ class FilmFiles:
 
 
 def _is_copied(board: Path, ours: Path, film: Path) -> bool:
-    """Whether our project is a copy of that board's, with its films: there, a film lies in the same place."""
+    """Whether our project is a copy of that board's: then the copied film is at the same place in both."""
     ours, film = ours.resolve(), place_of(film)
     if ours.anchor != film.anchor:  # drives of Windows
         return False
@@ -155,17 +156,17 @@ def _record_of(film: Path) -> Record | None:
     return record if record and record.film in ("", film.name) else None
 
 
-def known(outputs: Outputs, is_own: Callable[[Path], bool]) -> Callable[[Path], Ownership]:
-    """Looks at the ledger, and where it knows nothing, at the file."""
+def by_ledger(outputs: Outputs, is_own: Callable[[Path], bool]) -> Callable[[Path], Ownership]:
+    """The owner of a file by the ledger; if that does not list it, by its content."""
 
-    def look(path: Path) -> Ownership:
+    def ownership(path: Path) -> Ownership:
         if outputs.is_ours(path):
             return OURS
         if outputs.is_listed(path):
             return EDITED
         return OURS if is_own(path) else FOREIGN
 
-    return look
+    return ownership
 
 
 def _sha256(path: Path, most: int) -> str:
@@ -182,16 +183,16 @@ class Target:
 
     path: Path
     what: str
-    """What it is of its board, as `the film's record`."""
-    look: Callable[[Path], Ownership]
-    """Whose a regular file is that lies there."""
-    beside: bool = False
-    """Whether the command is of use without it: what was changed there is kept. Else it is refused."""
+    """What will be written, as `the film's record`."""
+    ownership: Callable[[Path], Ownership]
+    """Who wrote a regular file at this path."""
+    is_optional: bool = False
+    """Whether the command makes sense without it: then an edited file is kept. Otherwise it is refused."""
 
 
 @dataclass(frozen=True)
 class PlannedWrites:
-    """All that a command will write for one board."""
+    """Everything that a command will write for one board."""
 
     place: Place
     plan: FilmPlan
@@ -199,56 +200,68 @@ class PlannedWrites:
     outputs: Outputs
     """Learns what may be replaced and what is kept."""
     is_done: Callable[[], bool] = lambda: False
-    """Whether nothing has to be written."""
-    elsewhere: str = "choose another folder with -o"
+    """Whether there is nothing to write."""
+    remedy: str = "choose another folder with -o"
 
 
-def check(claims: Sequence[PlannedWrites], report: Reporter) -> dict[Path, InputError]:
+def check(planned: Sequence[PlannedWrites], report: Reporter) -> dict[Path, InputError]:
     """What prevents writing, by board."""
-    read = _InputFiles(claims)
-    writers: dict[Path, list[tuple[PlannedWrites, Target]]] = {}
-    for claim in claims:
-        for target in claim.targets:
-            writers.setdefault(place_of(target.path), []).append((claim, target))
+    inputs: dict[
+        tuple[int, int], tuple[Path, str, Path]
+    ] = {}  # by identity: links and spellings do not matter
+    writers: defaultdict[Path, list[tuple[PlannedWrites, Target]]] = defaultdict(list)
+    for writes in planned:
+        for path, role in _files_of(writes.place, writes.plan):
+            if identity := _identity(path):
+                inputs.setdefault(identity, (writes.place.board, role, path))
+        for target in writes.targets:
+            writers[place_of(target.path)].append((writes, target))
 
-    def problem_of(claim: PlannedWrites, target: Target) -> Problem | None:
-        """What is wrong with a path, whatever lies there."""
-        return read.problem(claim, target) or _clash(claim, target, writers[place_of(target.path)])
+    def conflict(writes: PlannedWrites, target: Target) -> Problem | None:
+        """A file that some board reads, or that another board would write too."""
+        would = f"{writes.place.board} would write {target.what}"
+        identity = _identity(target.path)
+        if identity in inputs:
+            board, role, path = inputs[identity]
+            what = f"{would} over it, and {board} reads it as its {role} ({path}); {writes.remedy}"
+            return Problem(what, file=str(target.path))
+        for other, theirs in writers[place_of(target.path)]:
+            if other is not writes:
+                what = f"{would} here, and {other.place.board} {theirs.what}"
+                remedy = "rename one, or run them separately with another -o"
+                return Problem(f"{what}; {remedy}", file=str(target.path))
+        return None
 
-    refused = {}
-    for claim in claims:
-        problems = _check(claim, problem_of, report)
-        if problems:
-            refused[claim.place.board] = InputError(*problems)
-    return refused
+    found = ((writes.place.board, _check(writes, conflict, report)) for writes in planned)
+    return {board: InputError(*problems) for board, problems in found if problems}
 
 
 def _check(
-    claim: PlannedWrites,
-    problem_of: Callable[[PlannedWrites, Target], Problem | None],
+    writes: PlannedWrites,
+    conflict: Callable[[PlannedWrites, Target], Problem | None],
     report: Reporter,
 ) -> list[Problem]:
     """What prevents writing for one board."""
     kept: list[tuple[Target, Ownership]] = []
     problems: list[Problem] = []
-    for target in claim.targets:
-        problem, owner = problem_of(claim, target), _ownership(target)
+    for target in writes.targets:
+        problem, owner = conflict(writes, target), _ownership(target)
         if problem:
             problems.append(problem)
         elif owner.kind == "ours" and not is_writable(target.path.parent):
-            what = f"{claim.place.board} would write {target.what} here, but {CANNOT_BE_WRITTEN}"
+            what = f"{writes.place.board} would write {target.what} here, but {CANNOT_BE_WRITTEN}"
             problems.append(Problem(what, file=str(target.path)))
         elif owner.kind == "ours":
-            claim.outputs.allow(target.path)
-        elif owner.kind == "edited" and target.beside:
+            writes.outputs.allow(target.path)
+        elif owner.kind == "edited" and target.is_optional:
             kept.append((target, owner))
         else:
-            what = f"{claim.place.board} would write {target.what} here, but this {owner.why}"
-            problems.append(Problem(f"{what}; move it away, or {claim.elsewhere}", file=str(target.path)))
-    if (problems or kept) and claim.is_done():
+            what = f"{writes.place.board} would write {target.what} here, but this {owner.why}"
+            problems.append(Problem(f"{what}; move it away, or {writes.remedy}", file=str(target.path)))
+    if (problems or kept) and writes.is_done():
         return []
     for target, owner in kept:
-        claim.outputs.keep(target.path)
+        writes.outputs.keep(target.path)
         report(Warned(f"{target.path}: {owner.why} and is kept; remove it to get {target.what}"))
     return problems
 
@@ -266,11 +279,11 @@ def check_films(
     `films` are the films to make of each board; `outputs_of` returns the object to write with, for the cache
     of a project.
     """
-    claims = []
+    planned = []
     for job in jobs:
         outputs = outputs_of(job.place.settings.cache)
-        claims.append(_film_writes(job, films.get(job.place.board, ()), outputs, report, forced=forced))
-    refused = check(claims, report)
+        planned.append(_film_writes(job, films.get(job.place.board, ()), outputs, report, forced=forced))
+    refused = check(planned, report)
     for job in jobs:
         if not is_writable(job.place.cache) and _has_to_render(job, report):
             board = job.place.board
@@ -298,18 +311,18 @@ def check_sheets(
     plans: Sequence[tuple[Place, FilmPlan]], outputs_of: Callable[[Path], Outputs], report: Reporter
 ) -> tuple[list[tuple[Place, FilmPlan]], list[Rejected]]:
     """The boards whose contact sheets may be written, and those that are refused."""
-    claims = []
+    planned = []
     for place, plan in plans:
         outputs = outputs_of(place.settings.cache)
-        claims.append(PlannedWrites(place, plan, tuple(_sheets(place, plan, outputs)), outputs))
-    refused = check(claims, report)
+        planned.append(PlannedWrites(place, plan, tuple(_sheets(place, plan, outputs)), outputs))
+    refused = check(planned, report)
     left = [(place, plan) for place, plan in plans if place.board not in refused]
     return left, [Rejected(board, error) for board, error in refused.items()]
 
 
 def check_page(job: Job, page: Path, outputs: Outputs, report: Reporter) -> None:
     """Raises InputError where a review may not be written."""
-    target = Target(page, "its review", known(outputs, is_page))
+    target = Target(page, "its review", by_ledger(outputs, is_page))
     raise_first(check([PlannedWrites(job.place, job.plan, (target,), outputs)], report))
 
 
@@ -320,14 +333,14 @@ def check_bundle(job: Job, target: Path, outputs: Outputs, report: Reporter) -> 
         manifest = first_manifest(path)
         return manifest is not None and manifest.board == job.plan.board.name
 
-    found = Target(target, "its bundle", known(outputs, is_same_board))
-    raise_first(check([export_claim(job, [found], outputs)], report))
+    found = Target(target, "its bundle", by_ledger(outputs, is_same_board))
+    raise_first(check([export_writes(job, [found], outputs)], report))
 
 
-def export_claim(job: Job, targets: Sequence[Target], outputs: Outputs) -> PlannedWrites:
+def export_writes(job: Job, targets: Sequence[Target], outputs: Outputs) -> PlannedWrites:
     """The writes of an export, whose targets the user can name."""
     remedy = "choose another folder with -o, or another name with --as"
-    return PlannedWrites(job.place, job.plan, tuple(targets), outputs, elsewhere=remedy)
+    return PlannedWrites(job.place, job.plan, tuple(targets), outputs, remedy=remedy)
 
 
 def raise_first(refused: dict[Path, InputError]) -> None:
@@ -339,17 +352,19 @@ def raise_first(refused: dict[Path, InputError]) -> None:
 def _film_writes(
     job: Job, films: Sequence[Job], outputs: Outputs, report: Reporter, *, forced: bool
 ) -> PlannedWrites:
-    """The films of a board, and what is put beside them."""
+    """The films of a board, their records, partial films and captions."""
     targets = []
     for film in films:
         files = FilmFiles(film.place, film.plan, outputs)
         targets.append(Target(files.path, "its film", files.film))
-        targets.append(Target(record_path(files.path), "the film's record", files.record, beside=True))
+        targets.append(Target(record_path(files.path), "the film's record", files.record, is_optional=True))
         if len(film.plan.shots) > 1 and not _is_folder(partial_film(files.path)):  # the film does not need it
-            targets.append(Target(partial_film(files.path), "the film so far", files.partial, beside=True))
+            targets.append(
+                Target(partial_film(files.path), "the film so far", files.partial, is_optional=True)
+            )
         if film.plan.cut.soft and any(shot.caption.strip() for shot in film.plan.shots):
             captions = files.path.with_suffix(".srt")
-            targets.append(Target(captions, "the board's captions", files.captions, beside=True))
+            targets.append(Target(captions, "the board's captions", files.captions, is_optional=True))
 
     def is_done() -> bool:
         store = job.place.store(report)
@@ -359,11 +374,11 @@ def _film_writes(
 
 
 def _sheets(place: Place, plan: FilmPlan, outputs: Outputs) -> Iterator[Target]:
-    def look(path: Path) -> Ownership:
-        return OURS if is_sheet(path) else known(outputs, is_sheet)(path)
+    def ownership(path: Path) -> Ownership:
+        return OURS if is_sheet(path) else by_ledger(outputs, is_sheet)(path)
 
     for number in range(1, -(-len(plan.shots) // CLIPS_PER_SHEET) + 1):
-        yield Target(sheet_path(place.film, number), "its contact sheet", look, beside=True)
+        yield Target(sheet_path(place.film, number), "its contact sheet", ownership, is_optional=True)
 
 
 def _ownership(target: Target) -> Ownership:
@@ -374,56 +389,15 @@ def _ownership(target: Target) -> Ownership:
         return LINK
     if _is_folder(path):
         return FOLDER
-    return target.look(path) if is_plain(path) else ODD
-
-
-def is_writable(folder: Path) -> bool:
-    """Whether files can be created in a folder, or the folder itself if it does not exist."""
-    there = next(place for place in (folder.absolute(), *folder.absolute().parents) if place.exists())
-    return os.access(there, os.W_OK)
+    return target.ownership(path) if is_plain(path) else NOT_REGULAR
 
 
 def _is_folder(path: Path) -> bool:
     return path.is_dir() and not path.is_symlink()
 
 
-def _clash(
-    claim: PlannedWrites, target: Target, writers: Sequence[tuple[PlannedWrites, Target]]
-) -> Problem | None:
-    """Two boards that would write one file."""
-    for other, theirs in writers:
-        if other is not claim:
-            what = (
-                f"{claim.place.board} would write {target.what} here, and {other.place.board} {theirs.what}"
-            )
-            remedy = "rename one, or run them apart with another -o"
-            return Problem(f"{what}; {remedy}", file=str(target.path))
-    return None
-
-
-class _InputFiles:
-    """Boards and every file that they name, by identity: links and spellings do not matter."""
-
-    def __init__(self, claims: Iterable[PlannedWrites]) -> None:
-        self._known: dict[tuple[int, int], tuple[Path, str, Path]] = {}
-        for claim in claims:
-            for path, role in _files_of(claim.place, claim.plan):
-                identity = _identity(path)
-                if identity:
-                    self._known.setdefault(identity, (claim.place.board, role, path))
-
-    def problem(self, claim: PlannedWrites, target: Target) -> Problem | None:
-        """What is wrong with writing a file that is read."""
-        identity = _identity(target.path)
-        if identity is None or identity not in self._known:
-            return None
-        board, role, path = self._known[identity]
-        what = f"{claim.place.board} would write {target.what} over it, and {board} reads it as its {role}"
-        return Problem(f"{what} ({path}); {claim.elsewhere}", file=str(target.path))
-
-
 def _files_of(place: Place, plan: FilmPlan) -> Iterator[tuple[Path, str]]:
-    """Every file that a board is or names, each once, and as what."""
+    """The board and every file that it names, each once, with its role."""
     files: dict[Path, str] = {place.board: "bundle" if is_bundle(place.board) else "board"}
     for shot in plan.shots:
         for segment in shot.segments:

@@ -1,4 +1,4 @@
-"""What a film was made from: the record and the captions beside it, and whether the film is up to date."""
+"""The record of what a film was made from, the captions beside it, and whether the film is up to date."""
 
 from __future__ import annotations
 
@@ -49,17 +49,17 @@ RECORD_VERSION: Literal[2] = 2
 LARGEST = 128 * 2**20
 """Bytes of a record; one of 1,000 clips has about 3 MB."""
 
-ODD_NAMES = "backslashreplace"
-"""A file name that is no UTF-8 becomes an escape that JSON knows."""
+NOT_UTF_8 = "backslashreplace"
+"""A file name that is not UTF-8 is written with escapes that JSON knows."""
 
 
 def partial_film(film: Path) -> Path:
-    """Where what exists so far of a film can be watched."""
+    """The path of the film with the clips that are finished so far."""
     return film.with_suffix(".partial.mp4")
 
 
 def record_path(film: Path) -> Path:
-    """Where a film's record lies: beside it."""
+    """The path of a film's record."""
     return film.with_suffix(".json")
 
 
@@ -181,7 +181,7 @@ class Record(JsonModel):
 
 
 def read_record(film: Path) -> Record | None:
-    """The record beside a film; None where there is none, or one that cannot be understood."""
+    """The record of a film; None if there is none, or it is damaged."""
     try:
         return Record.model_validate(json.loads(read_regular(record_path(film), LARGEST)))
     except (OSError, ValueError, LookupError, RecursionError):
@@ -189,7 +189,7 @@ def read_record(film: Path) -> Record | None:
 
 
 def is_up_to_date(film: Path, recipe: str) -> bool:
-    """Whether the film at that place was made by this recipe and is still the file that was made."""
+    """Whether the film at this path was made by this recipe and has not changed since."""
     record = read_record(film)
     if record is None or record.recipe != recipe:
         return False
@@ -206,9 +206,9 @@ def write_record(
     captions: tuple[str, ...],
     outputs: Outputs | None = None,
 ) -> None:
-    """Describe the film that was just put in place; `entries` are its segments by key.
+    """Write the record of a film that was just written; `entries` are its segments by key.
 
-    `captions` is as in `Record`.
+    `captions` as `Record.captions_sha256`.
     """
     film, plan = job.place.film, job.plan
     makers = _Makers(entries)
@@ -239,19 +239,19 @@ def write_record(
         versions=versions(),
     )
     text = json.dumps(record.model_dump(), indent=1, ensure_ascii=False)
-    with disk(record_path(film), "describing the film"):
-        (outputs or Outputs()).write(record_path(film), text.encode("utf-8", ODD_NAMES) + b"\n")
+    with disk(record_path(film), "writing the film's record"):
+        (outputs or Outputs()).write(record_path(film), text.encode("utf-8", NOT_UTF_8) + b"\n")
 
 
 class _Makers:
-    """What rendered the segments: versions and machines, each listed once."""
+    """The versions and machines that rendered the segments, each listed once."""
 
     def __init__(self, entries: Mapping[str, Entry]) -> None:
         self._entries = entries
         self.known: list[dict[str, Any]] = []
 
     def of(self, segment: Segment) -> dict[str, Any]:
-        """A segment's maker, by its place in `known`, and the seconds that it took."""
+        """The index in `known` of what rendered a segment, and how long it took."""
         notes = self._entries[segment.key].notes
         maker: dict[str, Any] = {name: notes.get(name, {}) for name in ("versions", "environment")}
         if maker not in self.known:
@@ -275,7 +275,7 @@ def _references(job: Job) -> tuple[ReferenceRecord, ...]:
 
 
 def _file_hash(anchor: Anchor) -> str | None:
-    """The image file's sha256; None where it was taken away since its pixels were read."""
+    """The image file's sha256; None if it was removed since its pixels were read."""
     try:
         return sha256_file(anchor.path)
     except OSError:
@@ -326,7 +326,7 @@ def _loras(segment: Segment, job: Job) -> Iterator[LoraRecord]:
 
 
 def versions() -> dict[str, str]:
-    """Versions of everything that can touch a frame."""
+    """Versions of every package that can change a frame."""
     packages = ("numpy", "pillow", "av", "moviepy", "imageio-ffmpeg", "typst")
     return {
         "svi-story": __version__,
@@ -343,46 +343,47 @@ HASH = 64
 
 @dataclass(frozen=True)
 class Captions:
-    """What is to lie beside a film, and what may lie there that is ours.
+    """The caption file beside a film.
 
-    The record is written first and names both: killed between the two, the next run knows what it finds.
+    The record is written first and has the hashes of the new and the old captions, so that both are
+    recognised as ours after a kill between the two writes.
     """
 
     path: Path
     data: bytes
-    """Empty where there are to be none."""
+    """Empty if there should be none."""
     ours: tuple[str, ...]
-    """sha256 of what is to lie there, and of what we put there before."""
+    """sha256 of `data`, and of captions that were written before."""
 
-    def put(self, outputs: Outputs, report: Reporter) -> None:
-        """Make it so. What somebody changed by hand is kept, with a warning. RenderError from the disk."""
+    def write(self, outputs: Outputs, report: Reporter) -> None:
+        """Write or remove the file. An edited one is kept, with a warning. RenderError if the disk fails."""
         if outputs.keeps(self.path):
             return
-        there = _hash(self.path)
-        ours = there in self.ours or outputs.is_ours(self.path)
+        existing = _hash(self.path)
+        ours = existing in self.ours or outputs.is_ours(self.path)
         if self.data and os.path.lexists(self.path) and not (ours and is_plain(self.path)):
-            how = "was changed by hand" if len(there) in (0, HASH) else there
+            how = "was changed by hand" if len(existing) in (0, HASH) else existing
             what = f"{how} and is kept; remove it to get the board's captions"
             report(Warned(f"{self.path}: {what}"))
-        elif self.data and there != self.ours[0]:
+        elif self.data and existing != self.ours[0]:
             with disk(self.path, "writing the captions"):
                 outputs.allow(self.path)
                 outputs.write(self.path, self.data)
-        elif not self.data and there in self.ours and is_plain(self.path):
+        elif not self.data and existing in self.ours and is_plain(self.path):
             with suppress(OSError):
                 self.path.unlink()
 
     @property
-    def settled(self) -> bool:
-        """Whether nothing is left to do."""
-        there = _hash(self.path)
+    def is_current(self) -> bool:
+        """Whether there is nothing to write or remove."""
+        existing = _hash(self.path)
         if self.data:
-            return there == self.ours[0] or (there != "" and there not in self.ours)
-        return there not in self.ours
+            return existing == self.ours[0] or (existing != "" and existing not in self.ours)
+        return existing not in self.ours
 
 
 def captions_beside(job: Job, cues: Sequence[Cue]) -> Captions:
-    """The captions of a film that is about to be recorded."""
+    """The captions of a film whose record is about to be written."""
     path = job.place.film.with_suffix(".srt")
     record = read_record(job.place.film)
     data = srt(cues, job.plan.cut.fps).encode() if cues else b""
@@ -392,7 +393,7 @@ def captions_beside(job: Job, cues: Sequence[Cue]) -> Captions:
 
 
 def _hash(path: Path) -> str:
-    """A file's sha256; why it can be none of ours, as `is a folder`; empty where there is none."""
+    """A file's sha256; for anything but a file what it is, as `is a folder`; empty if there is nothing."""
     try:
         return sha256_file(path, LARGEST_CAPTIONS)
     except UnfitError as error:
@@ -402,18 +403,18 @@ def _hash(path: Path) -> str:
 
 
 def is_finished(job: Job, store: Store) -> bool:
-    """Whether the film is there as it would be made, and no segment waits for being made again by force."""
+    """Whether the film exists as it would be rendered, and no segment has to be rendered again by force."""
     if store.pending_forced([segment.key for segment in job.segments]) or not is_up_to_date(
         job.place.film, recipe_of(job)
     ):
         return False
-    return captions_beside(job, extras_of(job.plan, ranges_of(job.plan)).captions).settled
+    return captions_beside(job, extras_of(job.plan, ranges_of(job.plan)).captions).is_current
 
 
 def recipe_of(job: Job) -> str:
-    """One hash of everything that decides the film's bytes.
+    """One hash of everything that the film's bytes depend on.
 
-    Segments that a bundle brought may be forged under honest keys: whose they are counts too.
+    It includes the bundle that brought segments, as those may be forged under valid keys.
     """
     encoding, pieces = encoding_of(job.plan), pieces_of(job.plan)
     inputs: dict[str, Json] = {

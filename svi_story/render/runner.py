@@ -13,7 +13,6 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import dataclass, field, replace
 from functools import cache, partial
-from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from svi_story.cache.outputs import Outputs
@@ -30,9 +29,8 @@ from svi_story.events import (
     SegmentReused,
     Warned,
 )
-from svi_story.files import disk_error
 from svi_story.render.cost import Calibration, Timed, calibrated
-from svi_story.render.executor import LocalExecutor, SegmentFailed
+from svi_story.render.executor import LocalExecutor, SegmentFailed, system_error
 from svi_story.render.film import Films, RenderContext, finish_if_up_to_date
 from svi_story.render.jobs import Rejected, film_of_clip, select, with_parents
 from svi_story.render.outputs import check_films
@@ -41,6 +39,7 @@ from svi_story.render.remaining import RemainingTime
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
     from concurrent.futures import Executor as ThreadExecutor
+    from pathlib import Path
 
     from svi_story.engines.base import Engine
     from svi_story.enginespec import EngineOptions
@@ -58,7 +57,6 @@ Ending = Literal["done", "failed", "bug", "refused"]
 
 LONGER = 4
 """How much longer every pause between retries is than the one before."""
-NO_RAM = "close what else uses it, then run the same command again: everything rendered so far is kept"
 
 
 @dataclass(frozen=True)
@@ -82,7 +80,7 @@ class Outcome:
     board: Path
     ending: Ending
     message: str = ""
-    """What went wrong, for a person; the traceback of a bug."""
+    """The errors; the traceback for a bug."""
     films: tuple[Path, ...] = ()
     """What was rendered: the film, or a film of each clip."""
 
@@ -293,13 +291,13 @@ class BatchRunner:
     ) -> Iterator[Outcome]:
         """Start every board, render the segments of all, and hand each to the boards that want it."""
         films: dict[Path, Films] = {}
-        takers: defaultdict[str, list[Path]] = defaultdict(list)
+        boards_of: defaultdict[str, list[Path]] = defaultdict(list)
 
         def fail(board: Path, error: Exception) -> Iterator[Outcome]:
             film = films.pop(board, None)
             if film:
                 film.cancel()
-            error = _translated(error, board)
+            error = system_error(error, board)
             if isinstance(error, TransientError) and self._request.retries:
                 delayed[board] = error
                 self._report(BoardDelayed(board, str(error)))
@@ -323,13 +321,13 @@ class BatchRunner:
                 continue
             films[board] = film
             for key in dict.fromkeys(segment.key for segment in each.wanted):
-                takers[key].append(board)
+                boards_of[key].append(board)
         wanted = [segment for each in requests if each.job.place.board in films for segment in each.wanted]
         for result in context.executor.render(wanted):
-            boards = takers[result.segment.key]
+            boards = boards_of[result.segment.key]
             for board in [board for board in boards if board in films]:
                 try:
-                    complete = self._hand_over(films[board], board, result, first=board == boards[0])
+                    complete = self._add(films[board], board, result, first=board == boards[0])
                 except Exception as error:  # noqa: BLE001 - as above
                     yield from fail(board, error)
                     continue
@@ -337,8 +335,8 @@ class BatchRunner:
                     del films[board]
                     yield requested[board].done
 
-    def _hand_over(self, film: Films, board: Path, result: Result, *, first: bool) -> bool:
-        """Give a segment to a film; whether the film is complete. Raises what the segment failed by."""
+    def _add(self, film: Films, board: Path, result: Result, *, first: bool) -> bool:
+        """Add a segment to the films; whether all are complete. Raises the segment's error."""
         if isinstance(result, SegmentFailed):
             raise result.error
         if not result.fresh or not first:
@@ -366,15 +364,6 @@ def _groups(requests: Sequence[BoardRequest]) -> list[Group]:
         groups.setdefault(Group(engines, each.job.options, place.cache, place.fallbacks), []).append(each)
     found = [replace(group, requests=tuple(some)) for group, some in groups.items()]
     return sorted(found, key=lambda group: group.engines)
-
-
-def _translated(error: Exception, board: Path) -> Exception:
-    """An error of the system, wherever it came from, as one of ours: it is no bug."""
-    if isinstance(error, MemoryError):
-        return TransientError(f"RAM ran out; {NO_RAM}")
-    if isinstance(error, OSError):
-        return disk_error(error, Path(error.filename or board), "reading or writing")
-    return error
 
 
 @contextmanager

@@ -107,7 +107,7 @@ def loads(works: Iterable[Work], models: Collection[str]) -> int:
 def _together(group: Sequence[Segment], phases: Phases, *, backwards: bool) -> list[Work]:
     """One phase of all segments after another, those that need the same LoRAs next to each other.
 
-    Every other group takes the LoRAs backwards: it begins with those that the group before ended with.
+    Every other group takes the LoRAs in reverse order, to begin with those that are loaded.
     """
     left = {segment.key: tuple(phases(segment)) for segment in group}
     samples = [
@@ -164,15 +164,13 @@ def chains_of(wanted: Sequence[Segment], missing: Collection[str]) -> tuple[Chai
         children[segment.parent].insert(0, key)
     heirs = {key: max(children[key], key=length.__getitem__) for key in segments if children[key]}
     starts = [key for key, segment in segments.items() if heirs.get(segment.parent or "") != key]
-    chains = [Chain(tuple(_from(start, segments, heirs)), length[start]) for start in starts]
+    chains: list[Chain] = []
+    for start in starts:
+        keys = [start]
+        while keys[-1] in heirs:
+            keys.append(heirs[keys[-1]])
+        chains.append(Chain(tuple(segments[key] for key in keys), length[start]))
     return tuple(sorted(chains, key=lambda chain: -chain.length))
-
-
-def _from(start: str, segments: dict[str, Segment], heirs: dict[str, str]) -> Iterable[Segment]:
-    key: str | None = start
-    while key is not None:
-        yield segments[key]
-        key = heirs.get(key)
 
 
 def ready(chains: Iterable[Chain], missing: Collection[str]) -> list[Chain]:

@@ -20,7 +20,7 @@ from svi_story.errors import InputError, StoryError, TransientError
 from svi_story.events import Event
 from svi_story.files import disk, make_folder, temp_name
 from svi_story.portable import IS_POSIX
-from svi_story.render.distributed.driver import CHECK, LOCAL, Join, Request
+from svi_story.render.distributed.driver import CHECK, LOCAL, Request
 from svi_story.render.distributed.watchdog import MARK, end_all
 from svi_story.render.distributed.worker import WorkerBugError
 from svi_story.render.executor import SegmentFailed, SegmentQueue
@@ -49,7 +49,7 @@ LONGEST_PLACE = 18
 """Bytes of a folder that leave room for the names of Ray's sockets below it, of 103 that systems take."""
 LOG_PREFIX = r"^\[[^]]*\] (\S+:\d+: )?"
 """Time, process and place in the source, which start Ray's log lines."""
-LAST_WORDS = 4096
+LOG_TAIL = 4096
 """Bytes of a log to look for its last line."""
 PROGRAM = "import sys; sys.path[:] = {path!r}; from svi_story.render.distributed.{module} import main; main()"
 """What a child process runs, with our own path: it finds the same svi-story, however this one was found."""
@@ -87,9 +87,9 @@ class Cluster:
     def join(self) -> Session:
         """The session; a new one when the last one has ended. TransientError when there was one before."""
         if self._session is None:
-            session = Session(self._address)
+            session = Session(self._address, self._workers)
             try:
-                session.join(self._workers)
+                session.join()
             except InputError as error:
                 session.end()
                 if self._joined:
@@ -132,7 +132,7 @@ class RayExecutor:
         return self._engines[segment.engine].notes(segment)
 
     def check(self, segments: Sequence[Segment]) -> None:
-        """Nothing can be checked here: workers check what they are given."""
+        """Nothing can be checked here: workers check what they are results."""
 
     def retry(self) -> None:
         """Nothing is kept: a cluster that was lost is joined again."""
@@ -151,7 +151,7 @@ class RayExecutor:
         try:
             session = self._cluster.join()
             with _probe(self._store.layout.root) as probe:
-                yield from ahead(self._results(queue, session, probe), self._cluster.leave)
+                yield from prefetch(self._results(queue, session, probe), self._cluster.leave)
         except InputError:
             raise
         except (StoryError, WorkerBugError) as error:
@@ -162,7 +162,7 @@ class RayExecutor:
         """What the workers report: events are passed on, results are kept and returned."""
         root, fallbacks = self._store.layout.root, self._store.fallbacks
         request = Request(self._options, root, fallbacks, probe, queue.wanted, queue.entries)
-        for message in session.answers(request):
+        for message in session.messages(request):
             if isinstance(message, Event):
                 self._report(message)
                 continue
@@ -180,47 +180,45 @@ class Session:
     All of it ends with this process too, however that ends.
     """
 
-    def __init__(self, address: str) -> None:
+    def __init__(self, address: str, workers: int) -> None:
         self._address = address
         place = tempfile.gettempdir()
         if len(os.fsencode(place)) > LONGEST_PLACE:
             place = "/tmp"  # noqa: S108 - sockets have short names only
         self._folder = Path(place, f"svi-ray-{secrets.token_hex(4)}")
         self._log = tempfile.TemporaryFile()  # noqa: SIM115 - as long as the session
+        environment = {"RAY_USAGE_STATS_ENABLED": "0", **os.environ, MARK: str(self._folder)}
+        if address == LOCAL:
+            token = {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": secrets.token_hex(32)}
+            environment = {**token, **environment, "RAY_TMPDIR": str(self._folder)}
         self._connection, theirs = Pipe()
         with theirs:
-            fd = theirs.fileno()
+            fd = str(theirs.fileno())
+            driver = [*_program("driver"), fd, address, str(workers), str(self._folder)]
             self._watchdog = subprocess.Popen(  # noqa: S603 - ourselves
-                [*_program("watchdog"), str(self._folder), str(fd), *_program("driver"), str(fd)],
+                [*_program("watchdog"), str(self._folder), fd, *driver],
                 stdin=subprocess.PIPE,
                 stdout=self._log,
                 stderr=self._log,
-                pass_fds=[fd],
+                pass_fds=[theirs.fileno()],
                 process_group=0,  # ^C is for this process alone
-                env=self._environment(),
+                env=environment,
             )
 
-    def _environment(self) -> dict[str, str]:
-        local = {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": secrets.token_hex(32)}
-        ours = {"RAY_USAGE_STATS_ENABLED": "0", **(local if self._address == LOCAL else {})}
-        folders = {"RAY_TMPDIR": str(self._folder)} if self._address == LOCAL else {}
-        return {**ours, **os.environ, **folders, MARK: str(self._folder)}
-
-    def join(self, workers: int) -> None:
-        """Join the cluster, or start it. Raises InputError."""
+    def join(self) -> None:
+        """Wait until the cluster is joined, or started. Raises InputError."""
         seconds = START_SECONDS if self._address == LOCAL else JOIN_SECONDS
         try:
-            self._connection.send(Join(self._address, workers, self._folder))
             if not self._connection.poll(seconds):
                 raise InputError(f"--ray {self._address}: no Ray answers within {seconds:g} s; {CHECK}")
             error = self._connection.recv()
         except (EOFError, OSError) as lost:
             what = f"--ray {self._address}: Ray ended before it could be used"
-            raise InputError(f"{what} ({self._last_words()}); {CHECK}") from lost
+            raise InputError(f"{what} ({self._last_log_line()}); {CHECK}") from lost
         if error is not None:
             raise error
 
-    def answers(self, request: Request) -> Iterator[Event | Result]:
+    def messages(self, request: Request) -> Iterator[Event | Result]:
         """What the driver answers. Raises TransientError when it is gone."""
         try:
             self._connection.send(request)
@@ -229,8 +227,8 @@ class Session:
                     raise message
                 yield message
         except (EOFError, OSError) as lost:
-            again = "the same command goes on from what is made"
-            raise TransientError(f"Ray ended or was lost ({self._last_words()}); {again}") from lost
+            again = "run the same command again: everything rendered so far is kept"
+            raise TransientError(f"Ray ended or was lost ({self._last_log_line()}); {again}") from lost
 
     def end(self) -> None:
         """End the driver and everything that came of it."""
@@ -243,10 +241,10 @@ class Session:
         self._connection.close()
         self._log.close()
 
-    def _last_words(self) -> str:
+    def _last_log_line(self) -> str:
         """The last line that the driver has written."""
         with suppress(ValueError):  # closed meanwhile
-            self._log.seek(max(0, self._log.seek(0, os.SEEK_END) - LAST_WORDS))
+            self._log.seek(max(0, self._log.seek(0, os.SEEK_END) - LOG_TAIL))
             lines = self._log.read().decode("utf-8", errors="replace").split("\n")
             last = next((line.strip() for line in reversed(lines) if line.strip()), "no output")
             return re.sub(LOG_PREFIX, "", last)[:200]
@@ -289,25 +287,28 @@ def _probe(root: Path) -> Iterator[Path]:
         path.unlink(missing_ok=True)
 
 
-def ahead(work: Iterator[T], stop: Callable[[], object]) -> Iterator[T]:
-    """What an iterator gives; it goes on in a thread of its own, until it ends or nobody wants more."""
-    given: SimpleQueue[T | None] = SimpleQueue()
+def prefetch(work: Iterator[T], stop: Callable[[], object]) -> Iterator[T]:
+    """What an iterator yields, computed in a thread of its own until it ends or is no longer read.
+
+    `stop` ends the iterator from outside.
+    """
+    results: SimpleQueue[T | None] = SimpleQueue()
     failures: list[BaseException] = []
 
     def run() -> None:
         try:
             for each in work:
-                given.put(each)
+                results.put(each)
         except BaseException as error:  # noqa: BLE001 - raised where the iterator is read
             failures.append(error)
         finally:
-            given.put(None)
+            results.put(None)
 
     thread = Thread(target=run, name="workers")
     thread.start()
     ended = False
     try:
-        while (each := given.get()) is not None:
+        while (each := results.get()) is not None:
             yield each
         ended = True
     finally:

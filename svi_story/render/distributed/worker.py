@@ -18,9 +18,8 @@ from svi_story.cache.store import Store
 from svi_story.engines import implementation_of
 from svi_story.errors import InputError, Problem, StoryError, TransientError
 from svi_story.events import Event
-from svi_story.files import disk_error
 from svi_story.plan.fingerprints import Fingerprints
-from svi_story.render.executor import LocalExecutor, SegmentFailed
+from svi_story.render.executor import LocalExecutor, SegmentFailed, SegmentReady, system_error
 from svi_story.render.record import versions
 
 if TYPE_CHECKING:
@@ -30,11 +29,12 @@ if TYPE_CHECKING:
     from svi_story.engines.base import Engine
     from svi_story.enginespec import EngineOptions
     from svi_story.plan.model import Segment
+    from svi_story.render.executor import Result
 
 T = TypeVar("T")
 
 VISIBLE_SECONDS = 90.0
-"""Seconds until what another host wrote must be seen: NFS remembers for a minute what was not there."""
+"""Seconds in which what another host wrote must appear: NFS caches for a minute that a file is missing."""
 
 
 @dataclass(frozen=True)
@@ -54,54 +54,23 @@ class WorkerSetup:
 
 
 @dataclass(frozen=True)
-class Started:
-    """The worker's process is there."""
+class WorkerState:
+    """What a worker reports of itself: when its process is there, and when it can work."""
 
     host: str
     process: int
     versions: Mapping[str, str]
     """Of what frames depend on."""
-
-
-@dataclass(frozen=True)
-class EngineReady:
-    """The engine is entered."""
-
-    one_at_a_time: bool
-    """Whether its models take turns on the device."""
-
-
-@dataclass(frozen=True)
-class Finished:
-    """A segment is in the cache."""
-
-    key: str
-    fresh: bool
-    """Whether it was made just now."""
-
-
-@dataclass(frozen=True)
-class Failed:
-    """A segment that could not be made; without a key: the worker cannot work."""
-
-    key: str
-    error: Exception
+    one_at_a_time: bool | None = None
+    """Whether models take turns on its device; None until its engines are entered."""
 
 
 class WorkerBugError(Exception):
-    """A mistake of ours on a worker; its text is the traceback there."""
+    """A bug on a worker; its text is the traceback there."""
 
 
-Message: TypeAlias = Event | Started | EngineReady | Finished | Failed
-"""What a worker sends."""
-
-
-@dataclass(frozen=True)
-class Assignment:
-    """Chains of segments for one worker, and the segments they continue from."""
-
-    before: tuple[Segment, ...]
-    chains: tuple[tuple[Segment, ...], ...]
+Message: TypeAlias = Event | WorkerState | SegmentReady | SegmentFailed | Exception
+"""What a worker sends. An exception: it cannot work."""
 
 
 class Worker:
@@ -109,10 +78,11 @@ class Worker:
 
     def __init__(self, setup: WorkerSetup) -> None:
         self._setup = setup
+        self._store = Store(setup.cache, self._report, setup.fallbacks)
         self._thread = ThreadPoolExecutor(max_workers=1)
         self._stack = ExitStack()
-        self._store: Store | None = None
         self._executor: LocalExecutor | None = None
+        self._state = WorkerState(socket.gethostname(), os.getpid(), versions())
         self._send: Callable[[Message], None] = lambda _: None
         if os.environ.get("OMP_NUM_THREADS") == "1":  # Ray's, which knows nothing of what we compute
             del os.environ["OMP_NUM_THREADS"]
@@ -121,9 +91,9 @@ class Worker:
         """Check that this host can work, and enter the engines: prepared for everything that is missing."""
         yield from self._messages(lambda: self._enter(wanted))
 
-    def render(self, assignment: Assignment) -> Iterator[Message]:
-        """Render chains of segments."""
-        yield from self._messages(lambda: self._render(assignment))
+    def render(self, before: Sequence[Segment], chains: Sequence[Sequence[Segment]]) -> Iterator[Message]:
+        """Render chains of segments; `before` are the segments they continue from."""
+        yield from self._messages(lambda: self._render(before, chains))
 
     def _messages(self, work: Callable[[], None]) -> Iterator[Message]:
         """The messages that are sent while this is done, as they come."""
@@ -134,7 +104,7 @@ class Worker:
             try:
                 work()
             except Exception as error:  # noqa: BLE001 - it must reach the driver, whatever it is
-                sent.put(Failed("", portable(error)))
+                sent.put(portable(error))
             finally:
                 sent.put(None)
 
@@ -148,75 +118,62 @@ class Worker:
     def _enter(self, wanted: Sequence[Segment]) -> None:
         import ray
 
-        setup = self._setup
-        self._send(Started(socket.gethostname(), os.getpid(), versions()))
-        _check(setup)
+        self._send(self._state)
+        setup, host = self._setup, self._state.host
+        if __version__ != setup.version:
+            what = f"svi-story {__version__} is installed on {host}"
+            raise InputError(f"{what}, {setup.version} where the films are cut; install the same")
+        if not _wait_for(setup.probe.exists):
+            what = f"{host} does not see the cache: workers need a file system that all share"
+            raise InputError(Problem(f"{what}; choose a folder there with --cache", file=str(setup.cache)))
         fingerprints = Fingerprints.of_this_machine(self._report, [setup.cache])
-        store = Store(setup.cache, self._report, setup.fallbacks)
         node = ray.get_runtime_context().get_node_id()
         options = replace(setup.options, workers_on_host=setup.workers.get(node, 1))
 
         def create(name: str) -> Engine:
             return implementation_of(name).create_engine(
-                options, fingerprints.file, store.embedding, self._report
+                options, fingerprints.file, self._store.embedding, self._report
             )
 
-        executor = self._stack.enter_context(LocalExecutor(create, wanted, store, self._report))
+        executor = LocalExecutor(create, wanted, self._store, self._report)
+        self._executor = self._stack.enter_context(executor)
         for name in dict.fromkeys(segment.engine for segment in wanted):
             executor.enter(name)
-        self._store, self._executor = store, executor
-        self._send(EngineReady(executor.one_at_a_time))
+        self._send(replace(self._state, one_at_a_time=executor.one_at_a_time))
 
-    def _render(self, assignment: Assignment) -> None:
-        store, executor = self._store, self._executor
-        assert store is not None and executor is not None, "enter comes first"  # noqa: PT018
-        for segment in assignment.before:
-            wait_for_entry(store, segment.key)
-        good = [chain for chain in assignment.chains if self._is_fine(chain, executor)]
-        asked = {segment.key for chain in good for segment in chain}
-        for result in executor.render([*assignment.before, *(each for chain in good for each in chain)]):
-            if result.segment.key not in asked:
-                continue
-            if isinstance(result, SegmentFailed):
-                self._send(Failed(result.segment.key, portable(result.error)))
+    def _render(self, before: Sequence[Segment], chains: Sequence[Sequence[Segment]]) -> None:
+        executor = self._executor
+        assert executor is not None, "enter comes first"
+        for segment in before:
+            wait_for_entry(self._store, segment.key)
+        wanted: dict[str, Segment] = {}
+        for chain in chains:
+            try:
+                executor.check(chain)
+            except StoryError as error:
+                for segment in chain:
+                    self._send(SegmentFailed(segment, error))
             else:
-                self._send(Finished(result.segment.key, result.fresh))
-        self._send(EngineReady(executor.one_at_a_time))
-
-    def _is_fine(self, chain: Sequence[Segment], executor: LocalExecutor) -> bool:
-        """Whether nothing is wrong with what a chain needs; else its segments are reported as failed."""
-        try:
-            executor.check(chain)
-        except StoryError as error:
-            for segment in chain:
-                self._send(Failed(segment.key, error))
-            return False
-        return True
-
-
-def _check(setup: WorkerSetup) -> None:
-    """Raises InputError where this place cannot work for the one that cuts the films."""
-    if __version__ != setup.version:
-        what = f"svi-story {__version__} is installed on {socket.gethostname()}"
-        raise InputError(f"{what}, {setup.version} where the films are cut; install the same")
-    if not _wait_for(setup.probe.exists):
-        what = f"{socket.gethostname()} does not see the cache: workers need a file system that all share"
-        raise InputError(Problem(f"{what}; choose a folder there with --cache", file=str(setup.cache)))
+                wanted |= {segment.key: segment for segment in chain}
+        for result in executor.render([*before, *wanted.values()]):
+            if result.segment.key in wanted:
+                self._send(portable_result(result))
+        self._send(replace(self._state, one_at_a_time=executor.one_at_a_time))
 
 
 def wait_for_entry(store: Store, key: str) -> Entry:
-    """An entry that another host has just made. Raises TransientError when it does not come to be seen."""
+    """An entry that another host has just published. Raises TransientError when it does not appear here."""
     entry = _wait_for(lambda: store.entry(key))
     if entry is None:
         raise TransientError(
-            f"{store.folder(key)} was made on another host and is not seen on {socket.gethostname()}; check "
-            "that both use the same file system"
+            f"{store.folder(key)} was written on another host and does not appear on {socket.gethostname()}; "
+            "check that both use the same file system"
         )
     return entry
 
 
 def _wait_for(look: Callable[[], T]) -> T:
-    """What is found in the end; falsy when it does not come in VISIBLE_SECONDS."""
+    """What `look` finds within VISIBLE_SECONDS, or its last falsy result."""
     until = time.monotonic() + VISIBLE_SECONDS
     while not (found := look()) and time.monotonic() < until:
         time.sleep(0.2)
@@ -224,18 +181,21 @@ def _wait_for(look: Callable[[], T]) -> T:
 
 
 def portable(error: Exception) -> Exception:
-    """An error that can travel: ours as it is, another one as the text of its traceback."""
-    if isinstance(error, StoryError):
-        return error
-    if isinstance(error, MemoryError):
-        return TransientError(f"RAM ran out on {socket.gethostname()}; close what else uses it there")
-    if isinstance(error, OSError):
-        return disk_error(error, Path(error.filename or socket.gethostname()), "reading or writing")
-    return WorkerBugError("".join(traceback.format_exception(error)))
+    """An error that can be sent: a StoryError as it is, another one as the text of its traceback."""
+    host = socket.gethostname()
+    known = system_error(error, Path(host), host)
+    return (
+        known if isinstance(known, StoryError) else WorkerBugError("".join(traceback.format_exception(error)))
+    )
+
+
+def portable_result(result: Result) -> Result:
+    """A result that can be sent."""
+    return replace(result, error=portable(result.error)) if isinstance(result, SegmentFailed) else result
 
 
 def absolute(value: T) -> T:
-    """The same value, with every path in it absolute: for somebody who stands in another folder."""
+    """The same value with every path in it absolute, for a process with another working directory."""
     if isinstance(value, Path):
         return cast("T", value.absolute())
     if isinstance(value, tuple):
@@ -246,5 +206,5 @@ def absolute(value: T) -> T:
 
 
 def portable_segment(segment: Segment) -> Segment:
-    """A segment for another host: its files by absolute paths, its board as the user named it."""
+    """A segment for another host: with absolute paths of its files, and its board as the user named it."""
     return replace(absolute(segment), board=segment.board)
