@@ -358,7 +358,7 @@ def test_a_kill_between_record_and_captions_is_mended(
 
     rendered(svi_story, board("Rain"))
     with monkeypatch.context() as patch:
-        patch.setattr("svi_story.render.record.Captions.put", lambda *_: None)
+        patch.setattr("svi_story.render.record.Captions.write", lambda *_: None)
         rendered(svi_story, board("Sun"))
     assert "Rain" in beside.read_text("utf-8")
     rendered(svi_story, board("Sun"))
