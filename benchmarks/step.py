@@ -181,7 +181,7 @@ class Bench:
         )
         predict = guided(inputs, lambda name: self.case.high if name == "high" else self.case.low)
         noise = self._noise_BCTHW.to(self._place.device, self._place.dtype)
-        latents = denoise(noise, steps, predict, lambda _done, _x: clock.tick())
+        latents = denoise(noise, steps, predict, lambda _done, _x, _velocity: clock.tick())
         ours_vae.to_frames(ours_vae.decode(self.case.vae, latents)).cpu().numpy()
         clock.tick()
         return clock.turn()

@@ -29,7 +29,7 @@ from svi_story.render.jobs import (
     prepare,
     resolve,
 )
-from svi_story.render.runner import Outcome, RenderRequest, render_boards
+from svi_story.render.runner import PREVIEW_EVERY, Outcome, RenderRequest, render_boards
 from svi_story.render.runs import run_log
 from svi_story.render.summary import (
     PlanSummary,
@@ -157,6 +157,7 @@ def render(
     force: Sequence[str] = (),
     retries: int = 2,
     ray: str = "",
+    preview_every: int = PREVIEW_EVERY,
     command: Sequence[str] = (),
     report: Reporter = _ignore,
     **options: Unpack[Options],
@@ -165,9 +166,10 @@ def render(
 
     `only` are clips to render, with those that they continue from, as films of their own instead of the whole
     film; `draft` renders a quick draft beside the film; `force` are clips to render again, or `all`. `ray` is
-    the address of a Ray cluster, or `local` for all GPUs of this machine. `command` is noted in the run log.
+    the address of a Ray cluster, or `local` for all GPUs of this machine. `preview_every` is the number of
+    steps between two live previews, 0 for none. `command` is noted in the run log.
     """
-    request = RenderRequest(tuple(only), tuple(force), retries)
+    request = RenderRequest(tuple(only), tuple(force), retries, preview_every)
     settings, engine_options = _split(options)
     places = find_places([Path(path) for path in paths], settings, report)
     settings_of = [place.settings for place in places if isinstance(place, Place)]

@@ -94,6 +94,9 @@ class Fake:
         self._do("sample", segment)
         return {"x": self._state(segment, carry, checkpoint, on_step, STEPS)["x"]}
 
+    def preview(self) -> Sequence[Frame]:
+        return ()
+
     def decode(self, segment: Segment, latents: Latents) -> Iterator[Frame]:
         self._do("decode", segment)
         noise = np.random.default_rng(int(latents["x"][0]))

@@ -41,6 +41,12 @@ if TYPE_CHECKING:
     from svi_story.render.runner import Outcome
 
 
+PreviewEvery = Annotated[
+    int,
+    typer.Option(
+        "--preview-every", metavar="N", min=0, help="Steps between two live previews; 0: there are none."
+    ),
+]
 OnDone = Annotated[
     str,
     typer.Option(
@@ -88,6 +94,7 @@ def render(
     ] = RETRIES,
     ray: RayAddress = "",
     workers: Workers = 0,
+    preview_every: PreviewEvery = 5,
     on_done: OnDone = "",
     as_json: Annotated[bool, typer.Option("--json", help="Print one event per line while it works.")] = False,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Errors only.")] = False,
@@ -124,6 +131,7 @@ def render(
                     force=force or (),
                     retries=retries,
                     ray=ray,
+                    preview_every=preview_every,
                     command=["svi-story", *sys.argv[1:]],
                     report=report,
                     **given,

@@ -128,6 +128,14 @@ class Engine(Protocol):
         """
         ...
 
+    def preview(self) -> Sequence[Frame]:
+        """Small pictures of the segment as it is predicted after the step that was done last.
+
+        One for each of its latents along time; none where that makes no sense. Only called by `on_step`, and
+        never changes what is sampled.
+        """
+        ...
+
     def decode(self, segment: Segment, latents: Latents) -> Iterator[Frame]:
         """Turn final latents into exactly `segment.frames` frames."""
         ...

@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from svi_story.events import Reporter
     from svi_story.plan.keys import Json
     from svi_story.plan.model import Segment
+    from svi_story.render.live import LivePreview
     from svi_story.render.schedule import Work
 
 
@@ -131,11 +132,17 @@ class LocalExecutor:
     """
 
     def __init__(
-        self, create: Callable[[str], Engine], wanted: Sequence[Segment], store: Store, report: Reporter
+        self,
+        create: Callable[[str], Engine],
+        wanted: Sequence[Segment],
+        store: Store,
+        report: Reporter,
+        live: LivePreview | None = None,
     ) -> None:
         self._wanted = wanted
         self._store = store
         self._report = report
+        self._live = live
         self._engines = {name: create(name) for name in dict.fromkeys(segment.engine for segment in wanted)}
         self._entered: dict[str, Engine] = {}
         self._failures: dict[str, Exception] = {}
@@ -232,7 +239,7 @@ class LocalExecutor:
             fresh = entry is None  # else another process rendered it meanwhile
             if entry is None:
                 parent = queue.entries[segment.parent] if segment.parent else None
-                task = _Task(segment, parent, folder, self.enter(segment.engine), self._report)
+                task = _Task(segment, parent, folder, self.enter(segment.engine), self._report, self._live)
                 if work.phase:
                     if not phases_done[work.key]:
                         task.report_start()
@@ -253,6 +260,7 @@ class _Task:
     folder: WorkFolder
     engine: Engine
     report: Reporter
+    live: LivePreview | None
 
     def sample(self, phase: Phase, *, last: bool) -> float:
         """Sample to the end of a phase, unless the latents are there; returns the seconds it took."""
@@ -263,6 +271,8 @@ class _Task:
             nonlocal steps
             steps += 1
             self.report(StepDone(*self.name, step, total))
+            if self.live:
+                self.live.sampled(self.segment, self.engine, step)
 
         if self.folder.latents() is None:
             if last:
@@ -315,6 +325,8 @@ class _Task:
     def _reported(self, frames: Iterator[Frame]) -> Iterator[Frame]:
         """The same frames; every tenth of them is reported."""
         total = self.segment.frames
+        if self.live:
+            frames = self.live.drawing(self.segment, frames)
         for done, frame in enumerate(frames, 1):
             yield frame
             if done * 10 // total > (done - 1) * 10 // total:

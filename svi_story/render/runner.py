@@ -10,7 +10,7 @@ import time
 import traceback
 from collections import defaultdict
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager, nullcontext, suppress
+from contextlib import ExitStack, closing, contextmanager, nullcontext, suppress
 from dataclasses import dataclass, field, replace
 from functools import cache, partial
 from typing import TYPE_CHECKING, Literal
@@ -33,6 +33,7 @@ from svi_story.render.cost import Calibration, Timed, calibrated
 from svi_story.render.executor import LocalExecutor, SegmentFailed, system_error
 from svi_story.render.film import Films, RenderContext, finish_if_up_to_date
 from svi_story.render.jobs import Rejected, film_of_clip, select, with_parents
+from svi_story.render.live import LivePreview
 from svi_story.render.outputs import check_films
 from svi_story.render.remaining import RemainingTime
 
@@ -55,6 +56,7 @@ if TYPE_CHECKING:
 
 Ending = Literal["done", "failed", "bug", "refused"]
 
+PREVIEW_EVERY = 5
 LONGER = 4
 """How much longer every pause between retries is than the one before."""
 
@@ -69,6 +71,8 @@ class RenderRequest:
     """Render these clips again, or `all`. Clips are named as for `select`."""
     retries: int = 2
     """How often a board that failed transiently is tried again, after all others."""
+    preview_every: int = PREVIEW_EVERY
+    """Steps between two live previews; 0 for none."""
     pause: float = 5.0
     """Seconds before the first retry; every later pause is LONGER times as long."""
 
@@ -168,8 +172,13 @@ def render_boards(
         # the events of several workers come interleaved, and would time each other's loading
         segments = _timed(requests)
         timed = calibrated(segments, report) if cluster is None else nullcontext(report)
-        with timed as calibrating:
-            listener = _with_time_left(requests, segments, calibrating)
+        with timed as calibrating, ExitStack() as stack:
+            films = {
+                each.job.place.board: (each.job.place.film, outputs_of(each.job.place.settings.cache))
+                for each in requests
+            }
+            live = stack.enter_context(closing(LivePreview(films, request.preview_every, calibrating)))
+            listener = _with_time_left(requests, segments, live)
 
             def make_executor(group: Group, store: Store) -> Executor:
                 def create(name: str) -> Engine:
@@ -179,7 +188,7 @@ def render_boards(
 
                 if cluster is not None:
                     return cluster.executor(create, group, store)
-                return LocalExecutor(create, group.wanted, store, listener)
+                return LocalExecutor(create, group.wanted, store, listener, live)
 
             runner = BatchRunner(request, make_executor, listener, outputs_of)
             outcomes = [*runner.run(requests), *outcomes]

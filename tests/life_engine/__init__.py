@@ -105,6 +105,9 @@ class Life:
         shape = np.array(start.shape)
         return {"start": np.packbits(start), "handed over": np.packbits(handed_over), "shape": shape}
 
+    def preview(self) -> Sequence[Frame]:
+        return ()
+
     def decode(self, segment: Segment, latents: Latents) -> Iterator[Frame]:
         cells = _unpacked(latents, "start")
         for _ in range(segment.frames):

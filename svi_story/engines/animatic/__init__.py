@@ -129,6 +129,10 @@ class Animatic:
         on_step(1, 1)
         return {"start": _array(start), "pose": _array(end)}
 
+    def preview(self) -> Sequence[Frame]:
+        """Nothing is seen before it is drawn."""
+        return ()
+
     def decode(self, segment: Segment, latents: Latents) -> Iterator[Frame]:
         """Draw exactly `segment.frames` frames.
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
 from importlib.metadata import version
@@ -11,7 +12,7 @@ from typing import TYPE_CHECKING, Self, TypeVar
 import numpy as np
 
 from svi_story.engines.base import open_anchor
-from svi_story.engines.svi import conditioning, vae
+from svi_story.engines.svi import conditioning, preview, vae
 from svi_story.engines.svi.attention import check_kernel, choose_kernel, kernel_versions
 from svi_story.engines.svi.device import (
     FreeMemory,
@@ -26,6 +27,7 @@ from svi_story.engines.svi.experts import Experts
 from svi_story.engines.svi.identity import SviIdentity, extras_of, lora_sets_of, sha256_of
 from svi_story.engines.svi.memory import VALUE_BYTES, MemoryManager
 from svi_story.engines.svi.sampler import (
+    TIMESTEPS,
     Inputs,
     denoise,
     guided,
@@ -54,6 +56,7 @@ if TYPE_CHECKING:
     from svi_story.engines.base import Carry, Checkpoint, Frame, Latents, OnStep, Phase
     from svi_story.engines.svi.experts import ExpertLoras
     from svi_story.engines.svi.memory import MemoryPlan
+    from svi_story.engines.svi.preview import Factors
     from svi_story.engines.svi.sampler import Step
     from svi_story.engines.svi.text import Keep
     from svi_story.engines.svi.weights.catalogue import ModelPaths
@@ -66,6 +69,8 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
+MASK_CHANNELS = 4
+"""Of y_BCTHW, before its latents."""
 DTYPES = ("bfloat16", "float32")
 
 
@@ -131,6 +136,9 @@ class Svi:
         self._keep_embedding = keep_embedding
         self._report = report
         self._loaded: _Loaded | None = None
+        self._preview_factors: Factors | None = None
+        self._predicted: Callable[[], Tensor] | None = None
+        """Computes the clean latents that the last step predicts: x - sigma * velocity."""
 
     @property
     def identity(self) -> SviIdentity:
@@ -290,6 +298,8 @@ class Svi:
             except InputError as error:
                 raise RenderError(*error.problems) from error
         assert len(frames_FHWC) == segment.frames
+        with suppress(Exception):  # a preview never stops a render
+            self._preview_factors = preview.fit(np.asarray(latents["latents"])[0], list(frames_FHWC))
         yield from frames_FHWC
 
     def _with_memory(self, segment: Segment, attempt: Callable[[], T]) -> T:
@@ -327,19 +337,40 @@ class Svi:
                 y_BCTHW = _to_numpy(inputs.y_BCTHW)
                 checkpoint.save({"x": _to_numpy(x_BCTHW), "y": y_BCTHW, "step": np.array([done])})
 
-            def after_step(done: int, x_BCTHW: Tensor) -> None:
+            def after_step(done: int, x_BCTHW: Tensor, velocity_BCTHW: Tensor) -> None:
                 due = done % self._options.checkpoint_every == 0 or done == until
                 if due and done < len(steps):
                     keep(done, x_BCTHW)
                 if placement.device.type == "cuda":
                     free, total = torch.cuda.mem_get_info(placement.device)
                     self._report(DeviceMemory(total - free, total))
+                left = steps[done].timestep / TIMESTEPS if done < len(steps) else 0.0
+                self._predicted = partial(torch.sub, x_BCTHW, velocity_BCTHW, alpha=left)
                 on_step(done, len(steps))
 
             if state is None and until == 0:
                 keep(0, x_BCTHW)
             last = max(until, start)
-            return _to_numpy(denoise(x_BCTHW, steps[:last], guided(inputs, experts.use), after_step, start))
+            self._fit_preview(segment, carry, inputs.y_BCTHW)
+            try:
+                predict = guided(inputs, experts.use)
+                return _to_numpy(denoise(x_BCTHW, steps[:last], predict, after_step, start))
+            finally:
+                self._predicted = None
+
+    def _fit_preview(self, segment: Segment, carry: Carry | None, y_BCTHW: Tensor) -> None:
+        """Fit the preview to the first latent of what the experts look at, whose picture is known."""
+        if self._preview_factors is None:
+            from_frame = carry if segment.sampler.variant == "2.0" else None
+            with suppress(Exception):  # a preview never stops a render
+                picture = from_frame.last_frame if from_frame else self._anchor_pixels(segment.anchor)
+                self._preview_factors = preview.fit(_to_numpy(y_BCTHW)[0, MASK_CHANNELS:, :1], [picture])
+
+    def preview(self) -> Sequence[Frame]:
+        """The predicted clean latents, projected to RGB."""
+        if self._predicted is None or self._preview_factors is None:
+            return ()
+        return preview.project(self._predicted(), self._preview_factors)
 
     def _inputs(
         self, segment: Segment, carry: Carry | None, steps: Sequence[Step], state: Latents | None

@@ -22,8 +22,11 @@ if TYPE_CHECKING:
     from svi_story.enginespec.sampling import Sampler
     from svi_story.plan.model import Size
 
-    AfterStep = Callable[[int, Tensor], None]
-    """Called with the steps done so far and x_BCTHW after them; must not wait for the device without need."""
+    AfterStep = Callable[[int, Tensor, Tensor], None]
+    """Called with the steps done so far, x_BCTHW after them and the velocity of the last one.
+
+    Must not wait for the device without need.
+    """
 
 TIMESTEPS = 1000
 STRIDE = (4, 8, 8)
@@ -129,8 +132,9 @@ def denoise(
 ) -> Tensor:
     """x_BCTHW after the steps from `start` on. `predict` gives the velocity; nothing waits for the device."""
     for step in steps[start:]:
-        x_BCTHW = x_BCTHW + predict(x_BCTHW, step) * step.delta
-        after_step(step.index + 1, x_BCTHW)
+        velocity_BCTHW = predict(x_BCTHW, step)
+        x_BCTHW = x_BCTHW + velocity_BCTHW * step.delta
+        after_step(step.index + 1, x_BCTHW, velocity_BCTHW)
     return x_BCTHW
 
 

@@ -1,0 +1,179 @@
+"""The live preview: what exists so far of the clip being rendered, as a small animation beside the film.
+
+A thread of its own writes it, always the newest pictures only, so that a slow disk slows nothing. A preview
+that cannot be written is left out.
+"""
+
+from __future__ import annotations
+
+import time
+from contextlib import suppress
+from dataclasses import dataclass, field
+from threading import Condition, Thread
+from typing import TYPE_CHECKING
+
+from PIL import Image
+
+from svi_story.errors import StoryError
+from svi_story.events import BoardFailed, FilmDone
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping, Sequence
+    from pathlib import Path
+
+    from svi_story.cache.outputs import Outputs
+    from svi_story.engines.base import Engine, Frame
+    from svi_story.events import Event, Reporter
+    from svi_story.plan.model import Segment
+
+SUFFIX = ".live.webp"
+WIDTH = 240
+"""Pixels, at most."""
+FRAMES_APART = 4
+"""Of the segment's frames every fourth is shown: the latents of the models here stand for four, too."""
+FIRST_STEPS = (2, 4)
+"""After these there is a preview in any case, unless there are none."""
+DRAWING_SECONDS = 2.0
+"""Between two previews while frames are drawn."""
+CLOSE_SECONDS = 5.0
+"""To wait at the end for a disk that does not answer."""
+
+
+def live_preview(film: Path) -> Path:
+    """Where a film's live preview is."""
+    return film.with_suffix(SUFFIX)
+
+
+@dataclass
+class _Animation:
+    """The clip that a film shows."""
+
+    clip: str = ""
+    parts: dict[int, list[Frame]] = field(default_factory=dict)
+    """Pictures, by segment."""
+    seconds: float = 0.0
+    """That each is shown."""
+    size: tuple[int, int] = (0, 0)
+
+
+class LivePreview:
+    """Shows segments in the previews of their films. A reporter, too: a finished film has no preview.
+
+    `films` are the films with what writes beside them, by board; `every` is the number of steps between two
+    previews, 0 for none.
+    """
+
+    def __init__(self, films: Mapping[Path, tuple[Path, Outputs]], every: int, report: Reporter) -> None:
+        self._films = films
+        self._every = every
+        self._report = report
+        self._shown: dict[Path, _Animation] = {}
+        self._pending: dict[Path, _Animation | None] = {}
+        """What the thread is to write, by board; None: remove the preview."""
+        self._changed = Condition()
+        self._closing = False
+        self._thread = Thread(target=self._write_all, name="live preview", daemon=True)
+        self._thread.start()
+
+    def __call__(self, event: Event) -> None:
+        """Pass an event on; remove the preview of a film that is done."""
+        if isinstance(event, FilmDone | BoardFailed):
+            self._put(event.board, None)
+        self._report(event)
+
+    def sampled(self, segment: Segment, engine: Engine, step: int) -> None:
+        """Show what the engine predicts, if it is time for that. Never fails."""
+        if self._every and (step in FIRST_STEPS or step % self._every == 0):
+            with suppress(Exception):
+                self._show(segment, engine.preview())
+
+    def drawing(self, segment: Segment, frames: Iterator[Frame]) -> Iterator[Frame]:
+        """The same frames; they are shown as they come."""
+        some: list[Frame] = []
+        shown = time.monotonic()
+        for number, frame in enumerate(frames):
+            yield frame
+            if self._every and number % FRAMES_APART == 0:
+                with suppress(Exception):
+                    some.append(_scaled(frame, _size(segment)))
+                    if time.monotonic() - shown > DRAWING_SECONDS:
+                        shown = time.monotonic()
+                        self._show(segment, some)
+        with suppress(Exception):
+            self._show(segment, some)
+
+    def close(self) -> None:
+        """Write no more, and remove what is there."""
+        with self._changed:
+            self._pending = dict.fromkeys(self._shown)
+            self._closing = True
+            self._changed.notify()
+        self._thread.join(CLOSE_SECONDS)
+
+    def _show(self, segment: Segment, frames: Sequence[Frame]) -> None:
+        if not frames or segment.board not in self._films:
+            return
+        before = self._shown.get(segment.board)
+        parts = before.parts if before and before.clip == segment.clip else {}
+        parts = {**parts, segment.index: list(frames)}
+        seconds = float(FRAMES_APART / segment.fps)
+        self._put(segment.board, _Animation(segment.clip, parts, seconds, _size(segment)))
+
+    def _put(self, board: Path, animation: _Animation | None) -> None:
+        with self._changed:
+            if animation:
+                self._shown[board] = animation
+            self._pending[board] = animation
+            self._changed.notify()
+
+    def _write_all(self) -> None:
+        """The thread: write whatever is newest."""
+        while True:
+            with self._changed:
+                self._changed.wait_for(lambda: self._pending or self._closing)
+                if not self._pending:
+                    return
+                board = next(iter(self._pending))
+                animation = self._pending.pop(board)
+            film, outputs = self._films.get(board, (None, None))
+            if film and outputs:
+                with suppress(OSError, StoryError, ValueError):
+                    _write(live_preview(film), animation, outputs)
+
+
+def _write(path: Path, animation: _Animation | None, outputs: Outputs) -> None:
+    if animation is None:
+        outputs.remove(path)
+        return
+    pictures = [
+        Image.fromarray(frame).resize(animation.size, Image.Resampling.BILINEAR)
+        for index in sorted(animation.parts)
+        for frame in animation.parts[index]
+    ]
+    with outputs.file(path) as temporary:
+        first, *rest = pictures
+        first.save(
+            temporary,
+            format="WEBP",
+            save_all=True,
+            append_images=rest,
+            duration=max(round(1000 * animation.seconds), 20),
+            loop=0,
+            quality=60,
+            method=0,
+        )
+
+
+def _size(segment: Segment) -> tuple[int, int]:
+    width, height = segment.size.width, segment.size.height
+    scale = min(WIDTH / width, 1.0)
+    return max(round(width * scale), 1), max(round(height * scale), 1)
+
+
+def _scaled(frame: Frame, size: tuple[int, int]) -> Frame:
+    """A frame made small at once: a film's frames take much memory."""
+    import numpy as np
+
+    picture = Image.fromarray(frame)
+    factor = max(picture.width // size[0], 1)
+    return np.asarray(picture.reduce(factor))
