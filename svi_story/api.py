@@ -150,7 +150,7 @@ def status(*paths: str | Path, report: Reporter = _ignore, **options: Unpack[Opt
     return Status(StatesSummary(boards=states, runs=runs_of(caches)), tuple(jobs), tuple(rejected))
 
 
-def render(
+def render(  # noqa: PLR0913 - every one is an option of the command
     *paths: str | Path,
     only: Sequence[str] = (),
     draft: bool = False,

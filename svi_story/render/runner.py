@@ -173,11 +173,11 @@ def render_boards(
         segments = _timed(requests)
         timed = calibrated(segments, report) if cluster is None else nullcontext(report)
         with timed as calibrating, ExitStack() as stack:
-            films = {
+            shown = {
                 each.job.place.board: (each.job.place.film, outputs_of(each.job.place.settings.cache))
                 for each in requests
             }
-            live = stack.enter_context(closing(LivePreview(films, request.preview_every, calibrating)))
+            live = stack.enter_context(closing(LivePreview(shown, request.preview_every, calibrating)))
             listener = _with_time_left(requests, segments, live)
 
             def make_executor(group: Group, store: Store) -> Executor:
