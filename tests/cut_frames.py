@@ -9,7 +9,7 @@ import av
 import numpy as np
 
 from svi_story.cut.encode import Encoding, encode_piece
-from svi_story.cut.timeline import Piece, Span, Strip, edit_list
+from svi_story.cut.timeline import Piece, Span, TimelineClip, edit_list
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -120,16 +120,16 @@ def assert_shows(path: Path, pieces: Sequence[Piece], fps: Fraction) -> None:
         assert np.abs(frame.levels - levels_due).max() < 8, f"film frame {number} shows something else"
 
 
-def faded_strips() -> list[Strip]:
+def faded_clips() -> list[TimelineClip]:
     """Several segments, a fade over a segment's end, single frames, a clip eaten by its fades."""
     return [
-        Strip("one", (Span("1", 0, 9), Span("2", 1, 5), Span("3", 1, 4))),
-        Strip("two", (Span("4", 0, 3), Span("5", 1, 13)), fade=5),
-        Strip("three", (Span("6", 0, 1),)),
-        Strip("four", (Span("7", 0, 5),), fade=1),
-        Strip("five", (Span("8", 2, 8),), fade=4),
+        TimelineClip("one", (Span("1", 0, 9), Span("2", 1, 5), Span("3", 1, 4))),
+        TimelineClip("two", (Span("4", 0, 3), Span("5", 1, 13)), fade=5),
+        TimelineClip("three", (Span("6", 0, 1),)),
+        TimelineClip("four", (Span("7", 0, 5),), fade=1),
+        TimelineClip("five", (Span("8", 2, 8),), fade=4),
     ]
 
 
 def faded_pieces() -> tuple[Piece, ...]:
-    return edit_list(faded_strips())
+    return edit_list(faded_clips())

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import opentimelineio as otio
 
-from svi_story.cut.edit_list import card_key, pieces_of
+from svi_story.cut.timeline import card_key, pieces_of
 from svi_story.enginespec import EngineOptions
 from svi_story.enginespec.sampling import Guidance, Sampler
 from svi_story.export.otio import MediaRange, timeline, timeline_items

@@ -26,8 +26,8 @@ from cut_frames import (
     decode,
     encode_all,
     encoding,
+    faded_clips,
     faded_pieces,
-    faded_strips,
     quiet,
 )
 
@@ -36,7 +36,7 @@ from svi_story.cut.encode import Encoding, encode_piece
 from svi_story.cut.extras import Extras
 from svi_story.cut.ffmpeg import ffmpeg_path
 from svi_story.cut.join import PieceError, count_frames, join
-from svi_story.cut.timeline import Span, Strip, edit_list
+from svi_story.cut.timeline import Span, TimelineClip, edit_list
 from svi_story.errors import RenderError
 from svi_story.files import temp_name
 
@@ -46,7 +46,7 @@ if TYPE_CHECKING:
 
 NOTHING = Extras()
 FRAMES = 33
-"""Of the film that cut_frames.faded_strips() makes: 43 contributed, 10 lost to fades."""
+"""Of the film that cut_frames.faded_clips() makes: 43 contributed, 10 lost to fades."""
 RATES = [15, 16, 24, 30, "24000/1001", "30000/1001", 60, 1, 240, "2997/125"]
 RATES += ["999983/41666", "1000000/999999", "999983/4167"]  # as fine as a board may be
 
@@ -66,7 +66,7 @@ def test_a_film_is_exact_at_any_rate(tmp_path: Path, film: Path, rate: int | str
     fps = Fraction(rate)
     edit = faded_pieces()
     frames = join(encode_all(edit, encoding(fps), tmp_path), encoding(fps), film, NOTHING)
-    assert frames == sum(strip.frames - strip.fade for strip in faded_strips()) == FRAMES
+    assert frames == sum(clip.frames - clip.fade for clip in faded_clips()) == FRAMES
     assert_shows(film, edit, fps)
     with av.open(str(film)) as container:
         stream = container.streams.video[0]
@@ -90,15 +90,15 @@ def test_a_film_is_exact_at_any_rate(tmp_path: Path, film: Path, rate: int | str
 def test_two_hundred_pieces(tmp_path: Path, film: Path) -> None:
     """Every length from one frame on, every fade that fits, in no order."""
     chance = random.Random(2)
-    strips: list[Strip] = []
+    clips: list[TimelineClip] = []
     for number in range(150):
         spans = tuple(
             Span(str(number), first, first + 1 + chance.randrange(3)) for first in range(1 + number % 2)
         )
-        room = strips[-1].frames - strips[-1].fade if strips else 0
+        room = clips[-1].frames - clips[-1].fade if clips else 0
         frames = sum(span.frames for span in spans)
-        strips.append(Strip(str(number), spans, chance.randint(0, min(room, frames))))
-    edit = edit_list(strips)
+        clips.append(TimelineClip(str(number), spans, chance.randint(0, min(room, frames))))
+    edit = edit_list(clips)
     assert len(edit) >= 200
     assert sum(piece.frames == 1 for piece in edit) > 50
     fps = Fraction(24000, 1001)

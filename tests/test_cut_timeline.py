@@ -5,34 +5,43 @@ from __future__ import annotations
 from collections import Counter
 from fractions import Fraction
 from math import ceil, floor
+from typing import TYPE_CHECKING
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from svi_story.cut.timeline import (
+    BlackFade,
     FilmFrame,
     FrameRef,
-    Pace,
     Piece,
-    Ramp,
+    RateConversion,
     Span,
-    Strip,
-    darkened,
+    TimelineClip,
+    at_rate,
     dips,
     edit_list,
-    film_frames,
-    paced,
     ranges,
+    with_black_fades,
 )
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+
+def film_frames(pieces: Iterable[Piece]) -> list[FilmFrame]:
+    """What every frame of the film shows, in order."""
+    return [piece.frame(index) for piece in pieces for index in range(piece.frames)]
+
 
 RATES = st.fractions(1, 16, max_denominator=24024)
 
 
 @st.composite
-def films(draw: st.DrawFn) -> list[Strip]:
+def films(draw: st.DrawFn) -> list[TimelineClip]:
     """Strips whose fades fit; some keys appear twice, as equal chains of one film do."""
-    strips: list[Strip] = []
+    clips: list[TimelineClip] = []
     room = 0
     for number in range(draw(st.integers(0, 6))):
         spans = draw(
@@ -48,52 +57,52 @@ def films(draw: st.DrawFn) -> list[Strip]:
             )
         )
         frames = sum(span.stop - span.start for span in spans)
-        fade = draw(st.integers(0, min(room, frames))) if strips else 0
-        strips.append(Strip(f"clip-{number}", tuple(spans), fade))
+        fade = draw(st.integers(0, min(room, frames))) if clips else 0
+        clips.append(TimelineClip(f"clip-{number}", tuple(spans), fade))
         room = frames - fade
-    return strips
+    return clips
 
 
-def frame_by_frame(strips: list[Strip]) -> list[FilmFrame]:
+def frame_by_frame(clips: list[TimelineClip]) -> list[FilmFrame]:
     film: list[FilmFrame] = []
-    for strip in strips:
+    for clip in clips:
         contribution = [
-            FilmFrame(FrameRef(span.key, k)) for span in strip.spans for k in range(span.start, span.stop)
+            FilmFrame(FrameRef(span.key, k)) for span in clip.spans for k in range(span.start, span.stop)
         ]
-        for i in range(strip.fade):
-            outgoing = film[len(film) - strip.fade + i].over
-            weight = Fraction(i + 1, strip.fade + 1)
+        for i in range(clip.fade):
+            outgoing = film[len(film) - clip.fade + i].over
+            weight = Fraction(i + 1, clip.fade + 1)
             contribution[i] = FilmFrame(contribution[i].over, outgoing, weight)
-        film[len(film) - strip.fade :] = contribution
+        film[len(film) - clip.fade :] = contribution
     return film
 
 
 @given(films())
-def test_every_frame_of_the_film_is_the_right_one(strips: list[Strip]) -> None:
-    film = list(film_frames(edit_list(strips)))
-    assert film == frame_by_frame(strips)
-    assert len(film) == sum(strip.frames - strip.fade for strip in strips)
+def test_every_frame_of_the_film_is_the_right_one(clips: list[TimelineClip]) -> None:
+    film = list(film_frames(edit_list(clips)))
+    assert film == frame_by_frame(clips)
+    assert len(film) == sum(clip.frames - clip.fade for clip in clips)
 
 
 @given(films())
-def test_pieces_are_whole_parts_of_segments(strips: list[Strip]) -> None:
-    pieces = edit_list(strips)
+def test_pieces_are_whole_parts_of_segments(clips: list[TimelineClip]) -> None:
+    pieces = edit_list(clips)
     assert all(piece.frames > 0 for piece in pieces)
     assert all(len(piece.spans) == 1 for piece in pieces if not piece.under)
     assert [piece.clip for piece in pieces] == sorted(piece.clip for piece in pieces)
-    for strip in strips:
-        mine = [piece for piece in pieces if piece.clip == strip.clip]
+    for clip in clips:
+        mine = [piece for piece in pieces if piece.clip == clip.id]
         plain = [piece for piece in mine if not piece.under]
-        assert len(plain) <= len(strip.spans)
-        assert [piece.frames for piece in mine if piece.under] == [strip.fade] * bool(strip.fade)
+        assert len(plain) <= len(clip.spans)
+        assert [piece.frames for piece in mine if piece.under] == [clip.fade] * bool(clip.fade)
 
 
 def test_a_fade_longer_than_a_segment_takes_parts_of_several() -> None:
-    strips = [
-        Strip("a", (Span("a1", 0, 81), Span("a2", 1, 5), Span("a3", 1, 4))),
-        Strip("b", (Span("b1", 0, 3), Span("b2", 1, 81)), fade=9),
+    clips = [
+        TimelineClip("a", (Span("a1", 0, 81), Span("a2", 1, 5), Span("a3", 1, 4))),
+        TimelineClip("b", (Span("b1", 0, 3), Span("b2", 1, 81)), fade=9),
     ]
-    assert edit_list(strips) == (
+    assert edit_list(clips) == (
         Piece((Span("a1", 0, 79),), clip="a"),
         Piece(
             (Span("b1", 0, 3), Span("b2", 1, 7)),
@@ -114,31 +123,31 @@ def test_no_strips_make_no_pieces() -> None:
 
 
 @pytest.mark.parametrize(
-    ("strips", "message"),
+    ("clips", "message"),
     [
-        ([Strip("a", (Span("a", 0, 9),), fade=1)], "nothing to fade from"),
+        ([TimelineClip("a", (Span("a", 0, 9),), fade=1)], "nothing to fade from"),
         (
-            [Strip("a", (Span("a", 0, 9),)), Strip("b", (Span("b", 0, 5),), fade=6)],
+            [TimelineClip("a", (Span("a", 0, 9),)), TimelineClip("b", (Span("b", 0, 5),), fade=6)],
             "clip b: fades of 6 and 0",
         ),
         (
-            [Strip("a", (Span("a", 0, 5),)), Strip("b", (Span("b", 0, 9),), fade=6)],
+            [TimelineClip("a", (Span("a", 0, 5),)), TimelineClip("b", (Span("b", 0, 9),), fade=6)],
             "clip a: fades of 0 and 6",
         ),
         (
             [
-                Strip("a", (Span("a", 0, 9),)),
-                Strip("b", (Span("b", 0, 9),), fade=5),
-                Strip("c", (Span("c", 0, 9),), fade=5),
+                TimelineClip("a", (Span("a", 0, 9),)),
+                TimelineClip("b", (Span("b", 0, 9),), fade=5),
+                TimelineClip("c", (Span("c", 0, 9),), fade=5),
             ],
             "clip b: fades of 5 and 5",
         ),
-        ([Strip("a", (Span("a", 0, 9),)), Strip("b", (Span("b", 0, 5),), fade=-1)], "negative"),
+        ([TimelineClip("a", (Span("a", 0, 9),)), TimelineClip("b", (Span("b", 0, 5),), fade=-1)], "negative"),
     ],
 )
-def test_fades_that_do_not_fit_are_refused(strips: list[Strip], message: str) -> None:
+def test_fades_that_do_not_fit_are_refused(clips: list[TimelineClip], message: str) -> None:
     with pytest.raises(ValueError, match=message):
-        edit_list(strips)
+        edit_list(clips)
 
 
 @pytest.mark.parametrize(("start", "stop"), [(3, 3), (4, 3), (-1, 3)])
@@ -159,9 +168,9 @@ def test_a_piece_has_no_frames_outside_itself(index: int) -> None:
 
 
 @given(films(), RATES)
-def test_a_higher_rate_repeats_frames_and_loses_none(strips: list[Strip], rate: Fraction) -> None:
-    pieces = edit_list(strips)
-    plain, film = list(film_frames(pieces)), list(film_frames(paced(pieces, rate)))
+def test_a_higher_rate_repeats_frames_and_loses_none(clips: list[TimelineClip], rate: Fraction) -> None:
+    pieces = edit_list(clips)
+    plain, film = list(film_frames(pieces)), list(film_frames(at_rate(pieces, rate)))
     assert film == [plain[floor(number / rate)] for number in range(len(film))]
     assert len(film) == ceil(len(plain) * rate)
     # every frame is seen at least once, and none much longer than its neighbours
@@ -171,67 +180,67 @@ def test_a_higher_rate_repeats_frames_and_loses_none(strips: list[Strip], rate: 
 
 @given(st.lists(st.integers(1, 200), max_size=20), RATES)
 def test_runs_share_out_the_film_without_gap_or_overlap(runs: list[int], rate: Fraction) -> None:
-    pace, first = Pace(rate), 0
+    conversion, first = RateConversion(rate), 0
     for count in runs:
-        assert [first + pace.source(index) for index in range(pace.frames(count))] == [
+        assert [first + conversion.source(index) for index in range(conversion.frames(count))] == [
             floor(number / rate) for number in range(ceil(first * rate), ceil((first + count) * rate))
         ]
-        pace, first = pace.after(count), first + count
+        conversion, first = conversion.after(count), first + count
 
 
 def test_a_lower_rate_is_refused() -> None:
     with pytest.raises(ValueError, match="lose frames"):
-        paced((), Fraction(14, 15))
+        at_rate((), Fraction(14, 15))
 
 
 @given(films(), st.integers(0, 20), st.integers(1, 20), st.booleans())
 def test_ramps_darken_the_film_wherever_its_joins_are(
-    strips: list[Strip], start: int, frames: int, rising: bool
+    clips: list[TimelineClip], start: int, frames: int, rising: bool
 ) -> None:
-    ramp = Ramp(start, frames, rising)
-    film = list(film_frames(darkened(edit_list(strips), [ramp])))
-    assert [frame.level for frame in film] == [ramp.level(number) for number in range(len(film))]
+    black_fade = BlackFade(start, frames, rising)
+    film = list(film_frames(with_black_fades(edit_list(clips), [black_fade])))
+    assert [frame.level for frame in film] == [black_fade.level(number) for number in range(len(film))]
 
 
 def test_a_ramp_starts_or_ends_in_black() -> None:
-    rising, falling = Ramp(2, 4, rising=True), Ramp(2, 4, rising=False)
+    rising, falling = BlackFade(2, 4, rising=True), BlackFade(2, 4, rising=False)
     levels = [Fraction(0), Fraction(1, 4), Fraction(1, 2), Fraction(3, 4)]
     assert [rising.level(frame) for frame in range(8)] == [1, 1, *levels, 1, 1]
     assert [falling.level(frame) for frame in range(8)] == [1, 1, *reversed(levels), 1, 1]
 
 
 def test_only_the_pieces_that_a_ramp_touches_know_of_it() -> None:
-    pieces = edit_list([Strip(name, (Span(name, 0, 9),)) for name in "abcd"])
-    dark = darkened(pieces, [Ramp(7, 4, rising=True)])
-    assert [piece.ramps for piece in dark] == [
-        (Ramp(7, 4, rising=True),),
-        (Ramp(-2, 4, rising=True),),
+    pieces = edit_list([TimelineClip(name, (Span(name, 0, 9),)) for name in "abcd"])
+    dark = with_black_fades(pieces, [BlackFade(7, 4, rising=True)])
+    assert [piece.black_fades for piece in dark] == [
+        (BlackFade(7, 4, rising=True),),
+        (BlackFade(-2, 4, rising=True),),
         (),
         (),
     ]
 
 
 def test_a_dip_goes_into_black_before_the_join_and_out_of_it_after() -> None:
-    strips = [Strip("a", (Span("a", 0, 9),)), Strip("b", (Span("b", 0, 9),), dip=5)]
-    assert list(dips(strips)) == [Ramp(7, 2, rising=False), Ramp(9, 3, rising=True)]
+    clips = [TimelineClip("a", (Span("a", 0, 9),)), TimelineClip("b", (Span("b", 0, 9),), dip=5)]
+    assert list(dips(clips)) == [BlackFade(7, 2, rising=False), BlackFade(9, 3, rising=True)]
 
 
 def test_dips_know_of_the_fades_before_them() -> None:
-    strips = [
-        Strip("a", (Span("a", 0, 9),)),
-        Strip("b", (Span("b", 0, 9),), fade=4),
-        Strip("c", (Span("c", 0, 9),), dip=4),
+    clips = [
+        TimelineClip("a", (Span("a", 0, 9),)),
+        TimelineClip("b", (Span("b", 0, 9),), fade=4),
+        TimelineClip("c", (Span("c", 0, 9),), dip=4),
     ]
-    assert list(dips(strips)) == [Ramp(12, 2, rising=False), Ramp(14, 2, rising=True)]
+    assert list(dips(clips)) == [BlackFade(12, 2, rising=False), BlackFade(14, 2, rising=True)]
 
 
 @given(films(), RATES)
-def test_ranges_share_out_the_film(strips: list[Strip], rate: Fraction) -> None:
-    found = ranges(strips, rate)
-    assert list(found) == [strip.clip for strip in strips]
+def test_ranges_share_out_the_film(clips: list[TimelineClip], rate: Fraction) -> None:
+    found = ranges(clips, rate)
+    assert list(found) == [clip.id for clip in clips]
     bounds = [bound for both in found.values() for bound in both]
     assert bounds[::2] == [0, *bounds[1:-1:2]][: len(found)]
-    pieces = paced(edit_list(strips), rate)
+    pieces = at_rate(edit_list(clips), rate)
     for clip, (first, stop) in found.items():
         own = [
             place
@@ -242,16 +251,16 @@ def test_ranges_share_out_the_film(strips: list[Strip], rate: Fraction) -> None:
 
 
 def test_a_clip_that_a_fade_takes_whole_still_has_its_place() -> None:
-    strips = [Strip("a", (Span("a", 0, 9),)), Strip("b", (Span("b", 0, 20),), fade=9)]
-    assert ranges(strips, Fraction(2)) == {"a": (0, 0), "b": (0, 40)}
+    clips = [TimelineClip("a", (Span("a", 0, 9),)), TimelineClip("b", (Span("b", 0, 20),), fade=9)]
+    assert ranges(clips, Fraction(2)) == {"a": (0, 0), "b": (0, 40)}
 
 
 def test_a_caption_is_on_all_pieces_of_its_clip_and_on_the_fade_into_it() -> None:
-    strips = [
-        Strip("a", (Span("a", 0, 9), Span("b", 1, 9)), caption="one"),
-        Strip("b", (Span("c", 0, 9),), fade=3, caption="two"),
+    clips = [
+        TimelineClip("a", (Span("a", 0, 9), Span("b", 1, 9)), caption="one"),
+        TimelineClip("b", (Span("c", 0, 9),), fade=3, caption="two"),
     ]
-    assert [(piece.clip, piece.caption) for piece in edit_list(strips)] == [
+    assert [(piece.clip, piece.caption) for piece in edit_list(clips)] == [
         ("a", "one"),
         ("a", "one"),
         ("b", "two"),

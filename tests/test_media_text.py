@@ -81,7 +81,7 @@ def test_no_character_comes_out_as_a_box(script: str) -> None:
 
 
 def test_every_bundled_file_is_there_and_named_right() -> None:
-    found = {font.family for font in fonts._bundled_fonts().fonts()}
+    found = {font.family for font in fonts._fonts(system=False).fonts()}
     assert found == set(BUNDLED)
     assert {path.name for path in FOLDER.iterdir() if path.suffix in {".ttf", ".otf"}} == set(
         BUNDLED.values()
@@ -267,7 +267,7 @@ def few_bundled_fonts(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
         include_system_fonts=False, include_embedded_fonts=False, font_paths=[str(FOLDER)]
     )
     monkeypatch.setattr(fonts, "BUNDLED", {"Noto Sans": BUNDLED["Noto Sans"]})
-    monkeypatch.setattr(fonts, "_all_fonts", lambda: everything)
+    monkeypatch.setattr(fonts, "_fonts", lambda *, system: everything)  # noqa: ARG005 - as it is called
     yield
     for cache in caches:
         cache.cache_clear()

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from svi_story.cut.ffmpeg import import_moviepy
+from svi_story.cut.timeline import ranges_of
 from svi_story.errors import InputError, Problem, RenderError
 from svi_story.files import atomic_file, unwritable
 from svi_story.media.audio import RATE, RecordingReader
@@ -85,6 +86,12 @@ class Soundtrack:
 def samples_of(seconds: Fraction) -> int:
     """Seconds in samples, halves rounded up."""
     return floor(seconds * RATE + Fraction(1, 2))
+
+
+def soundtrack_of(plan: FilmPlan) -> Soundtrack:
+    """The film's sound."""
+    starts = {clip: first for clip, (first, _) in ranges_of(plan).items()}
+    return tracks_of(plan, starts, plan.frames)
 
 
 def tracks_of(plan: FilmPlan, starts: Mapping[str, int], frames: int) -> Soundtrack:

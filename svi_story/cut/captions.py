@@ -15,7 +15,7 @@ from svi_story.cut.extras import in_turn
 from svi_story.media.text import TextStyle, draw_text, is_whole
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Iterable
 
     from numpy.typing import NDArray
 
@@ -83,12 +83,7 @@ def fits(text: str, kind: Typography, width: int, height: int) -> bool:
 
 
 def _style_for(text: str, kind: Typography, width: int, height: int) -> TextStyle:
-    styles = list(_styles(kind, width, height))
-    return next((style for style in styles if is_whole(text, style)), styles[-1])
-
-
-def _styles(kind: Typography, width: int, height: int) -> Iterator[TextStyle]:
-    """From the preferred style to the last resort, which fills the picture with lines."""
+    """The first style in which a text fits; the last one fills the picture with lines."""
     size = max(SMALLEST, round(min(height, width * 9 / 16) * kind.height))
     sizes = [size]
     while sizes[-1] > max(SMALLEST, size // 2):
@@ -97,11 +92,12 @@ def _styles(kind: Typography, width: int, height: int) -> Iterator[TextStyle]:
         TextStyle(em, int(width * kind.width), kind.lines, align="center", outline=em * kind.outline)
         for em in sizes
     ]
-    for style in styles:
-        yield style
-    for max_height in (kind.max_height, LAST_MAX_HEIGHT):
-        for style in styles:
-            yield replace(style, max_lines=max(1, int(max_height * height) // style.line_height))
+    styles += [
+        replace(style, max_lines=max(1, int(max_height * height) // style.line_height))
+        for max_height in (kind.max_height, LAST_MAX_HEIGHT)
+        for style in styles
+    ]
+    return next((style for style in styles if is_whole(text, style)), styles[-1])
 
 
 def darken(frame: Frame, level: Fraction) -> Frame:

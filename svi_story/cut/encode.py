@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from svi_story.cut.frames import Frame, OpenFrames
     from svi_story.cut.timeline import Piece, Span
     from svi_story.plan.keys import Json
+    from svi_story.plan.model import FilmPlan
 
     OnFrame = Callable[[int, int], None]
     """Called after every frame with (frames done, frames in all)."""
@@ -132,6 +133,12 @@ class Encoding:
         }
 
 
+def encoding_of(plan: FilmPlan) -> Encoding:
+    """How the film's pieces are encoded."""
+    size, cut = plan.size, plan.cut
+    return Encoding(size.width, size.height, cut.fps, cut.crf, cut.codec, cut.preset)
+
+
 def piece_inputs(piece: Piece, encoding: Encoding) -> dict[str, Json]:
     """The inputs of a piece's key: same inputs, same machine, same bytes."""
     return {
@@ -140,8 +147,8 @@ def piece_inputs(piece: Piece, encoding: Encoding) -> dict[str, Json]:
         "under": _spans(piece.under),
         "caption": piece.caption,
         **({"caption_frames": [*piece.caption_frames]} if piece.caption_frames else {}),
-        "ramps": [[ramp.start, ramp.frames, ramp.rising] for ramp in piece.ramps],
-        "pace": [str(piece.pace.rate), str(piece.pace.offset)],
+        "ramps": [[fade.start, fade.frames, fade.rising] for fade in piece.black_fades],
+        "pace": [str(piece.conversion.rate), str(piece.conversion.offset)],
     }
 
 
@@ -200,11 +207,11 @@ def _compose(piece: Piece, frames: PieceFrames, encoding: Encoding) -> VideoClip
         first, stop = piece.caption_frames or (0, piece.source_frames)
 
         def captioned(frame: Callable[[float], Frame], seconds: float) -> Frame:
-            shown = first <= piece.pace.source(index(seconds)) < stop
+            shown = first <= piece.conversion.source(index(seconds)) < stop
             return overlay.over(frame(seconds)) if shown else frame(seconds)
 
         clip = clip.transform(captioned)
-    if piece.ramps:
+    if piece.black_fades:
         clip = clip.transform(
             lambda frame, seconds: darken(frame(seconds), piece.frame(index(seconds)).level)
         )

@@ -75,16 +75,14 @@ def hide_captions(file: BinaryIO) -> None:
     end = file.seek(0, 2)
     (moov,) = (box for box in boxes(file, 0, end) if box.kind == b"moov")
     for track in boxes(file, moov.start, moov.stop):
-        if track.kind == b"trak" and _media_type(file, track) == b"sbtl":
+        if track.kind != b"trak":
+            continue
+        (media,) = (box for box in boxes(file, track.start, track.stop) if box.kind == b"mdia")
+        (handler,) = (box for box in boxes(file, media.start, media.stop) if box.kind == b"hdlr")
+        file.seek(handler.start + 8)  # after version, flags and a reserved word
+        if file.read(4) == b"sbtl":
             (head,) = (box for box in boxes(file, track.start, track.stop) if box.kind == b"tkhd")
             file.seek(head.start + 3)  # the last of the three bytes of flags after the version
             flags = file.read(1)[0]
             file.seek(head.start + 3)
             file.write(bytes([flags & ~ENABLED]))
-
-
-def _media_type(file: BinaryIO, track: Box) -> bytes:
-    (media,) = (box for box in boxes(file, track.start, track.stop) if box.kind == b"mdia")
-    (handler,) = (box for box in boxes(file, media.start, media.stop) if box.kind == b"hdlr")
-    file.seek(handler.start + 8)  # after version, flags and a reserved word
-    return file.read(4)

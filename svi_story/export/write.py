@@ -13,9 +13,8 @@ from svi_story.cache.layout import FRAMES
 from svi_story.cache.outputs import is_plain, place_of
 from svi_story.cut.captions import card as draw_card
 from svi_story.cut.captions import srt
-from svi_story.cut.edit_list import strips_of
 from svi_story.cut.frames import PieceFrames, Still
-from svi_story.cut.timeline import Piece, Span
+from svi_story.cut.timeline import Piece, Span, timeline_clips
 from svi_story.errors import InputError, Problem
 from svi_story.events import MediaDone
 from svi_story.export.media import (
@@ -223,7 +222,7 @@ def _write_clips(
         content = Span(hashlib.sha256(picture.tobytes()).hexdigest(), 0, card.frames)
         return MediaRange(write(name, [content], Still(picture, card.frames)), 0, card.frames, card.frames)
 
-    spans = {strip.clip: strip.spans for strip in strips_of(job.plan)}
+    spans = {clip.id: clip.spans for clip in timeline_clips(job.plan)}
     clips = []
     for shot in job.plan.shots:
         by_content = [replace(span, key=entries[span.key].frames_sha256) for span in spans[shot.id]]

@@ -27,8 +27,6 @@ if TYPE_CHECKING:
     from av.container import InputContainer
     from numpy.typing import NDArray
 
-    from svi_story.media.audio_files import FileView
-
     Samples = NDArray[np.float32]
     """n x 2; full scale is 1.0."""
 
@@ -87,8 +85,14 @@ class AudioDecoder:
 
     def frames(self) -> Iterator[AudioFrame]:
         """All frames, once. The last one may hold more than belongs to the sound: `samples` is right."""
+        import av
+
         view = inspect(self._path, self._file)
-        with _open_container(self._path, self._file, view) as container:
+        options = {**_OPTIONS, "format_whitelist": view.formats}
+        with refusals(self._path, f"is damaged, or none of {KINDS}"):
+            file = BoundedFile(self._file, view)
+            container = av.open(file, "r", options=options, metadata_errors="replace")
+        with container:
             stream = _select_stream(self._path, container)
             alone = not view.others and len(container.streams) == 1
             if (_declared_seconds(container, stream, alone=alone) or 0) > MAX_SECONDS:
@@ -175,17 +179,6 @@ def refusals(path: Path, what: str) -> Iterator[None]:
     except (av.FFmpegError, OSError, ValueError) as error:
         detail = getattr(error, "strerror", None) or str(error) or type(error).__name__
         raise SoundError(path, f"{what} ({detail}); {REMEDY}") from None
-
-
-@contextmanager
-def _open_container(path: Path, file: BinaryIO, view: FileView) -> Iterator[InputContainer]:
-    import av
-
-    options = {**_OPTIONS, "format_whitelist": view.formats}
-    with refusals(path, f"is damaged, or none of {KINDS}"):
-        container = av.open(BoundedFile(file, view), "r", options=options, metadata_errors="replace")
-    with container:
-        yield container
 
 
 def _rate_and_channels(frame: AudioFrame) -> tuple[int, int]:
@@ -293,21 +286,17 @@ class RecordingReader:
         if start < self._start:
             self._rewind()
         parts: list[Samples] = []
-        while count > 0 and self._reach(start):
+        while count > 0:
+            while start >= self._start + len(self._block):
+                following = next(self._rest, None)
+                if following is None:
+                    return np.concatenate((_no_samples(), *parts))
+                self._start += len(self._block)
+                self._block = following
             part = self._block[start - self._start :][:count]
             parts.append(part)
             start, count = start + len(part), count - len(part)
-        return np.concatenate(parts) if parts else _no_samples()
-
-    def _reach(self, sample: int) -> bool:
-        """Read on to the block that holds a sample; False past the end."""
-        while sample >= self._start + len(self._block):
-            following = next(self._rest, None)
-            if following is None:
-                return False
-            self._start += len(self._block)
-            self._block = following
-        return True
+        return np.concatenate((_no_samples(), *parts))
 
     def _rewind(self) -> None:
         self._start = 0
@@ -366,22 +355,17 @@ def _resampled(decoded: AudioDecoder) -> Iterator[Samples]:
             layout = "mono" if last.layout.nb_channels == 1 else "stereo"
             resampler = av.AudioResampler(format="flt", layout=layout, rate=RATE)
         yield from map(_stereo, resampler.resample(last))
-    if resampler is not None and last is not None:
-        for frame in (_silence_after(last), None):
-            yield from map(_stereo, resampler.resample(frame))
+    if resampler is None or last is None:
+        return
+    silence = av.AudioFrame(format=last.format.name, layout=last.layout.name, samples=_PADDING)
+    silence.sample_rate = last.sample_rate
+    for plane in silence.planes:
+        plane.update((b"\x80" if last.format.name.startswith("u8") else b"\0") * plane.buffer_size)
+    for frame in (silence, None):
+        yield from map(_stereo, resampler.resample(frame))
 
 
 def _stereo(frame: AudioFrame) -> Samples:
     count = frame.layout.nb_channels
     channels = np.frombuffer(bytes(frame.planes[0]), np.float32, frame.samples * count).reshape(-1, count)
     return np.repeat(channels, 2, axis=1) if count == 1 else np.array(channels)
-
-
-def _silence_after(last: AudioFrame) -> AudioFrame:
-    import av
-
-    silence = av.AudioFrame(format=last.format.name, layout=last.layout.name, samples=_PADDING)
-    silence.sample_rate = last.sample_rate
-    for plane in silence.planes:
-        plane.update((b"\x80" if last.format.name.startswith("u8") else b"\0") * plane.buffer_size)
-    return silence

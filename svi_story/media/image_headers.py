@@ -292,14 +292,6 @@ def _tiff_header(tags: dict[int, int]) -> Header:
     return Header("TIFF", (size,))
 
 
-def _avif(data: _Data) -> Header:
-    return Header("AVIF", tuple(_iso_sizes(data)), MEMORY // AVIF_BYTES)
-
-
-def _heic(data: _Data) -> Header:
-    return Header("HEIF", tuple(_iso_sizes(data)), MEMORY // AVIF_BYTES)
-
-
 _ISO_PARENTS = {
     b"meta": 4,
     **dict.fromkeys((b"iprp", b"ipco", b"moov", b"trak", b"mdia", b"minf", b"stbl"), 0),
@@ -308,52 +300,47 @@ _ISO_PARENTS = {
 """Boxes that others are in, and the bytes before the first of them."""
 
 
-def _iso_sizes(data: _Data) -> list[tuple[int, int]]:
-    """The sizes of all images and tracks: ISO/IEC 14496-12 and 23008-12, boxes in boxes."""
+def _avif(data: _Data, name: str = "AVIF") -> Header:
+    """ISO/IEC 14496-12 and 23008-12: boxes in boxes, with the sizes of all images and tracks."""
     sizes: list[tuple[int, int]] = []
     waiting, boxes, most = [(0, data.size)], 0, MAX_PARTS + data.size // LEAST_PART
     while waiting:
         at, stop = waiting.pop()
         while at + 8 <= stop:
-            length, name = data.unpack(">I4s", at)
+            length, kind = data.unpack(">I4s", at)
             body = at + (16 if length == 1 else 8)
             if length == 1:
                 (length,) = data.unpack(">Q", at + 8)
             end = min(at + length, stop) if length else stop
-            if name in _ISO_PARENTS:
-                waiting.append((body + _ISO_PARENTS[name], end))
-            elif name == b"ispe":
+            if kind in _ISO_PARENTS:
+                waiting.append((body + _ISO_PARENTS[kind], end))
+            elif kind == b"ispe":
                 sizes.append(data.unpack(">II", body + 4))
-            elif name in (b"av01", b"hvc1", b"hev1"):
+            elif kind in (b"av01", b"hvc1", b"hev1"):
                 sizes.append(data.unpack(">HH", body + 24))
             boxes += 1
             if boxes > most:
                 raise HeaderError(f"it has more than {most} boxes")
             at = max(end, body)
-    return list(dict.fromkeys(sizes))
+    return Header(name, tuple(dict.fromkeys(sizes)), MEMORY // AVIF_BYTES)
 
 
 _AVIF_BRANDS = {b"avif", b"avis"}
 _HEIC_BRANDS = {b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"hevm", b"hevs", b"mif1", b"msf1"}
 
 
-def _iso_brands(start: bytes) -> set[bytes]:
-    """What an ISO media file says that it is, in its first 64 bytes."""
-    if start[4:8] != b"ftyp":
-        return set()
-    stop = min(int.from_bytes(start[:4], "big"), len(start))
-    return {start[at : at + 4] for at in (8, *range(16, stop - 3, 4))}
-
-
 def _reader(start: bytes) -> Callable[[_Data], Header] | None:
     """What reads the header of a file with these first bytes."""
     if start[:4] == b"RIFF" and start[8:12] == b"WEBP":
         return _webp
-    brands = _iso_brands(start)
+    brands: set[bytes] = set()
+    if start[4:8] == b"ftyp":
+        stop = min(int.from_bytes(start[:4], "big"), len(start))
+        brands = {start[at : at + 4] for at in (8, *range(16, stop - 3, 4))}
     if brands & _AVIF_BRANDS:
         return _avif
     if brands & _HEIC_BRANDS:
-        return _heic
+        return lambda data: _avif(data, "HEIF")
     return next((read for magic, read in _READERS if start.startswith(magic)), None)
 
 

@@ -124,7 +124,8 @@ def _decoded(path: Path, file: BinaryIO, allow: Callable[[Header], None]) -> Ima
     try:
         header = read_header(file)
         if header is None:
-            raise PictureError(path, _unknown_kind(file))
+            kind = known_kind(file) or f"no image of a known kind ({', '.join(FORMATS)})"
+            raise PictureError(path, f"is {kind}" if ";" in kind else f"is {kind}; {_REMEDY}")
         for size in header.sizes:
             _check_size(path, size, header)
         if header.format == "HEIF":
@@ -144,13 +145,6 @@ def _decoded(path: Path, file: BinaryIO, allow: Callable[[Header], None]) -> Ima
         detail = str(error).strip() or type(error).__name__
         raise PictureError(path, f"is truncated or damaged ({detail}); {_REMEDY}") from None
     return image
-
-
-def _unknown_kind(file: BinaryIO) -> str:
-    kind = known_kind(file)
-    if kind:
-        return f"is {kind}" if ";" in kind else f"is {kind}; {_REMEDY}"
-    return f"is no image of a known kind ({', '.join(FORMATS)}); {_REMEDY}"
 
 
 def _register_heif(path: Path) -> None:

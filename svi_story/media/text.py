@@ -86,7 +86,7 @@ def choose_fonts(text: str) -> FontChoice:
             break
         wanted -= _coverage(str(FOLDER / name), 0)
     if not wanted:
-        return FontChoice(_bundled_fonts(), tuple(BUNDLED), frozenset())
+        return FontChoice(_fonts(system=False), tuple(BUNDLED), frozenset())
     return _with_system_fonts(frozenset(wanted))
 
 
@@ -101,7 +101,7 @@ def _with_system_fonts(wanted: frozenset[str]) -> FontChoice:
         if covered:
             families.append(font.family)
             missing -= covered
-    return FontChoice(_all_fonts(), tuple(families), missing)
+    return FontChoice(_fonts(system=True), tuple(families), missing)
 
 
 def _needs_glyph(char: str) -> bool:
@@ -124,28 +124,22 @@ def _coverage(path: str, index: int) -> frozenset[str]:
         return frozenset()
 
 
-@lru_cache(maxsize=1)
-def _bundled_fonts() -> typst.Fonts:
-    return typst.Fonts(include_system_fonts=False, include_embedded_fonts=False, font_paths=[str(FOLDER)])
-
-
-@lru_cache(maxsize=1)
-def _all_fonts() -> typst.Fonts:
-    return typst.Fonts(include_system_fonts=True, include_embedded_fonts=False, font_paths=[str(FOLDER)])
+@cache
+def _fonts(*, system: bool) -> typst.Fonts:
+    """The bundled fonts, and maybe the system's."""
+    return typst.Fonts(include_system_fonts=system, include_embedded_fonts=False, font_paths=[str(FOLDER)])
 
 
 @lru_cache(maxsize=1)
 def _system_fonts() -> tuple[typst.FontInfo, ...]:
     """One upright font of each family that is not bundled, the nearest in weight, by family name."""
     found: dict[str, typst.FontInfo] = {}
-    for font in sorted(_all_fonts().fonts(), key=lambda font: (abs(font.weight - _WEIGHT), font.path or "")):
-        if font.path and font.style == "normal" and font.family not in BUNDLED and not _is_placeholder(font):
+    fonts = _fonts(system=True).fonts()
+    for font in sorted(fonts, key=lambda font: (abs(font.weight - _WEIGHT), font.path or "")):
+        is_placeholder = font.family.lower().replace(".", "").startswith(_PLACEHOLDERS)
+        if font.path and font.style == "normal" and font.family not in BUNDLED and not is_placeholder:
             found.setdefault(font.family, font)
     return tuple(found[family] for family in sorted(found))
-
-
-def _is_placeholder(font: typst.FontInfo) -> bool:
-    return font.family.lower().replace(".", "").startswith(_PLACEHOLDERS)
 
 
 Colour = tuple[int, int, int]
@@ -253,8 +247,10 @@ def _cleaned(char: str) -> str:
 
 def _compile(text: str, style: TextStyle, choice: FontChoice) -> bytes:
     most = (style.max_width // style.size + 2) * style.max_lines * _MAX_PER_EM
+    # Korean breaks its lines between words, where Unicode's rules would break between any two syllables
+    laid_out = re.sub(r"(?<=[\uac00-\ud7a3])(?=[\uac00-\ud7a3])", "\u2060", text[:most])
     block = {
-        "text": _keep_korean_words(text[:most]),
+        "text": laid_out,
         "lang": _language(text),
         "families": choice.families,
         "size": style.size,
@@ -280,11 +276,6 @@ def _compile(text: str, style: TextStyle, choice: FontChoice) -> bytes:
 @lru_cache(maxsize=1)
 def _layout() -> bytes:
     return _LAYOUT.read_bytes()
-
-
-def _keep_korean_words(text: str) -> str:
-    """Korean breaks its lines between words, where Unicode's rules would break between any two syllables."""
-    return re.sub(r"(?<=[\uac00-\ud7a3])(?=[\uac00-\ud7a3])", "\u2060", text)
 
 
 def _language(text: str) -> str:

@@ -9,21 +9,13 @@ from dataclasses import dataclass, replace
 from itertools import count, takewhile
 from typing import TYPE_CHECKING
 
-from svi_story.cut.audio import audio_inputs, mix
+from svi_story.cut.audio import audio_inputs, mix, soundtrack_of
 from svi_story.cut.captions import CAPTION, CARD, card, fits
-from svi_story.cut.edit_list import (
-    END_CARD,
-    TITLE_CARD,
-    cards_of,
-    encoding_of,
-    pieces_of,
-    ranges_of,
-    soundtrack_of,
-)
-from svi_story.cut.encode import encode_piece, piece_inputs
+from svi_story.cut.encode import encode_piece, encoding_of, piece_inputs
 from svi_story.cut.ffmpeg import check_encoder, import_moviepy
 from svi_story.cut.frames import Still
 from svi_story.cut.join import join
+from svi_story.cut.timeline import END_CARD, TITLE_CARD, cards_of, pieces_of, ranges_of
 from svi_story.errors import StoryError
 from svi_story.events import (
     BoardStarted,

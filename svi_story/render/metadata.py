@@ -6,8 +6,8 @@ import json
 from typing import TYPE_CHECKING
 
 from svi_story import __version__
-from svi_story.cut.edit_list import caption_ranges_of
 from svi_story.cut.extras import Chapter, Cue, Extras, XmpFields, xmp_packet
+from svi_story.cut.timeline import caption_ranges_of
 from svi_story.enginespec import spec_of
 from svi_story.plan.keys import canonical
 

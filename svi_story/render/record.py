@@ -16,10 +16,10 @@ from pydantic import Field, model_validator
 from svi_story import __version__
 from svi_story.cache.layout import Layout
 from svi_story.cache.outputs import Outputs, is_plain
-from svi_story.cut.audio import audio_inputs
+from svi_story.cut.audio import audio_inputs, soundtrack_of
 from svi_story.cut.captions import srt
-from svi_story.cut.edit_list import encoding_of, pieces_of, ranges_of, soundtrack_of
-from svi_story.cut.encode import piece_inputs
+from svi_story.cut.encode import encoding_of, piece_inputs
+from svi_story.cut.timeline import pieces_of, ranges_of
 from svi_story.events import Warned
 from svi_story.fields import JsonModel
 from svi_story.files import UnfitError, disk, read_regular, sha256_file

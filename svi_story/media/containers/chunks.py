@@ -92,7 +92,10 @@ class ChunkedFile:
             name, length = source.read(at, 4), source.number(at + 4, 4, self._order)
             if name in _SOUND:
                 found = True
-                at = self._inspect_sound(at, self._sound_length(start, length))
+                if source.read(start, 4) in (b"RF64", b"BW64"):
+                    length = source.number(start + 28, 8, "little")
+                is_known = not self._wave or length not in _NOT_KNOWN_YET
+                at = self._inspect_sound(at, length if is_known else None)
                 continue
             if name in _NEEDED:
                 self._inspect_header(name, at + _CHUNK_HEADER, length)
@@ -119,12 +122,6 @@ class ChunkedFile:
         if self._format not in (None, found):
             self._refuse_other_format()
         self._format = self._format or found
-
-    def _sound_length(self, start: int, length: int) -> int | None:
-        """The length of a chunk with sound, in a file that starts at a place; None if it is not known."""
-        if self._source.read(start, 4) in (b"RF64", b"BW64"):
-            return self._source.number(start + 28, 8, "little")
-        return None if length in _NOT_KNOWN_YET and self._wave else length
 
     def _inspect_sound(self, at: int, length: int | None) -> int:
         """A chunk with sound; where the next one starts. What follows an unknown length is sound."""

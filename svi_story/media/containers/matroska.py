@@ -59,21 +59,15 @@ class Matroska:
         self._tracks: int | None = None
         self._found = False
         at: int | None = start
-        while at is not None and at < source.size:
-            at = self._inspect_root(at)
-
-    def _inspect_root(self, at: int) -> int | None:
-        element = self._element(at)
-        if element is None:
-            return None
-        if element.id == _SEGMENT and self._tracks is not None:
-            what = f"holds a second recording from byte {at} on, which many programs ignore"
-            self._source.refuse(what, "join them with an audio editor")
-        if element.id == _SEGMENT:
-            return self._inspect_segment(element)
-        if element.id == EBML and (element.end or self._source.size) - element.body > MAX_HEADER:
-            self._source.refuse("is damaged: its header is too long")
-        return element.end
+        segments = 0
+        while at is not None and at < source.size and (element := self._element(at)):
+            segments += element.id == _SEGMENT
+            if segments > 1:
+                what = f"holds a second recording from byte {at} on, which many programs ignore"
+                source.refuse(what, "join them with an audio editor")
+            if element.id == EBML and (element.end or source.size) - element.body > MAX_HEADER:
+                source.refuse("is damaged: its header is too long")
+            at = self._inspect_segment(element) if element.id == _SEGMENT else element.end
 
     def _inspect_segment(self, segment: _Element) -> int | None:
         at: int | None = segment.body
@@ -131,8 +125,12 @@ class Matroska:
             elif element.id not in (_VOID, _CRC):
                 self._hide(element)
         self._tracks = self._tracks or 0
-        if vorbis:
-            self._check_codebooks()
+        if not vorbis:
+            return
+        books, at = Codebooks(self._source), self.view.start
+        while (at := self._source.find(b"\x05vorbis", at)) >= 0:  # every packet may hold new codebooks
+            books.check(self._source.read(at, CODEBOOK_BYTES))
+            at += 7
 
     def _is_vorbis(self, body: int, end: int) -> bool:
         """Inspect a track; whether it is Vorbis. Tracks that are not needed get a type that libav ignores."""
@@ -168,14 +166,6 @@ class Matroska:
             if len(settings.get(_STRIPPED, b"")) > _MAX_STRIPPED:
                 return False
         return True
-
-    def _check_codebooks(self) -> None:
-        """Every packet of Vorbis may hold new codebooks."""
-        books = Codebooks(self._source)
-        at = self.view.start
-        while (at := self._source.find(b"\x05vorbis", at)) >= 0:
-            books.check(self._source.read(at, CODEBOOK_BYTES))
-            at += 7
 
     def _inside(self, element: _Element) -> Iterator[_Element]:
         return self._elements(element.body, element.body if element.end is None else element.end)

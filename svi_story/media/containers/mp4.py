@@ -142,7 +142,10 @@ class Movie:
             return self._inspect_track(body, end)
         if kind in _BOXES:
             self._count_fragments(fragments=kind == b"moof")
-            self._walk(kind, self._first_box(kind, body, end), end, track)
+            first = body
+            if kind == b"meta":  # some programs put four bytes before its first box
+                first = next((at for at in (body, body + 4) if self._source.read(at + 4, 4) == b"hdlr"), end)
+            self._walk(kind, first, end, track)
         elif kind in _TABLES or kind == b"stz2":
             track.boxes[kind] = body, end
         elif kind in (b"----", b"\xa9too"):
@@ -153,12 +156,6 @@ class Movie:
         elif kind not in (b"mdat", b"wide"):
             self._inspect_fields(kind, body, end, track)
         return True
-
-    def _first_box(self, parent: bytes, body: int, end: int) -> int:
-        """Where the first box inside another one is. Some programs put four bytes before those of `meta`."""
-        if parent != b"meta":
-            return body
-        return next((at for at in (body, body + 4) if self._source.read(at + 4, 4) == b"hdlr"), end)
 
     def _inspect_fields(self, kind: bytes, body: int, end: int, track: _Track) -> None:
         """A box of a few fields."""
