@@ -267,7 +267,7 @@ def few_bundled_fonts(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
         include_system_fonts=False, include_embedded_fonts=False, font_paths=[str(FOLDER)]
     )
     monkeypatch.setattr(fonts, "BUNDLED", {"Noto Sans": BUNDLED["Noto Sans"]})
-    monkeypatch.setattr(fonts, "_fonts", lambda *, system: everything)  # noqa: ARG005 - as it is called
+    monkeypatch.setattr(fonts, "_fonts", lambda *, system: everything)
     yield
     for cache in caches:
         cache.cache_clear()
