@@ -107,7 +107,10 @@ def is_running(process: int) -> bool:
     """Whether there is a process of that number."""
     import psutil  # os.kill(process, 0) asks on POSIX, and interrupts on Windows
 
-    return bool(psutil.pid_exists(process))
+    try:
+        return bool(psutil.pid_exists(process))
+    except OverflowError:  # no process has that number, but nothing is known about it
+        return True
 
 
 def is_reserved(name: str) -> bool:

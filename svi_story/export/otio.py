@@ -22,7 +22,7 @@ from svi_story.files import read_regular, relative_path
 from svi_story.media.audio import RATE
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Mapping, Sequence
+    from collections.abc import Iterator, Mapping, Sequence
 
     from svi_story.plan.model import Card, FilmPlan, Recording, Segment, Shot, Sound
 
@@ -112,8 +112,15 @@ def sound_tracks(
         "Sounds": _placed(plan, [shot.sounds for shot in plan.shots], starts, stop),
     }
     for name, clips in found.items():
-        for number, lane in enumerate(_lanes(clips), 1):
-            yield _track(name if number == 1 else f"{name} {number}", lane, folder, copies)
+        tracks: list[list[AudioClip]] = []  # as few as hold them without overlap
+        for clip in sorted(clips, key=lambda clip: clip.start):
+            free = next((track for track in tracks if track[-1].stop <= clip.start), None)
+            if free is None:
+                tracks.append([clip])
+            else:
+                free.append(clip)
+        for number, track in enumerate(tracks, 1):
+            yield _track(name if number == 1 else f"{name} {number}", track, folder, copies)
 
 
 def _placed(
@@ -150,24 +157,12 @@ def _mix_settings(sound: Sound) -> dict[str, object]:
     }
 
 
-def _lanes(clips: Iterable[AudioClip]) -> list[list[AudioClip]]:
-    """As few tracks as hold them without overlap."""
-    lanes: list[list[AudioClip]] = []
-    for each in sorted(clips, key=lambda each: each.start):
-        free = next((lane for lane in lanes if lane[-1].stop <= each.start), None)
-        if free is None:
-            lanes.append([each])
-        else:
-            free.append(each)
-    return lanes
-
-
-def _track(name: str, lane: Sequence[AudioClip], folder: Path, copies: Mapping[Path, Path]) -> Any:
+def _track(name: str, clips: Sequence[AudioClip], folder: Path, copies: Mapping[Path, Path]) -> Any:
     import opentimelineio as otio
 
     track = otio.schema.Track(name, kind=otio.schema.TrackKind.Audio)
     end = 0
-    for clip in lane:
+    for clip in clips:
         if clip.start > end:
             track.append(otio.schema.Gap(source_range=span(0, clip.start - end, SAMPLES)))
         available = span(0, clip.recording.samples, SAMPLES)
@@ -305,23 +300,22 @@ def _place_transitions(
         if shot.fade:
             fits = edit.set(index, dissolve(shot.fade))
             assert fits, "the plan refuses fades that overlap"
+    fades: list[tuple[str, int, Transition]] = []  # through, from and to black
+    for index, shot in enumerate(plan.shots, first):
+        if shot.dip:
+            dip = Transition("black", shot.dip // 2, shot.dip - shot.dip // 2)
+            fades.append(("dip to black", index, dip))
+    if plan.cut.fade_in:
+        fades.append(("fade from black", first, Transition("black", 0, plan.cut.fade_in)))
+    if plan.cut.fade_out:
+        stop = first + len(plan.shots)
+        fades.append(("fade to black", stop, Transition("black", plan.cut.fade_out, 0)))
     unfit = []
-    for name, index, join in _blacks(plan, first):
+    for name, index, join in fades:
         if not edit.set(index, join):
             cut = edit.frames if index == len(items) else edit.starts[index] + edit.items[index].head
             unfit.append((name, cut - join.before, join.before + join.after))
     return unfit
-
-
-def _blacks(plan: FilmPlan, first: int) -> Iterator[tuple[str, int, Transition]]:
-    """The fades through, from and to black."""
-    for index, shot in enumerate(plan.shots, first):
-        if shot.dip:
-            yield "dip to black", index, Transition("black", shot.dip // 2, shot.dip - shot.dip // 2)
-    if plan.cut.fade_in:
-        yield "fade from black", first, Transition("black", 0, plan.cut.fade_in)
-    if plan.cut.fade_out:
-        yield "fade to black", first + len(plan.shots), Transition("black", plan.cut.fade_out, 0)
 
 
 def _transition(join: Transition | None, plan: FilmPlan) -> list[Any]:

@@ -27,7 +27,7 @@ class Transition:
 
     @property
     def handles(self) -> tuple[int, int]:
-        """Frames that the outgoing item lends after the join, and the incoming one before it."""
+        """Frames beyond their ends that the outgoing and the incoming item need for the transition."""
         return (self.after, self.before) if self.look == "dissolve" else (0, 0)
 
 
@@ -43,7 +43,7 @@ class TrackItem:
     runs: tuple[int, ...]
     """How many frames each of its files holds for it, in order."""
     head: int = 0
-    """Frames that it lends to the transition before its start."""
+    """Frames before its start that the transition there needs: a handle."""
     tail: int = 0
     reach_in: int = 0
     """How far the transition at its start reaches into it, `head` included."""
@@ -79,8 +79,8 @@ class EditedTrack:
         """Put a transition before item `index`, unless it meets another; whether it was put there."""
         before = self.items[index - 1] if index > 0 else None
         after = self.items[index] if index < len(self.items) else None
-        lent, borrowed = join.handles
-        out, into = join.before + lent, join.after + borrowed
+        tail, head = join.handles
+        out, into = join.before + tail, join.after + head
         if (
             self.transitions[index]
             or (before and before.untouched < out)
@@ -88,9 +88,9 @@ class EditedTrack:
         ):
             return False
         if before:
-            before.tail, before.reach_out = lent, out
+            before.tail, before.reach_out = tail, out
         if after:
-            after.head, after.reach_in = borrowed, into
+            after.head, after.reach_in = head, into
         self.transitions[index] = join
         return True
 

@@ -94,7 +94,7 @@ def export_otio(
         raise InputError(Problem(refusal, file=str(job.place.board)))
     entries = finished(job, store, command)
     folder = target.absolute().parent
-    with disk(target, "making room for the timeline"):
+    with disk(target, "creating the folder of the timeline"):
         make_folder(folder)
     if codec:
         clips, cards = _write_clips(job, entries, media_folder(target), codec, report, outputs)
@@ -111,7 +111,12 @@ def export_otio(
     store.remember_film(job.place.film, job.place.board, entries, None)
     copies = sound_copies(job, target, codec)
     for recording, copy in copies.items():
-        _copy_sound(recording, copy, outputs)
+        if outputs.keeps(copy) or _is_copy(recording)(copy):
+            continue
+        with disk(copy, "copying a recording"):
+            make_folder(copy.absolute().parent)
+            with outputs.file(copy) as temporary:
+                shutil.copyfile(recording.path, temporary)
     items = timeline_items(job.plan, clips, cards)
     paths = {recording.path: copy for recording, copy in copies.items()}
     _write(target, as_bytes(timeline(job.plan, items, folder, paths)), outputs)
@@ -155,15 +160,6 @@ def _folded(name: str) -> str:
     return unicodedata.normalize("NFC", name).casefold()
 
 
-def _copy_sound(recording: Recording, copy: Path, outputs: Outputs) -> None:
-    with disk(copy, "copying a recording"):
-        make_folder(copy.absolute().parent)
-        if outputs.keeps(copy) or _is_copy(recording)(copy):
-            return
-        with outputs.file(copy) as temporary:
-            shutil.copyfile(recording.path, temporary)
-
-
 def _is_copy(recording: Recording) -> Callable[[Path], bool]:
     def look(path: Path) -> bool:
         with suppress(OSError):
@@ -201,7 +197,7 @@ def _write_clips(
     outputs: Outputs,
 ) -> tuple[list[list[MediaRange]], tuple[MediaRange | None, MediaRange | None]]:
     """A media file for every clip, with all that it contributes, and every card; current files stay."""
-    with disk(folder, "making room for the clips' files"):
+    with disk(folder, "creating the folder of the clips' files"):
         make_folder(folder.absolute())
     remove_stale_temps(folder.absolute())
     size, fps, cut = job.plan.size, job.plan.fps, job.plan.cut
@@ -243,7 +239,7 @@ def subtitles(job: Job) -> bytes:
 def export_srt(job: Job, target: Path, outputs: Outputs) -> None:
     """Write the clips' captions as subtitles. Raises as `subtitles`, and RenderError."""
     data = subtitles(job)
-    with disk(target, "making room for the captions"):
+    with disk(target, "creating the folder of the captions"):
         make_folder(target.absolute().parent)
     _write(target, data, outputs)
 

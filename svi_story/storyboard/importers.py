@@ -313,16 +313,13 @@ class PromptFile:
         if not item:
             self._stop(tokens[start], f"{_code(tokens[start])} is not text in quotes; {_HINT}")
         if not bracketed:
-            self._warn_of_missing_comma(item)
+            for before, after in pairwise(item):
+                if after.first > before.last:
+                    self._warn(before.last, "no comma after this text, so the next text continues it")
             return end, item
         if end == len(tokens) or tokens[end].string != ")":
             self._stop(tokens[start], "a list inside the list; write every prompt as one text")
         return end + 1, item
-
-    def _warn_of_missing_comma(self, item: list[Token]) -> None:
-        for before, after in pairwise(item):
-            if after.first > before.last:
-                self._warn(before.last, "no comma after this text, so the next text continues it")
 
     def _literal(self, token: Token) -> str:
         if set(token.prefix.lower()) - set("ru"):

@@ -33,7 +33,8 @@ def find_file(folder: Path, name: str) -> Path:
                 return path
     for written in dict.fromkeys((name, name.replace("\\", "/"))):
         with suppress(OSError, ValueError):
-            if found := _match(folder / _without_tilde(written), _normalised):
+            path = folder / _without_tilde(written)
+            if found := _match(path, lambda name: unicodedata.normalize("NFC", name)):
                 return found
     return folder / _without_tilde(name)
 
@@ -62,10 +63,6 @@ def _without_tilde(name: str) -> str:
         return str(Path(name).expanduser()) if name.startswith("~") else name
     except RuntimeError:  # no such user
         return name
-
-
-def _normalised(name: str) -> str:
-    return unicodedata.normalize("NFC", name)
 
 
 def _folded(name: str) -> str:

@@ -82,7 +82,9 @@ def validate(data: Data) -> Validation:
     if len(found) > MOST_ERRORS:
         rest = FieldError(place_of(found[MOST_ERRORS]), f"and {len(found) - MOST_ERRORS} more like these")
         return Validation(None, (*map(_field_error, found[:MOST_ERRORS]), rest), (), {})
-    intended = {_intended_field(each) for each in found if each["type"] == "extra_forbidden"}
+    intended: set[Loc] = set()  # the fields that mistyped names were probably meant for
+    for loc in (place_of(each) for each in found if each["type"] == "extra_forbidden"):
+        intended.add((*loc[:-1], nearest(str(loc[-1]), fields_at(loc[:-1])) or loc[-1]))
     # A required field under a mistyped name is reported once, not as missing too.
     wrong = [
         each
@@ -100,12 +102,6 @@ def validate(data: Data) -> Validation:
 
 def _field_error(error: ErrorDetails) -> FieldError:
     return FieldError(place_of(error), message_of(error))
-
-
-def _intended_field(unknown: ErrorDetails) -> Loc:
-    """The field that a mistyped name was probably meant for; that name itself when there is none."""
-    loc = place_of(unknown)
-    return (*loc[:-1], nearest(str(loc[-1]), fields_at(loc[:-1])) or loc[-1])
 
 
 def _conflicts_in(found: list[ErrorDetails]) -> tuple[Conflict, ...]:
