@@ -19,7 +19,7 @@ import svi_support as support
 import torch
 from PIL import Image
 
-from svi_story.engines.svi import memory
+from svi_story.engines.svi import device
 from svi_story.engines.svi.weights.catalogue import list_parts
 from svi_story.errors import InputError, RenderError
 from svi_story.render import doctor, smoke
@@ -174,7 +174,7 @@ def test_a_folder_that_cannot_be_written(monkeypatch: pytest.MonkeyPatch, tmp_pa
 
 def test_memory_beside_an_expert(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(psutil, "virtual_memory", lambda: SimpleNamespace(total=32 * GIB, available=20 * GIB))
-    monkeypatch.setattr(memory, "free_ram", lambda: 20 * GIB)
+    monkeypatch.setattr(device, "free_ram", lambda: 20 * GIB)
     assert doctor.check_memory(0).state == "ok"
     assert doctor.check_memory(10 * GIB).state == "ok"
     found = doctor.check_memory(27 * GIB)
