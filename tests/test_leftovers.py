@@ -77,7 +77,7 @@ export board.yaml --engine animatic --to otio --media prores
 export board.yaml --engine animatic --to srt --as captions.srt
 export board.yaml --engine animatic --to bundle --entries
 import prompts.txt -r anchor.png -o imported.yaml
-validate renders/board.zip"""
+validate renders/board.zip --cache renders/.cache"""
 KNOWN = (
     r"CACHEDIR\.TAG|(films|ledger)/[0-9a-f]{64}\.json|locks/[0-9a-f]{64}\.lock",
     r"entries/../[0-9a-f]{64}/(entry\.json|frames\.avi|latents\.safetensors)",
@@ -105,7 +105,8 @@ def test_a_kill_at_every_rename_leaves_nothing_that_is_not_swept(write_board: Wr
         check=True,
     )
     assert int(done.stdout) > 15
-    for folder in (tmp_path, *(path for path in tmp_path.iterdir() if path.is_dir())):
+    machine = Path("home/.cache/svi-story")
+    for folder in (tmp_path, machine, *(path for path in tmp_path.iterdir() if path.is_dir())):
         remove_stale_temps(folder)  # as the next command that writes there does
     cache = Path("renders/.cache")
     store = Store(cache, lambda _event: None)
@@ -113,6 +114,8 @@ def test_a_kill_at_every_rename_leaves_nothing_that_is_not_swept(write_board: Wr
     made = {path for path in files_below(tmp_path) - before if not path.startswith("renders/.cache/")}
     images = {path for path in made if path.startswith(("images/", "film/images/"))}
     assert made - images == {
+        *("film/svi-story.toml", "film/storyboard.schema.json", "film/renders/.gitignore"),
+        *("storyboard.schema.json", "home/.cache/svi-story/hashes.json"),
         *("told", "film/film.yaml", "lone.yaml", "imported.yaml", "captions.srt", "renders/board.mp4"),
         *(
             "renders/board.json",

@@ -12,7 +12,14 @@ from typing import TYPE_CHECKING
 
 from svi_story.errors import InputError, Problem, RenderError
 from svi_story.events import Hashing
-from svi_story.files import UnfitError, chunks_of, open_regular, read_regular, write_atomic
+from svi_story.files import (
+    UnfitError,
+    chunks_of,
+    open_regular,
+    read_regular,
+    remove_stale_temps,
+    write_atomic,
+)
 from svi_story.plan.model import Anchor, Recording
 from svi_story.settings import user_cache
 
@@ -73,6 +80,7 @@ class Fingerprints:
             return
         with contextlib.suppress(OSError, RenderError):
             self.memo.parent.mkdir(parents=True, exist_ok=True)
+            remove_stale_temps(self.memo.parent)
             write_atomic(self.memo, json.dumps(Fingerprints.load(self.memo).known | self.fresh).encode())
 
     def file(self, path: Path) -> str:
