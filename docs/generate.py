@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
 COMMANDS = (
     (), ("new",), ("import",), ("validate",), ("plan",), ("preview",), ("render",), ("status",),
-    ("stop",),
+    ("watch",), ("stop",),
     ("export",), ("review",),
     ("cache",), ("cache", "ls"), ("cache", "verify"), ("cache", "gc"),
     ("models",), ("models", "list"), ("models", "check"), ("models", "download"), ("doctor",), ("config",),

@@ -23,6 +23,7 @@ ROOMS = [
     *("errors", "units", "events", "event_json", "portable", "files", "fields", "media", "enginespec"),
     *("storyboard", "settings", "plan", "cache", "engines", "cut", "bundle", "review", "render", "export"),
     "api",
+    "watch",
     "cli",
 ]
 HEAVY = ("torch", "diffusers", "transformers", "moviepy", "av", "ray")

@@ -1,14 +1,17 @@
-"""The commands that look after a running render: stop."""
+"""The commands that look after a running render: watch and stop."""
 
 from __future__ import annotations
 
+import socket
+import sys
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from svi_story.cli.options import Cache, settings_here
-from svi_story.cli.terminal import answer
+from svi_story.cli.options import BoardOptions, Cache, Paths, settings_here, with_board_options
+from svi_story.cli.terminal import answer, complain
 from svi_story.errors import InputError, Problem
 
 if TYPE_CHECKING:
@@ -17,7 +20,51 @@ if TYPE_CHECKING:
 
 def register(app: typer.Typer) -> None:
     """Add this module's commands."""
+    app.command()(watch)
     app.command()(stop)
+
+
+@with_board_options
+def watch(
+    paths: Paths,
+    options: BoardOptions,
+    host: Annotated[
+        str, typer.Option("--host", metavar="HOST", help="Where to listen. Default: this machine only.")
+    ] = "127.0.0.1",
+    port: Annotated[
+        int, typer.Option("--port", metavar="PORT", min=0, max=65535, help="0: any that is free.")
+    ] = 8765,
+) -> None:
+    """Show running renders, clips and films on a live page, until it is interrupted.
+
+    Whoever opens the page needs the address that is printed: it contains a token.
+
+    \b
+    svi-story watch boards/
+    ssh -L 8765:localhost:8765 gpu-server     then open the printed address here
+    """
+    from svi_story.watch.server import WatchServer, bind, serve
+    from svi_story.watch.state import Watched
+
+    try:
+        listening = bind(host, port)
+    except OSError as error:
+        what = f"cannot listen on {host}, port {port}: {error.strerror or error}; choose another --port"
+        raise InputError(f"{what}, or 0 for any that is free") from error
+    with listening:
+        names = () if host in ("127.0.0.1", "::1", "localhost") else (host, socket.gethostname())
+        server = WatchServer(Watched(paths, options.given()), names)
+        address = listening.getsockname()
+        shown = f"[{address[0]}]" if ":" in address[0] else address[0]
+        if names and address[0] in ("0.0.0.0", "::"):  # noqa: S104 - the user asked for it
+            shown = socket.gethostname()
+        answer(f"http://{shown}:{address[1]}{server.prefix}/?token={server.token}")
+        sys.stdout.flush()
+        complain("the address contains the token; ^C ends the page and no render")
+        if names:
+            complain("warning: the page is not encrypted; on networks of others use ssh -L instead of --host")
+        with suppress(KeyboardInterrupt):
+            serve(server, listening)
 
 
 def stop(

@@ -162,8 +162,8 @@ class Film:
 
     def _encode(self, piece: Piece) -> tuple[str, Path]:
         """The key and file of a piece; the same frames are encoded once."""
-        by_content = replace(piece, spans=self._by_content(piece.spans), under=self._by_content(piece.under))
-        inputs = piece_inputs(by_content, self._encoding)
+        contents = {key: self._entries[key].frames_sha256 for key in piece.keys - self._cards.keys()}
+        inputs = piece_inputs(by_content(piece, contents), self._encoding)
         seconds: list[float] = []
 
         def build(target: Path) -> None:
@@ -176,13 +176,6 @@ class Film:
         if seconds:  # encoded now, and in the cache
             self._context.report(PieceDone(self._board, piece.clip, piece.frames, seconds[-1]))
         return key, path
-
-    def _by_content(self, spans: tuple[Span, ...]) -> tuple[Span, ...]:
-        """The same spans with the hashes of their frames as keys."""
-        return tuple(
-            span if span.key in self._cards else replace(span, key=self._entries[span.key].frames_sha256)
-            for span in spans
-        )
 
     def _open(self, key: str) -> FrameSource:
         if key not in self._cards:
@@ -234,6 +227,15 @@ class Film:
 
     def _report_warning(self, what: str) -> None:
         self._context.report(Warned(f"{self._board}: {what}"))
+
+
+def by_content(piece: Piece, contents: Mapping[str, str]) -> Piece:
+    """A piece with the hash of the frames in the place of each segment's key; cards keep theirs."""
+
+    def named(spans: tuple[Span, ...]) -> tuple[Span, ...]:
+        return tuple(replace(span, key=contents.get(span.key, span.key)) for span in spans)
+
+    return replace(piece, spans=named(piece.spans), under=named(piece.under))
 
 
 class Films:

@@ -167,8 +167,13 @@ class Progress:
             return f"{len(self.workers)} workers: {', '.join(self._active()) or self.doing}"
         board = self.current[0] if self.current else None
         named = f"{board}: " if board and self.number_of_boards > 1 else ""
+        return f"{named}{self.activity}"
+
+    @property
+    def activity(self) -> str:
+        """The same without the board."""
         steps = _steps(self.segment) if self.phase.startswith("sampling") else ""
-        return f"{named}{self.doing}{f' ({steps})' if steps else ''}"
+        return f"{self.doing}{f' ({steps})' if steps else ''}"
 
     def _active(self) -> list[str]:
         """What each worker is doing, those that were heard of last."""
@@ -246,7 +251,8 @@ class Progress:
             case BoardDelayed() | BoardFailed():
                 board = self._board(event.board)
                 board.state = "delayed" if isinstance(event, BoardDelayed) else "failed"
-                board.message = event.message.strip().splitlines()[-1] if event.message.strip() else ""
+                lines = event.message.strip().splitlines() or [""]
+                board.message = lines[-1] if lines[0].startswith("Traceback") else "\n".join(lines)
                 self._do("preparing", "preparing")
             case BoardRefused():
                 board = self._board(event.board)

@@ -285,7 +285,7 @@ def request_stop(folder: Path, stop: Stop) -> None:
 def prune(layout: Layout) -> None:
     """Remove the oldest runs that have ended, so that the cache keeps KEPT_RUNS and KEPT_BYTES at most."""
     total = 0
-    for number, path in enumerate(_log_files(layout), 1):
+    for number, path in enumerate(log_files(layout), 1):
         with suppress(OSError):
             status = path.stat()
             total += status.st_size
@@ -294,7 +294,7 @@ def prune(layout: Layout) -> None:
                 shutil.rmtree(path.parent)
 
 
-def _log_files(layout: Layout) -> list[Path]:
+def log_files(layout: Layout) -> list[Path]:
     """The logs of a cache, the newest first."""
     try:
         return sorted((path / EVENTS for path in layout.runs.iterdir()), reverse=True)
@@ -413,7 +413,7 @@ class RunReader:
 
 def read_runs(cache: Path) -> list[RunReport]:
     """The runs of a cache that are logged, the newest first."""
-    readers = [RunReader(path) for path in _log_files(Layout(cache.absolute()))[:KEPT_RUNS]]
+    readers = [RunReader(path) for path in log_files(Layout(cache.absolute()))[:KEPT_RUNS]]
     for reader in readers:
         reader.update()
     usual = usual_pauses(readers)
