@@ -277,7 +277,7 @@ def _row(number: int, board: _Board, progress: BoardProgress | None, *, is_runni
     if state == "rendering" and all(clip["state"] not in ("sampling", "decoding") for clip in clips):
         state = "queued" if finished < len(clips) else "joining"
     if not state or (state == "done" and finished < len(clips)):  # changed since
-        state = "finished" if finished == len(clips) and film else "unfinished" if finished else "waiting"
+        state = "done" if finished == len(clips) and film else "unfinished" if finished else "waiting"
     return {
         "number": number,
         "name": place.board.name,
