@@ -317,6 +317,7 @@ READERS = {
     "engines/svi/device.py": "/sys",
     "media/text.py": "fonts and a layout of the package",
     "review/report.py": "a page of the package",
+    "watch/server.py": "a page of the package",
     "storyboard/templates.py": "templates of the package",
 }
 """Who may open files to read them: a pipe or a device may lie in the place of any other file."""
