@@ -86,6 +86,12 @@ def stop_main_thread(error: type[BaseException]) -> None:
         signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGTERM)
 
 
+def lower_priority() -> None:
+    """Let other processes go first; on Windows nothing."""
+    if hasattr(os, "nice"):
+        os.nice(10)
+
+
 def try_lock(descriptor: int) -> None:
     """Lock an open file for as long as it is open. OSError where another process has, or without locks."""
     if not IS_POSIX:

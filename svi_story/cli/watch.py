@@ -13,6 +13,7 @@ import typer
 from svi_story.cli.options import BoardOptions, Cache, Paths, settings_here, with_board_options
 from svi_story.cli.terminal import answer, complain
 from svi_story.errors import InputError, Problem
+from svi_story.portable import lower_priority
 
 if TYPE_CHECKING:
     from svi_story.render.runs import RunReport, Stop
@@ -63,6 +64,7 @@ def watch(
         complain("the address contains the token; ^C ends the page and no render")
         if names:
             complain("warning: the page is not encrypted; on networks of others use ssh -L instead of --host")
+        lower_priority()  # the render goes first
         with suppress(KeyboardInterrupt):
             serve(server, listening)
 

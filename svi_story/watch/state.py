@@ -7,6 +7,7 @@ import shutil
 import stat
 import time
 from dataclasses import dataclass, field
+from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -217,7 +218,7 @@ class Watched:
         is_only_these = all(name in numbers for name in boards)
         current = ""
         if progress.current and opened:
-            current = os.path.realpath(opened.folder / progress.current[0])
+            current = _real(opened.folder / progress.current[0])
         shown = is_only_these or current in numbers
         segment = progress.segment
         path = next(path for path, reader in self._readers.items() if reader.run == report.run)
@@ -258,7 +259,13 @@ def _boards_of(report: RunReport) -> Mapping[str, BoardProgress]:
     """The boards of a run by their real paths."""
     opened = report.progress.opened
     folder = opened.folder if opened else Path()
-    return {os.path.realpath(folder / path): board for path, board in report.progress.boards.items()}
+    return {_real(folder / path): board for path, board in report.progress.boards.items()}
+
+
+@lru_cache(4096)
+def _real(path: Path) -> str:
+    """The path without links; remembered, because it is asked for every second."""
+    return os.path.realpath(path)
 
 
 def _row(number: int, board: _Board, progress: BoardProgress | None, *, is_running: bool) -> Json:
