@@ -14,8 +14,8 @@ from typing import TYPE_CHECKING, Any, Literal
 from svi_story.api import prepare_jobs
 from svi_story.cache.entry import ENTRY, read_manifest
 from svi_story.cache.layout import FRAMES, PIECE_FILE, Layout
-from svi_story.cut.edit_list import encoding_of, pieces_of
-from svi_story.cut.encode import piece_inputs
+from svi_story.cut.encode import encoding_of, piece_inputs
+from svi_story.cut.timeline import pieces_of
 from svi_story.errors import StoryError
 from svi_story.files import CorruptError
 from svi_story.plan.keys import key_of
