@@ -474,6 +474,18 @@ def test_bad_sounds_are_told_with_their_place(
         assert re.search(said, " ".join(ended.err.split())), said
 
 
+def test_joined_files_are_reported(
+    write_board: Callable[..., Path], svi_story: Callable[..., Any], tmp_path: Path
+) -> None:
+    (tmp_path / "joined.wav").write_bytes(WAV + INFO + WAV)
+    (tmp_path / "one.wav").write_bytes(WAV + INFO)
+    clip = {"prompt": "A cat sits by the window.", "voice": "joined.wav", "sounds": ["one.wav"]}
+    ended = svi_story("validate", write_board(clips=[clip]))
+    error = " ".join(ended.err.split())
+    what = "joined.wav: consists of 2 sound files, one behind the other; all of them are read"
+    assert (ended.code, error.count(what), error.count("consists")) == (0, 1, 1)
+
+
 def test_boards_without_sound_import_no_libav(write_board: Callable[..., Path]) -> None:
     script = (
         "import sys; from svi_story.cli.app import app\n"

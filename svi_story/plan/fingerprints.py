@@ -11,7 +11,7 @@ from importlib.metadata import version
 from typing import TYPE_CHECKING
 
 from svi_story.errors import InputError, Problem, RenderError
-from svi_story.events import Hashing
+from svi_story.events import Hashing, Warned
 from svi_story.files import (
     UnfitError,
     chunks_of,
@@ -135,11 +135,16 @@ class Fingerprints:
     def _read(self, path: Path) -> tuple[str, str]:
         """The state of a recording that did not change while it was read and hashed, and its samples."""
         from svi_story.media.audio_files import SoundError, open_sound
+        from svi_story.media.containers import count_joined_files
         from svi_story.media.guard import count_samples
 
         with open_sound(path) as file:
             state = _state(os.fstat(file.fileno()))
             samples = self.known.get(_samples_key(state)) or str(count_samples(path, file))
+            joined = count_joined_files(path, file)
+            if joined > 1:
+                what = f"consists of {joined} sound files, one behind the other; all of them are read"
+                self.report(Warned(f"{path}: {what}"))
             file.seek(0)
             try:
                 digest = self._hash(path, file)

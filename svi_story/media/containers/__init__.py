@@ -51,6 +51,16 @@ def inspect(path: Path, file: BinaryIO) -> FileView:
     return view
 
 
+def count_joined_files(path: Path, file: BinaryIO) -> int:
+    """How many WAV or AIFF files an open file consists of, one behind the other; 1 for all other kinds.
+
+    Raises SoundError as `inspect`.
+    """
+    source = AudioSource(path, file)
+    start = _after_id3(source)
+    return ChunkedFile(source, start).files if is_chunked(source.read(start, 12)) else 1
+
+
 # -- MP3 and AAC, and the tags around and between their frames
 
 

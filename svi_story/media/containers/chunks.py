@@ -64,9 +64,11 @@ class ChunkedFile:
         """Where the samples start and end, in every chunk that holds some."""
         self._length_at = 0
         """Where the length of the first of these chunks is."""
+        self.files = 0
         at = start
         while at < source.size:
             at = self._inspect_file(at)
+            self.files += 1
         if len(self._sound) > 1:
             self._join()
 
