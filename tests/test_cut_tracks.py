@@ -17,7 +17,7 @@ from cut_frames import HEIGHT, NINE, WIDTH, assert_shows, encode_all, encoding, 
 from cut_tracks import RATE, clicks, heard, heard_by_libav, loudest, texts, top_boxes, xmp_of
 
 from svi_story.cut.encode import Encoding
-from svi_story.cut.extras import Chapter, Cue, Extras, in_turn
+from svi_story.cut.extras import Chapter, Cue, Extras, ordered_cues
 from svi_story.cut.ffmpeg import ffmpeg_path
 from svi_story.cut.join import PieceError, count_frames, join
 from svi_story.cut.mp4 import boxes
@@ -206,7 +206,7 @@ def test_any_text_is_a_caption(pieces: list[Path], film: Path, text: str, shown:
 
 def test_cues_come_in_turn() -> None:
     cues = [Cue("late", 9, 12), Cue("long", 0, 30), Cue(" \n", 3, 4), Cue("twin", 9, 20)]
-    assert in_turn(cues) == [Cue("long", 0, 9), Cue("twin", 9, 20)]
+    assert ordered_cues(cues) == [Cue("long", 0, 9), Cue("twin", 9, 20)]
     with pytest.raises(ValueError, match="start < stop"):
         Cue("x", 5, 5)
 

@@ -350,7 +350,7 @@ def test_directories_that_promise_more_than_the_file_holds(tmp_path: Path) -> No
     place = at + 2 + 12 * (count - 1)
     struct.pack_into("<HHII", data, place, 65_000, 7, len(data) + 1, 0)
     path.write_bytes(data)
-    assert "its directory promises more than the file holds" in refusal(path)
+    assert "its directory declares more than the file holds" in refusal(path)
 
 
 @pytest.mark.parametrize("mode", ["RGB", "RGBA"])

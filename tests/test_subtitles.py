@@ -13,7 +13,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from svi_story.cut.captions import harmless, srt
+from svi_story.cut.captions import escape_markup, srt
 from svi_story.cut.extras import Cue
 from svi_story.cut.ffmpeg import ffmpeg_path
 
@@ -74,7 +74,7 @@ def test_times_are_rounded_to_the_nearest_millisecond(frame: int, fps: Fraction,
     ],
 )
 def test_text_stays_text(text: str, shown: str) -> None:
-    assert harmless(text) == shown
+    assert escape_markup(text) == shown
     assert blocks(srt([Cue(text, 0, 9), Cue("next", 9, 12)], FPS))[0][2] == shown
 
 
@@ -91,7 +91,7 @@ def test_nothing_breaks_a_file(written: list[tuple[str, int, int]]) -> None:
 @given(st.text(st.characters(categories=["L", "N", "P", "S"]), max_size=40))
 def test_the_words_stay_the_same_characters(text: str) -> None:
     """Full width is a matter of looks: Unicode's compatibility form gives the author's text back."""
-    assert unicodedata.normalize("NFKC", harmless(text)) == unicodedata.normalize("NFKC", text)
+    assert unicodedata.normalize("NFKC", escape_markup(text)) == unicodedata.normalize("NFKC", text)
 
 
 def test_a_player_reads_it(tmp_path: Path) -> None:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from svi_story.cut.extras import in_turn
+from svi_story.cut.extras import ordered_cues
 from svi_story.media.text import TextStyle, draw_text, is_whole
 
 if TYPE_CHECKING:
@@ -148,7 +148,7 @@ def srt(cues: Iterable[Cue], fps: Fraction) -> str:
     what they would take for one is written with the full-width twins of `<`, `>`, `{` and `}`. Cues that
     would overlap end where the next begins.
     """
-    ordered = in_turn(replace(cue, text=harmless(cue.text)) for cue in cues)
+    ordered = ordered_cues(replace(cue, text=escape_markup(cue.text)) for cue in cues)
     blocks = (
         f"{number}\n{_clock(cue.start, fps)} --> {_clock(cue.stop, fps)}\n{cue.text}\n"
         for number, cue in enumerate(ordered, 1)
@@ -156,7 +156,7 @@ def srt(cues: Iterable[Cue], fps: Fraction) -> str:
     return "\n".join(blocks)
 
 
-def harmless(text: str) -> str:
+def escape_markup(text: str) -> str:
     """Text that every player shows as it is: no blank lines, no control characters, no markup."""
     lines = (
         # without control characters and halves of characters, which no file can hold

@@ -237,7 +237,7 @@ def _ffmpeg(encoding: Encoding, path: Path) -> Iterator[Callable[[Frame], None]]
                 raise _FfmpegError from error
 
         def close() -> None:
-            with suppress(OSError):  # a dead one no longer takes what was still on its way
+            with suppress(OSError):  # it may have ended before it read everything
                 stdin.close()
             process.wait()
 

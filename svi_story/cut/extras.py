@@ -47,7 +47,7 @@ class Extras:
     captions: tuple[Cue, ...] = ()
     """A track of text of its own."""
     captions_on: bool = True
-    """Whether players show that track unasked: not where the same words are in the picture."""
+    """Whether players show that track by default: not where the same words are in the picture."""
     audio: Path | None = None
     """A file of AAC packets whose decoded sample 0 plays with film frame 0."""
     xmp: bytes = b""
@@ -64,8 +64,8 @@ class Extras:
         }
 
 
-def in_turn(cues: Iterable[Cue]) -> list[Cue]:
-    """Cues as a reader meets them: by start, none blank, each over when the next begins."""
+def ordered_cues(cues: Iterable[Cue]) -> list[Cue]:
+    """Cues by their start; blank ones are left out, and each ends when the next one begins."""
     ordered = sorted((cue for cue in cues if cue.text.strip()), key=lambda cue: (cue.start, cue.stop))
     return [
         Cue(cue.text, cue.start, min(cue.stop, after.start) if after else cue.stop)

@@ -45,8 +45,8 @@ class PieceFrames:
 
     def __init__(self, piece: Piece, open_frames: OpenFrames) -> None:
         self._piece = piece
-        self._over = _Reader(open_frames)
-        self._under = _Reader(open_frames)
+        self._over = _EntryReader(open_frames)
+        self._under = _EntryReader(open_frames)
 
     def __enter__(self) -> Self:
         return self
@@ -98,7 +98,7 @@ def blend(under: Frame, over: Frame, part: int, whole: int) -> Frame:
     return (total // np.uint32(whole)).astype(np.uint8)
 
 
-class _Reader:
+class _EntryReader:
     """Reads one entry after another and keeps only the last one open."""
 
     def __init__(self, open_frames: OpenFrames) -> None:

@@ -9,7 +9,7 @@ from contextlib import ExitStack, contextmanager
 from fractions import Fraction
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from svi_story.cut.extras import in_turn
+from svi_story.cut.extras import ordered_cues
 from svi_story.cut.mp4 import add_xmp, hide_captions
 from svi_story.errors import Problem, RenderError
 from svi_story.files import atomic_file, check_regular, disk, remove_stale_temps, unwritable
@@ -61,7 +61,7 @@ class PiecePackets:
 
     def __init__(self, pieces: Sequence[Path], encoding: Encoding, film: OutputContainer) -> None:
         self.frames = 0
-        """That the packets handed out so far stand for."""
+        """Frames in the packets so far."""
         self._pieces = pieces
         self._encoding = encoding
         with open_piece(pieces[0]) as source:
@@ -194,7 +194,7 @@ def captions(cues: Iterable[Cue], encoding: Encoding, film: OutputContainer) -> 
     while ticks < FASTEST:
         ticks *= 2
     stream.time_base = Fraction(1, ticks)
-    return _texts(in_turn(cues), encoding.fps, stream)
+    return _texts(ordered_cues(cues), encoding.fps, stream)
 
 
 def _texts(cues: Sequence[Cue], fps: Fraction, stream: SubtitleStream) -> Iterator[Packet[Any]]:

@@ -21,7 +21,7 @@ LARGEST_XMP = 32 * 2**20
 """Bytes; a packet holds a storyboard of 2 MB at most, and XML makes some characters longer."""
 
 ENABLED = 1
-"""The flag of a track that players show unasked."""
+"""The flag of a track that players show by default."""
 
 
 @dataclass(frozen=True)
@@ -71,7 +71,7 @@ def read_xmp(path: Path) -> bytes:
 
 
 def hide_captions(file: BinaryIO) -> None:
-    """Clear the flag that makes players show the captions unasked; libav always sets it."""
+    """Clear the flag that makes players show the captions by default; libav always sets it."""
     end = file.seek(0, 2)
     (moov,) = (box for box in boxes(file, 0, end) if box.kind == b"moov")
     for track in boxes(file, moov.start, moov.stop):

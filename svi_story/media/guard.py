@@ -1,6 +1,6 @@
 """Untrusted files, decoded in a process of its own: bounded memory, bounded time, one thread.
 
-A file that looks harmless can make a decoder take any amount of memory or time, and no inspection finds every
+A file that looks normal can make a decoder take any amount of memory or time, and no inspection finds every
 such file. So one child process decodes for this one. It is started with the first file, gets each file's path
 over a pipe and answers with a number, or with pixels of the requested size. It is replaced when it dies, or
 when it keeps memory after a file. Where the system has no limits (macOS has none on memory, Windows none at

@@ -268,7 +268,7 @@ def _tiff(data: _Data) -> Header:
             found = data.unpack(order + _TIFF_LAYOUT.get(kind, "I"), value)[0]
             tags[tag] = max(found, tags.get(tag, 0))
     if held > data.size:
-        raise HeaderError("its directory promises more than the file holds")
+        raise HeaderError("its directory declares more than the file holds")
     return _tiff_header(tags)
 
 

@@ -55,7 +55,7 @@ _LONGEST_LINE = 1000
 _LONGEST_PATH = 200
 
 
-class Written(NamedTuple):
+class ScalarSource(NamedTuple):
     """How a value is written in the file."""
 
     source: str
@@ -94,7 +94,7 @@ def lookalike_in(text: str) -> str:
 
 
 def misread_lines(
-    text: str, values: Iterable[Written], fields: Collection[str]
+    text: str, values: Iterable[ScalarSource], fields: Collection[str]
 ) -> Iterator[tuple[int, str, bool]]:
     """Lines that look like a field or an item and are none: the line, why, and whether it is part of a text.
 
@@ -122,7 +122,7 @@ def _misread(line: str, fields: Collection[str], *, indented: bool) -> str:
     return ""
 
 
-def cut_off(value: Written, *, failed: bool = False) -> str:
+def cut_off(value: ScalarSource, *, failed: bool = False) -> str:
     """What a comment cuts off an unquoted text; empty when it is probably meant as a comment.
 
     That has a space after its `#`, unless something is wrong with the text (`failed`).
@@ -136,7 +136,7 @@ def cut_off(value: Written, *, failed: bool = False) -> str:
     return f'the text ends before "{shown}", because " #" starts a comment; put all of it in quotes'
 
 
-def escapes(value: Written, *, is_path: bool) -> str:
+def escapes(value: ScalarSource, *, is_path: bool) -> str:
     """What a backslash in double quotes is read as; empty when none could be meant as itself."""
     pattern = _ESCAPE if is_path else _RARE_ESCAPE
     found = pattern.search(value.source) if value.source.startswith('"') else None

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class Lines:
+class LineNumbers:
     """The line of every place of a board."""
 
     written: Mapping[Loc, int]
@@ -106,7 +106,7 @@ class BoardFile:
     story: Storyboard
     ids: tuple[str, ...]
     """Every clip's id, in order."""
-    lines: Lines
+    lines: LineNumbers
     digest: str
     """sha256 (hex) of the file's bytes."""
     text: str
@@ -169,7 +169,7 @@ def _load(path: Path, resolver: Resolver) -> BoardFile:
         what = "is not a board; start with `version: 1` and write `name: value` lines"
         what = f"{format_value(document.data)} {what}"
         raise InputError(Problem(what, file=str(path), line=document.lines[()]))
-    lines = Lines(document.lines)
+    lines = LineNumbers(document.lines)
     data, wrong_variables = replace_variables(document.data)
     checked = validate(data)
     named = tuple(_named_files(data if checked.valid else {}))
@@ -233,7 +233,7 @@ def _is_path(loc: Loc) -> bool:
     return loc[-1] in PATHS or loc[-2:-1] == ("sounds",)
 
 
-def _conflicts(checked: Validation, lines: Lines) -> Iterator[FieldError]:
+def _conflicts(checked: Validation, lines: LineNumbers) -> Iterator[FieldError]:
     for conflict in checked.conflicts[:MOST_ERRORS]:
         yield FieldError(conflict.loc, conflict.text(lines.of(conflict.other)))
     rest = checked.conflicts[MOST_ERRORS:]

@@ -20,7 +20,7 @@ from yaml.events import (
 
 from svi_story.errors import InputError, Problem
 from svi_story.fields import Loc, format_path, format_value, joined_surrogates
-from svi_story.storyboard.pitfalls import MAX_REST, Written, cut_off, lookalike_in, misread_lines
+from svi_story.storyboard.pitfalls import MAX_REST, ScalarSource, cut_off, lookalike_in, misread_lines
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Mapping
@@ -102,7 +102,7 @@ class Document:
     """1-based line of every place that is written out."""
     problems: tuple[Problem, ...]
     """Problems that did not stop the parser."""
-    written: Mapping[Loc, Written]
+    written: Mapping[Loc, ScalarSource]
     """How every scalar is written."""
 
 
@@ -127,7 +127,7 @@ def parse(text: str, file: str, fields: Collection[str] = ()) -> Document:
 
 
 def _causes(
-    text: str, values: Collection[Written], fields: Collection[str], error: yaml.MarkedYAMLError
+    text: str, values: Collection[ScalarSource], fields: Collection[str], error: yaml.MarkedYAMLError
 ) -> list[tuple[int, str]]:
     """Why the parser stopped: because of lookalikes or a comment before that place, or as it says."""
     line, what = _message_of(error)
@@ -216,7 +216,7 @@ class _Builder:
     file: str
     lines: dict[Loc, int] = field(default_factory=dict)
     problems: list[Problem] = field(default_factory=list)
-    written: dict[Loc, Written] = field(default_factory=dict)
+    written: dict[Loc, ScalarSource] = field(default_factory=dict)
     anchors: dict[str, tuple[object, int]] = field(default_factory=dict)
     """Name: the value, and how many values it holds. The size is 0 while it is being read."""
     values: int = 0
@@ -253,7 +253,7 @@ class _Builder:
 
     def content(self, event: Event, loc: Loc, depth: int) -> object:
         if isinstance(event, ScalarEvent):
-            self.written[loc] = _written(event, self.events.buffer)
+            self.written[loc] = _source_of(event, self.events.buffer)
             return scalar(event.value) if event.implicit[0] else joined_surrogates(event.value)
         if isinstance(event, SequenceStartEvent):
             return self.sequence(loc, depth)
@@ -326,10 +326,10 @@ def _line(event: Event) -> int:
     return event.start_mark.line + 1 if event.start_mark else 0
 
 
-def _written(event: ScalarEvent, text: str) -> Written:
+def _source_of(event: ScalarEvent, text: str) -> ScalarSource:
     start, end = event.start_mark, event.end_mark
     if start is None or end is None:
-        return Written("", "", 0, 0)
+        return ScalarSource("", "", 0, 0)
     rest = text[end.index : end.index + MAX_REST].partition("\n")[0].rstrip("\0")
     in_block = end.column == 0 and end.index > start.index  # it ends where the next line starts
-    return Written(text[start.index : end.index], rest, start.line + 1, end.line + (not in_block))
+    return ScalarSource(text[start.index : end.index], rest, start.line + 1, end.line + (not in_block))
