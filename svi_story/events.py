@@ -478,6 +478,15 @@ class ClipReviewed(Event):
 
 
 @dataclass(frozen=True)
+class FilmRead(Event):
+    """So many frames of a film file, of so many that it declares, were measured (`review`)."""
+
+    film: Path
+    done: int
+    frames: int
+
+
+@dataclass(frozen=True)
 class BoardFailed(Event):
     """A board could not be finished; what was rendered is kept."""
 

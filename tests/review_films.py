@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from svi_story.plan.model import Segment
-    from svi_story.review.film import FilmReview
+    from svi_story.review.results import FilmReview
 
     Frame = NDArray[np.uint8]
 

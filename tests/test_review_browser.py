@@ -62,8 +62,10 @@ def chromium() -> Iterator[Any]:
 class Seen:
     """A page that is open, and all that it complained about or asked for."""
 
-    def __init__(self, browser: Any, page: Path, width: int = 1280, **options: Any) -> None:
-        self.context = browser.new_context(viewport={"width": width, "height": 800}, **options)
+    def __init__(
+        self, browser: Any, page: Path, width: int = 1280, height: int = 800, **options: Any
+    ) -> None:
+        self.context = browser.new_context(viewport={"width": width, "height": height}, **options)
         self.page = self.context.new_page()
         self.said: list[str] = []
         self.page.on("console", lambda message: self.said.append(message.text))
@@ -206,14 +208,26 @@ def test_keys_walk_on_where_the_film_has_ended(chromium: Any, page: Path) -> Non
         assert seen("document.activeElement.id") == clip
 
 
-@pytest.mark.parametrize("width", [390, 1280])
-def test_the_player_is_in_view_with_the_plots(chromium: Any, page: Path, width: int) -> None:
-    html = page.read_text("utf-8").replace('width="64" height="64" poster', 'width="48" height="832" poster')
-    page.write_text(html, "utf-8")
-    seen = Seen(chromium, page, width)
-    seen("document.querySelector('[data-plot=seams]').scrollIntoView({block: 'end', behavior: 'instant'})")
-    seen.page.wait_for_timeout(100)
-    box = seen.page.locator("video").bounding_box()
-    assert box["height"] <= 800 - 50
-    assert box["y"] >= -1
-    assert box["y"] + box["height"] <= 800
+SIZES = [(320, 568), (390, 844), (844, 390), (768, 1024), (1280, 500), (1280, 800), (1920, 1080)]
+
+
+@pytest.mark.parametrize(("width", "height"), SIZES, ids=str)
+@pytest.mark.parametrize("portrait", [False, True])
+def test_the_player_is_in_view_with_warnings_and_plots(
+    chromium: Any, page: Path, width: int, height: int, portrait: bool
+) -> None:
+    if portrait:
+        html = page.read_text("utf-8").replace(
+            'width="64" height="64" poster', 'width="48" height="832" poster'
+        )
+        page.write_text(html, "utf-8")
+    seen = Seen(chromium, page, width, height)
+    for target in (".group", "[data-plot=drift]", "[data-plot=motion]", "[data-plot=seams]"):
+        seen(f"document.querySelector('{target}').scrollIntoView({{block: 'center', behavior: 'instant'}})")
+        seen.page.wait_for_timeout(50)
+        box = seen.page.locator("video").bounding_box()
+        assert box["y"] >= -1, target
+        assert box["y"] + box["height"] <= height + 1, target
+        under = seen.page.locator(target).first.bounding_box()
+        is_beside = box["x"] + box["width"] <= under["x"] or box["y"] + box["height"] <= under["y"] + 1
+        assert is_beside or under["height"] > height - box["height"] - 100, f"{target} is hidden"

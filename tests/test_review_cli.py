@@ -52,7 +52,7 @@ def test_nothing_rendered_is_an_error_that_says_so(write_board: Write, svi_story
     assert not PAGE.exists()
 
 
-def test_without_weights_the_reason_is_told(write_board: Write, svi_story: Run) -> None:
+def test_without_weights_the_reason_is_reported(write_board: Write, svi_story: Run) -> None:
     ended = svi_story("review", write_board(), "--models", "nowhere")
     assert ended.code == 2
     assert "nowhere" in ended.err
@@ -85,7 +85,7 @@ def test_an_outdated_film_is_named_so(write_board: Write, svi_story: Run) -> Non
     assert "not the one that is planned now" in PAGE.read_text("utf-8")
 
 
-def test_a_damaged_entry_is_missing_and_told(write_board: Write, svi_story: Run) -> None:
+def test_a_damaged_entry_is_missing_and_reported(write_board: Write, svi_story: Run) -> None:
     board = write_board()
     job = plant(board, pan(60, (64, 64), 0.001), "animatic")
     frames = next(Path("renders/.cache/entries").rglob(f"{job.segments[2].key}/frames.avi"))
@@ -100,7 +100,7 @@ def test_a_damaged_entry_is_missing_and_told(write_board: Write, svi_story: Run)
     assert "Not rendered yet: 1 of 3 clips" in PAGE.read_text("utf-8")
 
 
-def test_a_place_that_cannot_be_written_is_told(
+def test_a_place_that_cannot_be_written_is_reported(
     write_board: Write, svi_story: Run, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     board = write_board()

@@ -384,6 +384,80 @@ def test_a_repeated_frame_is_found_in_an_animatic_too(
     assert ("duplicate", 1, 0) in faults(review(plant(path, planted, "animatic")))
 
 
+LONG = 7 * CLIP - 6
+"""Frames of a film of seven clips: 24 seconds at 8 frames a second."""
+
+
+def seven(words: str) -> dict[str, Any]:
+    """Fields of a board of seven clips with these prompts."""
+    clips = [{"prompt": words.format(n), "frames": CLIP} for n in range(7)]
+    return {"fps": 8, "clips": clips}
+
+
+def burnt(frames: int) -> Film:
+    """A slow pan whose colours burn from the third clip on."""
+    film = pan(frames, speed=0.0005)
+    return [hue(each, 0, 1 + max(n / frames - 0.3, 0) * 2.5) for n, each in enumerate(film)]
+
+
+def test_a_run_that_degrades_says_from_which_clip_on_and_what_helps(board: Callable[..., Path]) -> None:
+    found = reviewed(board(**seven("The camera is moving on, part {}.")), burnt(LONG))
+    degraded = next(each for each in found.findings if each.kind == "degradation")
+    assert degraded.what == "colour"
+    assert degraded.since is not None
+    assert 0.3 * LONG / 8 <= degraded.since + 10 <= LONG / 8
+    assert degraded.frame == round(degraded.since * 8)
+    clip = found.clips[degraded.clip]
+    assert clip.start <= degraded.frame < clip.start + clip.frames
+    assert f"retake {clip.id}" in degraded.remedies[0]
+    assert "transition: cut" in degraded.remedies[1]
+    (run,) = found.runs
+    assert (run.degradation.verdict, run.clips) == ("degraded", tuple(range(7)))
+    assert run.first is not None
+    assert run.worst is not None
+    assert run.first.within < run.worst.within
+
+
+def test_a_good_run_has_measures_and_no_warning(board: Callable[..., Path]) -> None:
+    found = reviewed(board(**seven("The camera is moving on, part {}.")), pan(LONG, speed=0.0005))
+    assert faults(found) == []
+    (run,) = found.runs
+    assert run.degradation.verdict == "not degraded"
+    assert run.degradation.judged_share > 0.8
+    assert max(each.drift for each in run.degradation.windows if np.isfinite(each.drift)) < 1
+
+
+@pytest.mark.parametrize(
+    ("prompts", "same_scene", "warned"),
+    [
+        (("A pan over a town, {}.", "A pan over a town, {}."), None, True),
+        (("A pan over a town.", "Night falls on the harbour, in neon {}."), None, False),
+        (("A pan over a town.", "Night falls on the harbour, in neon {}."), True, True),
+        (("A pan over a town, {}.", "A pan over a town, {}."), False, False),
+    ],
+)
+def test_other_colours_are_a_fault_only_where_the_scene_is_to_stay(
+    board: Callable[..., Path], prompts: tuple[str, str], same_scene: bool | None, warned: bool
+) -> None:
+    clips = [{"prompt": prompts[n > 0].format(n)} for n in range(3)]
+    film = growing(pan(FILM), lambda frame, share: hue(frame, 90 * share))
+    found = reviewed(board(clips=clips, same_scene=same_scene), film)
+    assert ("drift" in {each.kind for each in found.findings}) == warned
+
+
+def test_a_soft_picture_of_something_else_is_no_blur(board: Callable[..., Path]) -> None:
+    other = [soft(view(scene(9), 0.5 + 0.002 * n, 1.5, (160, 96)), 2) for n in range(FILM - FIRST)]
+    found = reviewed(board(), [*pan(FIRST), *other])
+    assert "blur" not in {each.kind for each in found.findings}
+
+
+def test_what_hardly_moved_is_not_frozen(board: Callable[..., Path]) -> None:
+    """An encoder, or a still subject, leaves parts of the picture as they were."""
+    film = [view(scene(), 0.5 + 0.0001 * n, 1.5, (160, 96)) for n in range(FILM)]
+    held = [left_of(film[n // 12 * 12], each) for n, each in enumerate(film)]
+    assert "frozen" not in {each.kind for each in reviewed(board(), held).findings}
+
+
 @settings(max_examples=8)
 @given(st.integers(1, 11))
 def test_a_film_measured_in_parts_gives_the_same_numbers(cut: int) -> None:

@@ -210,6 +210,16 @@ def test_json_holds_clips_joins_and_warnings(board_of: Write) -> None:
     assert answer["clips"][0]["sampling_seconds"] == 12.5
 
 
+def test_json_has_the_measures_of_every_run_and_no_empty_fields_of_files(board_of: Write) -> None:
+    answer = json.loads(summarize(review(plant(board_of(), pan(37, (64, 64), 0.001)))).model_dump_json())
+    assert (answer["verdict"], answer["judged_share"], answer["film"], answer["file"]) == (
+        *("cannot tell", 0),
+        *(None, None),
+    )
+    (run,) = answer["runs"]
+    assert (run["clips"], run["start"], run["stop"]) == (["clip-01", "clip-02", "clip-03"], 0, 2.467)
+
+
 FORGED = (1e308, 10**400, -5, float("nan"), float("inf"), "12", True, None, [1])
 
 

@@ -21,6 +21,7 @@ from svi_story.events import (
     ClipReviewed,
     Event,
     FilmDone,
+    FilmRead,
     SegmentDone,
     Warned,
     WorkerLost,
@@ -155,7 +156,7 @@ class Display:
     def __init__(self, keep: Callable[..., None]) -> None:
         self._keep = keep
         self._progress = Progress()
-        self._reviewed: ClipReviewed | None = None
+        self._reviewed: ClipReviewed | FilmRead | None = None
         self._lock = Lock()
         """Events come from several threads, and lines are drawn in another one."""
 
@@ -163,7 +164,7 @@ class Display:
         """Take one event into account."""
         with self._lock:
             self._progress.add(event, time.time())
-            if isinstance(event, ClipReviewed):
+            if isinstance(event, ClipReviewed | FilmRead):
                 self._reviewed = event
         if isinstance(event, KEPT):
             for line in lines_of(event):
@@ -183,6 +184,9 @@ class Display:
         """What is shown in a terminal of that width."""
         from rich.cells import cell_len
 
+        if isinstance(self._reviewed, FilmRead):
+            done, frames = self._reviewed.done, self._reviewed.frames
+            return [overall(self._reviewed.film.name, done, frames, [f"{done}/{frames} frames"], width)]
         if self._reviewed:
             done, clips = self._reviewed.done, self._reviewed.clips
             return [overall(self._reviewed.board.name, done, clips, [f"{done}/{clips} clips"], width)]

@@ -1,24 +1,41 @@
-"""The command that looks at what was made: review."""
+"""The command `review`: of a board, or of any film file."""
 
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import TYPE_CHECKING
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
 
 from svi_story.cli.jobs import prepare_job, store_of
-from svi_story.cli.options import AsJson, Board, BoardOptions, with_board_options
+from svi_story.cli.options import AsJson, BoardOptions, with_board_options
 from svi_story.cli.terminal import answer, answer_json, complain
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
-    import typer
-
     from svi_story.cache.outputs import Outputs
     from svi_story.cache.store import Store
     from svi_story.render.jobs import Job
-    from svi_story.review.film import FilmReview
     from svi_story.review.report import Playback
+    from svi_story.review.results import FilmReview
+
+
+Reviewed = Annotated[Path, typer.Argument(metavar="BOARD|FILM", help="A board, a bundle, or any film file.")]
+Reference = Annotated[
+    Path | None,
+    typer.Option("--reference", metavar="IMAGE", help="What a film file should look like (for a plot)."),
+]
+ClipFrames = Annotated[
+    int | None,
+    typer.Option(
+        "--clip-frames", metavar="N", min=2, help="Length of a film file's clips, before any re-timing."
+    ),
+]
+
+REFERENCE_SIZE = (416, 240)
+"""Pixels: only its colours count."""
+PLAYABLE = (".mp4", ".m4v", ".mov", ".webm", ".ogv")
+PLAYABLE_CODECS = ("h264", "vp8", "vp9", "libdav1d", "av1", "theora")
 
 
 def register(app: typer.Typer) -> None:
@@ -27,16 +44,36 @@ def register(app: typer.Typer) -> None:
 
 
 @with_board_options
-def review(board: Board, options: BoardOptions, as_json: AsJson = False) -> None:
-    """Measure what was made, and write a page about it.
+def review(
+    board: Reviewed,
+    options: BoardOptions,
+    reference: Reference = None,
+    clip_frames: ClipFrames = None,
+    as_json: AsJson = False,
+) -> None:
+    """Measure a film, and write a page about it.
 
-    Colour drift, sharpness, motion, every join, and warnings with what helps.
-    The page lies beside the film and needs nothing else. Warnings do not fail.
+    Of a board: every finished clip, every join, and what helps. Of any film file:
+    whether errors accumulate, re-timing, frozen and repeated frames.
+    The page is written beside the film. Warnings do not change the exit code.
 
     \b
     svi-story review board.yaml
     svi-story review board.yaml --engine animatic --json
+    svi-story review film.mp4 --clip-frames 77 -o reviews
     """
+    from svi_story.bundle.format import is_bundle
+
+    if board.suffix.lower() not in (".yaml", ".yml") and not board.is_dir() and not is_bundle(board):
+        _review_video(board, options, reference, clip_frames, as_json=as_json)
+        return
+    for value, name in ((reference, "--reference"), (clip_frames, "--clip-frames")):
+        if value is not None:
+            raise typer.BadParameter("is for film files; a board says it itself", param_hint=name)
+    _review_board(board, options, as_json=as_json)
+
+
+def _review_board(board: Path, options: BoardOptions, *, as_json: bool) -> None:
     from svi_story.cache.outputs import Outputs
     from svi_story.cli.console import warn
     from svi_story.render.outputs import check_page
@@ -44,24 +81,52 @@ def review(board: Board, options: BoardOptions, as_json: AsJson = False) -> None
     job, _ = prepare_job(board, options)
     job.require_keys()
     command = options.render_command(board)
-    store, outputs, page = (
-        store_of(job),
-        Outputs(job.place.settings.cache),
-        job.place.film.with_suffix(".review.html"),
-    )
+    store, outputs = store_of(job), Outputs(job.place.settings.cache)
+    page = job.place.film.with_suffix(".review.html")
     if not as_json:
         check_page(job, page, outputs, warn)
     found = _measure(job, store, command)
+    _answer(board, found, page, replace(_playback(job, store), command=command), outputs, as_json=as_json)
+
+
+def _review_video(
+    film: Path, options: BoardOptions, reference: Path | None, clip_frames: int | None, *, as_json: bool
+) -> None:
+    from svi_story.cache.outputs import Outputs
+    from svi_story.cli.console import reporter
+    from svi_story.media.guard import fitted_picture
+    from svi_story.render.outputs import check_video_page
+    from svi_story.review.report import Playback, facts_of
+    from svi_story.review.video import review_video
+
+    page = (options.output or film.parent) / f"{film.stem}.review.html"
+    outputs = Outputs(options.cache)
+    if not as_json:
+        check_video_page(film, page, outputs)
+    picture = fitted_picture(reference, *REFERENCE_SIZE, "stretch") if reference else None
+    with reporter(as_json=False, quiet=False, verbose=False) as report:
+        found = review_video(film, picture, clip_frames, report)
+    complain(*(f"{film}: {fact}" for fact in facts_of(found)))
+    codec = found.facts.info.codec if found.facts else ""
+    playable = film.suffix.lower() in PLAYABLE and codec in PLAYABLE_CODECS
+    note = "" if playable else "Not every browser plays films of this kind."
+    _answer(film, found, page, Playback(film, note), outputs, as_json=as_json)
+
+
+def _answer(
+    name: Path, found: FilmReview, page: Path, playback: Playback, outputs: Outputs, *, as_json: bool
+) -> None:
+    """Print the result as JSON, or write the page."""
     if as_json:
         from svi_story.review.summary import summarize
 
         answer_json(summarize(found).model_dump())
     else:
-        _write(page, found, replace(_playback(job, store), command=command), outputs)
+        _write(page, found, playback, outputs)
         answer(str(page))
     if found.findings:
         count = len(found.findings)
-        complain(f"{board}: {count} warning{'s' if count > 1 else ''}; the page says what helps")
+        complain(f"{name}: {count} warning{'s' if count > 1 else ''}; the page says what helps")
 
 
 def _measure(job: Job, store: Store, command: str) -> FilmReview:
@@ -102,4 +167,4 @@ def _playback(job: Job, store: Store) -> Playback:
         )
     if partial_film(film).is_file():
         return Playback(partial_film(film), "The film is not finished: this is what exists so far.")
-    return Playback(None, "There is no film to play yet; its clips are measured where they lie.")
+    return Playback(None, "There is no film to play yet; its clips were measured in the cache.")

@@ -171,16 +171,14 @@ class _Child:
         return None if status in KILLED else _Answer(ENDED, 0, b"", last=True)
 
     def _start(self) -> subprocess.Popen[bytes]:
-        inherited = {name: os.environ[name] for name in _PASSED_ON if name in os.environ}
-        environment = {**inherited, **dict.fromkeys(_THREADS, "1"), **_ALLOCATOR}
-        command = [sys.executable, "-I", "-c", _BOOT, json.dumps(_search_path())]
+        command = [sys.executable, "-I", "-c", _BOOT, json.dumps(search_path())]
         try:
             self._process = subprocess.Popen(  # noqa: S603 - this Python, and our own code
                 command,
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 stderr=subprocess.DEVNULL,
-                env=environment,
+                env=child_environment(),
                 bufsize=0,
                 **OWN_GROUP,  # ^C at the terminal is for this process; the child ends with its pipe
             )
@@ -233,7 +231,13 @@ def identity_of(file: BinaryIO) -> list[int]:
     return [status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns]
 
 
-def _search_path() -> list[str]:
+def child_environment() -> dict[str, str]:
+    """The environment of a decoding process."""
+    inherited = {name: os.environ[name] for name in _PASSED_ON if name in os.environ}
+    return {**inherited, **dict.fromkeys(_THREADS, "1"), **_ALLOCATOR}
+
+
+def search_path() -> list[str]:
     """The module search path of the child: that of this process, without the working folder."""
     here = Path(__file__).resolve().parents[2]
     return [str(here), *(os.path.abspath(place) for place in sys.path if place)]  # noqa: PTH100 - links stay

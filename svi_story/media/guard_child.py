@@ -46,7 +46,7 @@ _UNUSED_NAME = Path("image")
 CHANGED = "changed while it was read; run the same command again"
 
 
-class _Limits:
+class Limits:
     """Limits on memory and processor time of this process; none on Windows."""
 
     def __init__(self) -> None:
@@ -95,14 +95,20 @@ def _address_space() -> int:
     return 0
 
 
+def take_output() -> BinaryIO:
+    """Standard output, for answers alone: libraries may print."""
+    answers = os.fdopen(os.dup(1), "wb")
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nowhere, 1)
+    return answers
+
+
 def serve() -> None:
     """Answer requests until the pipe closes."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     AvifImagePlugin.DEFAULT_MAX_THREADS = 1
-    requests, answers = sys.stdin.buffer, os.fdopen(os.dup(1), "wb")
-    nowhere = os.open(os.devnull, os.O_WRONLY)
-    os.dup2(nowhere, 1)  # libraries may print
-    limits = _Limits()
+    requests, answers = sys.stdin.buffer, take_output()
+    limits = Limits()
     last = False
     with suppress(ConnectionError), answers:
         while not last and (head := requests.read(LENGTH.size)):
@@ -115,7 +121,7 @@ def serve() -> None:
             answers.flush()
 
 
-def _answer(request: Mapping[str, Any], limits: _Limits) -> tuple[str, int, bytes]:
+def _answer(request: Mapping[str, Any], limits: Limits) -> tuple[str, int, bytes]:
     """The reason of a refusal, the number of samples, the pixels."""
     try:
         with open_regular(Path(request["path"])) as file:
@@ -132,7 +138,7 @@ def _answer(request: Mapping[str, Any], limits: _Limits) -> tuple[str, int, byte
         limits.lift()
 
 
-def _pixels(request: Mapping[str, Any], file: BinaryIO, limits: _Limits) -> bytes:
+def _pixels(request: Mapping[str, Any], file: BinaryIO, limits: Limits) -> bytes:
     seconds = SECONDS + PICTURE_SECONDS * os.fstat(file.fileno()).st_size / 1e6
 
     def allow(header: Header) -> None:
@@ -144,7 +150,7 @@ def _pixels(request: Mapping[str, Any], file: BinaryIO, limits: _Limits) -> byte
     return fit_picture(image, request["width"], request["height"], request["fit"]).tobytes()
 
 
-def _samples(file: BinaryIO, limits: _Limits) -> int:
+def _samples(file: BinaryIO, limits: Limits) -> int:
     if "av" not in sys.modules:
         import av  # noqa: F401 - before the limits, as a part of the process
 

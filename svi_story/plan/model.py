@@ -259,6 +259,8 @@ class FilmPlan:
     shots: tuple[Shot, ...]
     cut: Cut
     lints: tuple[Lint, ...] = ()
+    same_scene: bool | None = None
+    """Whether the film is to keep its scene and light; None: as its prompts say."""
     resolver: Resolver = field(compare=False, repr=False, kw_only=True)
     """What the board calls its files."""
 

@@ -126,6 +126,7 @@ class _Planner:
             resolver=board.resolver,
             shots=tuple(shots),
             cut=cut,
+            same_scene=story.same_scene,
         )
         return replace(plan, lints=lints(board, plan))
 

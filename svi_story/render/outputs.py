@@ -326,6 +326,15 @@ def check_page(job: Job, page: Path, outputs: Outputs, report: Reporter) -> None
     raise_first(check([PlannedWrites(job.place, job.plan, (target,), outputs)], report))
 
 
+def check_video_page(film: Path, page: Path, outputs: Outputs) -> None:
+    """Raises InputError where the review of a film file may not be written."""
+    owner = _ownership(Target(page, "its review", known(outputs, is_page)))
+    if owner is not OURS:
+        what = f"the review of {film} would be written here, but this {owner.why}"
+        raise InputError(Problem(f"{what}; move it away, or choose another folder with -o", file=str(page)))
+    outputs.allow(page)
+
+
 def check_bundle(job: Job, target: Path, outputs: Outputs, report: Reporter) -> None:
     """Raises InputError where a bundle may not be written."""
 

@@ -25,6 +25,7 @@ from svi_story.review.thresholds import (
     ORDER_CONTEXT,
     SAME_DIRECTION,
     START_FRAMES,
+    STOOD_STILL,
     TABLE,
     UNRELATED,
     UNRELATED_LEVELS,
@@ -82,6 +83,10 @@ class Run:
     """Whether the camera rests on purpose, as an animatic's does around every join."""
     starts_chain: bool = True
     """Whether its first frame is a chain's first, not one after a gap."""
+    same_scene: bool = True
+    """Whether it is to keep its scene and light, so that a distance from the anchor is a fault."""
+    softened: tuple[float, ...] = ()
+    """Seconds of the run at which the same content had clearly more fine detail before."""
 
     @cached_property
     def drift(self) -> Drift:
@@ -298,15 +303,19 @@ def swapped_frames(series: MeasureSeries, bad: Flags) -> list[int]:
 def frozen_blocks(series: MeasureSeries, frames: slice, least: int) -> tuple[int, int]:
     """Where part of a moving picture stands still bit for bit: its first step and their number, else 0, 0.
 
-    Black blocks, and those that never change, as bars, do not count.
+    Black blocks, those that never change, as bars, and those that hardly moved before do not count.
     """
     still = (series.change == 0) & (series.blocks[..., 0] > BLACK)
     still &= still[1:].mean(axis=0) < 0.8
     share = still[frames].mean(axis=1)
     start = frames.start
     for flag, length in run_lengths((share > FROZEN_SHARE) & (share < 1 - FROZEN_SHARE)):
-        if flag and length >= least and still[start : start + length].all(axis=0).mean() > FROZEN_SHARE:
-            return start, length
+        frozen = still[start : start + length].all(axis=0)
+        beside = slice(start - 5, start) if start > 5 else slice(start + length, start + length + 5)
+        if flag and length >= least and len(series.change[beside]):
+            frozen &= series.change[beside].mean(axis=0) > STOOD_STILL
+            if frozen.mean() > FROZEN_SHARE:
+                return start, length
         start += length
     return 0, 0
 

@@ -1,12 +1,13 @@
-"""A film's review: every finished frame measured once, in order, and what is wrong with it."""
+"""The review of a board: every finished frame measured once, in order, and what is wrong with it."""
 
 from __future__ import annotations
 
+import re
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
-from dataclasses import dataclass
-from itertools import groupby
-from typing import TYPE_CHECKING, Literal
+from dataclasses import replace
+from itertools import groupby, takewhile
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -17,8 +18,9 @@ from svi_story.errors import RenderError
 from svi_story.events import ClipReviewed, Warned
 from svi_story.review.analysis import AnchorMeasures, Run, RunSegment
 from svi_story.review.contact_sheet import clip_starts
-from svi_story.review.findings import Defect, defects_of, remedies
-from svi_story.review.graphics import Picture, thumbnail
+from svi_story.review.degradation import WINDOW, DegradationMeter
+from svi_story.review.findings import Defect, against_degradation, defects_of, remedies
+from svi_story.review.graphics import Gallery, Picture, thumbnail
 from svi_story.review.measures import (
     MeasureSeries,
     colours,
@@ -27,17 +29,18 @@ from svi_story.review.measures import (
     noise,
     sharpness,
 )
-from svi_story.review.thresholds import TABLE, Threshold
+from svi_story.review.results import ClipReview, FilmReview, Finding, JoinReview, RunReview
+from svi_story.review.thresholds import ALIKE_PROMPTS
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Generator, Iterator, Sequence
+    from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 
     from svi_story.cache.entry import Entry
     from svi_story.cache.frames import Frames
     from svi_story.events import Reporter
     from svi_story.plan.model import FilmPlan, Segment, Shot
-    from svi_story.review.analysis import Seam
     from svi_story.review.measures import Downscaled, Frame, Measure
+    from svi_story.review.results import JoinKind
 
     FindEntry = Callable[[str], Entry | None]
     """A finished, verified segment by its key; None when it is not in the cache."""
@@ -47,104 +50,8 @@ STRIP_PICTURES = 24
 STRIP_WIDTH = 144
 FEW_CLIPS = 60
 """Films of more clips get smaller pictures, so that the page stays below 15 MB."""
-MAX_SECONDS = 366 * 24 * 3600
-"""Sampling times above a year are ignored: they are forged."""
-
-
-JoinKind = Literal["continue", "cut", "fade", "dip"]
-
-
-@dataclass(frozen=True)
-class Finding:
-    """One warning."""
-
-    kind: str
-    clip: int
-    """0-based number of the clip."""
-    segment: int
-    frame: int
-    """Where it starts, in frames of the film at the board's rate."""
-    within: int
-    """The same, counted within the clip."""
-    frames: int
-    value: float
-    remedies: tuple[str, ...]
-
-    @property
-    def threshold(self) -> Threshold:
-        """The threshold that the value exceeds."""
-        return TABLE[self.kind]
-
-
-@dataclass(frozen=True)
-class JoinReview:
-    """Where a segment follows another."""
-
-    clip: int
-    segment: int
-    frame: int
-    """The first frame after it, in the film."""
-    kind: JoinKind
-    """continue, cut, fade or dip; continue also between the segments of a clip."""
-    seam: Seam | None
-    """None where it cannot be measured, and where a new chain starts."""
-
-
-@dataclass(frozen=True)
-class ClipReview:
-    """One clip: its entries, measures and pictures."""
-
-    number: int
-    """0-based."""
-    shot: Shot
-    start: int
-    """Its first frame in the film, at the board's rate, title card included."""
-    entries: tuple[Entry | None, ...]
-    """One for each segment."""
-    run: Run | None
-    """The run that holds its frames; None where none is finished."""
-    frames: slice
-    """Its frames in the run."""
-    pictures: tuple[Picture, ...]
-    """First, middle and last finished frame."""
-    strip: tuple[Picture, ...]
-    """A few small ones, evenly spaced, for the page's contact sheet."""
-
-    @property
-    def missing(self) -> int:
-        """Segments that are not finished."""
-        return sum(entry is None for entry in self.entries)
-
-    @property
-    def seconds_spent(self) -> tuple[float, float] | None:
-        """Seconds of sampling and of decoding of the finished segments; None where they were not recorded.
-
-        Entries may come from anybody: what is no plausible number of seconds is ignored.
-        """
-        pairs = []
-        for entry in self.entries:
-            notes = entry.manifest.get("notes") if entry else None
-            if isinstance(notes, dict):
-                sampling = _seconds(notes.get("sampling_seconds"))
-                decoding = _seconds(notes.get("decoding_seconds"))
-                if sampling is not None and decoding is not None:
-                    pairs.append((sampling, decoding))
-        return (sum(a for a, _ in pairs), sum(b for _, b in pairs)) if pairs else None
-
-
-@dataclass(frozen=True)
-class FilmReview:
-    """All results for a film."""
-
-    plan: FilmPlan
-    clips: tuple[ClipReview, ...]
-    joins: tuple[JoinReview, ...]
-    findings: tuple[Finding, ...]
-
-    @property
-    def uniform_anchors(self) -> list[str]:
-        """Ids of the clips whose anchor shows one colour only: nothing can be compared with it."""
-        return [clip.shot.id for clip in self.clips if clip.run and clip.run.anchor.is_uniform]
+PAIR_PICTURES = 60
+"""Pictures of a run that are kept until its worst window is known."""
 
 
 def review_film(plan: FilmPlan, find: FindEntry, report: Reporter) -> FilmReview:
@@ -153,15 +60,43 @@ def review_film(plan: FilmPlan, find: FindEntry, report: Reporter) -> FilmReview
     The plan's segments have keys. RenderError when a verified entry cannot be read.
     """
     entries = [[find(segment.key) for segment in shot.segments] for shot in plan.shots]
-    reader = _Reader(plan, entries, report)
+    starts = clip_starts(plan)
+    reader = RunReader(plan, entries, report)
     runs = [reader.read(places) for places in _runs(plan, entries)]
     of_clip = {clip: (run, frames) for run in reversed(runs) for clip, frames in run.clips().items()}
     clips = []
-    for number, (shot, start) in enumerate(zip(plan.shots, clip_starts(plan), strict=True)):
+    for number, (shot, start) in enumerate(zip(plan.shots, starts, strict=True)):
         run, frames = of_clip.get(number, (None, slice(0, 0)))
         pictures, strip = (tuple(each.get(number, ())) for each in (reader.pictures, reader.strips))
-        clips.append(ClipReview(number, shot, start, tuple(entries[number]), run, frames, pictures, strip))
-    return FilmReview(plan, tuple(clips), tuple(_joins(clips)), _findings(clips, runs, reader))
+        clips.append(
+            ClipReview(
+                number,
+                shot.id,
+                start,
+                shot.frames,
+                shot.starts_chain,
+                pictures,
+                strip,
+                shot,
+                tuple(entries[number]),
+                run,
+                frames,
+            )
+        )
+    cards = plan.cut.end_card.frames if plan.cut.end_card else 0
+    return FilmReview(
+        plan.title,
+        plan.board.name,
+        plan.fps,
+        plan.size.width,
+        plan.size.height,
+        clips[-1].start + clips[-1].frames + cards,
+        tuple(clips),
+        tuple(_joins(clips)),
+        _findings(clips, runs, reader),
+        tuple(reader.runs),
+        plan,
+    )
 
 
 def _runs(plan: FilmPlan, entries: Sequence[Sequence[Entry | None]]) -> Iterator[list[tuple[int, int]]]:
@@ -178,26 +113,32 @@ def _runs(plan: FilmPlan, entries: Sequence[Sequence[Entry | None]]) -> Iterator
         yield [(clip, segment) for _, clip, segment in group]
 
 
-class _Reader:
+class RunReader:
     """Reads the entries of a film, run by run: measures, pictures, and NaN or Inf in latents."""
 
     def __init__(self, plan: FilmPlan, entries: Sequence[Sequence[Entry | None]], report: Reporter) -> None:
         self._plan, self._entries, self._report = plan, entries, report
+        self._starts = clip_starts(plan)
         self._width = 320 if len(plan.shots) <= FEW_CLIPS else 224
         self._strip = min(max(round(STRIP_PICTURES / len(plan.shots)), 1), 6)
         self._top = implementation_of(plan.engine).overlay_rows(plan.size, plan.fps)
         self._done = 0
-        self._anchors: dict[str, AnchorMeasures] = {}
+        self._anchors: dict[str, tuple[AnchorMeasures, Frame]] = {}
         self.pictures: dict[int, list[Picture]] = {}
         self.strips: dict[int, list[Picture]] = {}
         self.not_finite: list[tuple[int, int, int]] = []
         """Clip, segment, and how many values of its latents are not finite."""
+        self.runs: list[RunReview] = []
 
     def read(self, places: Sequence[tuple[int, int]]) -> Run:
         """Measure a run's frames, clip by clip, and keep pictures of them."""
         measures: list[Measure] = []
         parts: list[RunSegment] = []
         previous: tuple[Downscaled, ...] = ()
+        clip, segment = places[0]
+        anchor, picture = self._anchor(clip)
+        meter, gallery = DegradationMeter(), Gallery(self._width, PAIR_PICTURES)
+        in_film = self._first_frame(clip, segment)
         for clip, group in groupby(places, key=lambda place: place[0]):
             segments = [segment for _, segment in group]
             shot, first = self._plan.shots[clip], len(measures)
@@ -214,20 +155,54 @@ class _Reader:
                         self.pictures.setdefault(clip, []).append(thumbnail(frame, within, self._width))
                     if place in in_strip:
                         self.strips.setdefault(clip, []).append(thumbnail(frame, within, STRIP_WIDTH))
+                    seconds = float((in_film + len(measures)) / self._plan.fps)
+                    if meter.wants(seconds):
+                        meter.add(seconds, frame[self._top :])
+                        gallery.add(in_film + len(measures), frame)
                     measures.append(measure)
                     previous = (*previous[-1:], small)
                 parts.append(RunSegment(clip, segment, start, len(measures), before))
             self._done += 1
             self._report(ClipReviewed(self._plan.board, shot.id, self._done, len(self._plan.shots)))
         clip, segment = places[0]
+        starts_chain = self._plan.shots[clip].starts_chain and segment == 0
+        if anchor is None:
+            one = measures[0]
+            anchor = AnchorMeasures(one.mean, one.cov, one.noise, one.noise_floor, one.sharpness)
+        if picture is not None and starts_chain:
+            meter.add_reference(picture)
+        self._keep(places, in_film, len(measures), meter, gallery)
         return Run(
             MeasureSeries.of(measures),
             tuple(parts),
-            self._anchor(clip, measures[0]),
+            anchor,
             self._plan.fps,
             may_rest=spec_of(self._plan.engine).still_subject,
-            starts_chain=self._plan.shots[clip].starts_chain and segment == 0,
+            starts_chain=starts_chain,
+            same_scene=_same_scene(self._plan, {clip for clip, _ in places}),
+            softened=tuple(seconds - in_film / float(self._plan.fps) for seconds in meter.softened()),
         )
+
+    def _first_frame(self, clip: int, segment: int) -> int:
+        before = self._plan.shots[clip].segments[:segment]
+        return self._starts[clip] + sum(each.contributes for each in before)
+
+    def _keep(
+        self,
+        places: Sequence[tuple[int, int]],
+        first: int,
+        frames: int,
+        meter: DegradationMeter,
+        gallery: Gallery,
+    ) -> None:
+        """The result of a run."""
+        fps, degradation = float(self._plan.fps), meter.result()
+        pair: tuple[Picture | None, Picture | None] = (None, None)
+        if degradation.found:
+            worst = degradation.found[0].worst + WINDOW / 2
+            pair = gallery.nearest(first), gallery.nearest(round(worst * fps))
+        clips = tuple(dict.fromkeys(clip for clip, _ in places))
+        self.runs.append(RunReview(clips, first / fps, (first + frames) / fps, degradation, *pair))
 
     def _check_latents(self, entry: Entry, clip: int, segment: int) -> None:
         floats = [each for each in entry.latents().values() if np.issubdtype(each.dtype, np.inexact)]
@@ -235,8 +210,8 @@ class _Reader:
         if count:
             self.not_finite.append((clip, segment, count))
 
-    def _anchor(self, clip: int, first: Measure) -> AnchorMeasures:
-        """The measures of a chain's anchor; of the run's first frame where the anchor's file is gone."""
+    def _anchor(self, clip: int) -> tuple[AnchorMeasures | None, Frame | None]:
+        """A chain's anchor, and its measures; nothing where its file is gone."""
         planned = self._plan.shots[clip].segments[0].anchor
         if planned.pixels not in self._anchors:
             try:
@@ -244,9 +219,26 @@ class _Reader:
             except RenderError as error:
                 what = f"{self._plan.board}: compared with the first frame instead: {error}"
                 self._report(Warned(what))
-                return AnchorMeasures(first.mean, first.cov, first.noise, first.noise_floor, first.sharpness)
-            self._anchors[planned.pixels] = AnchorMeasures(*colours(small.lab), *noise(grey), sharpness(grey))
+                return None, None
+            measures = AnchorMeasures(*colours(small.lab), *noise(grey), sharpness(grey))
+            self._anchors[planned.pixels] = measures, small.frame[self._top :]
         return self._anchors[planned.pixels]
+
+
+def _same_scene(plan: FilmPlan, clips: Iterable[int]) -> bool:
+    """Whether a run is to keep its scene and light: the board says so, or its prompts are nearly alike.
+
+    What all prompts of a board end with is its style, and says nothing about a scene.
+    """
+    if plan.same_scene is not None:
+        return plan.same_scene
+    prompts = [shot.prompt for shot in plan.shots]
+    letters = zip(*(reversed(prompt) for prompt in prompts), strict=False)
+    style = sum(1 for _ in takewhile(lambda column: len(set(column)) == 1, letters)) if prompts[1:] else 0
+    words = [
+        set(re.findall(r"\w+", prompts[clip][: len(prompts[clip]) - style].lower())) for clip in sorted(clips)
+    ]
+    return all(len(words[0] & each) >= ALIKE_PROMPTS * len(words[0] | each) for each in words[1:])
 
 
 def _measured(
@@ -281,33 +273,65 @@ def _joins(clips: Sequence[ClipReview]) -> Iterator[JoinReview]:
     for clip in clips:
         frame, run = clip.start, clip.run
         measured = {(each.clip, each.segment): each.start for each in run.segments[1:]} if run else {}
-        for segment, planned in enumerate(clip.shot.segments):
+        for segment, planned in enumerate(_shot(clip).segments):
             if clip.number or segment:
                 kind: JoinKind = "continue"
-                if segment == 0 and clip.shot.starts_chain:
-                    kind = "fade" if clip.shot.fade else "dip" if clip.shot.dip else "cut"
+                if segment == 0 and _shot(clip).starts_chain:
+                    kind = "fade" if _shot(clip).fade else "dip" if _shot(clip).dip else "cut"
                 start = measured.get((clip.number, segment))
                 seam = run.seams[start] if run and start is not None else None
                 yield JoinReview(clip.number, segment, frame, kind, seam)
             frame += planned.contributes
 
 
-def _findings(clips: Sequence[ClipReview], runs: Sequence[Run], reader: _Reader) -> tuple[Finding, ...]:
+def _findings(clips: Sequence[ClipReview], runs: Sequence[Run], reader: RunReader) -> tuple[Finding, ...]:
     """Every warning, in film order."""
     found = []
     for number, segment, count in reader.not_finite:
-        within = sum(each.contributes for each in clips[number].shot.segments[:segment])
+        within = sum(each.contributes for each in _shot(clips[number]).segments[:segment])
         found.append(_finding(clips[number], segment, Defect("nan", -1, 1, float(count)), within))
     for run in runs:
         for number, defect in defects_of(run):
             part = next(each for each in run.segments if each.start <= defect.frame < each.stop)
             within = part.within + defect.frame - part.start
             found.append(_finding(clips[number], part.segment, defect, within))
+    for reviewed in reader.runs:
+        found += _degradation(clips, reviewed)
     return tuple(sorted(found, key=lambda each: (each.frame, each.kind)))
 
 
+def _degradation(clips: Sequence[ClipReview], run: RunReview) -> Iterator[Finding]:
+    """How a run degrades, at the clip in which it begins."""
+    for each in run.degradation.found:
+        clip = next(
+            (clips[number] for number in reversed(run.clips) if _starts_at(clips[number]) <= each.since),
+            clips[run.clips[0]],
+        )
+        shot = _shot(clip)
+        within = min(max(round(each.since * _fps(clip)) - clip.start, 0), clip.frames - 1)
+        ends = np.cumsum([planned.contributes for planned in shot.segments])
+        segment = int(np.searchsorted(ends, within, side="right"))
+        defect = Defect("degradation", -1, round((run.stop - each.since) * _fps(clip)), each.value)
+        finding = _finding(clip, segment, defect, within)
+        texts = against_degradation(each.what, clip.id, clip.number == run.clips[0], shot.segments[segment])
+        yield replace(finding, what=each.what, since=each.since, remedies=texts)
+
+
+def _starts_at(clip: ClipReview) -> float:
+    return clip.start / _fps(clip)
+
+
+def _fps(clip: ClipReview) -> float:
+    return float(_shot(clip).segments[0].fps)
+
+
+def _shot(clip: ClipReview) -> Shot:
+    assert clip.shot is not None, "the clip of a board"
+    return clip.shot
+
+
 def _finding(clip: ClipReview, segment: int, defect: Defect, within: int) -> Finding:
-    planned = clip.shot.segments[segment]
+    planned = _shot(clip).segments[segment]
     return Finding(
         kind=defect.kind,
         clip=clip.number,
@@ -318,9 +342,3 @@ def _finding(clip: ClipReview, segment: int, defect: Defect, within: int) -> Fin
         value=defect.value,
         remedies=remedies(defect.kind, planned, planned.engine),
     )
-
-
-def _seconds(value: object) -> float | None:
-    if isinstance(value, int | float) and not isinstance(value, bool) and 0 <= value <= MAX_SECONDS:
-        return float(value)
-    return None

@@ -10,6 +10,7 @@ from numpy.lib.stride_tricks import sliding_window_view
 
 from svi_story.enginespec import spec_of
 from svi_story.review.analysis import flashes, frozen_blocks, lasting_steps, longest_run, seam_at
+from svi_story.review.degradation import RATE
 from svi_story.review.measures import LEVELS
 from svi_story.review.thresholds import (
     ACTIVE,
@@ -33,6 +34,7 @@ if TYPE_CHECKING:
     from svi_story.enginespec.sampling import Sampler
     from svi_story.plan.model import Segment
     from svi_story.review.analysis import Run, RunSegment, Seam
+    from svi_story.review.degradation import What
     from svi_story.review.measures import Flags, Floats, MeasureSeries
 
 TRAINED_FRAMES = 81
@@ -74,7 +76,7 @@ def defects_of(run: Run) -> Iterator[tuple[int, Defect]]:
     for segment in run.segments[1:]:
         seam = run.seams[segment.start]
         if seam is not None and not odd[max(segment.start - 1, 0) : segment.start + 1].any():
-            yield from ((segment.clip, defect) for defect in _broken_seam(run, segment, seam))
+            yield from ((segment.clip, defect) for defect in broken_seam(run, segment, seam))
 
 
 def odd_frames(run: Run) -> Flags:
@@ -184,6 +186,8 @@ def flicker(series: MeasureSeries, bad: Flags) -> tuple[float, int]:
 def _drifted(run: Run, frames: slice) -> Iterator[Defect]:
     """A clip whose second half is far from the anchor's colours, and got there by drifting."""
     most = TABLE["drift"].value
+    if not run.same_scene:
+        return
     half = slice((frames.start + frames.stop) // 2, frames.stop)
     good = ~run.bad[half]
     if not good.any():
@@ -217,9 +221,16 @@ def _blurred(run: Run, frames: slice) -> Iterator[Defect]:
         # The first frame is the anchor after the VAE, which alone may cost a little
         lost = np.maximum(lost, np.where(slow, run.anchor.sharpness - sharpness - most / 2, 0))
     lasting = _lasting(lost, BLUR_FRAMES)
-    if lasting > most:
-        soft = lost > most
+    soft = lost > most
+    if lasting > most and _is_same_content(run, frames, soft):
         yield Defect("blur", frames.start + int(soft.argmax()), int(soft.sum()), lasting)
+
+
+def _is_same_content(run: Run, frames: slice, soft: Flags) -> bool:
+    """Whether frames look soft that show what was sharper before, not something else."""
+    reach = int(run.fps / RATE) + 1
+    places = (round(seconds * run.fps) - frames.start for seconds in run.softened)
+    return any(soft[max(each - reach, 0) : max(each + reach, 0)].any() for each in places)
 
 
 def _grainy(run: Run, frames: slice) -> Iterator[Defect]:
@@ -263,7 +274,7 @@ def _jumped(run: Run, odd: Flags, frames: slice) -> Iterator[Defect]:
             return
 
 
-def _broken_seam(run: Run, segment: RunSegment, seam: Seam) -> Iterator[Defect]:
+def broken_seam(run: Run, segment: RunSegment, seam: Seam) -> Iterator[Defect]:
     """What is wrong with a join inside a chain."""
     frame, least, same = segment.start, TABLE["duplicate"].value, run.series.identical
     repeats = same[frame] and not same[max(frame - 1, 0) : frame + 2].all()
@@ -335,6 +346,43 @@ def _against_drift(segment: Segment) -> Iterator[str]:
     yield "Harmless where the prompt asks for other light or another place."
 
 
+def against_degradation(what: What, clip: str, is_first: bool, segment: Segment) -> tuple[str, ...]:  # noqa: FBT001
+    """What to try where a run degrades from a clip on."""
+    if not spec_of(segment.engine).is_model:
+        return ("Render the clip again: frames that did not come out of this engine are replaced.",)
+    texts = []
+    if is_first:
+        texts.append(
+            f"It begins within {clip}, the first clip of its chain: a cut would not help. "
+            f"Retake {clip} with another seed; shorter chains leave less time to degrade."
+        )
+    else:
+        texts += [
+            f"From {clip} on: retake {clip} with another seed, and what continues from it is rendered again.",
+            "Or start a new chain there: `transition: cut` and a new `reference` leave the errors behind.",
+        ]
+    settings = [text for text in _against_drift(segment) if not text.startswith(("Later clips", "Harmless"))]
+    if what == "colour":
+        settings.append("Harmless where the story asks for other colours of the same things.")
+    return (*texts, *settings)
+
+
+def against_in_film(kind: str, period: float = 0) -> tuple[str, ...]:
+    """What to try against a defect of a film of unknown origin; `period`: distance of repeated frames."""
+    if kind == "degradation":
+        return (
+            "Errors accumulate: make the clips from there on again, starting from a clean picture.",
+            "A cut to a new reference picture shortly before it leaves the errors so far behind.",
+        )
+    if period:
+        return (
+            f"A frame is repeated every {period:.4g} frames, as at joins: drop one more frame at each join.",
+        )
+    if kind in ("duplicate", "jump"):
+        return ("The join drops too few or too many frames.",)
+    return ("Make this part of the film again.",)
+
+
 def _against_flicker(segment: Segment) -> Iterator[str]:
     yield "Without flash attention artifacts appear: select it with --attention."
     yield "A tiled VAE leaves artifacts: use --vae whole."
@@ -367,6 +415,7 @@ def _lower_distillation(sampler: Sampler, most: float, why: str) -> Iterator[str
 
 
 _REMEDIES = {
+    "degradation": _against_drift,
     "nan": _against_broken_frames,
     "black": _against_broken_frames,
     "flat": _against_broken_frames,

@@ -4,19 +4,23 @@ from __future__ import annotations
 
 import base64
 import io
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import numpy as np
 from PIL import Image
 
-from svi_story.review.thresholds import TABLE
+from svi_story.review.degradation import HOP, WINDOW
+from svi_story.review.thresholds import COLOUR_DRIFT, SOFTENING, TABLE
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Iterator, Sequence
 
-    from svi_story.review.film import FilmReview
+    from numpy.typing import NDArray
+
+    from svi_story.review.degradation import Window
     from svi_story.review.measures import Floats, Frame
+    from svi_story.review.results import FilmReview
 
 POINTS = 1200
 """Most points of a line: more than a wide screen has columns."""
@@ -50,6 +54,38 @@ def thumbnail(frame: Frame, within: int, width: int) -> Picture:
     return Picture(within, image.width, image.height, file.getvalue())
 
 
+def smaller(picture: Picture, width: int) -> Picture:
+    """The same picture at most `width` wide."""
+    frame = np.asarray(Image.open(io.BytesIO(picture.webp)).convert("RGB"))
+    return thumbnail(frame, picture.within, width)
+
+
+class Gallery:
+    """A few pictures of a film of unknown length, evenly spaced: of too many, every other one goes."""
+
+    def __init__(self, width: int, most: int) -> None:
+        self._width, self._most = width, most
+        self._step, self._offered = 1, 0
+        self.pictures: list[Picture] = []
+
+    def add(self, frame: int, picture: Frame) -> None:
+        """Offer a frame of the film; it may be left out."""
+        if self._offered % self._step == 0:
+            self.pictures.append(thumbnail(picture, frame, self._width))
+        self._offered += 1
+        if len(self.pictures) > self._most:
+            self.pictures = self.pictures[::2]
+            self._step *= 2
+
+    def renumber(self, numbers: Sequence[int] | NDArray[np.int64]) -> None:
+        """Give every picture the number that its frame has in another count."""
+        self.pictures = [replace(each, within=int(numbers[each.within])) for each in self.pictures]
+
+    def nearest(self, frame: int) -> Picture | None:
+        """The picture that is nearest to a frame."""
+        return min(self.pictures, key=lambda each: abs(each.within - frame), default=None)
+
+
 @dataclass(frozen=True)
 class PlotLine:
     """One series of a plot."""
@@ -80,27 +116,83 @@ class Plot:
         return round(100 - 100 * min(value / self.top, 1.0), 2)
 
 
-def plots(review: FilmReview, frames: int) -> tuple[Plot, ...]:
-    """Colour drift, sharpness and motion over a film of so many frames at the board's rate."""
-    drift = [(part, film_line(review, frames, f"drift.{part}")) for part in ("total", "mean", "spread")]
-    sharpness = film_line(review, frames, "series.sharpness")
-    motion = film_line(review, frames, "series.mean_motion") * np.float32(float(review.plan.fps) / 10)
-    colours = "distance from the anchor’s colours in CIELAB"
-    return (
-        _plot(("drift", "Colour drift", "ΔE", colours), drift, TABLE["drift"].value),
-        _plot(
-            ("sharpness", "Sharpness", "0–1", "detail that a blur would remove"), [("sharpness", sharpness)]
-        ),
-        _plot(("motion", "Motion", "% of width per s", "mean optical flow"), [("motion", motion)]),
+def plots(review: FilmReview) -> tuple[Plot, ...]:
+    """Degradation, colours, sharpness and motion over a film; only what was measured somewhere."""
+    columns = min(review.frames, POINTS)
+    colour = window_line(review, columns, lambda window: window.drift)
+    detail = window_line(review, columns, lambda window: 100 * (1 - np.exp(window.detail)))
+    edges = window_line(review, columns, lambda window: 100 * (1 - window.edges))
+    lost = [("detail", np.maximum(detail, 0)), ("edges", np.maximum(edges, 0))]
+    about_colour = "change of what stayed in the picture for 10 or 20 s, other light apart"
+    drawn = []
+    if any(run.degradation.late_windows for run in review.runs):
+        drawn += [
+            _plot(("colour", "Degradation: colours", "ΔE", about_colour), [("", colour)], COLOUR_DRIFT),
+            _plot(
+                ("lost", "Degradation: detail", "% lost", "by what stayed for 10 s; by the strongest edges"),
+                lost,
+                100 * SOFTENING,
+            ),
+        ]
+    return (*drawn, *(_plots_of_file(review) if review.facts else _plots_of_board(review)))
+
+
+def _plots_of_board(review: FilmReview) -> Iterator[Plot]:
+    drift = [(part, film_line(review, f"drift.{part}")) for part in ("total", "mean", "spread")]
+    warned = any(clip.run and clip.run.same_scene for clip in review.clips)
+    colours = "distance of the colours from the anchor’s in CIELAB"
+    if not warned:
+        colours += ", which the prompts may ask for"
+    yield _plot(
+        ("drift", "Distance from the anchor", "ΔE", colours), drift, TABLE["drift"].value if warned else None
     )
+    sharpness = film_line(review, "series.sharpness")
+    yield _plot(
+        ("sharpness", "Sharpness", "0–1", "detail that a blur would remove"), [("sharpness", sharpness)]
+    )
+    motion = film_line(review, "series.mean_motion") * np.float32(float(review.fps) / 10)
+    yield _plot(("motion", "Motion", "% of width per s", "mean optical flow"), [("motion", motion)])
 
 
-def film_line(review: FilmReview, frames: int, name: str) -> Floats:
+def _plots_of_file(review: FilmReview) -> Iterator[Plot]:
+    assert review.facts is not None, "the review of a film file"
+    for name, words in (
+        ("distance", ("Distance of the colours", "ΔE", "from the reference, else from the first frame")),
+        ("sharpness", ("Sharpness", "a pixel", "gradient of edges, relative to their contrast")),
+        ("change", ("Change", "levels", "mean difference to the frame before")),
+    ):
+        yield _plot((name, *words), [("", review.facts.sampled[name])])
+
+
+def window_line(review: FilmReview, columns: int, value: Callable[[Window], float]) -> Floats:
+    """A value of the windows at so many places, evenly spaced over the film; NaN where there is none."""
+    line = np.full(columns, np.nan, np.float32)
+    for run in review.runs:
+        for window in run.degradation.windows:
+            middle = window.start + WINDOW / 2
+            ends = (middle - HOP / 2, middle + HOP / 2)
+            first, last = (min(max(round(end / review.seconds * columns), 0), columns) for end in ends)
+            line[first:last] = value(window)
+    return line
+
+
+def unjudged(review: FilmReview) -> list[tuple[float, float]]:
+    """Where too little stayed in the picture: start and length, in percent of the film."""
+    unit = 100 / review.seconds
+    return [
+        (round((window.start + (WINDOW - HOP) / 2) * unit, 3), round(HOP * unit, 3))
+        for run in review.runs
+        for window in run.degradation.windows
+        if not window.judged
+    ]
+
+
+def film_line(review: FilmReview, name: str) -> Floats:
     """A measure of every film frame, NaN where nothing was measured; in a fade, the later clip's.
 
     `name` is an attribute of `Run`, and an attribute of that.
     """
-    line = np.full(frames, np.nan, np.float32)
+    line = np.full(review.frames, np.nan, np.float32)
     owner, _, attribute = name.partition(".")
     for clip in review.clips:
         if clip.run is None:

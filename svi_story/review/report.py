@@ -23,7 +23,7 @@ from markupsafe import Markup
 from svi_story import __version__
 from svi_story.enginespec import spec_of
 from svi_story.files import atomic_file, disk, open_regular, relative_path, remove_stale_temps
-from svi_story.review.graphics import plots
+from svi_story.review.graphics import plots, unjudged
 from svi_story.review.thresholds import TABLE
 
 if TYPE_CHECKING:
@@ -32,8 +32,8 @@ if TYPE_CHECKING:
 
     from svi_story.cache.outputs import Publish
     from svi_story.review.analysis import Seam
-    from svi_story.review.film import ClipReview, FilmReview
     from svi_story.review.graphics import Plot
+    from svi_story.review.results import ClipReview, FilmReview
 
 
 SEAM_TOP = 3.0
@@ -60,25 +60,32 @@ class Clock:
 
 def clip_view(clip: ClipReview, review: FilmReview, clock: Clock) -> dict[str, Any]:
     """What a clip's card shows."""
-    shot, spent = clip.shot, clip.seconds_spent
-    first, pictures = shot.segments[0], len(clip.pictures)
+    shot, spent, pictures = clip.shot, clip.seconds_spent, len(clip.pictures)
+    facts: list[tuple[str, str, str]] = []
+    if shot is not None:
+        first = shot.segments[0]
+        settings = spec_of(first.engine).describe(first.options) or {"engine": first.engine}
+        asked = f"requested {shot.asked_frames}" if shot.asked_frames != shot.frames else ""
+        facts += [
+            ("seed", ", ".join(dict.fromkeys(str(segment.seed) for segment in shot.segments)), ""),
+            *((name, value, "") for name, value in settings.items()),
+            *(("LoRA", f"{lora.path.name} {lora.high:g} / {lora.low:g}", "") for lora in first.loras),
+            ("frames", str(shot.frames), asked),
+            ("segments", " + ".join(str(segment.frames) for segment in shot.segments), ""),
+        ]
+    if spent:
+        on = f"{_duration(spent[0])} sampling, {_duration(spent[1])} decoding"
+        facts.append(("time spent", _duration(sum(spent)), on))
     return {
         "review": clip,
         "anchor": f"clip-{clip.number + 1}",
         "follows": _transition(clip),
-        "seeds": ", ".join(dict.fromkeys(str(segment.seed) for segment in shot.segments)),
-        "segments": " + ".join(str(segment.frames) for segment in shot.segments),
-        "settings": [
-            *(spec_of(first.engine).describe(first.options) or {"engine": first.engine}).items(),
-            *(("LoRA", f"{lora.path.name} {lora.high:g} / {lora.low:g}") for lora in first.loras),
-        ],
-        "spent": f"{_duration(sum(spent))}" if spent else "",
-        "spent_on": f"{_duration(spent[0])} sampling, {_duration(spent[1])} decoding" if spent else "",
+        "facts": facts,
         "numbers": list(_numbers(clip)),
         "findings": [each for each in review.findings if each.clip == clip.number],
         "labels": ("first", "middle", "last") if pictures == 3 else ("first", "last")[:pictures],
         "start": clock(clip.start),
-        "stop": clock(clip.start + shot.frames),
+        "stop": clock(clip.start + clip.frames),
     }
 
 
@@ -86,19 +93,19 @@ def _transition(clip: ClipReview) -> str:
     """How a clip follows the one before."""
     if clip.number == 0:
         return "starts the film"
-    if clip.shot.fade:
+    if clip.shot and clip.shot.fade:
         return f"fades in over {clip.shot.fade} frames"
-    if clip.shot.dip:
+    if clip.shot and clip.shot.dip:
         return f"through black, {clip.shot.dip} frames"
-    return "cut" if clip.shot.starts_chain else "continues"
+    return "cut" if clip.starts_chain else "continues"
 
 
 def _numbers(clip: ClipReview) -> Iterator[tuple[str, str]]:
     """A clip's measures, in short."""
     if clip.run is None:
         return
-    drift, series = clip.run.drift.total[clip.frames], clip.run.series[clip.frames]
-    yield "drift", f"{np.median(drift):.1f} ΔE, at most {drift.max():.1f}"
+    drift, series = clip.run.drift.total[clip.in_run], clip.run.series[clip.in_run]
+    yield "from the anchor", f"{np.median(drift):.1f} ΔE, at most {drift.max():.1f}"
     yield "sharpness", f"{np.median(series.sharpness):.2f}"
     yield "motion", f"{np.median(series.mean_motion) * float(clip.run.fps) / 10:.1f} %/s"
     spread, mean = series.spread.mean(axis=0), series.mean.mean(axis=0)
@@ -117,12 +124,12 @@ def _duration(seconds: float) -> str:
 def warning_groups(review: FilmReview, clock: Clock) -> list[dict[str, Any]]:
     """The warnings by kind, the most frequent first: their places, and what to try."""
     groups = []
-    for kind in dict.fromkeys(finding.kind for finding in review.findings):
-        found = [each for each in review.findings if each.kind == kind]
-        clips = list(dict.fromkeys(review.clips[each.clip].shot.id for each in found))
+    for kind in dict.fromkeys((finding.kind, finding.what) for finding in review.findings):
+        found = [each for each in review.findings if (each.kind, each.what) == kind]
+        clips = list(dict.fromkeys(review.clips[each.clip].id for each in found))
         places = [
             {
-                "id": review.clips[each.clip].shot.id,
+                "id": review.clips[each.clip].id,
                 "anchor": f"clip-{each.clip + 1}",
                 "time": clock(each.frame),
                 "seconds": clock.seconds(each.frame),
@@ -134,13 +141,61 @@ def warning_groups(review: FilmReview, clock: Clock) -> list[dict[str, Any]]:
         groups.append(
             {
                 "threshold": found[0].threshold,
+                "degrades": found[0].what is not None,
                 "places": places,
                 "clips": clips,
                 "force": "".join(f" --force {shlex.quote(clip)}" for clip in clips),
                 "remedies": list(dict.fromkeys(remedy for each in found for remedy in each.remedies)),
             }
         )
-    return sorted(groups, key=lambda group: -len(group["places"]))
+    return sorted(groups, key=lambda group: (not group["degrades"], -len(group["places"])))
+
+
+def degradation_view(review: FilmReview, clock: Clock) -> dict[str, Any]:
+    """The answer in words; of runs that degrade, a frame of the beginning and one of the worst window."""
+    judged = f"{100 * review.judged_share:.0f} % of the film could be judged"
+    if review.verdict == "degraded":
+        runs = [run for run in review.runs if run.degradation.found]
+        since = min(each.since for run in runs for each in run.degradation.found)
+        text = f"Degrades from {clock(floor(since * review.fps))} on; {judged}."
+    elif review.verdict == "not degraded":
+        text = f"Does not degrade, as far as can be told: {judged} by what stayed in the picture."
+    elif any(run.degradation.late_windows for run in review.runs):
+        text = f"Cannot tell whether it degrades: too little stays in the picture ({judged})."
+    else:
+        text = "Cannot tell whether it degrades: nothing is longer than 10 seconds without a cut."
+    pairs = []
+    for run in review.runs:
+        if run.first and run.worst:
+            pictures = [
+                {
+                    "picture": picture,
+                    "name": name,
+                    "time": clock(picture.within),
+                    "seconds": clock.seconds(picture.within),
+                }
+                for name, picture in (("first", run.first), ("worst", run.worst))
+            ]
+            pairs.append({"clip": review.clips[run.clips[0]].id, "pictures": pictures})
+    return {"text": text, "pairs": pairs}
+
+
+def facts_of(review: FilmReview) -> list[str]:
+    """What is known about a film file, in sentences."""
+    if review.facts is None:
+        return []
+    facts, texts = review.facts, []
+    if facts.damage:
+        texts.append(f"The file is cut off or damaged: {facts.damage}. What can be read is reviewed.")
+    if facts.retiming:
+        source, count = float(review.fps * facts.retiming.ratio), int(facts.retiming.repeats.sum())
+        texts.append(
+            f"Converted from {source:.4g} to {float(review.fps):.4g} fps by repeating frames: "
+            f"{count} repeated frames are left out of all measures."
+        )
+    if facts.is_variable:
+        texts.append("The time between frames varies: repeated frames, flashes and joins are not judged.")
+    return texts
 
 
 def seam_marks(review: FilmReview, frames: int, clock: Clock) -> list[dict[str, Any]]:
@@ -162,7 +217,7 @@ def seam_marks(review: FilmReview, frames: int, clock: Clock) -> list[dict[str, 
                 "measured": join.seam is not None,
                 "flagged": (join.clip, join.frame) in flagged,
                 "seconds": clock.seconds(join.frame),
-                "text": f"{clock(join.frame)}, into {review.clips[join.clip].shot.id}: {text}",
+                "text": f"{clock(join.frame)}, into {review.clips[join.clip].id}: {text}",
             }
         )
     return marks
@@ -199,8 +254,8 @@ def versions_of(review: FilmReview) -> list[tuple[str, str]]:
             facts = {**(versions if isinstance(versions, dict) else {}), **entry.environment}
             line = _cut_short(" · ".join(f"{name} {_cut_short(str(value))}" for name, value in facts.items()))
             clips = found.setdefault(line, [])
-            if clip.shot.id not in clips:
-                clips.append(clip.shot.id)
+            if clip.id not in clips:
+                clips.append(clip.id)
     return [
         (line, "all clips" if len(clips) == len(review.clips) else ", ".join(clips))
         for line, clips in found.items()
@@ -217,7 +272,7 @@ def gaps_of(review: FilmReview, frames: int) -> list[tuple[float, float]]:
     gaps = []
     for clip in review.clips:
         place = clip.start
-        for planned, entry in zip(clip.shot.segments, clip.entries, strict=True):
+        for planned, entry in zip(clip.shot.segments if clip.shot else (), clip.entries, strict=True):
             if entry is None:
                 gaps.append((round(100 * place / frames, 3), round(100 * planned.contributes / frames, 3)))
             place += planned.contributes
@@ -247,22 +302,25 @@ class Playback:
 
 def page_of(review: FilmReview, playback: Playback, page: Path) -> str:
     """The HTML of a page at `page`; its link to the film is relative."""
-    frames = film_frames(review)
-    clock = Clock(review.plan.fps)
-    lines = plots(review, frames)
+    frames, plan = review.frames, review.plan
+    clock = Clock(review.fps)
+    lines = plots(review)
     pictures = next((clip.pictures for clip in review.clips if clip.pictures), ())
     style, script = _asset("page.css"), _asset("page.js")
     html: str = _template().render(
         review=review,
-        plan=review.plan,
         playback=playback,
         film=_relative_url(playback.film, page) if playback.film else "",
         clock=clock,
         length=clock(frames),
         frames=frames,
         clips=[clip_view(clip, review, clock) for clip in review.clips],
+        cards=plan is not None or len(review.clips) > 1,
+        degradation=degradation_view(review, clock),
+        unjudged=unjudged(review),
+        facts=facts_of(review),
         groups=warning_groups(review, clock),
-        command=playback.command or f"svi-story render {shlex.quote(review.plan.board.name)}",
+        command=(playback.command or f"svi-story render {shlex.quote(plan.board.name)}") if plan else "",
         uniform=review.uniform_anchors,
         gaps=gaps_of(review, frames),
         # Not the first frame, which may be black on purpose
@@ -270,7 +328,7 @@ def page_of(review: FilmReview, playback: Playback, page: Path) -> str:
         missing=[clip for clip in review.clips if clip.missing],
         plots=lines,
         seams=seam_marks(review, frames, clock),
-        ticks=_ticks(frames / float(review.plan.fps)),
+        ticks=_ticks(frames / float(review.fps)),
         data=_json(_data(review, lines, frames)),
         thresholds=TABLE,
         versions=versions_of(review),
@@ -300,13 +358,6 @@ def is_page(path: Path) -> bool:
         return False
 
 
-def film_frames(review: FilmReview) -> int:
-    """Frames of the film at the board's rate, cards included."""
-    cut = review.plan.cut
-    last = review.clips[-1]
-    return last.start + last.shot.frames + (cut.end_card.frames if cut.end_card else 0)
-
-
 def _relative_url(film: Path, page: Path) -> str:
     """A URL from the page to the film, for any name; `./` keeps a colon from looking like a protocol."""
     name = relative_path(film, page.parent)
@@ -331,11 +382,9 @@ def _ticks(seconds: float) -> list[tuple[float, str]]:
 def _data(review: FilmReview, lines: tuple[Plot, ...], frames: int) -> dict[str, Any]:
     """The data of the page's script: names and times of clips, and the values of the plots."""
     return {
-        "seconds": frames / float(review.plan.fps),
-        "fps": float(review.plan.fps),
-        "clips": [
-            {"id": clip.shot.id, "start": clip.start / float(review.plan.fps)} for clip in review.clips
-        ],
+        "seconds": frames / float(review.fps),
+        "fps": float(review.fps),
+        "clips": [{"id": clip.id, "start": clip.start / float(review.fps)} for clip in review.clips],
         "plots": {
             plot.id: [{"name": line.name, "values": line.values} for line in plot.lines] for plot in lines
         },

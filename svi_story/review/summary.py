@@ -9,14 +9,15 @@ import numpy as np
 from pydantic import Field
 
 from svi_story.fields import JsonModel
+from svi_story.review.degradation import WINDOW
 
 if TYPE_CHECKING:
-    from svi_story.review.film import ClipReview, FilmReview, Finding, JoinReview
     from svi_story.review.measures import Floats
+    from svi_story.review.results import ClipReview, Facts, FilmReview, Finding, JoinReview, RunReview
 
 
 class Range(JsonModel):
-    """A measure over the frames of a clip, as every measure here."""
+    """A measure over the frames of a clip or of a film."""
 
     first: float | None
     median: float | None
@@ -38,7 +39,7 @@ class MeasuresSummary(JsonModel):
 
 
 class ReviewedClip(JsonModel):
-    """A clip."""
+    """A clip. Its measures are null in the review of a film file, as are the seconds spent."""
 
     id: str
     start: int = Field(description="its first frame in the film")
@@ -66,6 +67,10 @@ class ReviewWarning(JsonModel):
     """A warning."""
 
     kind: str = Field(description="see [review.md](review.md)")
+    what: Literal["colour", "softening", "melting"] | None = Field(
+        description="how it degrades; null for other kinds than `degradation`"
+    )
+    since: float | None = Field(description="seconds from which on it degrades; null for other kinds")
     title: str
     clip: str
     segment: int
@@ -75,19 +80,65 @@ class ReviewWarning(JsonModel):
     value: float | None
     threshold: int | float
     unit: str
-    cures: tuple[str, ...] = Field(description="sentences")
+    remedies: tuple[str, ...] = Field(description="sentences")
+    cures: tuple[str, ...] = Field(description="the old name of `remedies`")
+
+
+class JudgedWindow(JsonModel):
+    """A few seconds, judged by what stayed in the picture. Null: too little stayed, or time passed."""
+
+    start: float = Field(description="seconds")
+    seconds: float = Field(description="its length; windows overlap")
+    judged: bool = Field(description="whether enough stayed to tell anything")
+    colour: float | None = Field(description="CIELAB by which what stayed changed, other light apart")
+    detail_lost: float | None = Field(description="share of its fine detail that what stayed lost in 10 s")
+    edges_lost: float | None = Field(description="share of the strongest edges at the start, lost for 15 s")
+    stayed: float | None = Field(description="share of the picture that was there 5 s before")
+
+
+class ReviewedRun(JsonModel):
+    """Consecutive clips without a cut, or a whole film file: what can be compared between takes and films."""
+
+    clips: tuple[str, ...] = Field(description="ids")
+    start: float = Field(description="seconds")
+    stop: float = Field(description="seconds")
+    verdict: Literal["degraded", "not degraded", "cannot tell"]
+    judged_share: float = Field(description="share of its windows that could be judged")
+    colour: float | None = Field(description="the largest of its windows")
+    detail_lost: float | None = Field(description="the largest of its windows")
+    edges_lost: float | None = Field(description="the largest of its windows")
+    windows: tuple[JudgedWindow, ...]
+
+
+class FilmFile(JsonModel):
+    """What is known about a film file."""
+
+    codec: str
+    rotation: int = Field(description="degrees counter-clockwise by which players turn the pictures")
+    pixel_aspect: str = Field(description="width : height of a pixel; the size is that with square pixels")
+    variable_rate: bool = Field(description="frames are counted at the mean rate, and joins are not judged")
+    source_fps: str | None = Field(description="the rate before frames were repeated; null: none were")
+    repeated_frames: int = Field(description="frames that the re-timing added, which were left out")
+    damage: str = Field(description="what could not be read; empty where all could")
+    distance: Range = Field(description="CIELAB, of the colours from the reference or else the first frame")
+    sharpness: Range = Field(description="gradient of edges a pixel, relative to their contrast")
 
 
 class ReviewSummary(JsonModel):
-    """What `review --json` prints about one board."""
+    """What `review --json` prints about a board or a film file."""
 
-    board: str
+    board: str | None = Field(description="null for a film file")
+    film: str | None = Field(description="the name of a film file; null for a board")
     title: str
     frames: int = Field(description="at the board's rate, without cards")
     fps: str
     width: int
     height: int
-    engine: str
+    engine: str | None = Field(description="null for a film file")
+    file: FilmFile | None = Field(description="null for a board")
+    verdict: Literal["degraded", "not degraded", "cannot tell"] = Field(description="over all runs")
+    judged_share: float = Field(description="share of all windows that could be judged")
+    runs: tuple[ReviewedRun, ...]
     clips: tuple[ReviewedClip, ...]
     joins: tuple[ReviewedJoin, ...]
     cannot_judge: tuple[str, ...] = Field(description="ids of clips whose anchor shows one colour only")
@@ -97,14 +148,20 @@ class ReviewSummary(JsonModel):
 def summarize(review: FilmReview) -> ReviewSummary:
     """A review in numbers; NaN never occurs, what was not measured is None."""
     plan = review.plan
+    frames = sum(shot.frames - shot.fade for shot in plan.shots) if plan else review.frames
     return ReviewSummary(
-        board=str(plan.board),
-        title=plan.title,
-        frames=sum(shot.frames - shot.fade for shot in plan.shots),
-        fps=str(plan.fps),
-        width=plan.size.width,
-        height=plan.size.height,
-        engine=plan.engine,
+        board=str(plan.board) if plan else None,
+        film=None if plan else review.name,
+        title=review.title,
+        frames=frames,
+        fps=str(review.fps),
+        width=review.width,
+        height=review.height,
+        engine=plan.engine if plan else None,
+        file=_file(review.facts, review) if review.facts else None,
+        verdict=review.verdict,
+        judged_share=round(review.judged_share, 3),
+        runs=tuple(_run(run, review) for run in review.runs),
         clips=tuple(_clip(clip) for clip in review.clips),
         joins=tuple(_join(join, review) for join in review.joins),
         cannot_judge=tuple(review.uniform_anchors),
@@ -112,12 +169,57 @@ def summarize(review: FilmReview) -> ReviewSummary:
     )
 
 
+def _file(facts: Facts, review: FilmReview) -> FilmFile:
+    retiming = facts.retiming
+    return FilmFile(
+        codec=facts.info.codec,
+        rotation=facts.info.rotation,
+        pixel_aspect=facts.info.pixel_aspect,
+        variable_rate=facts.is_variable,
+        source_fps=str(review.fps * retiming.ratio) if retiming else None,
+        repeated_frames=int(retiming.repeats.sum()) if retiming else 0,
+        damage=facts.damage,
+        distance=_range(facts.sampled["distance"]),
+        sharpness=_range(facts.sampled["sharpness"]),
+    )
+
+
+def _run(run: RunReview, review: FilmReview) -> ReviewedRun:
+    windows = tuple(
+        JudgedWindow(
+            start=round(window.start, 3),
+            seconds=WINDOW,
+            judged=window.judged,
+            colour=_rounded(window.drift),
+            detail_lost=_rounded(1 - np.exp(window.detail)),
+            edges_lost=_rounded(1 - window.edges),
+            stayed=_rounded(window.stayed),
+        )
+        for window in run.degradation.windows
+    )
+
+    def largest(name: str) -> float | None:
+        return max((value for each in windows if (value := getattr(each, name)) is not None), default=None)
+
+    return ReviewedRun(
+        clips=tuple(review.clips[number].id for number in run.clips),
+        start=round(run.start, 3),
+        stop=round(run.stop, 3),
+        verdict=run.degradation.verdict,
+        judged_share=round(run.degradation.judged_share, 3),
+        colour=largest("colour"),
+        detail_lost=largest("detail_lost"),
+        edges_lost=largest("edges_lost"),
+        windows=windows,
+    )
+
+
 def _clip(clip: ClipReview) -> ReviewedClip:
     spent = clip.seconds_spent
     return ReviewedClip(
-        id=clip.shot.id,
+        id=clip.id,
         start=clip.start,
-        frames=clip.shot.frames,
+        frames=clip.frames,
         missing_segments=clip.missing,
         sampling_seconds=round(spent[0], 3) if spent else None,
         decoding_seconds=round(spent[1], 3) if spent else None,
@@ -129,11 +231,11 @@ def _measures(clip: ClipReview) -> MeasuresSummary | None:
     """A clip's measures; None where none of its segments is finished."""
     if clip.run is None:
         return None
-    series, drift = clip.run.series[clip.frames], clip.run.drift
+    series, drift = clip.run.series[clip.in_run], clip.run.drift
     return MeasuresSummary(
-        drift=_range(drift.total[clip.frames]),
-        drift_of_mean=_range(drift.mean[clip.frames]),
-        drift_of_spread=_range(drift.spread[clip.frames]),
+        drift=_range(drift.total[clip.in_run]),
+        drift_of_mean=_range(drift.mean[clip.in_run]),
+        drift_of_spread=_range(drift.spread[clip.in_run]),
         lab_mean=tuple(round(float(each), 3) for each in series.mean.mean(axis=0)),
         lab_spread=tuple(round(float(each), 3) for each in series.spread.mean(axis=0)),
         sharpness=_range(series.sharpness),
@@ -143,14 +245,17 @@ def _measures(clip: ClipReview) -> MeasuresSummary | None:
 
 
 def _range(values: Floats) -> Range:
-    numbers = {"first": values[0], "median": np.median(values), "last": values[-1], "most": values.max()}
-    return Range(**{name: _rounded(float(value)) for name, value in numbers.items()})
+    middle, most = (
+        float(f(values)) if np.isfinite(values).any() else None for f in (np.nanmedian, np.nanmax)
+    )
+    first, last = _rounded(float(values[0])), _rounded(float(values[-1]))
+    return Range(first=first, median=_rounded(middle), last=last, most=_rounded(most))
 
 
 def _join(join: JoinReview, review: FilmReview) -> ReviewedJoin:
     seam = join.seam
     return ReviewedJoin(
-        clip=review.clips[join.clip].shot.id,
+        clip=review.clips[join.clip].id,
         segment=join.segment,
         frame=join.frame,
         kind=join.kind,
@@ -165,7 +270,7 @@ def _warning(finding: Finding, review: FilmReview) -> ReviewWarning:
     return ReviewWarning(
         kind=finding.kind,
         title=finding.threshold.title,
-        clip=review.clips[finding.clip].shot.id,
+        clip=review.clips[finding.clip].id,
         segment=finding.segment,
         frame=finding.frame,
         frame_in_clip=finding.within,
@@ -173,6 +278,9 @@ def _warning(finding: Finding, review: FilmReview) -> ReviewWarning:
         value=_rounded(finding.value),
         threshold=finding.threshold.value,
         unit=finding.threshold.unit,
+        what=finding.what,
+        since=_rounded(finding.since),
+        remedies=finding.remedies,
         cures=finding.remedies,
     )
 

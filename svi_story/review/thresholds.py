@@ -2,7 +2,8 @@
 
 Calibrated on pans, zooms, shaken and accelerating camera moves and a small moving subject over four pictures
 (photographs and drawings, 832x480 and 160x96, grain of one level), on animatics, and on the same films with
-one defect each added on purpose. Films by the model itself may need other numbers; they are all here.
+one defect each added on purpose. Those for degradation and re-timing: on fifteen published films of four
+methods (docs/review.md).
 """
 
 from __future__ import annotations
@@ -22,6 +23,24 @@ class Threshold:
 
 
 TABLE = {
+    "colour": Threshold(
+        "Degrades: colours",
+        2.3,
+        "CIELAB",
+        "just noticeable, in what stayed for 10 or 20 s, other light apart; good films reach 1.5, others 9",
+    ),
+    "softening": Threshold(
+        "Degrades: detail is lost",
+        0.3,
+        "of the detail",
+        "lost in 10 s by what stayed; good films lose 0.2, mostly to their encoder",
+    ),
+    "melting": Threshold(
+        "Degrades: nothing is sharp",
+        0.5,
+        "of the edges",
+        "lost for 15 s since the start, while edges get wider; a good film lost 0.3",
+    ),
     "nan": Threshold(
         "NaN or Inf in the latents",
         0,
@@ -110,7 +129,7 @@ TABLE = {
         "The motion jumps at a join",
         1.65,
         "times the motion around",
-        "one missing frame reads 1.7 to 2; a shaking camera stays below 1.5",
+        "one missing frame gives 1.7 to 2; a shaking camera stays below 1.5",
     ),
     "colour-step": Threshold(
         "Colours change abruptly",
@@ -128,7 +147,7 @@ TABLE = {
         "A frame is repeated at a join",
         0.3,
         "times the motion around",
-        "a repeated frame reads 0 to 0.25, also when it was decoded again",
+        "a repeated frame gives 0 to 0.25, also when it was decoded again",
     ),
 }
 """By the kind of the warning."""
@@ -136,7 +155,7 @@ TABLE = {
 BLACK, FLAT, NOISE = TABLE["black"].value, TABLE["flat"].value, TABLE["noise"].value
 
 ACTIVE = 0.3
-"""Thousandths of the width: blocks that move less count as still; grain alone reads 0.05 to 0.1."""
+"""Thousandths of the width: blocks that move less count as still; grain alone gives 0.05 to 0.1."""
 ACTIVE_SHARE = 0.05
 """Of a picture's blocks: when fewer move, nobody could see a join stop or jump."""
 CONTEXT_FRAMES = 5
@@ -179,3 +198,31 @@ DRIFT_OF_COLOUR = 8.0
 """CIELAB by which what stays in the picture changed, light apart; camera moves reach 3."""
 DRIFT_OF_LIGHT = 40.0
 """The same, light included: a sunset that halves the light reaches 36."""
+
+COLOUR_DRIFT, SOFTENING = TABLE["colour"].value, TABLE["softening"].value
+SOFTENED = 0.2
+"""As `softening`, where frames look soft: below it they show something else, or move."""
+MELTED_EDGES = 1 - TABLE["melting"].value
+MELTED_SHARPNESS = 0.85
+"""Of the sharpness of edges at the start: night and fog weaken edges, but leave them sharp."""
+LEAST_JUDGED = 0.25
+"""Of a film's windows: when fewer can be judged, nothing is said about the film."""
+
+MOVING = 0.3
+"""Levels of 255 by which a frame changes where something moves."""
+REPEATED = 0.25
+"""Of the usual change around: what an encoder makes of a repeated frame stays below it."""
+RETIMED_WINDOWS, RETIMED_SHARE = 3, 0.05
+"""Windows of 100 frames, which overlap by half, and their share, whose repeats follow the same pattern."""
+CUT_LEVELS, CUT_TIMES, CUT_SIMILARITY = 12.0, 3.0, 0.6
+"""A cut changes a frame by so many levels, so many times the change around, and to so little similarity."""
+FROZEN_LEVELS, FROZEN_SECONDS, FROZEN_AROUND = 0.1, 0.5, 1.5
+"""A picture freezes when it changes less for so long, while it moves by so many levels a frame on both sides:
+encoders skip frames where little moves."""
+FLASH_LEAST, FLASH_TIMES = 8.0, 4.0
+"""Levels by which a single frame of a film differs from both neighbours, and times the usual change."""
+
+ALIKE_PROMPTS = 0.6
+"""Share of words that prompts have in common with the first one's, where they keep the scene."""
+STOOD_STILL = 1.5
+"""Levels by which blocks changed from frame to frame before they froze: an encoder freezes what rests."""

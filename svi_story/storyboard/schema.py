@@ -299,6 +299,12 @@ class Storyboard(Part):
     cut: CutSettings = Field(
         default_factory=CutSettings, examples=[{"crf": 18}], description="Settings of the finished film."
     )
+    same_scene: bool | None = Field(
+        None,
+        examples=[True],
+        description="Whether the film keeps its scene and light, so that the review warns of colours far "
+        "from the reference. Default: where the prompts are nearly alike.",
+    )
     lint: LintSettings = Field(
         default_factory=LintSettings,
         examples=[{"ignore": ["short-prompt"]}],

@@ -48,6 +48,7 @@
   const at = () => Number(slider.value) / data.fps;
 
   function toClip(step) {
+    if (!clips.length) return;
     const current = placed >= 0 ? placed : show(at() + 0.001);
     const to = Math.min(Math.max(current + step, 0), clips.length - 1);
     const next = clips[to];
