@@ -328,7 +328,7 @@ def check_page(job: Job, page: Path, outputs: Outputs, report: Reporter) -> None
 
 def check_video_page(film: Path, page: Path, outputs: Outputs) -> None:
     """Raises InputError where the review of a film file may not be written."""
-    owner = _ownership(Target(page, "its review", known(outputs, is_page)))
+    owner = _ownership(Target(page, "its review", by_ledger(outputs, is_page)))
     if owner is not OURS:
         what = f"the review of {film} would be written here, but this {owner.why}"
         raise InputError(Problem(f"{what}; move it away, or choose another folder with -o", file=str(page)))
