@@ -193,7 +193,7 @@ def _load(path: Path, resolver: Resolver) -> BoardFile:
     ids = resolved_ids(checked.story.clips)
     digest = hashlib.sha256(raw).hexdigest()
     unquoted = tuple(
-        _unquoted(document, [(line, what) for line, what, in_text in misread if in_text][:MOST_ERRORS])
+        _unquoted(document, text, [(line, what) for line, what, in_text in misread if in_text][:MOST_ERRORS])
     )
     return BoardFile(path, checked.story, ids, lines, digest, text, resolver, named, unquoted)
 
@@ -216,10 +216,13 @@ def _explained(loc: Loc, what: str, document: Document) -> str:
     return what
 
 
-def _unquoted(document: Document, misread: list[tuple[int, str]]) -> Iterator[FieldError]:
+def _unquoted(document: Document, text: str, misread: list[tuple[int, str]]) -> Iterator[FieldError]:
     for loc, value in document.written.items():
         if loc and (_is_path(loc) or loc[-1] in TEXTS) and (what := cut_off(value)):
             yield FieldError(loc, what if value.last == value.first else f"{what} (line {value.last})")
+        anchor = re.match(r"&(\S+)\s", value.source)
+        if anchor and f"*{anchor[1]}" not in text:
+            yield FieldError(loc, f"&{anchor[1]} is an anchor, and not a part of the text; put it in quotes")
         for line, what in misread:
             if value.first < line <= value.last:
                 yield FieldError(loc, f"line {line} is part of this text; {what}")

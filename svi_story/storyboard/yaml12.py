@@ -47,10 +47,18 @@ _MESSAGES = (
         "an escape in double quotes needs {0} hex digits; write / in a path, and \\\\ for a backslash",
     ),
     (r"expected ',' or '(.)'", "a comma is missing, or the list that opens here is not closed with {0}"),
+    (r"expected alphabetic or numeric character", "text cannot start with * or &; put it in quotes"),
+    (r"sequence entries are not allowed here", "text cannot start with a dash and a space; put it in quotes"),
+    (r"mapping keys are not allowed here", "text cannot start with a question mark; put it in quotes"),
+    (r"expected a comment or a line break", "text after | or > starts on the next line; write it there"),
     (r"expected '<document start>'", "does not belong to what comes before; fix the indentation"),
     (r"expected <block end>", "does not fit what comes before; fix quotes and indentation"),
 )
 _STARTS_WITH_BRACE = re.compile(r"[^#'\"]*[:-] +\{[^}]*\} *[^ #,\]}]")
+_STARTS_WITH_BRACKET = re.compile(r"[^#'\"]*[:-] +\[[^\]]*\] *[^ #,\]}]")
+_GOES_ON_AFTER_QUOTE = re.compile(r"""[^#'"]*[:-] +(?:"(?:[^"\\]|\\.)*+"|'(?:[^']|'')*+') *[^ #,\]}:]""")
+_LONGEST_LINE = 1000
+"""Characters of a line that are looked at."""
 _AT_START = ("found unexpected", "could not find expected", "expected ','")
 
 
@@ -140,7 +148,12 @@ def _causes(
     if comment:
         return [(before, comment)]
     stopped = text.split("\n")[line - 1] if line else ""
-    if "expected" in str(error.problem) and _STARTS_WITH_BRACE.match(stopped):
+    stopped = stopped[:_LONGEST_LINE]
+    if what.startswith("does not fit") and _GOES_ON_AFTER_QUOTE.match(stopped):
+        what = "the text goes on after its closing quote; put all of it in quotes, with a ' in it written ''"
+    elif what.startswith("does not fit") and _STARTS_WITH_BRACKET.match(stopped):
+        what = "text that starts with [ needs quotes"
+    elif "expected" in str(error.problem) and _STARTS_WITH_BRACE.match(stopped):
         what = 'text that starts with { needs quotes, as `prompt: "{name} is ..."`'
     elif "never closed" in what and '\\"' in stopped:
         what += '; \\" is a quote within the text: write / in a path'
@@ -306,7 +319,8 @@ class _Builder:
         tag = getattr(event, "tag", None)
         if tag is not None:
             written = format_value(str(tag).replace("tag:yaml.org,2002:", "!!"))
-            self.stop(event, f"tags such as {written} are not supported; remove it")
+            what = f"tags such as {written} are not supported; remove it, or put text with a ! in quotes"
+            self.stop(event, what)
 
     def count(self, event: Event) -> None:
         self.values += 1
