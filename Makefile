@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 DEMO := storyboards/demo.yaml
 
-.PHONY: setup demo test lint types suite slow browser package docs clean
+.PHONY: setup demo test lint types suite slow full-size browser package docs clean
 
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
 
@@ -39,6 +39,10 @@ suite: setup
 
 slow: setup
 	$(BIN)/python -m pytest -n 2 -m slow
+
+# the svi engine with all 40 layers at 480p and 720p, on fake tensors: no GPU, about 15 minutes
+full-size: setup
+	$(BIN)/python -m pytest -m full_size
 
 browser: setup
 	$(BIN)/python -m pytest -m browser

@@ -6,6 +6,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import psutil
 import pytest
 import svi_support as support
 import torch
@@ -293,6 +294,19 @@ def test_too_little_memory_is_told_before_anything_is_loaded(monkeypatch: pytest
     ):
         svi.prepare([support.segment()])
     assert "too little memory for any memory mode" in str(caught.value)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("mode", MODES)
+def test_ram_stays_the_same_over_a_hundred_segments(mode: MemoryMode) -> None:
+    clip = support.segment(0, "2.0-pro", support.sampler("2.0-pro", steps=2), frames=5)
+    process, used = psutil.Process(), list[int]()
+    with made_by(Recorder(), memory=mode, free_memory=room(mode, keep=False)) as svi:
+        for seed in range(100):
+            one = replace(clip, seed=seed)
+            list(svi.decode(one, svi.sample(one, None, Memory(), support.ignore_step)))
+            used.append(process.memory_info().rss)
+    assert max(used[50:]) - max(used[20:50]) < 16 * 2**20
 
 
 # --- memory runs out

@@ -4,17 +4,21 @@ from __future__ import annotations
 
 import time
 from functools import partial
-from math import prod
 from typing import TYPE_CHECKING
 
 from svi_story.engines.svi.attention import use_kernel
 from svi_story.engines.svi.device import release
 from svi_story.engines.svi.memory import RESIDENT
 from svi_story.engines.svi.weights.catalogue import EXPERTS
-from svi_story.engines.svi.weights.loading import Blueprint, load_transformer, read_transformer
+from svi_story.engines.svi.weights.loading import (
+    Blueprint,
+    LoadingProgress,
+    load_transformer,
+    read_transformer,
+)
 from svi_story.engines.svi.weights.lora import merge, recipes
 from svi_story.errors import collect_problems
-from svi_story.events import ModelLoaded, ModelLoading, ModelMoved
+from svi_story.events import ModelLoaded, ModelMoved
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
@@ -133,16 +137,14 @@ class Experts:
 
     def _load(self, expert: Expert) -> None:
         start, wanted, plan = time.monotonic(), self._wanted[expert], self._plan
-
-        total = sum(prod(entry.shape) for entry in self.blueprint(expert).entries.values())
-        loading = _Loading(expert, total * self._placement.dtype.itemsize, self._report)
+        progress = LoadingProgress(expert, self.blueprint(expert), self._placement, self._report)
 
         def take(name: str, entry: StoredTensor) -> Tensor:
             recipe = wanted.get(name)
             weight = (
                 merge(entry, recipe, self._placement) if recipe is not None else self._placement.take(entry)
             )
-            loading.add(weight.nbytes)
+            progress.add(weight)
             return weight
 
         blocks = plan.resident_blocks if plan.mode == "stream" else None
@@ -166,22 +168,3 @@ class Experts:
 def _since(start: float) -> float:
     """Seconds, to the millisecond."""
     return round(time.monotonic() - start, 3)
-
-
-LOADING_SECONDS = 0.5
-"""Seconds between two reports of how far the loading is."""
-
-
-class _Loading:
-    """Reports how far the loading of a model is."""
-
-    def __init__(self, model: str, total: int, report: Reporter) -> None:
-        self._model, self._total, self._report = model, total, report
-        self._done, self._reported = 0, 0.0
-
-    def add(self, count: int) -> None:
-        """More bytes are loaded."""
-        self._done += count
-        if time.monotonic() - self._reported > LOADING_SECONDS:
-            self._reported = time.monotonic()
-            self._report(ModelLoading(self._model, self._done, self._total))

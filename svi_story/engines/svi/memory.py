@@ -159,21 +159,24 @@ def needs_of(parameters: ParameterCounts, value_bytes: int, size: Size, frames: 
     VAE, its activations, and the experts only where they stay. The text encoder comes before the experts,
     beside the VAE; whole, or streamed where the mode is.
     """
-    vae, encoding = parameters.vae * 4, text_activations(parameters, value_bytes)
+    vae = parameters.vae * 4
     expert, text = expert_size(parameters, value_bytes), text_encoder_size(parameters, value_bytes)
+    encoding = text_activations(parameters, value_bytes)
     sampling = sampling_activations(parameters, value_bytes, size, frames)
     decoding = decoding_activations(parameters, size, frames)
     alone, kept = DeviceUse(vae, decoding), HOST + 2 * expert.whole
 
     def whole(experts: int, decode: DeviceUse, ram_kept: int) -> Need:
         sample = DeviceUse(vae + experts * expert.whole, sampling)
-        return Need(DeviceUse(vae + text.whole, encoding), sample, decode, HOST, ram_kept)
+        # while it is loaded, the text encoder's embedding is on the device twice, on its way to its place
+        encode = DeviceUse(vae + text.whole, max(encoding, text.outside))
+        return Need(encode, sample, decode, HOST, ram_kept)
 
     modes: dict[MemoryMode, Need] = {
         "resident": whole(2, DeviceUse(vae + 2 * expert.whole, decoding), HOST),
         "offload": whole(1, alone, kept),
         "stream": Need(
-            DeviceUse(vae + text.streamed, encoding),
+            DeviceUse(vae + text.streamed, max(encoding, text.outside - 2 * text.block)),
             DeviceUse(vae + expert.streamed, sampling),
             alone,
             HOST + max(expert.blocks * expert.block, text.blocks * text.block),
@@ -209,6 +212,11 @@ def decoding_activations(parameters: ParameterCounts, size: Size, frames: int, s
     widest = max(len(needed) for _, needed in strips_of(rows, strips))
     middle = latent_count(frames) * rows * columns * 4 * 4 * parameters.vae_width
     return size.width * widest * STRIDE[1] * pixel + size.width * size.height * 3 * 4 * frames + middle
+
+
+def vae_need(parameters: ParameterCounts, size: Size, frames: int, strips: int) -> DeviceUse:
+    """What the VAE needs with no expert beside it."""
+    return DeviceUse(parameters.vae * 4, decoding_activations(parameters, size, frames, strips))
 
 
 def text_activations(parameters: ParameterCounts, value_bytes: int) -> int:
@@ -274,10 +282,11 @@ def resident_blocks(free: FreeMemory, needs: Needs) -> int:
 
 def text_blocks(free: FreeMemory, needs: Needs) -> int:
     """How many blocks of the text encoder stay on the device, whatever the memory mode."""
-    if free.shared:
-        return needs.text_encoder.blocks
+    blocks = needs.text_encoder.blocks
+    if free.shared or needs["resident"].text.total <= free.vram:
+        return blocks
     besides = needs["stream"].text.total - needs.text_encoder.streamed
-    return max(0, needs.text_encoder.resident(free.vram - besides))
+    return max(0, min(blocks - 2, needs.text_encoder.resident(free.vram - besides)))
 
 
 def _plan(
@@ -420,7 +429,7 @@ class MemoryManager:
             used = self.strips.get(size, start)
             if self.plan is not None and self.plan.mode == "resident" and self.experts.held:
                 self._clear_device(size)
-            elif again and used == WHOLE and self._vae_need(size, frames, WHOLE).total <= self.measure().vram:
+            elif again and used == WHOLE and self._vae_fits(size, frames):
                 again = False  # memory was in pieces, which has been given back
             elif used == TILES:
                 raise TransientError(
@@ -440,15 +449,15 @@ class MemoryManager:
                 )
         return result
 
-    def _vae_need(self, size: Size, frames: int, strips: int) -> DeviceUse:
-        parameters = count_parameters(self.paths)
-        return DeviceUse(parameters.vae * 4, decoding_activations(parameters, size, frames, strips))
+    def _vae_fits(self, size: Size, frames: int) -> bool:
+        """Whether it should work on whole pictures now, with a margin."""
+        return vae_need(count_parameters(self.paths), size, frames, WHOLE).total <= self.measure().vram
 
     def _next_strips(self, used: int, size: Size, frames: int) -> int:
         """The fewest strips, but more than `used`, that may fit into what is free; TILES where none may."""
-        free = self.measure().vram
+        free, parameters = self.measure().vram, count_parameters(self.paths)
         for strips in STRIPS:
-            if strips > used and self._vae_need(size, frames, strips).minimum <= free:
+            if strips > used and vae_need(parameters, size, frames, strips).minimum <= free:
                 return strips
         return TILES
 

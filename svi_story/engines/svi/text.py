@@ -111,9 +111,9 @@ class Embeddings:
         """
         missing = self.missing(prompts)
         if missing:
-            self._report(PromptsStarted(len(missing)))
             tokenizer = load_tokenizer(self._paths.tokenizer)
-            encoder = load_text_encoder(self._paths.text_encoder, self._placement, resident)
+            encoder = load_text_encoder(self._paths.text_encoder, self._placement, resident, self._report)
+            self._report(PromptsStarted(len(missing)))
             for prompt in missing:
                 self._known[prompt] = encode(encoder, tokenizer, prompt, self._placement.device).cpu()
             del encoder

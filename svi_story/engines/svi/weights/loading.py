@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -10,6 +12,7 @@ from svi_story.engines.svi.weights import architecture as arch
 from svi_story.engines.svi.weights.formats import read_shards
 from svi_story.engines.svi.weights.tensors import StoredTensor, is_finite
 from svi_story.errors import InputError, Problem, shorten_problems
+from svi_story.events import ModelLoading
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -20,6 +23,7 @@ if TYPE_CHECKING:
     from transformers import UMT5EncoderModel
 
     from svi_story.engines.svi.weights.catalogue import ModelFiles
+    from svi_story.events import Reporter
 
     Take = Callable[[str, StoredTensor], Tensor]
     """From a weight's name and its tensor on disk to the weight as it is used, on the device."""
@@ -44,6 +48,26 @@ class Blueprint:
 
     entries: Mapping[str, StoredTensor]
     settings: Mapping[str, object]
+
+
+LOADING_SECONDS = 0.5
+"""Seconds between two reports of how far the loading is."""
+
+
+class LoadingProgress:
+    """Reports how far the loading of a model is."""
+
+    def __init__(self, model: str, blueprint: Blueprint, placement: Placement, report: Reporter) -> None:
+        values = sum(math.prod(entry.shape) for entry in blueprint.entries.values())
+        self._model, self._total, self._report = model, values * placement.dtype.itemsize, report
+        self._done, self._reported = 0, 0.0
+
+    def add(self, weight: Tensor) -> None:
+        """One more weight is loaded."""
+        self._done += weight.nbytes
+        if time.monotonic() - self._reported > LOADING_SECONDS:
+            self._reported = time.monotonic()
+            self._report(ModelLoading(self._model, self._done, self._total))
 
 
 def read_transformer(files: ModelFiles) -> Blueprint:
@@ -111,7 +135,10 @@ def load_vae(files: ModelFiles, placement: Placement) -> AutoencoderKLWan:
 
 
 def load_text_encoder(
-    files: ModelFiles, placement: Placement, resident: int | None = None
+    files: ModelFiles,
+    placement: Placement,
+    resident: int | None = None,
+    report: Reporter = lambda _: None,
 ) -> UMT5EncoderModel:
     """The UMT5 encoder, with `resident` of its blocks on the device (None: all), the others streamed.
 
@@ -123,7 +150,14 @@ def load_text_encoder(
     blocks = model.encoder.block
     resident = len(blocks) if resident is None else resident
     placed = PlacedModel(model, blocks, placement.device, resident, keep=False)
-    _read_weights(blueprint.entries, lambda _, entry: placement.take(entry), placed.write)
+    progress = LoadingProgress("text", blueprint, placement, report)
+
+    def take(_: str, entry: StoredTensor) -> Tensor:
+        weight = placement.take(entry)
+        progress.add(weight)
+        return weight
+
+    _read_weights(blueprint.entries, take, placed.write)
     placed.to_device()
     return model.eval()
 
@@ -176,13 +210,19 @@ def _read_weights(
         weight = take(name, entry)
         finite.append(is_finite(weight))  # where the weight was computed: a CPU would take seconds
         write(name, weight)
-    flags = torch.stack(finite).cpu().tolist()
+    flags = _fetch(torch.stack(finite))
     bad = [entry for entry, good in zip(entries.values(), flags, strict=True) if not good]
     if bad:
         what = "{} holds NaN or Inf; download it again"
         raise InputError(
             *shorten_problems([Problem(what.format(entry.key), file=str(entry.file)) for entry in bad])
         )
+
+
+def _fetch(flags: Tensor) -> list[bool]:
+    """Wait for the device, and tell what it found."""
+    found: list[bool] = flags.cpu().tolist()
+    return found
 
 
 def check_same(model: nn.Module, entries: Mapping[str, StoredTensor]) -> None:
