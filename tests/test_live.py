@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import threading
 from pathlib import Path
@@ -125,7 +126,9 @@ def test_a_render_shows_its_steps_and_no_frame_depends_on_it(
     write_board: Write, svi_story: Run, kept: list[tuple[int, tuple[int, int]]]
 ) -> None:
     board = reference_board(write_board, "2.0-pro", clips=[{"prompt": support.SETTINGS["prompts"][0]}])
-    assert svi_story("render", board, *FLAGS, "--preview-every", 1).code == 0
+    ended = svi_story("render", board, *FLAGS, "--preview-every", 1, "--json")
+    names = {json.loads(line)["event"] for line in ended.out.splitlines()}
+    assert {"prompts_started", "model_loading", "phase_started", "time_left", "join_started"} <= names
     (with_preview,) = entries(svi_story, board)
     size = (support.SETTINGS["width"], support.SETTINGS["height"])
     frames = support.SETTINGS["frames_per_clip"]

@@ -120,7 +120,7 @@ def test_a_run_whose_process_is_gone_died(svi_story: Run, write_board: Write) ->
     )
     status = svi_story("status", board, "--engine", "animatic")
     assert "died (process 4194399" in status.out
-    assert "sampling clip roof (step 3/8)" in status.out
+    assert "sampling clip roof (step 3/8); the same command resumes it: svi-story render\n" in status.out
     (run,) = json.loads(svi_story("status", board, "--engine", "animatic", "--json").out)["runs"]
     assert (run["state"], run["process"]) == ("died", 4194399)
     log.close()

@@ -372,7 +372,8 @@ def test_streams_send_the_newest_state_and_end_with_slow_clients(
             log_of_a_run(Path("renders/.cache"), *started("board.yaml"))
             while b'"running"' not in b"".join(seen):
                 await asyncio.sleep(0.02)
-            fast.cancel()
+            await server.close()
+            await asyncio.wait_for(fast, 30)
 
     asyncio.run(asyncio.wait_for(watch(), 60))
     text = b"".join(seen).decode()

@@ -85,7 +85,7 @@ def test_a_render_is_watched_killed_resumed_and_stopped(chromium: Any, address: 
         page.locator(".boards .cell.done").first.wait_for(timeout=60_000)
         os.kill(render.pid, signal.SIGKILL)
         page.locator(".run.died").wait_for(timeout=60_000)
-        assert "run the same command again" in page.locator(".run.died").inner_text()
+        assert "the same command resumes it" in page.locator(".run.died").inner_text()
     with running("render", boards) as render:
         page.locator(".run.running").wait_for(timeout=60_000)
         assert page.locator("#past tr").count() == 1

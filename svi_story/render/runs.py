@@ -44,7 +44,7 @@ from svi_story.events import (
     Warned,
 )
 from svi_story.files import make_folder, open_regular, read_regular, write_atomic
-from svi_story.portable import is_private, stop_main_thread
+from svi_story.portable import command_line, is_private, stop_main_thread
 from svi_story.render.progress import Progress
 
 if TYPE_CHECKING:
@@ -350,7 +350,10 @@ class RunReport:
                     f"hangs: {progress.now}; {what}; {where}; if it does not go on, stop it and run it again"
                 )
             case "died":
-                return f"died ({where} is gone): {progress.now}; run the same command again, which resumes"
+                command = opened.command if opened and "--force" not in opened.command else ()
+                again = f": {command_line(command)}" if command else ""
+                what = f"{progress.now}; the same command resumes it{again}"
+                return f"died ({where} is gone): {what}"
             case _:
                 return self.state
 

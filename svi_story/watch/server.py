@@ -81,6 +81,7 @@ class WatchServer:
         self._state: dict[str, str] = {}
         """The newest JSON of each part of the page."""
         self._changed = asyncio.Condition()
+        self._closing = False
         self._streams = 0
         self._media = 0
         self._lock = asyncio.Lock()
@@ -202,7 +203,7 @@ class WatchServer:
         sent: dict[str, str] = {}
         self._streams += 1
         try:
-            while True:
+            while not self._closing:
                 clock = f"retry: 2000\nevent: clock\ndata: {time.time()}\n\n".encode()
                 await send({"type": "http.response.body", "body": clock, "more_body": True})
                 changed = {name: text for name, text in self._state.items() if sent.get(name) != text}
@@ -213,10 +214,16 @@ class WatchServer:
                 if not changed:
                     with suppress(TimeoutError):
                         async with asyncio.timeout(ALIVE), self._changed:
-                            if self._state.items() <= sent.items():
+                            if self._state.items() <= sent.items() and not self._closing:
                                 await self._changed.wait()
         finally:
             self._streams -= 1
+
+    async def close(self) -> None:
+        """End all streams."""
+        async with self._changed:
+            self._closing = True
+            self._changed.notify_all()
 
     async def _stop(self, request: Request) -> Response:
         body = b""
@@ -345,13 +352,24 @@ def serve(server: WatchServer, listening: socket.socket) -> None:
     running = uvicorn.Server(config)
 
     async def run() -> None:
-        reaper = asyncio.create_task(_cut_off_silent_clients(running))
+        tasks = [
+            asyncio.create_task(_cut_off_silent_clients(running)),
+            asyncio.create_task(_close_at_exit(running, server)),
+        ]
         try:
             await running.serve(sockets=[listening])
         finally:
-            reaper.cancel()
+            for task in tasks:
+                task.cancel()
 
     asyncio.run(run())
+
+
+async def _close_at_exit(running: Any, server: WatchServer) -> None:
+    """End the streams when the program is interrupted: uvicorn waits for them."""
+    while not running.should_exit:
+        await asyncio.sleep(0.2)
+    await server.close()
 
 
 async def _cut_off_silent_clients(running: Any) -> None:
