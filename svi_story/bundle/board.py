@@ -67,7 +67,9 @@ class BundleResolver:
                         f"name that ends in .safetensors ({lora.bytes} bytes, sha256 {lora.sha256})"
                     )
                 return Problem(what, file=str(self.bundle.zip))
-        names = self._unpacked
+        manifest = self.bundle.manifest
+        names = {str(self.bundle.path(member)): name for name, member in manifest.files.items()}
+        names[str(self.bundle.board)] = manifest.board
 
         def author_s_name(match: re.Match[str]) -> str:
             path = match[0] if match[0] in names else match[0].rstrip(".")  # the end of a sentence
@@ -85,13 +87,6 @@ class BundleResolver:
     @cached_property
     def _names(self) -> dict[Path, str]:
         return {path: name for name, path in {**self.weights, **self.files}.items()}
-
-    @cached_property
-    def _unpacked(self) -> dict[str, str]:
-        """The author's names by paths in the cache."""
-        manifest = self.bundle.manifest
-        names = {str(self.bundle.path(member)): name for name, member in manifest.files.items()}
-        return {**names, str(self.bundle.board): manifest.board}
 
 
 def load_bundled(bundle: UnpackedBundle, models: Path | None, fingerprints: Fingerprints) -> BoardFile:

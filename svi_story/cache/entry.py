@@ -168,8 +168,13 @@ def verify_folder(folder: Path, kind: FolderKind, key: str) -> Manifest:
         if manifest.get("key") != key or key_of(_mapping(manifest, "inputs")) != key:
             raise CorruptError(f"{kind.manifest} belongs to another key")
         recorded = _mapping(manifest, "files")
-        for file in kind.files:
-            _verify_file(folder / file, recorded.get(file))
+        for name in kind.files:
+            size, expected = regular_size(folder / name), recorded.get(name)
+            if not isinstance(expected, dict) or size != expected.get("bytes"):
+                known = expected.get("bytes") if isinstance(expected, dict) else "no"
+                raise CorruptError(f"{name} has {size} bytes instead of {known}")
+            if sha256_file(folder / name) != expected.get("sha256"):
+                raise CorruptError(f"{name} has other bytes than were written")
     except OSError as error:
         if error.errno not in DAMAGED:
             raise
@@ -198,15 +203,6 @@ def publish(private: Path, target: Path, look_up: Callable[[], T | None]) -> T |
             break
     sync(target.parent)
     return None
-
-
-def _verify_file(path: Path, recorded: Json) -> None:
-    size = regular_size(path)
-    if not isinstance(recorded, dict) or size != recorded.get("bytes"):
-        expected = recorded.get("bytes") if isinstance(recorded, dict) else "no"
-        raise CorruptError(f"{path.name} has {size} bytes instead of {expected}")
-    if sha256_file(path) != recorded.get("sha256"):
-        raise CorruptError(f"{path.name} has other bytes than were written")
 
 
 def _digest(body: Manifest) -> str:

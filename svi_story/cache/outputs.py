@@ -36,7 +36,7 @@ KEPT = 3
 
 
 @dataclass(frozen=True)
-class Written:
+class RecordedContent:
     """A file's content, written by svi-story."""
 
     sha256: str
@@ -142,7 +142,7 @@ class Outputs:
             return
         with suppress(OSError, StoryError):
             status = file.stat()
-            new = Written(sha256_file(file), status.st_size, status.st_mtime_ns)
+            new = RecordedContent(sha256_file(file), status.st_size, status.st_mtime_ns)
             before = (each for each in self._written(target) if each.sha256 != new.sha256)
             written = [asdict(each) for each in (new, *before)][:KEPT]
             self._layout.create()
@@ -151,7 +151,7 @@ class Outputs:
             text = json.dumps({"file": name, "written": written}, indent=1)
             write_atomic(_entry(self._layout, name), text.encode())
 
-    def _written(self, path: Path) -> tuple[Written, ...]:
+    def _written(self, path: Path) -> tuple[RecordedContent, ...]:
         if self._layout is None:
             return ()
         name = _name_in(self._layout, path)
@@ -199,12 +199,12 @@ def _entry(layout: Layout, name: str) -> Path:
     return layout.ledger / f"{hashlib.sha256(os.fsencode(name)).hexdigest()}.json"
 
 
-def _read(entry: Path) -> tuple[str, tuple[Written, ...]] | None:
+def _read(entry: Path) -> tuple[str, tuple[RecordedContent, ...]] | None:
     """The path and the contents in a file of the ledger; None if it is missing or damaged."""
     try:
         found = json.loads(read_regular(entry, LARGEST))
         written = (
-            Written(str(each["sha256"]), int(each["bytes"]), int(each["mtime_ns"]))
+            RecordedContent(str(each["sha256"]), int(each["bytes"]), int(each["mtime_ns"]))
             for each in found["written"]
         )
         return str(found["file"]), tuple(written)

@@ -55,7 +55,13 @@ def private_folder(layout: Layout, key: str, report: Reporter) -> Iterator[Path]
             quarantine(layout, report, key, f"{folder} is not a folder", {"work": folder})
         try:
             with disk(folder, "starting work"):
-                _create(private)
+                for is_last_attempt in (False, False, True):
+                    try:
+                        make_folder(private)
+                        break
+                    except FileNotFoundError:  # another process removes the work folder while it is empty
+                        if is_last_attempt:
+                            raise
             if lock_state is LockState.HELD:  # other folders are those of killed processes
                 for path in names(folder):
                     if is_temp_of_this_host(path.name) and path != private:
@@ -66,18 +72,6 @@ def private_folder(layout: Layout, key: str, report: Reporter) -> Iterator[Path]
             shutil.rmtree(private, ignore_errors=True)
             with suppress(OSError):  # not empty: there is something to resume, or another process at work
                 folder.rmdir()
-
-
-def _create(private: Path) -> None:
-    """Create a folder in a work folder, which another process may remove while it is empty."""
-    for last_attempt in (False, False, True):
-        try:
-            make_folder(private)
-        except FileNotFoundError:
-            if last_attempt:
-                raise
-        else:
-            return
 
 
 def warn_of_wait(key: str, report: Reporter) -> Callable[[], None]:

@@ -285,7 +285,11 @@ def check_films(
         planned.append(_film_writes(job, films.get(job.place.board, ()), outputs, report, forced=forced))
     refused = check(planned, report)
     for job in jobs:
-        if not is_writable(job.place.cache) and _has_to_render(job, report):
+        store = job.place.store(report)
+        missing = (
+            segment for segment in job.segments if segment.key and store.state(segment.key) != "cached"
+        )
+        if not is_writable(job.place.cache) and any(missing):
             board = job.place.board
             what = f"{board} would keep its segments here, but {CANNOT_BE_WRITTEN}"
             problems = refused[board].problems if board in refused else ()
@@ -300,11 +304,6 @@ def check_films(
         if job.place.board in refused
     ]
     return left, rejected
-
-
-def _has_to_render(job: Job, report: Reporter) -> bool:
-    store = job.place.store(report)
-    return any(segment.key and store.state(segment.key) != "cached" for segment in job.segments)
 
 
 def check_sheets(

@@ -40,7 +40,7 @@ if TYPE_CHECKING:
     from svi_story.cut.extras import Cue
     from svi_story.events import Reporter
     from svi_story.plan.keys import Json
-    from svi_story.plan.model import Anchor, Segment, Shot
+    from svi_story.plan.model import Segment, Shot
     from svi_story.render.jobs import Job
 
 
@@ -262,24 +262,14 @@ class _Makers:
 
 def _references(job: Job) -> tuple[ReferenceRecord, ...]:
     """Every chain's reference image, each once."""
-    anchors = dict.fromkeys(segment.anchor for shot in job.plan.shots for segment in shot.segments)
-    return tuple(
-        ReferenceRecord(
-            path=job.plan.resolver.name(anchor.path),
-            sha256=_file_hash(anchor),
-            fit=anchor.fit,
-            pixels=anchor.pixels,
-        )
-        for anchor in anchors
-    )
-
-
-def _file_hash(anchor: Anchor) -> str | None:
-    """The image file's sha256; None if it was removed since its pixels were read."""
-    try:
-        return sha256_file(anchor.path)
-    except OSError:
-        return None
+    found = []
+    for anchor in dict.fromkeys(segment.anchor for shot in job.plan.shots for segment in shot.segments):
+        sha256 = None
+        with suppress(OSError):  # the file was removed since its pixels were read
+            sha256 = sha256_file(anchor.path)
+        name = job.plan.resolver.name(anchor.path)
+        found.append(ReferenceRecord(path=name, sha256=sha256, fit=anchor.fit, pixels=anchor.pixels))
+    return tuple(found)
 
 
 def _clip(shot: Shot, job: Job, makers: _Makers) -> ClipRecord:

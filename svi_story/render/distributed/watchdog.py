@@ -40,7 +40,8 @@ def main() -> None:
         signal.signal(number, signal.SIG_IGN)  # meant for the owner, who closes the pipe
     signal.signal(signal.SIGTERM, _end)
     try:
-        _adopt_orphans()
+        if sys.platform == "linux":  # then orphaned descendants become children of this process
+            ctypes.CDLL(None).prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
         folder.mkdir(mode=0o700)
         process = subprocess.Popen(command, stdin=subprocess.DEVNULL, pass_fds=[fd])  # noqa: S603
         os.close(fd)
@@ -83,12 +84,3 @@ def _members(folder: Path, watchdog: int) -> list[psutil.Process]:
             if marked and process.pid not in (watchdog, os.getpid()):
                 found.add(process)
     return list(found)
-
-
-def _adopt_orphans() -> None:
-    """On Linux, have the system hand every orphaned descendant to this process: none is lost from sight.
-
-    Elsewhere a process whose parent has died is known by its environment alone.
-    """
-    if sys.platform == "linux":
-        ctypes.CDLL(None).prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
