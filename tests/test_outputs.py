@@ -208,7 +208,7 @@ def test_files_of_an_older_svi_story_are_replaced(
 ) -> None:
     """They are the same files, and the ledger knows nothing of them."""
     notes = list(LEDGER.iterdir())
-    assert len(notes) == len(COMMANDS) + 2  # and a clip's other file and note
+    assert len(notes) == len(COMMANDS) + 3  # and a clip's other file and note, and the live preview
     if damage in ("gone", "unwritable"):
         shutil.rmtree(LEDGER)
     if damage == "unwritable":
@@ -391,7 +391,7 @@ def test_the_ledger_is_pruned(board: Path, svi_story: Run) -> None:
     store = Store(RENDERS / ".cache", print)
     why = "the record of a file that was deleted"
     found = [item for item in store.garbage(now=4e9) if item.why == why]
-    assert len(found) == 3, "the captions, the film so far, and what is no note"
+    assert len(found) == 4, "the captions, the film so far, the live preview, and what is no note"
     store.delete(found)
     assert len(list(LEDGER.iterdir())) == 2
 

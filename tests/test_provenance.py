@@ -112,7 +112,7 @@ def test_chapters_are_the_clips(write_board: Write) -> None:
 def test_captions(write_board: Write, how: str, soft: int, shown: bool) -> None:
     clips = [{"prompt": "a cat", "caption": "one"}, {"prompt": "b"}, {"prompt": "c", "caption": "three"}]
     extras = extras_of(job_of(write_board(cut={"captions": how}, clips=clips)).plan, RANGES)
-    assert extras.captions == (Cue("one", 4, 17), Cue("three", 29, 41))[:soft]
+    assert extras.captions == (Cue("one", 0, 13), Cue("three", 25, 37))[:soft]
     assert extras.captions_on is shown
 
 
