@@ -22,8 +22,8 @@ from svi_story.engines.svi.sampler import (
     make_noise,
     make_steps,
 )
-from svi_story.engines.svi.weights.catalogue import find_models
 from svi_story.engines.svi.weights.loading import Placement, load_transformer, load_vae, read_transformer
+from svi_story.engines.svi.weights.locate import ModelFolders, find_weights
 from svi_story.enginespec.sampling import Guidance, Sampler
 from svi_story.plan.model import Size
 
@@ -95,7 +95,7 @@ class Turn:
 
 def tiny_models(place: Placement, size: Size, frames: int) -> Case:
     """The checkpoint that the tests use, loaded by our loader."""
-    layout = find_models(MODELS)
+    layout = find_weights(ModelFolders((MODELS,))).models()
     high, low = (
         load_transformer(read_transformer(files), place, lambda _, entry: place.take(entry)).model
         for files in (layout.high, layout.low)
@@ -106,7 +106,7 @@ def tiny_models(place: Placement, size: Size, frames: int) -> Case:
 def random_models(shape: Shape, place: Placement, size: Size, frames: int) -> Case:
     """Two random experts beside the tests' VAE."""
     high, low = (random_expert(shape, place.device, place.dtype) for _ in range(2))
-    vae = load_vae(find_models(MODELS).vae, place)
+    vae = load_vae(find_weights(ModelFolders((MODELS,))).models().vae, place)
     return Case(f"random, {shape.layers} layers of {shape.width}", high, low, vae, size, frames)
 
 

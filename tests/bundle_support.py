@@ -33,8 +33,8 @@ def job_of(
     board: Path, engine: str | None = "animatic", options: EngineOptions | None = None, cache: Path = CACHE
 ) -> Job:
     """A board as the commands plan it."""
-    options = options or EngineOptions(Path("no-models"))
-    places = find_places([board], {"engine": engine, "models": [options.models], "cache": cache})
+    options = options or EngineOptions((Path("no-models"),))
+    places = find_places([board], {"engine": engine, "models": options.models, "cache": cache})
     asked = {"dtype": options.dtype, "vae": options.vae}
     jobs, rejected = prepare(places, Fingerprints(cache / "memo.json"), asked)
     assert not rejected, rejected[0].error

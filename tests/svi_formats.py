@@ -89,6 +89,17 @@ def fp8(
     return write
 
 
+def rounded(dtype: torch.dtype) -> Write:
+    """Every tensor in a 16- or 32-bit type."""
+
+    def write(path: Path, plain: Plain) -> Plain:
+        stored = {key: tensor.to(dtype).contiguous() for key, tensor in plain.items()}
+        save_file(stored, f"{path}.safetensors")
+        return {key: tensor.float() for key, tensor in stored.items()}
+
+    return write
+
+
 def int8(*, quanto: bool, per_row: bool = True) -> Write:
     """ComfyUI's int8_tensorwise, or Wan2GP's quanto files."""
 

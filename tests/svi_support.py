@@ -24,6 +24,7 @@ from torch.utils._pytree import tree_map
 
 from svi_story.engines.base import Carry
 from svi_story.engines.svi.engine import Options, Svi
+from svi_story.engines.svi.weights.locate import ModelFolders, find_weights
 from svi_story.enginespec.sampling import Guidance, Sampler
 from svi_story.events import Warned
 from svi_story.plan.model import Anchor, Segment, Size
@@ -35,6 +36,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from svi_story.engines.base import Frame, Latents
+    from svi_story.engines.svi.weights.catalogue import ModelPaths
     from svi_story.events import Event, Reporter
 
 torch.set_num_threads(1)
@@ -131,7 +133,7 @@ def engine(
 ) -> Svi:
     """An engine on the CPU; `pictures` has anchors by their hash, else all show the reference image."""
     shown = pictures or defaultdict(anchor_picture)
-    given = Options(root, dtype=dtype, device="cpu", **options)  # type: ignore[arg-type]  # the tests' keywords
+    given = Options(folders(root), dtype=dtype, device="cpu", **options)  # type: ignore[arg-type]  # the tests' keywords
     return Svi(given, anchor_pixels=lambda anchor: shown[anchor.pixels], report=report)
 
 
@@ -159,6 +161,16 @@ def render(svi: Svi, segments: Iterable[Segment]) -> list[Made]:
         frames = np.stack(list(svi.decode(one, latents)))
         made.append(Made(np.asarray(latents["latents"], dtype=np.float32), frames))
     return made
+
+
+def folders(root: Path = MODELS) -> ModelFolders:
+    """A folder as the place where weights are searched."""
+    return ModelFolders((root,))
+
+
+def find_models(root: Path) -> ModelPaths:
+    """Every model's files in a folder."""
+    return find_weights(folders(root)).models()
 
 
 def copy_models(to: Path) -> Path:

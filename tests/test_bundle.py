@@ -41,7 +41,7 @@ if TYPE_CHECKING:
     Run = Callable[..., Ended]
 
 ANIMATIC = ("--engine", "animatic")
-SVI = EngineOptions(support.MODELS, "float32")
+SVI = EngineOptions((support.MODELS,), "float32")
 
 
 def elsewhere(bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:

@@ -48,7 +48,7 @@ if TYPE_CHECKING:
 ANIMATIC = ("--engine", "animatic")
 FILM = Path("renders/board.mp4")
 HERE = ("-o", "renders", "--cache", "renders/.cache")
-SVI = EngineOptions(support.MODELS, "float32")
+SVI = EngineOptions((support.MODELS,), "float32")
 
 
 def state_of(svi_story: Run, path: Path, *flags: str) -> str:

@@ -206,7 +206,7 @@ def test_a_place_that_cannot_be_written_costs_nothing() -> None:
 def test_phases_are_reckoned_as_the_engine_has_them(steps: int, guidance: float) -> None:
     settings = support.sampler(steps=steps, guidance=Guidance(guidance, guidance))
     segment = support.segment(settings=settings)
-    options = EngineOptions(support.MODELS, "float32")
+    options = EngineOptions((support.MODELS,), "float32")
     assert tuple(implementation_of("svi").phases_of(options, segment)) == tuple(
         support.engine().phases(segment)
     )

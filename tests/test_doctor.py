@@ -20,7 +20,7 @@ import torch
 from PIL import Image
 
 from svi_story.engines.svi import device
-from svi_story.engines.svi.weights.catalogue import list_parts
+from svi_story.engines.svi.weights.locate import find_weights
 from svi_story.errors import InputError, RenderError
 from svi_story.render import doctor, smoke
 from svi_story.render.doctor import Check
@@ -183,10 +183,10 @@ def test_memory_beside_an_expert(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_what_an_expert_takes_comes_from_its_headers(tmp_path: Path) -> None:
-    high = next(held for held in list_parts(support.MODELS) if held.part.name == "high")
-    stored = sum(file.stat().st_size for file in high.files if file.suffix == ".safetensors")
-    assert stored * 0.45 < doctor.expert_bytes(list_parts(support.MODELS)) < stored * 0.5
-    assert doctor.expert_bytes(list_parts(tmp_path)) == 0
+    weights = find_weights(support.folders())
+    stored = sum(file.stat().st_size for file in weights.used["high"].files)
+    assert stored * 0.45 < doctor.expert_bytes(weights) < stored * 0.5
+    assert doctor.expert_bytes(find_weights(support.folders(tmp_path))) == 0
 
 
 def test_a_missing_library(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -309,7 +309,8 @@ def test_the_trial_takes_an_image(svi_story: Run, tmp_path: Path) -> None:
     ],
 )
 def test_a_trial_that_cannot_start_is_a_finding(svi_story: Run, words: tuple[str, ...], told: str) -> None:
-    found = findings(svi_story, "--models", support.MODELS, "--smoke", *TINY, *words, code=1)
+    models = () if "--models" in words else ("--models", support.MODELS)
+    found = findings(svi_story, *models, "--smoke", *TINY, *words, code=1)
     assert found["smoke"].state == "lacking"
     assert told in found["smoke"].detail
 
@@ -343,13 +344,13 @@ def test_a_conditioning_that_is_arranged_wrongly_is_found(
     from svi_story.engines.svi import conditioning
 
     anchor = support.anchor_picture()
-    trial: Any = SimpleNamespace(models=support.MODELS, variant=variant)
+    weights = find_weights(support.folders())
     latents = np.random.default_rng(0).normal(size=(1, 16, 4, 8, 10)).astype(np.float32)
     carry = Carry("svi", {"latents": latents}, [np.ascontiguousarray(anchor[::-1])])
     one = support.segment(variant=variant)
 
     def state() -> str:
-        return smoke.check_conditioning(trial, one, carry, anchor).state
+        return smoke.check_conditioning(weights, one, carry, anchor).state
 
     assert state() == "ok"
     real = conditioning.condition
@@ -375,6 +376,6 @@ def test_nothing_is_left_behind(svi_story: Run, tmp_path: Path) -> None:
 
 
 def test_the_small_weights_are_not_taken_for_the_14b_ones() -> None:
-    assert not smoke.is_full_size(support.MODELS)
+    assert not smoke.is_full_size(find_weights(support.folders()))
     with pytest.raises(InputError):
-        smoke.is_full_size(Path("nowhere"))
+        smoke.is_full_size(find_weights(support.folders(Path("nowhere"))))

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 
 def tiny_svi() -> Svi:
-    return Svi(Options(support.MODELS, dtype="float32", device="cpu"))
+    return Svi(Options(support.folders(), dtype="float32", device="cpu"))
 
 
 ENGINES: dict[str, Callable[[], Engine]] = {"animatic": Animatic, "svi": tiny_svi}

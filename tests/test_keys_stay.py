@@ -12,6 +12,7 @@ import pytest
 
 from svi_story.engines.animatic import AnimaticIdentity
 from svi_story.engines.svi.identity import SviIdentity
+from svi_story.engines.svi.weights.locate import ModelFolders
 from svi_story.plan.fingerprints import Fingerprints
 from svi_story.plan.keys import with_keys
 from svi_story.plan.model import Anchor, Recording
@@ -105,7 +106,7 @@ def test_keys_are_those_of_the_first_version(name: str, tmp_path: Path) -> None:
     fingerprints = Constant(tmp_path / "memo.json")
     identities: dict[str, Identity] = {
         "animatic": AnimaticIdentity(),
-        "svi": SviIdentity(MODELS, "bfloat16", fingerprints.file),
+        "svi": SviIdentity(ModelFolders((MODELS,)), "bfloat16", fingerprints.file),
     }
     plan = with_keys(plan_film(load(path), fingerprints, engine), identities.__getitem__)
     assert [segment.key[:16] for segment in plan.segments] == GOLDEN[name]

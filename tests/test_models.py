@@ -59,7 +59,8 @@ def test_list_tells_what_is_there(svi_story: Run) -> None:
     assert told.pop("distill") == "missing"
     assert set(told.values()) == {"ready", True}
     ended = svi_story("models", "list")
-    assert "high-noise expert      ready    1.3 MB" in ended.out
+    words = " ".join(ended.out.split())
+    assert "high-noise expert plain F32 1.3 MB used models/Wan-AI/Wan2.2-I2V-A14B/high_noise_model/" in words
     assert "SVI 2.0-pro: ready" in ended.err
 
 
@@ -89,10 +90,12 @@ def test_list_knows_what_is_incomplete_or_broken(svi_story: Run) -> None:
 def test_the_fast_presets_need_the_lightx2v_pair(svi_story: Run) -> None:
     folder = ROOT / catalogue.DISTILL.folder / "Wan2.2-I2V-A14B-4steps-lora-rank64-Seko-V1"
     folder.mkdir(parents=True)
-    assert "fast and draft of SVI 2.0: not ready" in svi_story("models", "list").err
+    told = svi_story("models", "list").err
+    assert "presets fast and draft: not found: the LightX2V LoRA" in told
+    assert "svi-story models download --preset fast" in told
     for expert in ("high", "low"):
         shutil.copy(support.lora_file(ROOT, expert), folder / f"{expert}_noise_model.safetensors")
-    assert "fast and draft of SVI 2.0: ready" in svi_story("models", "list").err
+    assert "presets fast and draft: ready" in svi_story("models", "list").err
     assert problems(svi_story, code=0)
 
 
@@ -152,7 +155,7 @@ def test_a_half_pair_is_wrong(svi_story: Run) -> None:
 
 def test_a_missing_shard_is_named(svi_story: Run) -> None:
     (ROOT / LOW / SHARD).unlink()
-    assert f"{ROOT / LOW / SHARD}: not found: a part of the low-noise expert" in problems(svi_story)
+    assert f"{ROOT / LOW / SHARD}: not found: a part of a model" in problems(svi_story)
 
 
 @pytest.mark.parametrize("size", [0, 5, 200, -1])

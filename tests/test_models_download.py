@@ -19,15 +19,18 @@ from fake_hub import CONVERTED, DISTILL, LIGHTX2V, MODELS, SVI, TOKENIZER, WAN, 
 from huggingface_hub.utils._http import close_session
 
 from svi_story.engines.svi.weights import download, hashes
-from svi_story.engines.svi.weights.catalogue import list_parts, parts_for, problems_of
+from svi_story.engines.svi.weights.catalogue import parts_for
 from svi_story.engines.svi.weights.download import Hub
 from svi_story.engines.svi.weights.hashes import DownloadRecords
+from svi_story.engines.svi.weights.locate import ModelFolders, find_weights
 from svi_story.errors import InputError, RenderError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
     from conftest import Ended
+
+    from svi_story.enginespec.sampling import Variant
 
     Run = Callable[..., Ended]
 
@@ -46,6 +49,11 @@ def loopback(own_ground: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         _socket.socket.connect(self, address)
 
     monkeypatch.setattr(socket.socket, "connect", connect)
+
+
+def lacking(variant: Variant, preset: str = "quality") -> list[str]:
+    """What a variant lacks in the models folder."""
+    return find_weights(ModelFolders((ROOT,))).missing(parts_for(variant, preset))
 
 
 @pytest.fixture
@@ -95,7 +103,7 @@ def test_a_variant_is_downloaded_into_upstream_s_layout(hub: FakeHub, variant: s
     pair = [f"{e}_noise_lora_v2.0{suffix}.safetensors" for e in ("high", "low")]
     wanted = {n: d for n, d in wanted.items() if "lora" not in n or n.endswith(tuple(pair))}
     assert files_of(ROOT) == wanted
-    assert not problems_of(list_parts(ROOT), "2.0-pro" if variant == "2.0-pro" else "2.0")
+    assert not lacking("2.0-pro" if variant == "2.0-pro" else "2.0")
     assert not parts()
 
 
@@ -105,7 +113,7 @@ def test_a_fast_preset_brings_its_pair(hub: FakeHub) -> None:
         "high_noise_model.safetensors",
         "low_noise_model.safetensors",
     }
-    assert not problems_of(list_parts(ROOT), "2.0", "fast")
+    assert not lacking("2.0", "fast")
 
 
 def test_what_is_there_is_not_fetched_again(hub: FakeHub) -> None:
@@ -382,7 +390,7 @@ def test_a_wrong_file_is_removed_and_told(hub: FakeHub, fault: str, name: str) -
     assert not list(ROOT.rglob(Path(name).name)) or name == SHARD
     getattr(hub, fault).clear()
     get()
-    assert not problems_of(list_parts(ROOT), "2.0")
+    assert not lacking("2.0")
 
 
 # --- what stands in the way
@@ -478,7 +486,7 @@ def test_a_disk_that_fills_up_keeps_what_there_is(hub: FakeHub, monkeypatch: pyt
         get(progress=Full())
     assert parts()
     get()
-    assert not problems_of(list_parts(ROOT), "2.0")
+    assert not lacking("2.0")
 
 
 def test_a_folder_that_cannot_be_written_is_told(hub: FakeHub, svi_story: Run) -> None:
@@ -523,7 +531,7 @@ def test_no_download_can_end_differently(hub: FakeHub) -> None:
         break
     assert rounds > 10
     assert files_of(ROOT).items() <= (files_of(MODELS) | PIECES).items()
-    assert not problems_of(list_parts(ROOT), "2.0")
+    assert not lacking("2.0")
 
 
 def test_an_input_error_is_raised_for_a_hub_without_sizes(

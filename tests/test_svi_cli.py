@@ -146,8 +146,7 @@ def test_the_fast_preset_wants_its_pair(write_board: Write, svi_story: Run) -> N
     board = reference_board(write_board, "2.0", engine={"preset": "fast", "max_frames": 5})
     ended = svi_story("render", board, *FLAGS)
     assert ended.code == 2
-    assert "high_noise_model.safetensors" in ended.err
-    assert "low_noise_model.safetensors" in ended.err
+    assert "svi-story models download --preset fast" in ended.err
 
 
 def test_the_fast_preset_takes_the_pair_that_is_named(

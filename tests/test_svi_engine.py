@@ -20,10 +20,9 @@ from svi_story.engines.base import open_anchor
 from svi_story.engines.svi import sampler as sampler_module
 from svi_story.engines.svi import text
 from svi_story.engines.svi.engine import Options, Svi
-from svi_story.engines.svi.identity import SviIdentity, distill_loras
+from svi_story.engines.svi.identity import SviIdentity
 from svi_story.engines.svi.text import Embeddings
 from svi_story.engines.svi.weights import loading
-from svi_story.engines.svi.weights.catalogue import find_models
 from svi_story.enginespec.sampling import Distill, Guidance, Lora
 from svi_story.errors import InputError, RenderError
 from svi_story.plan.fingerprints import Fingerprints
@@ -53,9 +52,10 @@ def svi() -> Iterator[Svi]:
 @pytest.fixture
 def style(tmp_path: Path) -> Path:
     """A LoRA under a name that says nothing."""
-    return Path(
-        shutil.copy(support.lora_file(support.MODELS, "low", "2.0-pro"), tmp_path / "style.safetensors")
-    )
+    file = tmp_path / "style.safetensors"
+    shutil.copy(support.lora_file(support.MODELS, "low", "2.0-pro"), file)
+    support.change_file(file, lambda t: {key: tensor * 0.9 for key, tensor in t.items()})
+    return file
 
 
 # --- sampling and resuming
@@ -159,11 +159,11 @@ def test_all_prompts_are_encoded_once_before_the_experts_come(monkeypatch: pytes
 
 def test_embeddings_are_kept_by_content() -> None:
     kept: dict[str, Memory] = {}
-    identity = SviIdentity(support.MODELS, "bfloat16")
+    identity = SviIdentity(support.folders(support.MODELS), "bfloat16")
     one = support.segment(frames=5)
     made = []
     for _ in range(2):
-        options = Options(support.MODELS, dtype="bfloat16", device="cpu")
+        options = Options(support.folders(), dtype="bfloat16", device="cpu")
         engine = Svi(
             options,
             anchor_pixels=lambda _: support.anchor_picture(),
@@ -173,14 +173,14 @@ def test_embeddings_are_kept_by_content() -> None:
             made.append(support.render(entered, [one])[0].latents)
     assert np.array_equal(made[0], made[1])
     assert [len(memory.saved) for memory in kept.values()] == [1, 1]
-    other = SviIdentity(support.MODELS, "float32")
+    other = SviIdentity(support.folders(support.MODELS), "float32")
     assert len({identity.text_key("a"), identity.text_key("b"), other.text_key("a")}) == 3
 
 
 @pytest.mark.parametrize("index", range(4))
 def test_text_is_that_of_the_reference(index: int) -> None:
     prompt = [*support.SETTINGS["prompts"], support.SETTINGS["negative_prompt"]][index]
-    layout = find_models(support.MODELS)
+    layout = support.find_models(support.MODELS)
     ids, mask = text.tokenize(text.load_tokenizer(layout.tokenizer), prompt)
     context = Embeddings(layout, loading.Placement(support.CPU, torch.float32), lambda _: None).context(
         prompt
@@ -311,7 +311,7 @@ def test_a_missing_pair_is_found_before_anything_starts(tmp_path: Path) -> None:
     missing = r"SVI 2\.0 LoRA of the low-noise"
     with support.engine(root) as entered:
         with pytest.raises(InputError, match=missing):
-            entered.notes(support.segment())
+            entered.identity.inputs(support.segment())
         with pytest.raises(InputError, match=missing):
             entered.prepare([support.segment()])
         with pytest.raises(RenderError, match=missing):
@@ -320,15 +320,25 @@ def test_a_missing_pair_is_found_before_anything_starts(tmp_path: Path) -> None:
 
 def test_all_that_is_wrong_is_found_before_anything_starts(tmp_path: Path, style: Path) -> None:
     root = support.copy_models(tmp_path)
-    (root / support.VAE_FILE).write_bytes(b"x")
-    (root / support.TEXT_FILE).write_bytes(b"x")
+    files = [root / support.VAE_FILE, root / support.TEXT_FILE]
+    whole = [file.read_bytes() for file in files]
+    for file in files:
+        file.write_bytes(b"x")
+    with pytest.raises(InputError, match=r"(?s)VAE\.safetensors: not a safe.*models_t5.*: not a safe"):
+        support.engine(root).__enter__()
+    for file, data in zip(files, whole, strict=True):
+        file.write_bytes(data)
+        support.change_file(file, lambda t: t | {"more": torch.zeros(1)})
     shard = root / support.EXPERT_FOLDERS["low"] / "diffusion_pytorch_model-00001-of-00002.safetensors"
     support.change_file(shard, lambda t: t | {"more": torch.zeros(1)})
     support.change_file(style, lambda t: t | {"odd": torch.zeros(1)})
     with support.engine(root) as entered, pytest.raises(InputError) as caught:
         entered.prepare([support.segment(), styled(support.segment(1), Lora(style, 1.0, 1.0))])
     text = str(caught.value)
-    assert all(part in text for part in ("Wan2.1_VAE", "models_t5", "more is not known to the model"))
+    assert all(part in text for part in ("Wan2.1_VAE", "models_t5", "low_noise_model"))
+    assert text.count("more is not known to the model") == 3
+    for file, data in zip(files, whole, strict=True):
+        file.write_bytes(data)
     shard.unlink()
     (root / support.EXPERT_FOLDERS["low"]).rename(root / "away")
     shutil.copytree(support.MODELS / support.EXPERT_FOLDERS["low"], root / support.EXPERT_FOLDERS["low"])
@@ -346,13 +356,18 @@ def test_nan_in_the_weights_is_named(tmp_path: Path) -> None:
 
 def test_a_distillation_pair_is_two_extra_loras() -> None:
     files = (Path("high_noise_model.safetensors"), Path("low_noise_model.safetensors"))
-    pair = distill_loras(Distill(0.5, 1.0, files), Path())
-    assert pair == (Lora(files[0], 0.5, 0.0), Lora(files[1], 0.0, 1.0))
+    nowhere = SviIdentity(support.folders(Path("nowhere")), "float32")
+
+    def extras(distill: Distill) -> tuple[Lora, ...]:
+        return nowhere.extras(support.segment(settings=support.sampler(distill=distill)))
+
+    assert extras(Distill(0.5, 1.0, files)) == (Lora(files[0], 0.5, 0.0), Lora(files[1], 0.0, 1.0))
     with pytest.raises(InputError, match="swap the two"):
-        distill_loras(Distill(0.5, 1.0, files[::-1]), Path())
-    with pytest.raises(InputError) as missing:
-        distill_loras(Distill(0.5, 1.0, None), Path("nowhere"))
-    assert len(missing.value.problems) == 2
+        extras(Distill(0.5, 1.0, files[::-1]))
+    with pytest.raises(
+        InputError, match=r"LightX2V LoRA of the high.*LightX2V LoRA of the low.*--preset fast"
+    ):
+        extras(Distill(0.5, 1.0, None))
 
 
 def test_the_anchor_is_opened_and_fitted(tmp_path: Path) -> None:
@@ -438,7 +453,9 @@ NO_CHANGES: dict[str, dict[str, Any]] = {
 
 def key(one: Segment, identity: SviIdentity | None = None) -> str:
     """The key of a segment's inputs."""
-    inputs: dict[str, Json] = dict((identity or SviIdentity(support.MODELS, "float32")).inputs(one))
+    inputs: dict[str, Json] = dict(
+        (identity or SviIdentity(support.folders(support.MODELS), "float32")).inputs(one)
+    )
     return key_of(inputs)
 
 
@@ -460,15 +477,15 @@ def test_the_negative_prompt_counts_only_with_guidance() -> None:
 
 def test_dtype_weights_and_loras_change_the_key(tmp_path: Path, style: Path) -> None:
     one = support.segment()
-    assert key(one, SviIdentity(support.MODELS, "bfloat16")) != key(one)
+    assert key(one, SviIdentity(support.folders(support.MODELS), "bfloat16")) != key(one)
     root = support.copy_models(tmp_path)
-    assert key(one, SviIdentity(root, "float32")) == key(one)
+    assert key(one, SviIdentity(support.folders(root), "float32")) == key(one)
     for file in (support.VAE_FILE, support.lora_file(root, "low")):
         changed = support.copy_models(tmp_path / file.stem)
         support.change_file(
             changed / (root / file).relative_to(root), lambda t: {k: v + 1 for k, v in t.items()}
         )
-        assert key(one, SviIdentity(changed, "float32")) != key(one)
+        assert key(one, SviIdentity(support.folders(changed), "float32")) != key(one)
     keys = [key(styled(one, Lora(style, high, 1.0))) for high in (0.5, 1.0)]
     assert len({key(one), *keys}) == 3
     assert key(styled(one, Lora(style, 0.0, 0.0))) == key(one)
@@ -481,7 +498,7 @@ def test_files_are_hashed_once() -> None:
         hashed.append(file)
         return f"{len(file.name):064}"
 
-    identity = SviIdentity(support.MODELS, "float32", digest)
+    identity = SviIdentity(support.folders(support.MODELS), "float32", digest)
     for clip in range(3):
         identity.inputs(support.segment(clip))
     weights = [file for file in hashed if "Stable-Video-Infinity" not in file.parts]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import weakref
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
@@ -15,9 +16,11 @@ from safetensors.torch import load_file, save_file
 
 from svi_story.engines.svi.experts import Experts
 from svi_story.engines.svi.weights import formats, gguf_files, loading
-from svi_story.engines.svi.weights.catalogue import EXPERTS, ModelFiles, find_models
+from svi_story.engines.svi.weights.candidates import EXPERTS
+from svi_story.engines.svi.weights.catalogue import ModelFiles
 from svi_story.engines.svi.weights.loading import Placement
 from svi_story.engines.svi.weights.lora import LoraUse
+from svi_story.engines.svi.weights.tensors import ScaledTensor, StoredTensor
 from svi_story.errors import InputError
 from svi_story.plan.model import Size
 
@@ -55,7 +58,7 @@ def store(root: Path, part: str, write: Write, plain: Plain) -> Plain:
 
 def merged(files: ModelFiles, lora: Path) -> Plain:
     """An expert's weights in memory with a LoRA, in float32."""
-    paths = replace(find_models(support.MODELS), high=files, low=files)
+    paths = replace(support.find_models(support.MODELS), high=files, low=files)
     experts = Experts(paths, F32, "torch-math")
     uses = [LoraUse(lora, 1.0, whole=True)]
     experts.set_loras({"high": uses, "low": uses})
@@ -147,15 +150,11 @@ def assert_renders_the_same(parts: Mapping[str, tuple[Write, Plain]], stored: Pa
 
 
 def test_mixed_formats_render_what_their_values_render(tmp_path: Path) -> None:
-    def bf16(path: Path, plain: Plain) -> Plain:
-        plainly(path, {key: tensor.bfloat16() for key, tensor in plain.items()})
-        return {key: tensor.bfloat16().float() for key, tensor in plain.items()}
-
     parts = {
         "high": (svi_formats.FORMATS["ComfyUI fp8_scaled"], svi_formats.expert("high")),
         "low": (svi_formats.FORMATS["Q8_0"], svi_formats.expert("low")),
         "text": (TEXT_FORMATS["ComfyUI comfy_quant"], svi_formats.text_encoder()),
-        "vae": (bf16, load_file(support.MODELS / support.VAE_FILE)),
+        "vae": (svi_formats.rounded(torch.bfloat16), load_file(support.MODELS / support.VAE_FILE)),
     }
     assert_renders_the_same(
         parts, support.copy_models(tmp_path / "stored"), support.copy_models(tmp_path / "plain")
@@ -176,6 +175,31 @@ def test_every_format_renders_what_its_values_render(name: str, tmp_path: Path) 
         parts = {each: (write, svi_formats.expert(each)) for each in EXPERTS}
         stored, plain = support.copy_models(tmp_path / "stored"), support.copy_models(tmp_path / "plain")
     assert_renders_the_same(parts, stored, plain)
+
+
+@pytest.mark.parametrize("name", ["ComfyUI fp8_scaled", "quanto int8", "Q8_0"])
+def test_tensors_are_dequantised_one_at_a_time(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The model in memory and one tensor, never a second model."""
+    svi_formats.FORMATS[name](tmp_path / "stored", svi_formats.expert("high"))
+    dequantised: list[weakref.ref[Tensor]] = []
+
+    def watch(kind: type[StoredTensor]) -> None:
+        original = kind.read
+
+        def read(tensor: StoredTensor, device: torch.device | None = None) -> Tensor:
+            assert not any(earlier() is not None for earlier in dequantised)
+            values = original(tensor, device)
+            dequantised.append(weakref.ref(values))
+            return values
+
+        monkeypatch.setattr(kind, "read", read)
+
+    watch(ScaledTensor)
+    watch(gguf_files.GgufTensor)
+    merged(files_of(tmp_path / "stored", 4), support.lora_file(support.MODELS, "high"))
+    assert len(dequantised) >= 20
 
 
 # --- what is not read

@@ -15,7 +15,7 @@ from safetensors.torch import load_file, save_file
 
 from svi_story.engines.svi import vae
 from svi_story.engines.svi.weights import architecture, loading, tensors
-from svi_story.engines.svi.weights.catalogue import ModelFiles, find_models
+from svi_story.engines.svi.weights.catalogue import ModelFiles
 from svi_story.errors import InputError
 
 if TYPE_CHECKING:
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from diffusers import WanTransformer3DModel
     from torch import Tensor
 
-    from svi_story.engines.svi.weights.catalogue import Expert
+    from svi_story.engines.svi.weights.candidates import Expert
 
 F32 = loading.Placement(support.CPU, torch.float32)
 SHARDS = tuple(f"diffusion_pytorch_model-0000{i}-of-00002.safetensors" for i in (1, 2))
@@ -48,12 +48,12 @@ def forward(model: WanTransformer3DModel) -> Tensor:
 
 @pytest.mark.parametrize("expert", ["high", "low"])
 def test_experts_compute_what_the_reference_computes(expert: Expert) -> None:
-    model = load_expert(find_models(support.MODELS).expert(expert))
+    model = load_expert(support.find_models(support.MODELS).expert(expert))
     assert (forward(model) - support.units()[f"dit/{expert}"]).abs().max() < 1e-4
 
 
 def test_the_vae_computes_what_the_reference_computes() -> None:
-    model = loading.load_vae(find_models(support.MODELS).vae, F32)
+    model = loading.load_vae(support.find_models(support.MODELS).vae, F32)
     given = support.units()
     encoded = vae.encode(model, given["vae/video"][None])
     assert (encoded - given["vae/encoded"]).abs().max() < 1e-4
@@ -70,7 +70,7 @@ def test_frames_are_truncated_not_rounded() -> None:
 def diffusers_root(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The reference models as diffusers and transformers save them."""
     root = tmp_path_factory.mktemp("diffusers")
-    found = find_models(support.MODELS)
+    found = support.find_models(support.MODELS)
     load_expert(found.high).save_pretrained(root / "transformer")
     load_expert(found.low).save_pretrained(root / "transformer_2", max_shard_size="500KB")
     loading.load_vae(found.vae, F32).save_pretrained(root / "vae")
@@ -164,7 +164,7 @@ def test_impossible_heads_are_an_error(tmp_path: Path, config: str) -> None:
     folder = root / support.EXPERT_FOLDERS["high"]
     (folder / "config.json").write_text(config, "utf-8")
     with pytest.raises(InputError, match=r"heads do not divide a width of 96"):
-        loading.read_transformer(find_models(root).high)
+        loading.read_transformer(support.find_models(root).high)
 
 
 @pytest.mark.parametrize("config", ["", "[]", "\xff", "[" * 100_000])
@@ -172,7 +172,7 @@ def test_a_broken_config_is_an_error(tmp_path: Path, config: str) -> None:
     root = support.copy_models(tmp_path)
     (root / support.EXPERT_FOLDERS["high"] / "config.json").write_text(config, "latin-1")
     with pytest.raises(InputError, match=r"config\.json"):
-        loading.read_transformer(find_models(root).high)
+        loading.read_transformer(support.find_models(root).high)
 
 
 def test_a_text_to_video_expert_is_refused(tmp_path: Path) -> None:
@@ -181,7 +181,7 @@ def test_a_text_to_video_expert_is_refused(tmp_path: Path) -> None:
     name = "patch_embedding.weight"
     support.change_file(shard, lambda t: {**t, name: t[name][:, :16]})
     with pytest.raises(InputError, match="takes 16 channels, an image-to-video expert 36"):
-        loading.read_transformer(find_models(root).high)
+        loading.read_transformer(support.find_models(root).high)
 
 
 def replaced(change: Callable[[Tensor], Tensor]) -> Callable[[dict[str, Tensor], str], dict[str, Tensor]]:
@@ -209,7 +209,7 @@ FILES = {
 
 def load_all(root: Path) -> None:
     """Every model of a folder."""
-    found = find_models(root)
+    found = support.find_models(root)
     loading.load_text_encoder(found.text_encoder, F32)
     loading.load_vae(found.vae, F32)
     load_expert(found.low)
@@ -282,15 +282,15 @@ def test_hostile_key_names_are_only_unknown(tmp_path: Path) -> None:
     more = {"blocks.99999999.x": torch.zeros(1), "motion_encoder.": torch.zeros(1)}
     support.change_file(shard, lambda t: t | more)
     with pytest.raises(InputError, match=r"upsamples\.x"):
-        loading.load_vae(find_models(root).vae, F32)
+        loading.load_vae(support.find_models(root).vae, F32)
     with pytest.raises(InputError, match=r"blocks\.99999999\.x is not known"):
-        load_expert(find_models(root).low)
+        load_expert(support.find_models(root).low)
 
 
 def test_weights_are_copies_in_the_models_dtype(tmp_path: Path) -> None:
     root = support.copy_models(tmp_path)
     bf16 = replace(F32, dtype=torch.bfloat16)
-    model = load_expert(find_models(root).low, bf16)
+    model = load_expert(support.find_models(root).low, bf16)
     before = {name: tensor.clone() for name, tensor in model.named_parameters()}
     shutil.rmtree(root)
     assert {tensor.dtype for tensor in before.values()} == {torch.bfloat16}
@@ -303,11 +303,14 @@ def test_the_tied_weight_may_be_there_twice(tmp_path: Path) -> None:
     file = root / support.TEXT_FILE
     support.change_file(file, lambda t: {architecture.name_text_encoder([key])[key]: t[key] for key in t})
     tied, shared = architecture.TIED
-    loading.load_text_encoder(find_models(root).text_encoder, F32)
+    loading.load_text_encoder(support.find_models(root).text_encoder, F32)
     support.change_file(file, lambda t: {tied if key == shared else key: t[key] for key in t})
-    loading.load_text_encoder(find_models(root).text_encoder, F32)
+    loading.load_text_encoder(support.find_models(root).text_encoder, F32)
     support.change_file(file, lambda t: {shared: t[tied].clone(), **t})
-    assert loading.load_text_encoder(find_models(root).text_encoder, F32).shared.weight.shape == (153, 32)
+    assert loading.load_text_encoder(support.find_models(root).text_encoder, F32).shared.weight.shape == (
+        153,
+        32,
+    )
 
 
 @pytest.mark.parametrize("eps", ["1e-6", -1, True])
@@ -316,7 +319,7 @@ def test_a_config_is_never_guessed_at(tmp_path: Path, eps: object) -> None:
     config = json.dumps({"num_heads": 4, "eps": eps})
     (root / support.EXPERT_FOLDERS["high"] / "config.json").write_text(config, "utf-8")
     with pytest.raises(InputError, match=r"config\.json's eps is .*, not a number above 0"):
-        loading.read_transformer(find_models(root).high)
+        loading.read_transformer(support.find_models(root).high)
 
 
 def test_umt5_names_of_both_layouts() -> None:

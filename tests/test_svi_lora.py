@@ -15,7 +15,7 @@ from svi_story.engines.svi.experts import Experts
 from svi_story.engines.svi.memory import MemoryPlan
 from svi_story.engines.svi.weights import lora, tensors
 from svi_story.engines.svi.weights.architecture import from_native
-from svi_story.engines.svi.weights.catalogue import EXPERTS, find_models
+from svi_story.engines.svi.weights.candidates import EXPERTS
 from svi_story.engines.svi.weights.loading import Placement, read_transformer
 from svi_story.engines.svi.weights.lora import LoraUse
 from svi_story.errors import InputError
@@ -26,15 +26,14 @@ if TYPE_CHECKING:
 
     from torch import Tensor
 
-    from svi_story.engines.svi.weights.catalogue import Expert
+    from svi_story.engines.svi.weights.candidates import Expert
 
 F32 = Placement(support.CPU, torch.float32)
 BF16 = Placement(support.CPU, torch.bfloat16)
 HIGH = support.lora_file(support.MODELS, "high")
 PRO = support.lora_file(support.MODELS, "high", "2.0-pro")
-SHAPES = {
-    name: entry.shape for name, entry in read_transformer(find_models(support.MODELS).high).entries.items()
-}
+EXPERT = support.find_models(support.MODELS).high
+SHAPES = {name: entry.shape for name, entry in read_transformer(EXPERT).entries.items()}
 RANK = 4
 
 
@@ -63,7 +62,22 @@ def diffusers_key(key: str) -> str:
     return f"transformer.{from_native(module + '.weight').removesuffix('.weight')}.lora_{side}.weight"
 
 
+def kohya_key(key: str) -> str:
+    """A key as kohya's and musubi's trainers write it."""
+    module, _, side = down_up(key).removesuffix(".weight").rpartition(".")
+    return f"lora_unet_{module.replace('.', '_')}.{side}.weight"
+
+
 CONVENTIONS = {
+    "kohya": convention(kohya_key, alpha=RANK),
+    "DiffSynth": convention(lambda key: "pipe.dit." + key),
+    "unet": convention(lambda key: f"unet.{down_up(key)}"),
+    "torch.compile": convention(lambda key: "diffusion_model._orig_mod." + key.replace(".default", "")),
+    "kohya, diffusers' names": convention(
+        lambda key: kohya_key(
+            diffusers_key(key).removeprefix("transformer.").replace(".weight", ".default.weight")
+        )
+    ),
     "as it is": convention(lambda key: key),
     "without default": convention(lambda key: key.replace(".default", "")),
     "ComfyUI": convention(lambda key: "diffusion_model." + key.replace(".default", "")),
@@ -76,7 +90,7 @@ CONVENTIONS = {
 
 def merged(uses: list[LoraUse], place: Placement = F32) -> dict[str, Tensor]:
     """The weights that some LoRAs change, merged."""
-    entries = read_transformer(find_models(support.MODELS).high).entries
+    entries = read_transformer(support.find_models(support.MODELS).high).entries
     recipes = lora.recipes(uses, SHAPES)
     return {name: lora.merge(entries[name], recipe, place) for name, recipe in recipes.items()}
 
@@ -121,6 +135,68 @@ def load_native(expert: str) -> dict[str, Tensor]:
     return state
 
 
+def test_whole_differences_are_added_times_the_strength(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    given = {
+        "blocks.0.self_attn.q": "blocks.0.attn1.to_q.weight",
+        "blocks.1.cross_attn.norm_k": "blocks.1.attn2.norm_k.weight",
+        "blocks.1.norm3": "blocks.1.norm2.weight",
+        "patch_embedding": "patch_embedding.weight",
+        "blocks.0.modulation": "blocks.0.scale_shift_table",
+    }
+    base = read_transformer(EXPERT).entries
+    stored = {f"diffusion_model.{key}.diff": torch.randn(SHAPES[name]) for key, name in given.items()}
+    stored["diffusion_model.blocks.0.ffn.2.diff_b"] = torch.randn(96)
+    file = tmp_path / "lora.safetensors"
+    save_file(stored, file)
+    found = merged([LoraUse(file, 0.5)])
+    wanted = {
+        name: base[name].read() + 0.5 * stored[f"diffusion_model.{key}.diff"] for key, name in given.items()
+    }
+    bias = "blocks.0.ffn.net.2.bias"
+    wanted[bias] = base[bias].read() + 0.5 * stored["diffusion_model.blocks.0.ffn.2.diff_b"]
+    assert same(found, wanted)
+
+
+def test_factors_and_a_difference_of_one_weight_are_both_added(tmp_path: Path) -> None:
+    key, name = "blocks.0.self_attn.q", "blocks.0.attn1.to_q.weight"
+    file = tmp_path / "lora.safetensors"
+    factors = load_file(HIGH)
+    save_file({**factors, f"{key}.diff": torch.ones(96, 96)}, file)
+    found, plain = merged([LoraUse(file, 1.0)]), merged([LoraUse(HIGH, 1.0)])
+    assert torch.equal(found[name], plain[name] + 1)
+
+
+def test_layers_of_the_image_branch_are_skipped_and_noted(tmp_path: Path) -> None:
+    file = tmp_path / "style.safetensors"
+    keys = ("blocks.0.cross_attn.k_img.lora_down.weight", "diffusion_model.img_emb.proj.1.diff")
+    save_file({**load_file(HIGH), **{key: torch.zeros(4, 96) for key in keys}}, file)
+    assert same(merged([LoraUse(file, 1.0)]), merged([LoraUse(HIGH, 1.0)]))
+    (note,) = lora.check_extra(file, EXPERTS, lambda _: "0" * 64)
+    assert note == f"{file}: 2 tensors for the image branch of Wan 2.1's model are skipped: Wan 2.2 has none"
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda key, tensor: (key, tensor),
+        lambda key, tensor: (f"diffusion_model.{key}", tensor.half()),
+        lambda key, tensor: (kohya_key(key), tensor.bfloat16()),
+        lambda key, tensor: (diffusers_key(key), tensor),
+    ],
+    ids=["renamed", "kijai's", "kohya", "diffusers"],
+)
+def test_svi_s_own_lora_is_known_by_its_numbers(
+    change: Callable[[str, Tensor], tuple[str, Tensor]], tmp_path: Path
+) -> None:
+    file = tmp_path / "style.safetensors"
+    save_file(dict(change(key, tensor) for key, tensor in load_file(HIGH).items()), file)
+    low = support.lora_file(support.MODELS, "low")
+    assert lora.check_extra(file, EXPERTS, lambda _: "0" * 64, [PRO, low]) == []
+    with pytest.raises(InputError, match=r"holds the same tensors as .*so take it out of loras"):
+        lora.check_extra(file, EXPERTS, lambda _: "0" * 64, [PRO, low, HIGH])
+
+
 KEY = "blocks.1.ffn.0.lora_{}.default.weight"
 FAULTS: dict[str, tuple[Callable[[dict[str, Tensor]], dict[str, Tensor]], str]] = {
     "unknown layer": (
@@ -128,8 +204,19 @@ FAULTS: dict[str, tuple[Callable[[dict[str, Tensor]], dict[str, Tensor]], str]] 
         "blocks.7.ffn.0.lora_A.weight belongs to no weight",
     ),
     "unknown kind": (
-        lambda t: t | {"blocks.0.self_attn.norm_q.diff": torch.zeros(96)},
-        "norm_q.diff belongs to no weight",
+        lambda t: t | {"blocks.0.self_attn.norm_q.diff_c": torch.zeros(96)},
+        "norm_q.diff_c belongs to no weight",
+    ),
+    "a difference of another shape": (
+        lambda t: t | {"blocks.0.self_attn.norm_q.diff": torch.zeros(95)},
+        "blocks.0.self_attn.norm_q.diff [95] does not fit blocks.0.attn1.norm_q.weight [96]",
+    ),
+    "DoRA": (lambda t: t | {"blocks.0.self_attn.q.dora_scale": torch.zeros(96, 1)}, "is a DoRA (blocks.0"),
+    "LoKr": (lambda t: {"blocks.0.self_attn.q.lokr_w1": torch.zeros(4, 4)}, "is a LoKr (blocks.0"),
+    "LoHa": (lambda t: {"blocks.0.self_attn.q.hada_w1_a": torch.zeros(4, 4)}, "is a LoHa (blocks.0"),
+    "fp8": (
+        lambda t: {key: each.to(torch.float8_e4m3fn) for key, each in t.items()},
+        "is stored as F8_E4M3; LoRAs are read in 16 or 32 bits",
     ),
     "another model": (
         lambda t: {f"down_blocks.{key}": tensor for key, tensor in t.items()},
@@ -137,7 +224,7 @@ FAULTS: dict[str, tuple[Callable[[dict[str, Tensor]], dict[str, Tensor]], str]] 
     ),
     "lone alpha": (
         lambda t: t | {"blocks.0.modulation.alpha": torch.tensor(1.0)},
-        "blocks.0.modulation.alpha belongs to no weight",
+        "blocks.0.modulation.alpha has no lora_A",
     ),
     "no lora_B": (lambda t: without(t, KEY.format("B")), "has no lora_B"),
     "no lora_A": (lambda t: without(t, KEY.format("A")), "has no lora_A"),
@@ -214,7 +301,7 @@ def test_the_problems_of_all_files_come_together(tmp_path: Path) -> None:
     files = [tmp_path / name for name in ("one.safetensors", "two.safetensors", "three.safetensors")]
     save_file({"x": torch.zeros(1)}, files[0])
     files[1].write_bytes(b"PK\x03\x04 a pickle")
-    experts = Experts(find_models(support.MODELS), F32, "torch-flash")
+    experts = Experts(support.find_models(support.MODELS), F32, "torch-flash")
     with pytest.raises(InputError) as caught:
         experts.set_loras(
             {"high": [LoraUse(files[0], 1.0), LoraUse(files[1], 1.0)], "low": [LoraUse(files[2], 1.0)]}
@@ -245,11 +332,11 @@ def test_switching_sets_comes_back_to_the_same_bits(place: Placement, tmp_path: 
     ]
     fresh = []
     for uses in sets:
-        experts = Experts(find_models(support.MODELS), place, "torch-flash")
+        experts = Experts(support.find_models(support.MODELS), place, "torch-flash")
         equip(experts, *uses)
         fresh.append(weights(experts))
     assert not any(same(fresh[0], other) for other in fresh[1:])
-    experts = Experts(find_models(support.MODELS), place, "torch-flash")
+    experts = Experts(support.find_models(support.MODELS), place, "torch-flash")
     for index in (1, 2, 1, 0, 3, 2, 4, 0, 4, 1):
         equip(experts, *sets[index])
         assert same(weights(experts), fresh[index])
@@ -258,7 +345,7 @@ def test_switching_sets_comes_back_to_the_same_bits(place: Placement, tmp_path: 
 def test_switching_makes_only_what_changed_anew(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     style = tmp_path / "style.safetensors"
     save_file({key: t.clone() for key, t in load_file(PRO).items() if "blocks.1.ffn.0" in key}, style)
-    experts = Experts(find_models(support.MODELS), F32, "torch-flash")
+    experts = Experts(support.find_models(support.MODELS), F32, "torch-flash")
     equip(experts, LoraUse(HIGH, 1.0))
     model = experts.use("high")
     read: list[str] = []
@@ -280,7 +367,7 @@ def test_switching_makes_only_what_changed_anew(monkeypatch: pytest.MonkeyPatch,
 def test_a_changed_file_is_read_again(tmp_path: Path) -> None:
     file = tmp_path / "lora.safetensors"
     shutil.copy(HIGH, file)
-    experts = Experts(find_models(support.MODELS), F32, "torch-flash")
+    experts = Experts(support.find_models(support.MODELS), F32, "torch-flash")
     equip(experts, LoraUse(file, 1.0))
     before = weights(experts)
     shutil.copy(PRO, file)
@@ -296,7 +383,7 @@ def test_a_failed_merge_leaves_no_half_merged_expert(tmp_path: Path) -> None:
     bad = tmp_path / "bad.safetensors"
     shutil.copy(PRO, bad)
     support.change_file(bad, lambda t: t | {KEY.format("A"): t[KEY.format("A")] * float("nan")})
-    experts = Experts(find_models(support.MODELS), F32, "torch-flash")
+    experts = Experts(support.find_models(support.MODELS), F32, "torch-flash")
     equip(experts, LoraUse(HIGH, 1.0))
     before = weights(experts)
     equip(experts, LoraUse(bad, 1.0))
@@ -308,7 +395,7 @@ def test_a_failed_merge_leaves_no_half_merged_expert(tmp_path: Path) -> None:
 
 def test_holding_one_expert_at_a_time_makes_the_same_weights() -> None:
     both, one = (
-        Experts(find_models(support.MODELS), F32, "torch-flash", choice)
+        Experts(support.find_models(support.MODELS), F32, "torch-flash", choice)
         for choice in (MemoryPlan("resident"), MemoryPlan("offload", keep=False))
     )
     for experts in (both, one):

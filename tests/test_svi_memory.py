@@ -29,7 +29,6 @@ from svi_story.engines.svi.memory import (
     text_blocks,
 )
 from svi_story.engines.svi.weights.architecture import A14B, count_parameters, counts_of
-from svi_story.engines.svi.weights.catalogue import find_models
 from svi_story.engines.svi.weights.loading import Placement, load_text_encoder, load_vae
 from svi_story.enginespec.sampling import Lora
 from svi_story.errors import InputError, RenderError
@@ -82,7 +81,7 @@ def values(model: torch.nn.Module) -> int:
 
 
 def test_headers_tell_what_the_models_hold() -> None:
-    layout = find_models(support.MODELS)
+    layout = support.find_models(support.MODELS)
     read = count_parameters(layout)
     place = Placement(support.CPU, torch.float32)
     expert = Experts(layout, place, "torch-flash").use("high")
@@ -224,7 +223,7 @@ def test_what_a_plan_puts_on_the_device_fits(tenths: int, ram: int) -> None:
 
 
 def tiny() -> Needs:
-    return needs_of(count_parameters(find_models(support.MODELS)), 4, Size(80, 64), 5)
+    return needs_of(count_parameters(support.find_models(support.MODELS)), 4, Size(80, 64), 5)
 
 
 def room(mode: MemoryMode, *, keep: bool = True) -> FreeMemory:
@@ -237,7 +236,7 @@ def room(mode: MemoryMode, *, keep: bool = True) -> FreeMemory:
 def made_by(report: Recorder, **options: Any) -> Svi:
     options = {"dtype": "float32", "device": "cpu", "checkpoint_every": 1, "free_memory": PLENTY, **options}
     return Svi(
-        Options(support.MODELS, **options), anchor_pixels=lambda _: support.anchor_picture(), report=report
+        Options(support.folders(), **options), anchor_pixels=lambda _: support.anchor_picture(), report=report
     )
 
 
@@ -406,7 +405,7 @@ def test_a_full_device_while_decoding(resident: list[support.Made], monkeypatch:
 
 
 def test_an_expert_that_waits_elsewhere_is_where_the_choice_says() -> None:
-    layout = find_models(support.MODELS)
+    layout = support.find_models(support.MODELS)
     experts = Experts(
         layout, Placement(support.CPU, torch.float32), "torch-flash", MemoryPlan("offload", keep=False)
     )

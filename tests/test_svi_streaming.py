@@ -16,14 +16,13 @@ from svi_story.engines.svi import streaming
 from svi_story.engines.svi.experts import Experts
 from svi_story.engines.svi.memory import MemoryPlan
 from svi_story.engines.svi.streaming import BlockStreamer, PlacedModel, host_memory, spread
-from svi_story.engines.svi.weights.catalogue import find_models
 from svi_story.engines.svi.weights.loading import Placement, load_text_encoder
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from svi_story.engines.svi.memory import MemoryMode
-    from svi_story.engines.svi.weights.catalogue import Expert
+    from svi_story.engines.svi.weights.candidates import Expert
 
 BLOCKS = 5
 F32 = Placement(support.CPU, torch.float32)
@@ -256,7 +255,7 @@ def test_pinned_memory_is_exact_and_given_back(monkeypatch: pytest.MonkeyPatch) 
 def test_an_expert_is_freed_before_the_other_one_is_read(
     mode: MemoryMode, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    experts = Experts(find_models(support.MODELS), F32, "torch-flash", MemoryPlan(mode, keep=False))
+    experts = Experts(support.find_models(support.MODELS), F32, "torch-flash", MemoryPlan(mode, keep=False))
     freed = weakref.ref(experts.use("high").blocks[0].attn1.to_q.weight)
     load, seen = experts._load, list[Tensor | None]()
 
@@ -272,7 +271,7 @@ def test_an_expert_is_freed_before_the_other_one_is_read(
 
 
 def test_the_text_encoder_may_be_streamed() -> None:
-    files = find_models(support.MODELS).text_encoder
+    files = support.find_models(support.MODELS).text_encoder
     tokens = torch.arange(7)[None]
     outputs = [
         load_text_encoder(files, F32, resident)(input_ids=tokens).last_hidden_state

@@ -37,8 +37,8 @@ class BundleResolver:
     """Images and recordings, unpacked."""
     weights: Mapping[str, Path]
     """LoRAs, found by content; for those that were not found, a path at which there is nothing."""
-    models: Path | None
-    """The folder in which they were searched for; None where the engine uses none."""
+    models: tuple[Path, ...]
+    """The folders in which they were searched for; none where the engine uses none."""
 
     def path(self, name: str) -> Path:
         """The path in the table. Raises InputError for any other name."""
@@ -62,8 +62,9 @@ class BundleResolver:
             if problem.file == str(_missing_path(self.bundle, lora)):
                 what = f"the LoRA {format_value(name)} was missing when this bundle was packed; pack it again"
                 if lora is not None:
+                    folders = " or ".join(map(str, self.models))
                     what = (
-                        f"the LoRA {format_value(name)} is not below {self.models}: put it there, under any "
+                        f"the LoRA {format_value(name)} is not below {folders}: put it there, under any "
                         f"name that ends in .safetensors ({lora.bytes} bytes, sha256 {lora.sha256})"
                     )
                 return Problem(what, file=str(self.bundle.zip))
@@ -89,8 +90,8 @@ class BundleResolver:
         return {path: name for name, path in {**self.weights, **self.files}.items()}
 
 
-def load_bundled(bundle: UnpackedBundle, models: Path | None, fingerprints: Fingerprints) -> BoardFile:
-    """The board of a bundle; its LoRAs are searched for below `models`, if given.
+def load_bundled(bundle: UnpackedBundle, models: tuple[Path, ...], fingerprints: Fingerprints) -> BoardFile:
+    """The board of a bundle; its LoRAs are searched for below `models`.
 
     Raises InputError for everything that is wrong with it, as for names of files that are not in the bundle.
     """
@@ -115,11 +116,14 @@ def _missing_path(bundle: UnpackedBundle, lora: FileHash | None) -> Path:
     return bundle.folder / "missing" / (lora.sha256 if lora else "unknown")
 
 
-def _find_weights(wanted: Collection[FileHash], models: Path, fingerprints: Fingerprints) -> dict[str, Path]:
-    """The paths of wanted files below a folder, by sha256. Only files of a wanted size are hashed."""
+def _find_weights(
+    wanted: Collection[FileHash], models: tuple[Path, ...], fingerprints: Fingerprints
+) -> dict[str, Path]:
+    """The paths of wanted files below some folders, by sha256. Only files of a wanted size are hashed."""
     sizes: defaultdict[int, list[Path]] = defaultdict(list)
-    for path, size in _safetensors_below(models):
-        sizes[size].append(path)
+    for folder in models:
+        for path, size in _safetensors_below(folder):
+            sizes[size].append(path)
     found: dict[str, Path] = {}
     for each in wanted:
         for path in sizes[each.bytes]:

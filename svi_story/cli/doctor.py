@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from svi_story.cli.models import variant_named
+from svi_story.cli.models import model_folders, variant_named
 from svi_story.cli.options import (
     DTYPES,
     AsJson,
@@ -76,7 +76,7 @@ def doctor(
 
     settings = settings_here(models=models, output=output, cache=cache, engine=engine)
     wanted = settings.engine or DEFAULT
-    weights, films = settings.models[0], short_path(settings.output)
+    weights, films = model_folders(settings), short_path(settings.output)
     numbers = one_of(dtype, DTYPES, "--dtype")
     places = Places(weights, films, short_path(settings.cache))
     findings = list(examine(wanted, places))

@@ -16,10 +16,12 @@ from svi_story.errors import ExitCode
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
-    from svi_story.engines.svi.weights.catalogue import PartStatus
+    from svi_story.engines.svi.weights.candidates import Candidate
     from svi_story.engines.svi.weights.download import DownloadItem
     from svi_story.engines.svi.weights.hashes import Progress
+    from svi_story.engines.svi.weights.locate import ModelFolders, PartStatus, Weights
     from svi_story.enginespec.sampling import Variant
+    from svi_story.settings import Settings
 
 models_app = typer.Typer(
     no_args_is_help=True, help="Look after the weights.", rich_markup_mode=None, add_completion=False
@@ -33,6 +35,15 @@ def register(app: typer.Typer) -> None:
     app.add_typer(models_app, name="models")
 
 
+def model_folders(settings: Settings) -> ModelFolders:
+    """Where weights are searched, with paths as short as they can be shown."""
+    from svi_story.engines.svi.weights.locate import ModelFolders
+    from svi_story.files import short_path
+
+    folders = tuple(short_path(folder) for folder in settings.models)
+    return ModelFolders(folders, tuple(settings.weights.items()))
+
+
 def variant_named(name: str) -> Variant | None:
     """The variant the user wants; None without a wish. Raises a usage error."""
     from svi_story.engines.svi.weights.catalogue import VARIANTS
@@ -44,42 +55,90 @@ def variant_named(name: str) -> Variant | None:
 
 @models_app.command("list")
 def list_models(models: Models = None, as_json: AsJson = False) -> None:
-    """List the weights that are there, and what can be rendered with them.
+    """List the weights that are there, in what precision, and what can be rendered with them.
 
     Looks at names, sizes and headers; `models check` reads every byte.
 
     \b
     svi-story models list
-    svi-story models list --models /data/models --json
+    svi-story models list --models ~/ComfyUI --json
     """
-    from svi_story.engines.svi.weights.catalogue import VARIANTS, list_parts, problems_of
-    from svi_story.files import short_path
+    from svi_story.engines.svi.weights.catalogue import PARTS, VARIANTS, parts_for
+    from svi_story.engines.svi.weights.locate import find_weights
+    from svi_story.plan.fingerprints import Fingerprints
 
-    models = models or short_path(settings_here().models[0])
-    statuses = list_parts(models)
-    ready = {variant: not problems_of(statuses, variant) for variant in VARIANTS}
+    hashes = Fingerprints.of_this_machine(lambda _event: None)
+    weights = find_weights(model_folders(settings_here(models=models)), hashes.remembered)
+    missing = {variant: weights.missing(parts_for(variant)) for variant in VARIANTS}
+    fast = weights.missing(parts_for("2.0", "fast"))
     if as_json:
-        parts = [_as_json(status) for status in statuses]
-        answer_json({"models": str(models.resolve()), "parts": parts, "variants": ready})
+        answer_json(
+            {
+                "models": [str(folder.resolve()) for folder in weights.where.folders],
+                "files": [_file_json(weights, each) for each in weights.candidates],
+                "parts": [_part_json(weights.status(part)) for part in PARTS],
+                "variants": {variant: not lacking for variant, lacking in missing.items()},
+            }
+        )
         return
+    shown = [each for each in weights.candidates if each.kind != "other"]
     rows = [
-        (status.part.what, status.state, in_bytes(status.bytes), _place(status, models))
-        for status in statuses
+        (
+            _role_of(weights, each) or each.what,
+            each.format or "-",
+            each.precision or "-",
+            in_bytes(each.bytes),
+            _state_of(weights, each),
+            str(each.files[0]),
+        )
+        for each in sorted(shown, key=lambda each: _order(weights, each))
     ]
-    answer(*table(("part", "state", "size", "place"), rows))
-    for variant in VARIANTS:
-        lacking = problems_of(statuses, variant)
-        remedy = f"see what is missing with: svi-story models check --variant {variant}"
-        complain(f"SVI {variant}: {'ready' if not lacking else f'not ready; {remedy}'}")
-    fast = (
-        "ready"
-        if not problems_of(statuses, "2.0", "fast")
-        else "not ready (they need the LightX2V LoRA pair)"
-    )
-    complain(f"presets fast and draft of SVI 2.0: {fast}")
+    answer(*table(("what", "format", "precision", "size", "state", "file"), rows))
+    for each in shown:
+        for problem in each.problems[:1]:
+            complain(str(problem))
+    if others := len(weights.candidates) - len(shown):
+        complain(f"{others} more files of other models")
+    for note in weights.notes:
+        complain(note)
+    for variant, lacking in (*missing.items(), ("2.0 with the presets fast and draft", fast)):
+        complain(f"SVI {variant}: {weights.not_found(lacking).what if lacking else 'ready'}")
 
 
-def _as_json(status: PartStatus) -> dict[str, Any]:
+def _role_of(weights: Weights, candidate: Candidate) -> str:
+    """What a file is used as; empty when it is not used."""
+    from svi_story.engines.svi.weights.locate import WHAT
+
+    roles = [role for role, used in weights.used.items() if used == candidate]
+    return ", ".join(WHAT[role].removeprefix("the ") for role in roles)
+
+
+def _state_of(weights: Weights, candidate: Candidate) -> str:
+    if candidate.problems:
+        return "cannot be used"
+    return "used" if _role_of(weights, candidate) else "not used"
+
+
+def _order(weights: Weights, candidate: Candidate) -> tuple[int, str]:
+    """What is used first, by role."""
+    roles = [place for place, (_, used) in enumerate(weights.used.items()) if used == candidate]
+    return (min(roles, default=len(weights.used)), candidate.kind)
+
+
+def _file_json(weights: Weights, candidate: Candidate) -> dict[str, Any]:
+    return {
+        "what": candidate.what,
+        "used_as": [role for role, used in weights.used.items() if used == candidate],
+        "format": candidate.format,
+        "precision": candidate.precision,
+        "bytes": candidate.bytes,
+        "usable": candidate.kind != "other" and not candidate.problems,
+        "files": [str(file) for file in candidate.files],
+        "problems": [str(problem) for problem in candidate.problems],
+    }
+
+
+def _part_json(status: PartStatus) -> dict[str, Any]:
     return {
         "part": status.part.name,
         "state": status.state,
@@ -87,13 +146,6 @@ def _as_json(status: PartStatus) -> dict[str, Any]:
         "files": [str(file) for file in status.files],
         "problems": [str(problem) for problem in status.problems],
     }
-
-
-def _place(status: PartStatus, models: Path) -> str:
-    """Where a part lies, or where it belongs."""
-    if status.files:
-        return str(status.files[0].parent)
-    return str((models / status.part.source.folder / status.part.needed[0]).parent)
 
 
 @models_app.command()
@@ -104,7 +156,7 @@ def check(
     ] = "",
     as_json: AsJson = False,
 ) -> None:
-    """Read every byte of the weights: headers, shards, shapes, numbers, hashes, LoRAs in their places.
+    """Read every byte of the weights that are used: headers, shards, shapes, numbers, hashes, LoRAs.
 
     Ends with 1 when something is wrong. Without --variant, what is there must be right, and enough for one
     of the variants.
@@ -113,25 +165,43 @@ def check(
     svi-story models check
     svi-story models check --variant 2.0-pro --json
     """
-    from svi_story.engines.svi.weights.catalogue import list_parts
+    from svi_story.engines.svi.weights.hashes import hash_each_once
     from svi_story.engines.svi.weights.inspection import inspect
-    from svi_story.files import short_path
+    from svi_story.engines.svi.weights.locate import find_weights
 
-    models = models or short_path(settings_here().models[0])
-    statuses = _asked(list_parts(models), variant_named(variant))
     with transfers() as progress:
-        report = inspect(models, statuses, progress)
+        digest = hash_each_once(progress)
+        weights = find_weights(model_folders(settings_here(models=models)), digest)
+        report = inspect(weights, _asked(weights, variant_named(variant)), digest, progress)
+    read = {each.file for each in report.files}
+    others = [each for each in weights.candidates if each.kind != "other" and read.isdisjoint(each.files)]
     if as_json:
-        files = [{**vars(each), "file": str(each.file)} for each in report.files]
-        found = {"files": files, "problems": [str(each) for each in report.problems], "notes": report.notes}
-        answer_json({"models": str(models.resolve()), **found})
-    elif report.files:
+        found = {
+            "files": [{**vars(each), "file": str(each.file)} for each in report.files],
+            "not_read": [_file_json(weights, each) for each in others],
+            "problems": [str(each) for each in report.problems],
+            "notes": report.notes,
+        }
+        answer_json({"models": [str(folder.resolve()) for folder in weights.where.folders], **found})
+    else:
         rows = [
-            (each.part, in_bytes(each.bytes), each.sha256, each.known or "unknown", str(each.file))
+            (
+                *(each.part, each.format, each.precision, in_bytes(each.bytes), each.sha256),
+                *(each.known or "unknown", str(each.file)),
+            )
             for each in report.files
         ]
-        answer(*table(("part", "size", "sha256", "known as", "file"), rows))
-    for note in report.notes:
+        rows += [
+            (
+                *(each.what, each.format, each.precision, in_bytes(each.bytes), "not read"),
+                *(_state_of(weights, each), str(each.files[0])),
+            )
+            for each in others
+        ]
+        answer(*table(("part", "format", "precision", "size", "sha256", "known as", "file"), rows))
+    unusable = [problem for each in others for problem in each.problems[:1]]
+    notes = (*weights.notes, *report.notes, *(each for each in unusable if each not in report.problems))
+    for note in notes:
         complain(f"note: {note}")
     for problem in report.problems:
         complain(str(problem))
@@ -140,17 +210,18 @@ def check(
         raise typer.Exit(ExitCode.FAILED)
 
 
-def _asked(statuses: Sequence[PartStatus], variant: Variant | None) -> list[PartStatus]:
+def _asked(weights: Weights, variant: Variant | None) -> list[PartStatus]:
     """What a check is about: a variant, or all that is there and what no variant can do without."""
-    from svi_story.engines.svi.weights.catalogue import BASE, VARIANTS, parts_for
+    from svi_story.engines.svi.weights.catalogue import BASE, PARTS, VARIANTS, parts_for
 
+    statuses = {part.name: weights.status(part) for part in PARTS}
     if variant:
-        return [status for status in statuses if status.part in parts_for(variant)]
-    there = {status.part.name for status in statuses if status.state != "missing"}
+        return [statuses[part.name] for part in parts_for(variant)]
+    there = {name for name, status in statuses.items() if status.state != "missing"}
     needed = {*BASE, *there}
     if not any(f"svi-{each}" in there for each in VARIANTS):
         needed.add("svi-2.0")
-    return [status for status in statuses if status.part.name in needed]
+    return [status for name, status in statuses.items() if name in needed]
 
 
 @models_app.command()
@@ -176,22 +247,30 @@ def download(
     """
     from svi_story.engines.svi.weights.catalogue import parts_for
     from svi_story.engines.svi.weights.download import Hub, check_space, fetch, prepare
-    from svi_story.files import short_path
+    from svi_story.engines.svi.weights.locate import find_weights
 
-    models = models or short_path(settings_here().models[0])
-    wanted = parts_for(variant_named(variant) or "2.0", one_of(preset, PRESETS, "--preset"))
+    weights = find_weights(model_folders(settings_here(models=models)))
+    target = weights.where.download_target()
+    parts = parts_for(variant_named(variant) or "2.0", one_of(preset, PRESETS, "--preset"))
+    wanted = [part for part in parts if not _is_elsewhere(weights.status(part), target)]
     hub = Hub()
     with transfers() as progress:
-        items = prepare(models, wanted, hub, progress)
-    _show(items, models)
+        items = prepare(target, wanted, hub, progress)
+    _show(items, target)
     if any(not item.there for item in items):
-        check_space(models, items)
+        check_space(target, items)
         _agree(yes=yes)
         total = sum(item.to_read for item in items)
         with transfers("downloaded", total) as progress:
-            fetch(models, items, hub, progress)
+            fetch(target, items, hub, progress)
     for item in items:
         answer(str(item.target))
+
+
+def _is_elsewhere(status: PartStatus, models: Path) -> bool:
+    """Whether a part is there, but not where a download would put it: such a file is not downloaded again."""
+    place = models / status.part.source.folder
+    return status.state == "ready" and not any(file.is_relative_to(place) for file in status.files)
 
 
 def _show(items: Sequence[DownloadItem], models: Path) -> None:

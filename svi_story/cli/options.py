@@ -39,8 +39,12 @@ Engine = Annotated[
     str, typer.Option("--engine", metavar="NAME", help="svi or animatic, whatever the board names.")
 ]
 Models = Annotated[
-    Path | None,
-    typer.Option("--models", metavar="DIR", help="Where the weights are. Default: models/ in the project."),
+    list[Path] | None,
+    typer.Option(
+        "--models",
+        metavar="DIR",
+        help="Where the weights are; may be repeated. Default: models/ in the project.",
+    ),
 ]
 Dtype = Annotated[
     str,
@@ -116,8 +120,9 @@ class BoardOptions:
         words = ["svi-story", "render", str(board)]
         for field in fields(self):
             value = getattr(self, field.name)
-            if value:
-                words += ["-o" if field.name == "output" else f"--{field.name}", str(value)]
+            for each in value if isinstance(value, list) else [value]:
+                if each:
+                    words += ["-o" if field.name == "output" else f"--{field.name}", str(each)]
         return command_line(words)
 
 
@@ -129,7 +134,7 @@ def given_settings(**options: object) -> dict[str, object]:
     for name, known in (("engine", engine_names()), ("memory", MEMORY_MODES), ("attention", KERNELS)):
         if value := options.get(name):
             one_of(str(value), known, f"--{name}")
-    return {name: [value] if name == "models" else value for name, value in options.items() if value}
+    return {name: value for name, value in options.items() if value}
 
 
 def settings_here(**options: object) -> Settings:

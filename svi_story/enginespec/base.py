@@ -28,8 +28,8 @@ KERNELS = (
 class EngineOptions:
     """The engine options of the command line."""
 
-    models: Path = Path("models")
-    """The folder with the weights."""
+    models: tuple[Path, ...] = (Path("models"),)
+    """The folders with the weights."""
     dtype: str = "bfloat16"
     """What the experts compute in: bfloat16 or float32."""
     attention: str = "auto"
@@ -42,6 +42,8 @@ class EngineOptions:
     """With how many threads the CPU computes; 0: as many as it takes by itself."""
     workers_on_host: int = 1
     """How many workers may run on this machine, which share its RAM."""
+    weights: tuple[tuple[str, Path], ...] = ()
+    """Roles (such as high) and the files that the user chose for them."""
 
 
 @dataclass(frozen=True)

@@ -98,6 +98,10 @@ class Fingerprints:
             self._learn(memo_key, digest)
         return digest
 
+    def remembered(self, path: Path) -> str:
+        """A file's sha256 if it is known already, else nothing."""
+        return self.known.get(f"sha256 {_file_state(path)}", "")
+
     def _learn(self, memo_key: str, value: str) -> None:
         self.known[memo_key] = self.fresh[memo_key] = value
 

@@ -19,12 +19,12 @@ from svi_story.errors import StoryError
 from svi_story.units import GIB, gib
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Iterator
     from pathlib import Path
 
     import torch
 
-    from svi_story.engines.svi.weights.catalogue import PartStatus
+    from svi_story.engines.svi.weights.locate import ModelFolders, Weights
 
     State = Literal["ok", "warn", "lacking"]
 
@@ -57,7 +57,7 @@ class Check:
 class Places:
     """The folders that rendering reads and writes."""
 
-    models: Path
+    models: ModelFolders
     films: Path
     cache: Path
 
@@ -71,12 +71,12 @@ def examine(engine: str, places: Places) -> Iterator[Check]:
         yield check_disk(name, folder)
     if not spec_of(engine).uses_weights:
         return
-    from svi_story.engines.svi.weights.catalogue import list_parts
+    from svi_story.engines.svi.weights.locate import find_weights
 
-    statuses = list_parts(places.models)
-    yield check_memory(expert_bytes(statuses))
-    yield from check_torch(expert_bytes(statuses))
-    yield from check_weights(statuses)
+    weights = find_weights(places.models)
+    yield check_memory(expert_bytes(weights))
+    yield from check_torch(expert_bytes(weights))
+    yield from check_weights(weights)
 
 
 def check_system() -> Check:
@@ -135,17 +135,15 @@ def check_memory(expert: int) -> Check:
     return Check("RAM", "ok", detail)
 
 
-def expert_bytes(statuses: Sequence[PartStatus]) -> int:
+def expert_bytes(weights: Weights) -> int:
     """What one expert takes in bfloat16, from its headers; 0 where there is none."""
     from math import prod
 
-    from svi_story.engines.svi.weights.formats import SUFFIXES, read_weights
+    from svi_story.engines.svi.weights.formats import read_shards
 
-    high = next(status for status in statuses if status.part.name == "high")
-    if high.state != "ready":
+    if "high" not in weights.used:
         return 0
-    shards = (file for file in high.files if file.suffix in SUFFIXES)
-    return sum(2 * prod(entry.shape) for file in shards for entry in read_weights(file).values())
+    return sum(2 * prod(entry.shape) for entry in read_shards(weights.used["high"].files).values())
 
 
 def check_torch(expert: int) -> Iterator[Check]:
@@ -258,31 +256,36 @@ def _kernel_problem(kernel: str, device: torch.device, dtype: torch.dtype) -> st
     return ""
 
 
-def check_weights(statuses: Sequence[PartStatus]) -> Iterator[Check]:
+def check_weights(weights: Weights) -> Iterator[Check]:
     """The weights of each variant, by names, sizes and headers; one whole variant is enough."""
-    from svi_story.engines.svi.weights.catalogue import VARIANTS, parts_for, problems_of
+    from svi_story.engines.svi.weights.catalogue import VARIANTS, parts_for
 
-    lacking = {variant: problems_of(statuses, variant) for variant in VARIANTS}
+    lacking = {variant: weights.missing(parts_for(variant)) for variant in VARIANTS}
     state: State = "lacking" if all(lacking.values()) else "warn"
-    for variant, problems in lacking.items():
+    for variant, missing in lacking.items():
         name = f"weights of SVI {variant}"
-        if problems:
+        if missing:
+            problems = [*weights.problems(missing), weights.not_found(missing)]
             more = f" (and {len(problems) - 1} more)" if len(problems) > 1 else ""
             remedy = f"svi-story models download --variant {variant}; every problem: svi-story models check"
             yield Check(name, state, f"{str(problems[0]).partition(';')[0]}{more}", remedy)
         else:
-            parts = [status for status in statuses if status.part in parts_for(variant)]
-            files, size = sum(len(status.files) for status in parts), sum(status.bytes for status in parts)
+            statuses = [weights.status(part) for part in parts_for(variant)]
+            files, size = sum(len(each.files) for each in statuses), sum(each.bytes for each in statuses)
             yield Check(name, "ok", f"{files} files, {size / 1e9:.1f} GB, headers whole")
 
 
 def check_every_byte(places: Places) -> Check:
     """The weights that are there, every byte of them: hashes, shapes, numbers."""
-    from svi_story.engines.svi.weights.catalogue import list_parts
+    from svi_story.engines.svi.weights.catalogue import PARTS
+    from svi_story.engines.svi.weights.hashes import hash_each_once
     from svi_story.engines.svi.weights.inspection import inspect
+    from svi_story.engines.svi.weights.locate import find_weights
 
-    there = [status for status in list_parts(places.models) if status.state != "missing"]
-    report = inspect(places.models, there)
+    digest = hash_each_once()
+    weights = find_weights(places.models, digest)
+    there = [status for part in PARTS if (status := weights.status(part)).state != "missing"]
+    report = inspect(weights, there, digest)
     known = sum(bool(file.known) for file in report.files)
     if report.problems:
         what = f"{report.problems[0]} ({len(report.problems)} problems)"

@@ -298,7 +298,7 @@ def _loaded(
         return place, load(place.board), engine
     bundle = unpack(place.board, place.cache, fingerprints)
     engine = engine or bundle.manifest.settings.engine
-    models = place.settings.models[0] if find_weights and spec_of(engine).uses_weights else None
+    models = place.settings.models if find_weights and spec_of(engine).uses_weights else ()
     board = load_bundled(bundle, models, fingerprints)
     if bundle.cache:
         place = replace(place, cache=bundle.cache, fallbacks=())
@@ -329,7 +329,8 @@ def prepare(
         packed = bundle.manifest.settings.options if bundle else {}
         settings = place.settings
         options = EngineOptions(
-            models=settings.models[0],
+            models=settings.models,
+            weights=tuple(settings.weights.items()),
             attention=settings.attention,
             memory=settings.memory,
             **{**packed, **(asked or {})},

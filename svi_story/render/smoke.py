@@ -31,9 +31,12 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
+    from svi_story.engines import Digest
     from svi_story.engines.base import Frame, Latents
     from svi_story.engines.svi.engine import Svi
+    from svi_story.engines.svi.weights.locate import ModelFolders, Weights
     from svi_story.enginespec.sampling import Variant
+    from svi_story.plan.fingerprints import Fingerprints
     from svi_story.plan.model import Segment
 
     Frames = NDArray[np.uint8]
@@ -58,7 +61,7 @@ PICTURE = "doctor-smoke{}.png"
 class Trial:
     """What the clips are made with."""
 
-    models: Path
+    models: ModelFolders
     variant: Variant
     size: str
     frames: int
@@ -98,11 +101,14 @@ def make(trial: Trial, show: Print) -> Iterator[Check]:
     """Make the clips and say what they show. Raises InputError or RenderError where they cannot be made."""
     from svi_story.engines.base import open_anchor
     from svi_story.engines.svi.engine import Options, Svi
+    from svi_story.plan.fingerprints import Fingerprints
 
     with tempfile.TemporaryDirectory(prefix="svi-story-") as folder:
-        first, second, empty = segments(trial, Path(folder))
+        fingerprints = Fingerprints(Path(folder) / "memo.json")
+        first, second, empty = segments(trial, Path(folder), fingerprints)
         start = time.monotonic()
-        with Svi(Options(trial.models, dtype=trial.dtype)) as engine:
+        engine = Svi(Options(trial.models, dtype=trial.dtype), fingerprints.file)
+        with engine:
             for note in engine.notes(first):
                 show(f"note: {note}")
             engine.prepare([first, second, empty])
@@ -116,18 +122,18 @@ def make(trial: Trial, show: Print) -> Iterator[Check]:
             kernel = engine.environment()["attention"]
         anchor = open_anchor(first.anchor)
         yield Check("smoke: clips", "ok", _summary(first, seconds, kernel))
-        yield check_loras(trial)
-        yield check_conditioning(trial, second, away.carry(), anchor)
+        weights = engine.identity.found
+        yield check_loras(trial.variant, weights, fingerprints.file)
+        yield check_conditioning(weights, second, away.carry(), anchor)
         yield check_reading(back, blind)
-        yield check_return(trial, anchor, back, blind)
+        yield check_return(weights, anchor, back, blind)
         yield Check("smoke: pictures", "ok", str(save_pictures(trial, anchor, (away, back, blind))))
 
 
-def segments(trial: Trial, folder: Path) -> tuple[Segment, Segment, Segment]:
+def segments(trial: Trial, folder: Path, fingerprints: Fingerprints) -> tuple[Segment, Segment, Segment]:
     """The two clips, and the second with an empty anchor. Raises InputError for settings that are none."""
     from PIL import Image
 
-    from svi_story.plan.fingerprints import Fingerprints
     from svi_story.plan.resolve import plan_film
     from svi_story.storyboard.source import load
     from svi_story.storyboard.templates import create
@@ -141,7 +147,6 @@ def segments(trial: Trial, folder: Path) -> tuple[Segment, Segment, Segment]:
     written = {"version": 1, "resolution": trial.size, "engine": engine, "clips": clips}
     board = folder / "smoke.yaml"
     board.write_text(json.dumps({**written, "reference": str(reference.resolve())}), "utf-8")
-    fingerprints = Fingerprints(folder / "memo.json")
     try:
         first, second = (shot.segments[0] for shot in plan_film(load(board), fingerprints).shots)
     except InputError as error:  # the user wrote options, not a board
@@ -164,34 +169,33 @@ def _summary(segment: Segment, seconds: float, kernel: str) -> str:
     return f"{made}, in {seconds:.0f} s with {kernel}; every number finite"
 
 
-def check_loras(trial: Trial) -> Check:
+def check_loras(variant: Variant, weights: Weights, digest: Digest) -> Check:
     """Whether the variant's pair changes every layer that SVI's LoRAs are for (the engine refuses less)."""
-    from svi_story.engines.svi.identity import sha256_of
-    from svi_story.engines.svi.weights.catalogue import EXPERTS, find_models, find_svi_pair
+    from svi_story.engines.svi.weights.candidates import EXPERTS
     from svi_story.engines.svi.weights.loading import read_transformer
+    from svi_story.engines.svi.weights.locate import SVI
     from svi_story.engines.svi.weights.lora import LoraUse, known_role, read_lora
 
-    layout, pair = find_models(trial.models), find_svi_pair(trial.models, trial.variant)
+    models, pair = weights.models(), weights.pair(SVI[variant])
     lines: list[str] = []
     for expert in EXPERTS:
-        entries = read_transformer(layout.expert(expert)).entries
+        entries = read_transformer(models.expert(expert)).entries
         shapes = {name: entry.shape for name, entry in entries.items()}
         changed = read_lora(LoraUse(pair.of(expert), 1.0, whole=True), shapes)
-        known = known_role(sha256_of(pair.of(expert)))
+        known = known_role(digest(pair.of(expert)))
         lines.append(f"{expert}: {len(changed)} layers, {'official' if known else 'not known by its hash'}")
-    return Check("smoke: LoRA", "ok", f"SVI {trial.variant} on every layer it is for; {'; '.join(lines)}")
+    return Check("smoke: LoRA", "ok", f"SVI {variant} on every layer it is for; {'; '.join(lines)}")
 
 
-def check_conditioning(trial: Trial, segment: Segment, carry: Carry, anchor: Frame) -> Check:
+def check_conditioning(weights: Weights, segment: Segment, carry: Carry, anchor: Frame) -> Check:
     """Whether what the experts see besides the noise is, number for number, the variant's arrangement."""
     import torch
 
     from svi_story.engines.svi import conditioning, vae
-    from svi_story.engines.svi.weights.catalogue import find_models
     from svi_story.engines.svi.weights.loading import Placement, load_vae
 
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    model = load_vae(find_models(trial.models).vae, Placement(device, torch.float32))
+    model = load_vae(weights.models().vae, Placement(device, torch.float32))
     seen: list[NDArray[np.float32]] = []
     encoded: list[NDArray[np.float32]] = []
 
@@ -204,7 +208,7 @@ def check_conditioning(trial: Trial, segment: Segment, carry: Carry, anchor: Fra
     condition = conditioning.condition(segment, carry, anchor, encode).cpu().numpy()
     still = conditioning.to_pixels(anchor).numpy()
     mask, latents = condition[:, :4], condition[:, 4:]
-    if trial.variant == "2.0":
+    if segment.sampler.variant == "2.0":
         what = "the start, then the anchor in every frame"
         right = (seen[0][:, :, 1:] == still).all() and np.array_equal(latents, encoded[0])
     else:
@@ -230,11 +234,11 @@ def check_reading(back: Made, blind: Made) -> Check:
     return Check("smoke: anchor read", "ok", detail)
 
 
-def check_return(trial: Trial, anchor: Frame, back: Made, blind: Made) -> Check:
+def check_return(weights: Weights, anchor: Frame, back: Made, blind: Made) -> Check:
     """How near the second clip's later half is to the anchor, with and without it. Not more than a hint."""
     near, far = (_nearness(made.frames, anchor) for made in (back, blind))
     detail = f"likeness of clip 2's later half to the anchor: {near:.3f}, with an empty anchor {far:.3f}"
-    if not is_full_size(trial.models):
+    if not is_full_size(weights):
         return Check("smoke: return", "ok", f"{detail}; {NOT_JUDGED}")
     look = "look at the pictures: does the subject come back as itself?"
     if near <= far:
@@ -242,12 +246,11 @@ def check_return(trial: Trial, anchor: Frame, back: Made, blind: Made) -> Check:
     return Check("smoke: return", "ok", f"{detail}; {look}")
 
 
-def is_full_size(models: Path) -> bool:
+def is_full_size(weights: Weights) -> bool:
     """Whether the experts are as wide as Wan's 14B ones."""
-    from svi_story.engines.svi.weights.catalogue import find_models
     from svi_story.engines.svi.weights.formats import read_shards
 
-    entries = read_shards(find_models(models).high.weights)
+    entries = read_shards(weights.models().high.weights)
     return entries["patch_embedding.weight"].shape[0] >= FULL_WIDTH
 
 

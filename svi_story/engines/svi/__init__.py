@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from svi_story.engines.svi.engine import Svi
     from svi_story.engines.svi.identity import SviIdentity
     from svi_story.engines.svi.weights.architecture import ParameterCounts
+    from svi_story.engines.svi.weights.locate import ModelFolders
     from svi_story.enginespec import EngineOptions
     from svi_story.events import Reporter
     from svi_story.plan.model import Segment, Size
@@ -28,7 +29,7 @@ def identity_of(options: EngineOptions, digest: Digest) -> SviIdentity:
     """What the frames depend on, found without loading weights."""
     from svi_story.engines.svi.identity import SviIdentity
 
-    return SviIdentity(options.models, options.dtype, digest, options.vae)
+    return SviIdentity(_folders(options), options.dtype, digest, options.vae)
 
 
 def create_engine(options: EngineOptions, digest: Digest, keep: Keep, report: Reporter) -> Svi:
@@ -41,7 +42,7 @@ def create_engine(options: EngineOptions, digest: Digest, keep: Keep, report: Re
 
     text_key = identity_of(options, digest).text_key
     settings = Options(
-        options.models,
+        _folders(options),
         options.dtype,
         attention=options.attention,
         memory=options.memory,
@@ -56,8 +57,9 @@ def phases_of(options: EngineOptions, segment: Segment) -> Sequence[Phase]:
     """How a segment is sampled. Raises InputError for missing LoRAs."""
     from svi_story.engines.svi import sampler
     from svi_story.engines.svi.identity import lora_sets_of
+    from svi_story.engines.svi.weights.locate import find_weights
 
-    lora_sets = lora_sets_of(segment, options.models)
+    lora_sets = lora_sets_of(segment, lambda: find_weights(_folders(options)))
     return sampler.phases_of(segment.sampler, sampler.count_high_noise_steps(segment.sampler), lora_sets)
 
 
@@ -86,7 +88,7 @@ def memory_needs(options: EngineOptions, segments: Sequence[Segment]) -> Mapping
 def model_sizes(options: EngineOptions) -> ModelSizes | None:
     """How large the experts are in the dtype they compute in; None without weights."""
     from svi_story.engines.svi.memory import VALUE_BYTES
-    from svi_story.engines.svi.weights.catalogue import EXPERTS
+    from svi_story.engines.svi.weights.candidates import EXPERTS
 
     parameters = _count_parameters(options)
     item = VALUE_BYTES[options.dtype]
@@ -98,11 +100,17 @@ def overlay_rows(_size: Size, _fps: Fraction) -> int:
     return 0
 
 
+def _folders(options: EngineOptions) -> ModelFolders:
+    from svi_story.engines.svi.weights.locate import ModelFolders
+
+    return ModelFolders(options.models, options.weights)
+
+
 def _count_parameters(options: EngineOptions) -> ParameterCounts | None:
     from svi_story.engines.svi.weights.architecture import count_parameters
-    from svi_story.engines.svi.weights.catalogue import find_models
+    from svi_story.engines.svi.weights.locate import find_weights
 
     try:
-        return count_parameters(find_models(options.models))
+        return count_parameters(find_weights(_folders(options)).models())
     except InputError:
         return None

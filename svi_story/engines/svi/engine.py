@@ -24,7 +24,7 @@ from svi_story.engines.svi.device import (
     set_allocator,
 )
 from svi_story.engines.svi.experts import Experts
-from svi_story.engines.svi.identity import SviIdentity, extras_of, lora_sets_of, sha256_of
+from svi_story.engines.svi.identity import SviIdentity, lora_sets_of, sha256_of
 from svi_story.engines.svi.memory import VALUE_BYTES, MemoryManager
 from svi_story.engines.svi.sampler import (
     TIMESTEPS,
@@ -38,7 +38,7 @@ from svi_story.engines.svi.sampler import (
 )
 from svi_story.engines.svi.text import Embeddings
 from svi_story.engines.svi.vae import WHOLE
-from svi_story.engines.svi.weights.catalogue import EXPERTS, find_models, find_svi_pair
+from svi_story.engines.svi.weights.candidates import EXPERTS
 from svi_story.engines.svi.weights.loading import Placement, load_vae
 from svi_story.engines.svi.weights.lora import LoraUse
 from svi_story.errors import InputError, RenderError, collect_problems
@@ -46,7 +46,6 @@ from svi_story.events import DeviceMemory, EngineSettled, ModelLoaded
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
-    from pathlib import Path
     from types import TracebackType
 
     from diffusers import AutoencoderKLWan
@@ -60,7 +59,7 @@ if TYPE_CHECKING:
     from svi_story.engines.svi.sampler import Step
     from svi_story.engines.svi.text import Keep
     from svi_story.engines.svi.weights.catalogue import ModelPaths
-    from svi_story.enginespec.sampling import Lora, Variant
+    from svi_story.engines.svi.weights.locate import ModelFolders
     from svi_story.events import Reporter
     from svi_story.plan.model import Anchor, Segment, Size
 
@@ -78,8 +77,7 @@ DTYPES = ("bfloat16", "float32")
 class Options:
     """What the machine and the user decide, besides the board."""
 
-    root: Path
-    """The models folder."""
+    where: ModelFolders
     dtype: str = "bfloat16"
     """What the experts and the text encoder compute in; the VAE is always float32."""
     device: str = "auto"
@@ -131,7 +129,7 @@ class Svi:
         if options.dtype not in DTYPES:
             raise InputError(f"--dtype {options.dtype}: use {' or '.join(DTYPES)}")
         self._options = options
-        self._identity = SviIdentity(options.root, options.dtype, digest, options.vae)
+        self._identity = SviIdentity(options.where, options.dtype, digest, options.vae)
         self._anchor_pixels = anchor_pixels
         self._keep_embedding = keep_embedding
         self._report = report
@@ -158,7 +156,7 @@ class Svi:
             library.utils.logging.set_verbosity_error()
         options = self._options
         configure(options.threads)
-        paths = find_models(options.root)
+        paths = self._identity.found.models()
         automatic = "cuda" if torch.cuda.is_available() else "cpu"
         device = torch.device(automatic if options.device == "auto" else options.device)
         placement = Placement(device, torch.float32 if options.dtype == "float32" else torch.bfloat16)
@@ -213,6 +211,7 @@ class Svi:
             "device": torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu",
             "torch": torch.__version__,
             "cuda": torch.version.cuda or "none",
+            **self._identity.found.environment(),
             **{package: version(package) for package in ("diffusers", "transformers", "ftfy")},
         }
 
@@ -225,9 +224,7 @@ class Svi:
         """
         if not segments:
             return
-        lora_sets = dict.fromkeys(
-            (one.sampler.variant, extras_of(one, self._options.root)) for one in segments
-        )
+        lora_sets = {(one.sampler.variant, self._identity.extras(one)): one for one in segments}
         prompts = [prompt for one in segments for prompt in (one.prompt, one.negative_prompt)]
 
         def start_with_text() -> None:
@@ -235,11 +232,11 @@ class Svi:
             checks: list[Callable[[], object]] = [self._vae, partial(self._encode, prompts)]
             collect_problems(checks)
 
-        def check_loras(variant: Variant, extras: tuple[Lora, ...]) -> None:
-            self._running().experts.recipes(self._loras(variant, extras))
+        def check_loras(segment: Segment) -> None:
+            self._running().experts.recipes(self._loras(segment))
 
         checks: list[Callable[[], object]] = [start_with_text]
-        checks += [partial(check_loras, *lora_set) for lora_set in lora_sets]
+        checks += [partial(check_loras, one) for one in lora_sets.values()]
         collect_problems(checks)
 
     @property
@@ -250,7 +247,7 @@ class Svi:
 
     def phases(self, segment: Segment) -> Sequence[Phase]:
         """The VAE encodes what the experts look at; then each expert takes its steps."""
-        lora_sets = lora_sets_of(segment, self._options.root)
+        lora_sets = lora_sets_of(segment, lambda: self._identity.found)
         high = sum(step.expert == "high" for step in make_steps(segment.sampler))
         return phases_of(segment.sampler, high, lora_sets)
 
@@ -319,7 +316,7 @@ class Svi:
         import torch
 
         experts = self._running().experts
-        experts.set_loras(self._loras(segment.sampler.variant, extras_of(segment, self._options.root)))
+        experts.set_loras(self._loras(segment))
         steps = make_steps(segment.sampler)
         with torch.no_grad():
             state = checkpoint.load()
@@ -400,9 +397,9 @@ class Svi:
 
         return conditioning.condition(segment, carry, picture, encode)
 
-    def _loras(self, variant: Variant, extras: tuple[Lora, ...]) -> ExpertLoras:
+    def _loras(self, segment: Segment) -> ExpertLoras:
         """Which LoRAs each expert gets: the variant's own pair, then the extra ones in the board's order."""
-        pair = find_svi_pair(self._options.root, variant)
+        pair, extras = self._identity.svi_pair(segment), self._identity.extras(segment)
         return {
             expert: [
                 LoraUse(pair.of(expert), 1.0, whole=True),

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from svi_story.engines.svi.attention import use_kernel
 from svi_story.engines.svi.device import release
 from svi_story.engines.svi.memory import RESIDENT
-from svi_story.engines.svi.weights.catalogue import EXPERTS
+from svi_story.engines.svi.weights.candidates import EXPERTS
 from svi_story.engines.svi.weights.loading import (
     Blueprint,
     LoadingProgress,
@@ -28,7 +28,8 @@ if TYPE_CHECKING:
 
     from svi_story.engines.svi.memory import MemoryPlan
     from svi_story.engines.svi.streaming import PlacedModel
-    from svi_story.engines.svi.weights.catalogue import Expert, ModelPaths
+    from svi_story.engines.svi.weights.candidates import Expert
+    from svi_story.engines.svi.weights.catalogue import ModelPaths
     from svi_story.engines.svi.weights.loading import Placement
     from svi_story.engines.svi.weights.lora import LoraUse, Recipe
     from svi_story.engines.svi.weights.tensors import StoredTensor

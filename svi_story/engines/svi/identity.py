@@ -6,13 +6,9 @@ from dataclasses import dataclass
 from functools import cached_property, partial
 from typing import TYPE_CHECKING
 
-from svi_story.engines.svi.weights.catalogue import (
-    EXPERTS,
-    LoraPair,
-    find_distill_pair,
-    find_models,
-    find_svi_pair,
-)
+from svi_story.engines.svi.weights.candidates import EXPERTS
+from svi_story.engines.svi.weights.catalogue import LoraPair
+from svi_story.engines.svi.weights.locate import BASE, DISTILL, SVI, find_weights
 from svi_story.engines.svi.weights.lora import check_distill, check_extra, check_svi_pair
 from svi_story.enginespec.sampling import Lora
 from svi_story.errors import InputError, Problem, collect_problems
@@ -20,12 +16,12 @@ from svi_story.files import sha256_file
 from svi_story.plan.keys import key_of
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Callable, Mapping
     from pathlib import Path
 
     from svi_story.engines import Digest
-    from svi_story.engines.svi.weights.catalogue import Expert
-    from svi_story.enginespec.sampling import Distill
+    from svi_story.engines.svi.weights.candidates import Expert
+    from svi_story.engines.svi.weights.locate import ModelFolders, Weights
     from svi_story.plan.keys import Json
     from svi_story.plan.model import Segment
 
@@ -33,30 +29,26 @@ REVISION = 1
 """Increased whenever the same inputs give other frames than before."""
 
 
-def extras_of(segment: Segment, root: Path) -> tuple[Lora, ...]:
+def extras_of(segment: Segment, weights: Callable[[], Weights]) -> tuple[Lora, ...]:
     """The LoRAs of a segment besides the variant's own pair: the preset's distillation, then the board's.
 
     Raises InputError for a distillation pair that is missing, or whose names say that the two are swapped.
     """
-    return (*distill_loras(segment.sampler.distill, root), *segment.loras)
+    distill = segment.sampler.distill
+    if distill is None:
+        return segment.loras
+    pair = LoraPair(*distill.files) if distill.files else weights().pair(DISTILL)
+    check_distill(pair)
+    return (Lora(pair.high, distill.high, 0.0), Lora(pair.low, 0.0, distill.low), *segment.loras)
 
 
-def lora_sets_of(segment: Segment, root: Path) -> dict[Expert, str]:
+def lora_sets_of(segment: Segment, weights: Callable[[], Weights]) -> dict[Expert, str]:
     """The LoRAs of each expert for a segment, as a name. Raises InputError as above."""
-    extras, variant = extras_of(segment, root), segment.sampler.variant
+    extras, variant = extras_of(segment, weights), segment.sampler.variant
     return {
         expert: f"{variant} {[(str(lora.path), lora.strength(expert)) for lora in extras]}"
         for expert in EXPERTS
     }
-
-
-def distill_loras(distill: Distill | None, root: Path) -> tuple[Lora, ...]:
-    """A distillation pair as LoRAs, each for one expert. Raises InputError as `extras_of` does."""
-    if distill is None:
-        return ()
-    pair = LoraPair(*distill.files) if distill.files else find_distill_pair(root)
-    check_distill(pair)
-    return (Lora(pair.high, distill.high, 0.0), Lora(pair.low, 0.0, distill.low))
 
 
 def sha256_of(file: Path) -> str:
@@ -71,7 +63,7 @@ def sha256_of(file: Path) -> str:
 class SviIdentity:
     """Name, revision and inputs. `digest` may remember hashes; a model's files are hashed once."""
 
-    root: Path
+    where: ModelFolders
     dtype: str
     digest: Digest = sha256_of
     vae: str = "whole"
@@ -87,9 +79,14 @@ class SviIdentity:
         return REVISION
 
     @cached_property
+    def found(self) -> Weights:
+        """The weights in the models folders. Raises InputError for folders that cannot be read."""
+        return find_weights(self.where, self.digest)
+
+    @cached_property
     def files(self) -> Mapping[str, tuple[Path, ...]]:
         """Every file of every model, by model. Raises InputError that lists all that is missing."""
-        return find_models(self.root).by_model()
+        return self.found.models().by_model()
 
     @cached_property
     def weights(self) -> Mapping[str, list[Json]]:
@@ -106,12 +103,13 @@ class SviIdentity:
 
     def inputs(self, segment: Segment) -> Mapping[str, Json]:
         """All that a segment's frames depend on. Raises InputError for missing files and wrong places."""
-        collect_problems([lambda: self.files, lambda: self.notes(segment)])
+        checks: list[Callable[[], object]] = [lambda: self._require_all(segment)]
+        collect_problems([*checks, lambda: self.notes(segment)])
         sampler = segment.sampler
         guidance = {"high": sampler.guidance.high, "low": sampler.guidance.low}
         guided = any(scale != 1 for scale in guidance.values())
-        pair = find_svi_pair(self.root, sampler.variant)
-        extras = [lora for lora in extras_of(segment, self.root) if lora.high or lora.low]
+        pair = self.svi_pair(segment)
+        extras = [lora for lora in self.extras(segment) if lora.high or lora.low]
         return {
             "variant": sampler.variant,
             "steps": sampler.steps,
@@ -135,18 +133,32 @@ class SviIdentity:
             "anchor": segment.anchor.pixels,
         }
 
+    def svi_pair(self, segment: Segment) -> LoraPair:
+        """The variant's own LoRAs. Raises InputError when they are missing."""
+        return self.found.pair(SVI[segment.sampler.variant])
+
+    def extras(self, segment: Segment) -> tuple[Lora, ...]:
+        """The other LoRAs of a segment, as `extras_of`."""
+        return extras_of(segment, lambda: self.found)
+
+    def _require_all(self, segment: Segment) -> None:
+        distill = segment.sampler.distill
+        pair = DISTILL if distill and not distill.files else ()
+        self.found.require((*BASE, *SVI[segment.sampler.variant], *pair))
+
     def notes(self, segment: Segment) -> tuple[str, ...]:
-        """What the user should know about a segment's LoRAs. Raises InputError for files in wrong places."""
+        """What the user should know about a segment's weights. Raises InputError for files in wrong places.
 
-        def pair_notes() -> list[str]:
-            variant = segment.sampler.variant
-            return check_svi_pair(variant, find_svi_pair(self.root, variant), self.digest)
-
-        def extra_notes() -> list[str]:
-            checks = [
-                partial(check_extra, lora.path, tuple(e for e in EXPERTS if lora.strength(e)), self.digest)
-                for lora in extras_of(segment, self.root)
-            ]
-            return [note for notes in collect_problems(checks) for note in notes]
-
-        return tuple(note for notes in collect_problems([pair_notes, extra_notes]) for note in notes)
+        Nothing about what is missing: `inputs` reports that.
+        """
+        used = self.found.used
+        variant, distill = segment.sampler.variant, segment.sampler.distill
+        checks: list[Callable[[], list[str]]] = [lambda: list(self.found.notes)]
+        if all(role in used for role in SVI[variant]):
+            checks.append(lambda: check_svi_pair(variant, self.svi_pair(segment), self.digest))
+        if distill is None or distill.files or all(role in used for role in DISTILL):
+            own = [used[role].files[0] for role in SVI[variant] if role in used]
+            for lora in self.extras(segment):
+                experts = tuple(expert for expert in EXPERTS if lora.strength(expert))
+                checks.append(partial(check_extra, lora.path, experts, self.digest, own))
+        return tuple(note for notes in collect_problems(checks) for note in notes)

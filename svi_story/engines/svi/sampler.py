@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from diffusers import WanTransformer3DModel
     from torch import Tensor
 
-    from svi_story.engines.svi.weights.catalogue import Expert
+    from svi_story.engines.svi.weights.candidates import Expert
     from svi_story.enginespec.sampling import Sampler
     from svi_story.plan.model import Size
 

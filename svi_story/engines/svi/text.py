@@ -113,6 +113,10 @@ class Embeddings:
         if missing:
             tokenizer = load_tokenizer(self._paths.tokenizer)
             encoder = load_text_encoder(self._paths.text_encoder, self._placement, resident, self._report)
+            rows, tokens = encoder.shared.weight.shape[0], tokenizer.get_vocab_size()
+            if not rows / 2 < tokens <= rows:
+                what = f"has {tokens} tokens, and the text encoder {rows}: not its tokenizer; download UMT5's"
+                raise InputError(Problem(what, file=str(self._paths.tokenizer)))
             self._report(PromptsStarted(len(missing)))
             for prompt in missing:
                 self._known[prompt] = encode(encoder, tokenizer, prompt, self._placement.device).cpu()

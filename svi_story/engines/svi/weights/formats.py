@@ -10,7 +10,7 @@ import json
 from functools import partial
 from typing import TYPE_CHECKING
 
-from svi_story.engines.svi.weights.gguf_files import MAGIC, read_gguf
+from svi_story.engines.svi.weights.gguf_files import is_gguf, read_gguf
 from svi_story.engines.svi.weights.tensors import (
     FLOATS,
     FP8,
@@ -20,7 +20,7 @@ from svi_story.engines.svi.weights.tensors import (
     read_safetensors,
 )
 from svi_story.errors import InputError, Problem, collect_problems, shorten_problems
-from svi_story.files import open_regular, read_regular
+from svi_story.files import read_regular
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
@@ -46,10 +46,24 @@ UNQUANTISED = ("none", "float32", "float16", "bfloat16")
 READ = "16 or 32 bits, fp8 with scales, int8 with scales (int8_tensorwise, quanto qint8), and GGUF"
 
 _RANKS = (
-    *("F64", "F32", "BF16 F16", "Q8_0", "I8", "Q6_K", "F8_E4M3", "Q5_K", "Q5_1", "Q5_0", "F8_E5M2", "IQ4_NL"),
+    *(
+        "F64",
+        "F32",
+        "F16",
+        "BF16",
+        "Q8_0",
+        "I8",
+        "Q6_K",
+        "F8_E4M3",
+        "Q5_K",
+        "Q5_1",
+        "Q5_0",
+        "F8_E5M2",
+        "IQ4_NL",
+    ),
     *("Q4_K", "IQ4_XS", "Q4_1", "Q4_0", "Q3_K", "Q2_K"),
 )
-RANKS = {name: rank for rank, names in enumerate(_RANKS) for name in names.split()}
+RANKS = {name: rank for rank, name in enumerate(_RANKS)}
 """Types from the most precise to the least, by the measured error of the weights (docs/weights.md)."""
 
 
@@ -58,12 +72,7 @@ def read_weights(file: Path) -> dict[str, StoredTensor]:
 
     Raises InputError that names every tensor whose format is not certain.
     """
-    try:
-        with open_regular(file) as opened:
-            is_gguf = opened.read(4) == MAGIC
-    except OSError:
-        is_gguf = False  # reported by the reader
-    if is_gguf or file.suffix == ".gguf":
+    if is_gguf(file):
         tensors, _ = read_gguf(file)
         return _without_prefixes(tensors)
     stored, metadata = read_safetensors(file)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 import struct
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, BinaryIO
 
@@ -103,6 +104,14 @@ def stored_bytes(dtype: str, shape: tuple[int, ...]) -> int:
     """The size of a tensor in a GGUF file."""
     values, size = _BLOCKS[dtype]
     return math.prod(shape) // values * size
+
+
+def is_gguf(file: Path) -> bool:
+    """Whether a file is GGUF, by its first bytes or its name."""
+    with suppress(OSError), open_regular(file) as opened:
+        if opened.read(4) == MAGIC:
+            return True
+    return file.suffix == ".gguf"
 
 
 def read_gguf(file: Path) -> tuple[dict[str, StoredTensor], dict[str, object]]:

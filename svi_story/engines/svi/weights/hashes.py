@@ -6,15 +6,18 @@ import contextlib
 import hashlib
 import json
 from dataclasses import asdict, dataclass, field
+from functools import cache
 from typing import TYPE_CHECKING
 
 from svi_story.engines.svi.weights.tensors import MAX_FILE
-from svi_story.errors import RenderError
+from svi_story.errors import InputError, Problem, RenderError
 from svi_story.files import read_chunks, read_regular, remove_stale_temps, write_atomic
 
 if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
+
+    from svi_story.engines import Digest
 
     Progress = Callable[[str, int, int], None]
     """Called with a file's name, the bytes done and the bytes in all."""
@@ -69,6 +72,19 @@ def hash_file(file: Path, progress: Progress = ignore_progress) -> str:
     return digest.hexdigest()
 
 
+def hash_each_once(progress: Progress = ignore_progress) -> Digest:
+    """A function that reads and hashes a file when it is first asked for it. It raises InputError."""
+
+    @cache
+    def digest(file: Path) -> str:
+        try:
+            return hash_file(file, progress)
+        except OSError as error:
+            raise InputError(Problem(f"cannot be read: {error.strerror}", file=str(file))) from error
+
+    return digest
+
+
 @dataclass(frozen=True)
 class DownloadRecord:
     """A file that was once found to be what the hub has."""
@@ -103,7 +119,7 @@ class DownloadRecords:
 
     def of(self, file: Path) -> DownloadRecord | None:
         """What is known of a file under the models folder."""
-        return self.known.get(self._name(file))
+        return self.known.get(self._name(file)) if file.is_relative_to(self.root) else None
 
     def is_known(self, file: Path, expected: Expected) -> bool:
         """Whether a file was found to be this before, and was not written to since."""

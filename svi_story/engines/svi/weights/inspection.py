@@ -4,23 +4,28 @@ from __future__ import annotations
 
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from importlib.util import find_spec
 from typing import TYPE_CHECKING
 
-from svi_story.engines.svi.weights.catalogue import EXPERTS, VARIANTS, LoraPair, find_model
+from svi_story.engines.svi.weights.candidates import EXPERTS
+from svi_story.engines.svi.weights.catalogue import VARIANTS, LoraPair, ModelFiles
 from svi_story.engines.svi.weights.formats import SUFFIXES, read_weights
-from svi_story.engines.svi.weights.hashes import DownloadRecords, hash_file, ignore_progress, name_of
+from svi_story.engines.svi.weights.hashes import DownloadRecords, ignore_progress, name_of
 from svi_story.engines.svi.weights.loading import read_text_encoder, read_transformer, read_vae
+from svi_story.engines.svi.weights.locate import BASE, KNOWN_EXPERTS, WHAT
 from svi_story.engines.svi.weights.lora import LoraUse, check_distill, check_svi_pair, known_role, read_lora
 from svi_story.engines.svi.weights.tensors import is_finite
-from svi_story.errors import InputError, Problem, shorten_problems
+from svi_story.errors import InputError, Problem, collect_problems, shorten_problems
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
     from pathlib import Path
 
-    from svi_story.engines.svi.weights.catalogue import Expert, PartStatus
-    from svi_story.engines.svi.weights.hashes import Progress
+    from svi_story.engines import Digest
+    from svi_story.engines.svi.weights.candidates import Expert
+    from svi_story.engines.svi.weights.hashes import DownloadRecord, Progress
+    from svi_story.engines.svi.weights.locate import PartStatus, Weights
 
 
 NO_TORCH = (
@@ -34,6 +39,9 @@ class FileReport:
 
     part: str
     file: Path
+    format: str
+    precision: str
+    """The type that most of its numbers are stored in."""
     bytes: int
     sha256: str
     known: str
@@ -49,33 +57,40 @@ class Report:
     notes: tuple[str, ...]
 
 
-def inspect(root: Path, parts: Sequence[PartStatus], progress: Progress = ignore_progress) -> Report:
+def inspect(
+    weights: Weights, parts: Sequence[PartStatus], digest: Digest, progress: Progress = ignore_progress
+) -> Report:
     """Read every byte of these parts. What is missing or broken is reported, the rest checked all the same.
 
     Raises InputError when a file cannot be read at all.
     """
     whole = [status for status in parts if not status.problems]
     problems = [problem for status in parts for problem in status.problems]
-    hashes = _hash_all([file for status in whole for file in status.files], progress)
-    records = DownloadRecords.load(root)
+    whole_files = [file for status in whole for file in status.files]
+    digests = collect_problems([partial(digest, file) for file in whole_files])
+    hashes = dict(zip(whole_files, digests, strict=True))
+    records = [DownloadRecords.load(folder) for folder in weights.where.folders]
     for file, sha256 in hashes.items():
-        record = records.of(file)
+        record = _record_of(file, records)
         if record is not None and record.expected.sha256 not in ("", sha256):
             what = f"is not what was downloaded from {record.repo}; delete it, then download it again"
             problems.append(Problem(what, file=str(file)))
-    notes = _check_places(whole, hashes, problems)
+    notes = _check_places(whole, digest, problems)
     if find_spec("torch") and find_spec("diffusers"):
-        _check_shapes(root, whole, problems)
+        _check_shapes(weights, whole, problems)
         for status in whole:
             for file in status.files:
                 if file.suffix in SUFFIXES:
                     problems += shorten_problems(_not_finite(file, progress))
     elif whole:
         notes.append(NO_TORCH)
+    models = {file: each for each in weights.used.values() for file in each.files}
     files = tuple(
         FileReport(
             status.part.name,
             file,
+            models[file].format if file in models else "",
+            models[file].precision if file in models else "",
             file.stat().st_size,
             hashes[file],
             _known_as(file, hashes[file], records),
@@ -95,36 +110,24 @@ def _gathered(problems: list[Problem]) -> Iterator[None]:
         problems += error.problems
 
 
-def _hash_all(files: Sequence[Path], progress: Progress) -> dict[Path, str]:
-    hashes: dict[Path, str] = {}
-    problems: list[Problem] = []
-    for file in files:
-        try:
-            hashes[file] = hash_file(file, progress)
-        except OSError as error:
-            problems.append(Problem(f"cannot be read: {error.strerror}", file=str(file)))
-    if problems:
-        raise InputError(*problems)
-    return hashes
+def _record_of(file: Path, records: Sequence[DownloadRecords]) -> DownloadRecord | None:
+    return next((found for each in records if (found := each.of(file))), None)
 
 
-def _known_as(file: Path, sha256: str, records: DownloadRecords) -> str:
-    """What a file is by its hash: an official LoRA, or what was downloaded."""
-    record = records.of(file)
+def _known_as(file: Path, sha256: str, records: Sequence[DownloadRecords]) -> str:
+    """What a file is by its hash: a published expert or LoRA, or what was downloaded."""
+    record = _record_of(file, records)
     if record is not None and record.expected.sha256 == sha256:
         return f"{record.repo} at {record.commit[:12]}"
+    if sha256 in KNOWN_EXPERTS:
+        return WHAT[KNOWN_EXPERTS[sha256]].removeprefix("the ")
     return str(known_role(sha256) or "")
 
 
-def _check_places(
-    whole: Sequence[PartStatus], hashes: Mapping[Path, str], problems: list[Problem]
-) -> list[str]:
+def _check_places(whole: Sequence[PartStatus], digest: Digest, problems: list[Problem]) -> list[str]:
     """Add LoRAs that lie in another's place and weights that both experts share; returns notes."""
     notes: list[str] = []
     files: dict[str, tuple[Path, ...]] = {status.part.name: status.files for status in whole}
-
-    def digest(file: Path) -> str:
-        return hashes.get(file) or hash_file(file)
 
     for variant in VARIANTS:
         if pair := files.get(f"svi-{variant}"):
@@ -134,7 +137,7 @@ def _check_places(
         with _gathered(problems):
             check_distill(LoraPair(*pair))
     high, low = (
-        {hashes[file]: file for file in files.get(expert, ()) if file.suffix in SUFFIXES}
+        {digest(file): file for file in files.get(expert, ()) if file.suffix in SUFFIXES}
         for expert in EXPERTS
     )
     what = "is the same file as {}; the experts differ, so download both again"
@@ -144,21 +147,22 @@ def _check_places(
     return notes
 
 
-def _check_shapes(root: Path, whole: Sequence[PartStatus], problems: list[Problem]) -> None:
+def _check_shapes(weights: Weights, whole: Sequence[PartStatus], problems: list[Problem]) -> None:
     """Add tensors that do not make these models, and LoRAs that do not fit the experts."""
-    names = {status.part.name for status in whole}
+    used = {status.part.name: weights.used[status.part.name] for status in whole if status.part.name in BASE}
+    files = {name: ModelFiles(each.files, each.config) for name, each in used.items()}
     experts: dict[Expert, Mapping[str, tuple[int, ...]]] = {}
     for expert in EXPERTS:
-        if expert in names:
+        if expert in files:
             with _gathered(problems):
-                blueprint = read_transformer(find_model(root, expert))
+                blueprint = read_transformer(files[expert])
                 experts[expert] = {name: entry.shape for name, entry in blueprint.entries.items()}
-    if "vae" in names:
+    if "vae" in files:
         with _gathered(problems):
-            read_vae(find_model(root, "vae"))
-    if "text_encoder" in names:
+            read_vae(files["vae"])
+    if "text_encoder" in files:
         with _gathered(problems):
-            read_text_encoder(find_model(root, "text_encoder"))
+            read_text_encoder(files["text_encoder"])
     if len(experts) == len(EXPERTS):
         high, low = experts["high"], experts["low"]
         wrong = sorted(name for name in {*high, *low} if high.get(name) != low.get(name))
@@ -167,7 +171,7 @@ def _check_shapes(root: Path, whole: Sequence[PartStatus], problems: list[Proble
             [Problem(what.format(name, high.get(name), low.get(name))) for name in wrong]
         )
     for status in whole:
-        if status.part.is_pair:
+        if status.part.name not in BASE:
             pair = LoraPair(*status.files)
             for expert, shapes in experts.items():
                 with _gathered(problems):

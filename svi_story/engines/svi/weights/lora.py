@@ -1,6 +1,7 @@
 """LoRA files: every key understood or an error, merged in float32 and rounded once.
 
 W = W0 + sum over LoRAs of strength * (alpha / rank) * B @ A, in the order given; no alpha: the factor is 1.
+Where a file has whole differences of a weight or a bias (.diff, .diff_b), strength times those are added.
 A weight in memory is a function of its stored value and its recipe alone. So changing the set of LoRAs
 computes exactly the weights whose recipe changed again from the files, and changing back gives the same bits.
 """
@@ -10,29 +11,55 @@ from __future__ import annotations
 import math
 import re
 from dataclasses import dataclass
-from functools import partial
+from functools import lru_cache, partial
 from typing import TYPE_CHECKING
 
 from svi_story.engines.svi.weights.architecture import from_native
-from svi_story.engines.svi.weights.catalogue import EXPERTS
-from svi_story.engines.svi.weights.tensors import FLOATS, StoredTensor, is_finite, read_safetensors
+from svi_story.engines.svi.weights.candidates import EXPERTS, expert_named
+from svi_story.engines.svi.weights.tensors import (
+    FLOATS,
+    StoredTensor,
+    is_finite,
+    read_numbers,
+    read_safetensors,
+)
 from svi_story.errors import InputError, Problem, collect_problems, shorten_problems
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
+    from collections.abc import Iterable, Mapping, Sequence
     from pathlib import Path
 
     from torch import Tensor
 
     from svi_story.engines import Digest
-    from svi_story.engines.svi.weights.catalogue import Expert, LoraPair
+    from svi_story.engines.svi.weights.candidates import Expert
+    from svi_story.engines.svi.weights.catalogue import LoraPair
     from svi_story.engines.svi.weights.loading import Placement
     from svi_story.enginespec.sampling import Variant
 
 
-_KEY = re.compile(r"(?P<module>.+?)\.(?:lora_(?P<side>A|B|down|up)(?:\.\w+)?\.weight|(?P<alpha>alpha))")
+_KEY = re.compile(
+    r"(?P<module>.+?)\.(?:lora_(?P<side>A|B|down|up)(?:\.\w+)?\.weight|(?P<alpha>alpha)|(?P<diff>diff(?:_b)?))"
+)
 _SIDES = {"A": "down", "B": "up", "down": "down", "up": "up"}
-_PREFIXES = ("base_model.model.", "model.", "diffusion_model.", "transformer.")
+_PREFIXES = (
+    *("base_model.model.", "model.", "diffusion_model.", "transformer.", "pipe.dit.", "unet."),
+    *("lora_unet_", "lora_transformer_"),
+)
+_UNDERSCORED = re.compile(
+    r"(blocks)_(\d+)_(self_attn|cross_attn)_(\w+)|(blocks)_(\d+)_(ffn)_(\d)|"
+    r"(text_embedding|time_embedding|time_projection|head)_(\d|head)"
+)
+"""kohya's and musubi's names of Wan's layers, with _ for the dots."""
+IMAGE_BRANCH = re.compile(
+    r"(^|[._])(k_img|v_img|norm_k_img|img_emb|add_[kv]_proj|norm_added_k|image_embedder)[._]"
+)
+"""Layers of Wan 2.1's image-to-video model that Wan 2.2's experts do not have."""
+_OTHER_KINDS = (
+    ("DoRA", re.compile(r"dora_scale|lora_magnitude_vector")),
+    ("LoKr", re.compile(r"lokr_")),
+    ("LoHa", re.compile(r"hada_")),
+)
 SVI_TARGETS = ("attn1.to_q", "attn1.to_k", "attn1.to_v", "attn1.to_out.0", "ffn.net.0.proj", "ffn.net.2")
 """What an SVI LoRA changes in each block, by diffusers' names; the same four again in attn2."""
 
@@ -56,7 +83,15 @@ class Factors:
     scale: float
 
 
-Recipe = tuple[Factors, ...]
+@dataclass(frozen=True)
+class Difference:
+    """One whole change of one weight: scale * values."""
+
+    values: StoredTensor
+    scale: float
+
+
+Recipe = tuple[Factors | Difference, ...]
 """All that is added to one weight, in order."""
 
 
@@ -68,40 +103,47 @@ def recipes(uses: Iterable[LoraUse], shapes: Mapping[str, tuple[int, ...]]) -> d
     """
     uses = list(uses)
     found: dict[str, Recipe] = {}
-    for use, factors in zip(
+    for use, changes in zip(
         uses, collect_problems([partial(read_lora, use, shapes) for use in uses]), strict=True
     ):
         if use.strength:
-            found |= {name: (*found.get(name, ()), factor) for name, factor in factors.items()}
+            found |= {name: (*found.get(name, ()), *change) for name, change in changes.items()}
     return found
 
 
-def read_lora(use: LoraUse, shapes: Mapping[str, tuple[int, ...]]) -> dict[str, Factors]:
+def read_lora(use: LoraUse, shapes: Mapping[str, tuple[int, ...]]) -> dict[str, Recipe]:
     """One file's changes by the names of the weights they change, scaled by strength. Raises InputError."""
     if not math.isfinite(use.strength):
         raise InputError(
             Problem(f"strength {use.strength} is not a number; use one like 1.0", file=str(use.file))
         )
     header, _ = read_safetensors(use.file)
+    for kind, keys in _OTHER_KINDS:
+        if key := next((key for key in header if keys.search(key)), None):
+            what = f"is a {kind} ({key}), which is not read; use a plain LoRA"
+            raise InputError(Problem(what, file=str(use.file)))
     parts, problems = _sort_keys(header, shapes)
-    factors: dict[str, Factors] = {}
+    changes: dict[str, Recipe] = {}
     for name, sides in parts.items():
-        wrong = _pair_problem(name, sides, shapes[name])
+        wrong = _shape_problem(name, sides, shapes[name])
         if wrong:
             problems.append(wrong)
-        else:
+            continue
+        if "up" in sides:
             scale = use.strength * _alpha(sides) if use.strength else 0.0
-            factors[name] = Factors(sides["down"], sides["up"], scale)
+            changes[name] = (Factors(sides["down"], sides["up"], scale),)
+        if "diff" in sides:
+            changes[name] = (*changes.get(name, ()), Difference(sides["diff"], use.strength))
     if use.whole and not problems:
         targets = {*SVI_TARGETS, *(target.replace("attn1", "attn2") for target in SVI_TARGETS)}
         layers = (n for n in shapes if re.sub(r"^blocks\.\d+\.|\.weight$", "", n) in targets)
         what = "nothing for {}: the file is not whole; download it again"
-        problems += [Problem(what.format(n), file=str(use.file)) for n in layers if n not in factors]
+        problems += [Problem(what.format(n), file=str(use.file)) for n in layers if n not in changes]
     if problems:
         raise InputError(*shorten_problems(problems))
-    if not factors:
+    if not changes:
         raise InputError(Problem("holds no LoRA weights; name another file", file=str(use.file)))
-    return factors
+    return changes
 
 
 def merge(entry: StoredTensor, recipe: Recipe, placement: Placement) -> Tensor:
@@ -119,26 +161,32 @@ def merge(entry: StoredTensor, recipe: Recipe, placement: Placement) -> Tensor:
         return tensor
 
     weight = entry.read(placement.device).to(torch.float32, copy=True)
-    for factors in recipe:
-        down, up = read(factors.down), read(factors.up)
-        weight.addmm_(up, down, alpha=factors.scale)
+    for change in recipe:
+        if isinstance(change, Factors):
+            down, up = read(change.down), read(change.up)
+            weight.addmm_(up, down, alpha=change.scale)
+        else:
+            weight.add_(read(change.values), alpha=change.scale)
     return weight.to(placement.dtype)
 
 
 def _sort_keys(
     header: Mapping[str, StoredTensor], shapes: Mapping[str, tuple[int, ...]]
 ) -> tuple[dict[str, dict[str, StoredTensor]], list[Problem]]:
-    """The keys of a file by weight and side ("down", "up", "alpha"), and those that have no place."""
+    """The keys of a file by weight and side ("down", "up", "alpha", "diff"), and those that have no place."""
     parts: dict[str, dict[str, StoredTensor]] = {}
     problems: list[Problem] = []
     for key, entry in header.items():
+        if IMAGE_BRANCH.search(key):
+            continue
         match = _KEY.fullmatch(key)
-        name = _weight_name(match["module"], shapes) if match else None
+        leaf = ".bias" if match and match["diff"] == "diff_b" else ".weight"
+        name = _weight_name(match["module"], leaf, shapes) if match else None
         if match is None or name is None:
             what = f"{key} belongs to no weight of the expert; is this a LoRA for Wan 2.2 I2V A14B?"
             problems.append(Problem(what, file=str(entry.file)))
             continue
-        side = "alpha" if match["alpha"] else _SIDES[match["side"]]
+        side = "alpha" if match["alpha"] else "diff" if match["diff"] else _SIDES[match["side"]]
         if side != "alpha" and entry.dtype not in FLOATS:  # alpha may be an integer
             what = f"{key} is stored as {entry.dtype}; LoRAs are read in 16 or 32 bits"
             problems.append(Problem(what, file=str(entry.file)))
@@ -149,17 +197,30 @@ def _sort_keys(
     return parts, problems
 
 
-def _weight_name(module: str, shapes: Mapping[str, tuple[int, ...]]) -> str | None:
+def _weight_name(module: str, leaf: str, shapes: Mapping[str, tuple[int, ...]]) -> str | None:
     """The weight that a LoRA's module name means (native Wan or diffusers, with or without prefix)."""
+    module = module.replace("_orig_mod.", "")
     for prefix in _PREFIXES:
         module = module.removeprefix(prefix)
-    names = (f"{module}.weight", from_native(f"{module}.weight"))
-    return next((name for name in names if name in shapes), None)
+    if match := _UNDERSCORED.fullmatch(module):
+        module = ".".join(part for part in match.groups() if part)
+    name = f"{module}{leaf}"
+    names = (name, from_native(name), from_native(module))  # blocks.0.modulation is itself a weight
+    found = next((each for each in names if each in shapes), None)
+    if found is None and "." not in module:  # diffusers' names with _ for the dots
+        flat = name.replace(".", "_")
+        found = next((each for each in shapes if each.replace(".", "_") == flat), None)
+    return found
 
 
-def _pair_problem(name: str, sides: Mapping[str, StoredTensor], shape: tuple[int, ...]) -> Problem | None:
-    """What is wrong with the two sides of one weight's change."""
+def _shape_problem(name: str, sides: Mapping[str, StoredTensor], shape: tuple[int, ...]) -> Problem | None:
+    """What is wrong with the changes of one weight."""
     some = next(iter(sides.values()))
+    if "diff" in sides and sides["diff"].shape != shape:
+        what = f"{sides['diff'].key} {list(sides['diff'].shape)} does not fit {name} {list(shape)}"
+        return Problem(f"{what}; is this a LoRA for Wan 2.2 I2V A14B?", file=str(some.file))
+    if "diff" in sides and not sides.keys() & {"down", "up"}:
+        return None
     if "down" not in sides or "up" not in sides:
         missing = "lora_A (lora_down)" if "down" not in sides else "lora_B (lora_up)"
         return Problem(f"{some.key} has no {missing} beside it; download it again", file=str(some.file))
@@ -197,11 +258,13 @@ class LoraRole:
 OFFICIAL = {
     ("299b3300", "bd52"): LoraRole("2.0-pro", "high"),
     ("e8fcce15", "9c0b"): LoraRole("2.0-pro", "low"),
+    ("6ddfead3", "1679"): LoraRole("2.0-pro", "high"),
+    ("eae247da", "a7af"): LoraRole("2.0-pro", "low"),
 }
-"""The first and last hex digits of the sha256 of the files the SVI authors published."""
+"""The first and last hex digits of the sha256 of the SVI authors' files, and of kijai's copies in float16."""
 
-_SVI_NAME = re.compile(r"svi_.*_(high|low)_noise_lora_v2\.0(_pro)?\.safetensors", re.IGNORECASE)
-_EXPERT_NAME = re.compile(r"(?<![a-z])(high|low)[_-]?noise", re.IGNORECASE)
+_SVI_NAME = re.compile(r"(?<![a-z])svi(?![a-z])", re.IGNORECASE)
+_PRO_NAME = re.compile(r"(?<![a-z])pro(?![a-z])", re.IGNORECASE)
 
 
 def known_role(digest: str) -> LoraRole | None:
@@ -210,11 +273,11 @@ def known_role(digest: str) -> LoraRole | None:
 
 
 def named_role(file: Path) -> LoraRole | None:
-    """The role that a file's name claims, if it is named like an official SVI file."""
-    match = _SVI_NAME.fullmatch(file.name)
-    if match is None:
+    """The role that a file's name claims, if it is named like one of SVI's, whoever copied it."""
+    expert = expert_named(file.name)
+    if expert is None or not _SVI_NAME.search(file.name):
         return None
-    return LoraRole("2.0-pro" if match[2] else "2.0", "high" if match[1].lower() == "high" else "low")
+    return LoraRole("2.0-pro" if _PRO_NAME.search(file.name) else "2.0", expert)
 
 
 def check_svi_pair(variant: Variant, pair: LoraPair, digest: Digest) -> list[str]:
@@ -249,26 +312,81 @@ def check_svi_pair(variant: Variant, pair: LoraPair, digest: Digest) -> list[str
     return notes
 
 
-def check_extra(file: Path, experts: tuple[Expert, ...], digest: Digest) -> list[str]:
-    """Notes about a LoRA besides the pair, used on these experts. Raises InputError for one of SVI's own."""
+def check_extra(
+    file: Path, experts: tuple[Expert, ...], digest: Digest, own: Sequence[Path] = ()
+) -> list[str]:
+    """Notes about a LoRA besides the pair, used on these experts. Raises InputError for one of SVI's own.
+
+    Those are known by their hash, their name, or the tensors of the files in `own`. What cannot be read as a
+    LoRA is not reported here, but where it is loaded.
+    """
     role = known_role(digest(file)) or named_role(file)
-    if role is not None:
-        what = f"is the {role}; engine.variant brings its pair by itself, so take it out of loras"
-        raise InputError(Problem(what, file=str(file)))
-    match = _EXPERT_NAME.search(file.name)
-    meant = match[1].lower() if match else ""
-    if not meant or all(expert == meant for expert in experts):
-        return []
-    return [f"{file}: named for the {meant}-noise expert, but used on the other one"]
+    try:
+        header, _ = read_safetensors(file)
+        twin = next((each for each in own if has_same_numbers(file, each)), None)
+        is_copy = twin is not None and len(header) == len(read_safetensors(twin)[0])
+    except InputError:
+        header, twin, is_copy = {}, None, False
+    if role or is_copy:
+        what = f"is the {role}" if role else f"holds the same tensors as {twin}"
+        remedy = "engine.variant brings its pair by itself, so take it out of loras"
+        raise InputError(Problem(f"{what}; {remedy}", file=str(file)))
+    notes = []
+    if twin:
+        notes.append(f"{file}: makes the same changes as {twin}, which is always used: they are made twice")
+    if skipped := sum(bool(IMAGE_BRANCH.search(key)) for key in header):
+        what = f"{skipped} tensors for the image branch of Wan 2.1's model are skipped: Wan 2.2 has none"
+        notes.append(f"{file}: {what}")
+    meant = expert_named(file.name)
+    if meant and any(expert != meant for expert in experts):
+        notes.append(f"{file}: named for the {meant}-noise expert, but used on the other one")
+    return notes
+
+
+def has_same_numbers(file: Path, other: Path) -> bool:
+    """Whether two files change the same layers by the same numbers, whatever their names and precision."""
+    return _has_same_numbers(file, other, (file.stat().st_mtime_ns, other.stat().st_mtime_ns))
+
+
+@lru_cache(maxsize=256)
+def _has_same_numbers(file: Path, other: Path, _written: tuple[int, int]) -> bool:
+    one, two = (_layer_ups(each) for each in (file, other))
+    if not one or one.keys() != two.keys():
+        return False
+    for layer in (min(one), max(one)):
+        if one[layer].shape != two[layer].shape:
+            return False
+        some, wanted = read_numbers(one[layer]), read_numbers(two[layer])
+        if abs(some - wanted).max() > 2**-7 * abs(wanted).max():  # bfloat16 has eight bits
+            return False
+    return True
+
+
+def _layer_ups(file: Path) -> dict[str, StoredTensor]:
+    """The up factors of a LoRA by Wan's own layer names with _ between their parts."""
+    found: dict[str, StoredTensor] = {}
+    for key, tensor in read_safetensors(file)[0].items():
+        match = _KEY.fullmatch(key)
+        if match and _SIDES.get(match["side"] or "") == "up" and tensor.dtype in FLOATS:
+            name = re.sub(r".*?(?=blocks[._])", "", match["module"]).replace(".", "_")
+            for diffusers, native in _DIFFUSERS_LAYERS:
+                name = name.replace(diffusers, native)
+            found[name] = tensor
+    return found
+
+
+_DIFFUSERS_LAYERS = (
+    *(("attn1", "self_attn"), ("attn2", "cross_attn"), ("to_out_0", "o")),
+    *(("to_q", "q"), ("to_k", "k"), ("to_v", "v"), ("net_0_proj", "0"), ("net_2", "2")),
+)
 
 
 def check_distill(pair: LoraPair) -> None:
     """Raises InputError when the distillation pair's names say that the two are swapped."""
-    names = {expert: _EXPERT_NAME.search(pair.of(expert).name) for expert in EXPERTS}
     problems = [
         Problem(f"is named for the other expert than {expert}; swap the two", file=str(pair.of(expert)))
-        for expert, match in names.items()
-        if match and match[1].lower() != expert
+        for expert in EXPERTS
+        if expert_named(pair.of(expert).name) not in (None, expert)
     ]
     if problems:
         raise InputError(*problems)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -11,7 +12,9 @@ from svi_story.files import check_regular, open_regular
 if TYPE_CHECKING:
     from pathlib import Path
 
+    import numpy as np
     import torch
+    from numpy.typing import NDArray
     from torch import Tensor
 
 MAX_HEADER = 8 * 2**20
@@ -95,6 +98,24 @@ def read_safetensors(file: Path) -> tuple[dict[str, StoredTensor], dict[str, str
             return found, tensors.metadata() or {}
     except (OSError, SafetensorError) as error:
         raise InputError(_unreadable(file, error)) from error
+
+
+def read_numbers(tensor: StoredTensor) -> NDArray[np.float32]:
+    """A 16- or 32-bit tensor without torch, which numpy needs help with: it has no bfloat16."""
+    import numpy as np
+
+    try:
+        with open_regular(tensor.file) as file:
+            length = int.from_bytes(file.read(8), "little")
+            start, end = json.loads(file.read(length))[tensor.key]["data_offsets"]
+            file.seek(8 + length + start)
+            data = file.read(end - start)
+    except OSError as error:
+        raise InputError(_unreadable(tensor.file, error)) from error
+    if tensor.dtype == "BF16":
+        return (np.frombuffer(data, "<u2").astype(np.uint32) << 16).view(np.float32).reshape(tensor.shape)
+    kinds = {"F16": "<f2", "F32": "<f4", "F64": "<f8"}
+    return np.frombuffer(data, kinds[tensor.dtype]).astype(np.float32).reshape(tensor.shape)
 
 
 def _unreadable(file: Path, error: Exception) -> Problem:
