@@ -180,6 +180,8 @@ def _inspect(
                 for key, tensor in tensors.items():
                     shapes[key] = tensor.shape
                     dtypes[tensor.dtype] = dtypes.get(tensor.dtype, 0) + math.prod(tensor.shape)
+            if not shapes:
+                raise InputError(Problem("holds no tensors; download it again", file=str(files[0])))
             kind, what, reason = classify(shapes)
             precision = max(dtypes, key=lambda name: (dtypes[name], name)) if dtypes else ""
             if reason:
