@@ -61,6 +61,14 @@ def load_tokenizer(path: Path) -> Tokenizer:
     return tokenizer
 
 
+def check_tokenizer(tokenizer: Tokenizer, encoder: UMT5EncoderModel, path: Path) -> None:
+    """Raises InputError for another model's tokenizer, whose tokens would mean something else."""
+    rows, tokens = encoder.shared.weight.shape[0], tokenizer.get_vocab_size()
+    if not rows / 2 < tokens <= rows:
+        what = f"has {tokens} tokens, and the text encoder {rows}: not its tokenizer; download UMT5's"
+        raise InputError(Problem(what, file=str(path)))
+
+
 def tokenize(tokenizer: Tokenizer, prompt: str) -> tuple[Tensor, Tensor]:
     """ids_BL and mask_BL of one prompt, int64 [1, 512]; the mask is one where a token stands."""
     import torch
@@ -113,10 +121,7 @@ class Embeddings:
         if missing:
             tokenizer = load_tokenizer(self._paths.tokenizer)
             encoder = load_text_encoder(self._paths.text_encoder, self._placement, resident, self._report)
-            rows, tokens = encoder.shared.weight.shape[0], tokenizer.get_vocab_size()
-            if not rows / 2 < tokens <= rows:
-                what = f"has {tokens} tokens, and the text encoder {rows}: not its tokenizer; download UMT5's"
-                raise InputError(Problem(what, file=str(self._paths.tokenizer)))
+            check_tokenizer(tokenizer, encoder, self._paths.tokenizer)
             self._report(PromptsStarted(len(missing)))
             for prompt in missing:
                 self._known[prompt] = encode(encoder, tokenizer, prompt, self._placement.device).cpu()
