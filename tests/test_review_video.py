@@ -164,6 +164,7 @@ def test_where_nothing_stays_it_cannot_tell(reviewed: Callable[..., dict[str, An
     assert svi_story("review", film).code == 0
     html = Path("film.review.html").read_text("utf-8")
     assert "Cannot tell whether it degrades" in html
+    assert "Nothing wrong" not in html
     assert 'class="unjudged"' in html
 
 
