@@ -196,6 +196,15 @@ def test_a_frozen_picture_and_a_flash_are_found(reviewed: Callable[..., dict[str
     assert found == [("frozen", 60, 20), ("flash", 120, 1)]
 
 
+def test_a_title_between_scenes_is_not_frozen(reviewed: Callable[..., dict[str, Any]]) -> None:
+    title = np.zeros((64, 104, 3), np.uint8)
+    title[24:40, 20:84] = 255
+    frames = [*pan(50, (104, 64), 0.01), *[title] * 50, *pan(50, (104, 64), 0.01)]
+    answer = reviewed(write_film(Path("film.mp4"), frames, 25))
+    assert answer["warnings"] == []
+    assert [clip["start"] for clip in answer["clips"]] == [0, 50, 100]
+
+
 def test_clips_come_from_cuts_chapters_or_their_length(reviewed: Callable[..., dict[str, Any]]) -> None:
     frames = [*pan(60, (104, 64)), *(hue(each, 120) for each in pan(60, (104, 64), start=0.1))]
     film = write_film(Path("film.mp4"), frames, 25)

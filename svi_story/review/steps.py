@@ -29,6 +29,8 @@ from svi_story.review.thresholds import (
 )
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from svi_story.review.measures import Flags, Floats
 
 RATIOS = tuple(
@@ -116,8 +118,11 @@ def find_cuts(change: Floats, similarity: Floats) -> list[int]:
     return [int(each) for each in found if each > 0]
 
 
-def find_frozen(change: Floats, rate: float) -> list[tuple[int, int]]:
-    """First step and number of steps of every time in which a moving picture stands still."""
+def find_frozen(change: Floats, rate: float, cuts: Sequence[int]) -> list[tuple[int, int]]:
+    """First step and number of steps of every time in which a moving picture stands still.
+
+    A still picture that begins with a cut, such as a title, is not a frozen one.
+    """
     still = change < FROZEN_LEVELS
     still[:1] = False
     edges = np.flatnonzero(np.diff(np.pad(still, 1).astype(np.int8)))
@@ -126,7 +131,7 @@ def find_frozen(change: Floats, rate: float) -> list[tuple[int, int]]:
         before, after = change[max(start - 5, 1) : start], change[stop : stop + 5]
         enough = stop - start >= max(FROZEN_SECONDS * rate, 4)
         beside = min(len(before), len(after)) == 5 and min(np.median(before), np.median(after))
-        if enough and beside > FROZEN_AROUND:
+        if enough and beside > FROZEN_AROUND and start - 1 not in cuts:
             found.append((start, stop - start))
     return found
 

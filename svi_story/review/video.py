@@ -265,9 +265,10 @@ def _steps(read: _Frames, kept: Places, fps: Fraction, clips: Sequence[ClipRevie
     over_two = np.where(np.diff(kept, n=2, prepend=[-2, -1]) == 0, read.over_two[kept], np.inf)
     over_two[np.diff(kept, prepend=-1) > 1] = np.inf
     places, period = find_series(change)
+    frozen = find_frozen(change, float(fps), find_cuts(change, read.similarity[kept]))
     usual = {place: float(np.median(change[max(place - 5, 1) : place + 6])) for place in places}
     found = [
-        *(("frozen", start - 1, steps + 1, steps + 1.0) for start, steps in find_frozen(change, float(fps))),
+        *(("frozen", start - 1, steps + 1, steps + 1.0) for start, steps in frozen),
         *(("flash", each, 1, float(change[each]) / LEVELS) for each in find_flashes(change, over_two)),
         *(("duplicate", each, 1, float(change[each]) / max(usual[each], 1e-6)) for each in places),
     ]
