@@ -374,6 +374,7 @@ NOT_THE_WHOLE: dict[str, tuple[bytes, str]] = {
     "aiffs of two rates": (AIFF + aiff_bytes(BIG_ENDIAN, rate=b"\x40\x0e\xac\x44"), "different formats"),
     "a wav and an aiff": (WAV + AIFF, "several files of different formats"),
     "two wavs, the second cut off": ((WAV + WAV)[:-5000], "the last of the joined files ends at"),
+    "more pieces than anybody joins": (wav_bytes(bytes(4)) * 20_000, "consists of more than 16384"),
     "big-endian samples": (b"RIFX" + WAV[4:], "big-endian"),
 }
 

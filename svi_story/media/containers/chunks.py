@@ -18,6 +18,8 @@ if TYPE_CHECKING:
     from svi_story.media.audio_files import AudioSource
 
 _FILE = re.compile(rb"(?:RIFF|RIFX|RF64|BW64)....WAVE|FORM....AIF[FC]", re.DOTALL)
+_MARKS = ((re.compile(b"WAVE"), -8), (re.compile(b"FORM"), 0))
+"""A part of such a header that is found quickly, and where the header starts from there."""
 _FILE_HEADER, _CHUNK_HEADER = 12, 8
 _SOUND = (b"data", b"SSND")
 _FORMAT = (b"fmt ", b"COMM")
@@ -38,6 +40,8 @@ _FOLLOWING = (
 """Chunks that often follow the sound. They may be cut off."""
 _TAGS = (b"TAG", b"ID3", b"APETAGEX", b"LYRICSBEGIN")
 _NOT_KNOWN_YET = (0, 2**32 - 1)
+_MAX_JOINED = 2**14
+"""Chunks with sound in all joined files: half an hour with a header every tenth of a second."""
 _NEGLIGIBLE = 128
 """Bytes that are no sound worth hearing: a millisecond or so."""
 _NOT_ZERO = re.compile(rb"[^\0]")
@@ -101,7 +105,7 @@ class ChunkedFile:
                 continue
             if name in _NEEDED:
                 self._inspect_header(name, at + _CHUNK_HEADER, length)
-            else:
+            elif self.files == 0:  # nothing of the following files is shown to libav but their samples
                 self.view.patches.append((at, b"JUNK"))
             at += _CHUNK_HEADER + length + length % 2
         return source.refuse(f"is damaged: it has more than {MAX_PARTS} chunks")
@@ -133,13 +137,19 @@ class ChunkedFile:
         if self._sound and size < end < size + UNKNOWN_LENGTH:
             source.refuse_short(f"the last of the joined files ends at byte {end}")
         end = min(end, size)
-        next_file = next(source.find_all(_FILE, begin, end), None)
+        stop = end  # or where the header of another file is
+        for mark, offset in _MARKS:
+            places = (place + offset for place in source.find_all(mark, begin, stop))
+            headers = (at for at in places if at >= begin and is_chunked(source.read(at, _FILE_HEADER)))
+            stop = next(headers, stop)
         if not self._sound:
             self._length_at = at + 4
         if not self._wave:
             begin += 8 + source.number(begin, 4)
-        self._sound.append((begin, end if next_file is None else next_file))
-        return next_file or end + (end - begin) % 2
+        if len(self._sound) == _MAX_JOINED:
+            source.refuse(f"consists of more than {_MAX_JOINED} files or pieces")
+        self._sound.append((begin, stop))
+        return stop if stop < end else end + (end - begin) % 2
 
     def _is_chunk(self, at: int) -> bool:
         """Whether there is a chunk at a place, or the start of another file."""
