@@ -258,6 +258,12 @@ def in_two_clips(lines: str) -> Path:
         ("    frames:33\n", "5: a space is missing after the colon; write `frames: `"),
         ("    seed: １２\n", "it contains a fullwidth digit one (U+FF11)"),
         ("    seed: 12\u00a0\n", "it contains a no-break space (U+00A0)"),
+        ("  - prompt: *bold* cat\n", "5: text cannot start with * or &; put it in quotes"),
+        ("  - prompt: - a cat\n", "5: text cannot start with a dash and a space; put it in quotes"),
+        ("  - prompt: | a cat\n", "5: text after | or > starts on the next line; write it there"),
+        ("  - prompt: [Wide] A cat\n", "5: text that starts with [ needs quotes"),
+        ('  - prompt: "A cat" sits\n', "5: the text goes on after its closing quote; put all of it in"),
+        ("  - prompt: 'It's raining'\n", "5: the text goes on after its closing quote; put all of it"),
         (
             "cut: {crf: 18， fade_in: 1s}\n",
             "5: a comma is missing, or the list that opens here is not closed",
@@ -273,6 +279,7 @@ def test_what_looks_like_yaml_and_is_none_is_explained(lines: str, message: str)
 @pytest.mark.parametrize(
     ("lines", "doubt"),
     [
+        ("  - prompt: &cat sits\n", "&cat is an anchor, and not a part of the text; put it in quotes"),
         ("  - prompt: She wears #1 on her back\n", 'the text ends before "#1 on her back"'),
         ("  - prompt: She wears\n      number #1\n", 'the text ends before "#1"'),
         ("    caption: Song #3\n", 'the text ends before "#3"'),
