@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from svi_story.cut.timeline import (
     BlackFade,
-    FilmFrame,
+    BlendedFrame,
     FrameRef,
     Piece,
     RateConversion,
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable
 
 
-def film_frames(pieces: Iterable[Piece]) -> list[FilmFrame]:
+def film_frames(pieces: Iterable[Piece]) -> list[BlendedFrame]:
     """What every frame of the film shows, in order."""
     return [piece.frame(index) for piece in pieces for index in range(piece.frames)]
 
@@ -63,16 +63,16 @@ def films(draw: st.DrawFn) -> list[TimelineClip]:
     return clips
 
 
-def frame_by_frame(clips: list[TimelineClip]) -> list[FilmFrame]:
-    film: list[FilmFrame] = []
+def frame_by_frame(clips: list[TimelineClip]) -> list[BlendedFrame]:
+    film: list[BlendedFrame] = []
     for clip in clips:
         contribution = [
-            FilmFrame(FrameRef(span.key, k)) for span in clip.spans for k in range(span.start, span.stop)
+            BlendedFrame(FrameRef(span.key, k)) for span in clip.spans for k in range(span.start, span.stop)
         ]
         for i in range(clip.fade):
             outgoing = film[len(film) - clip.fade + i].over
             weight = Fraction(i + 1, clip.fade + 1)
-            contribution[i] = FilmFrame(contribution[i].over, outgoing, weight)
+            contribution[i] = BlendedFrame(contribution[i].over, outgoing, weight)
         film[len(film) - clip.fade :] = contribution
     return film
 

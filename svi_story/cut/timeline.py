@@ -71,7 +71,7 @@ class FrameRef(NamedTuple):
     frame: int
 
 
-class FilmFrame(NamedTuple):
+class BlendedFrame(NamedTuple):
     """What one frame of the film shows."""
 
     over: FrameRef
@@ -174,14 +174,14 @@ class Piece:
         """The entries it reads."""
         return frozenset(span.key for span in self.spans + self.under)
 
-    def frame(self, index: int) -> FilmFrame:
+    def frame(self, index: int) -> BlendedFrame:
         """What its 0-based frame `index` shows. Raises IndexError past either end."""
         place = self.conversion.source(index)
         over, level = _source(self.spans, place), prod(fade.level(place) for fade in self.black_fades)
         if not self.under:
-            return FilmFrame(over, level=Fraction(level))
+            return BlendedFrame(over, level=Fraction(level))
         weight = Fraction(place + 1, self.source_frames + 1)
-        return FilmFrame(over, _source(self.under, place), weight, Fraction(level))
+        return BlendedFrame(over, _source(self.under, place), weight, Fraction(level))
 
 
 def pieces_of(plan: FilmPlan) -> tuple[Piece, ...]:
