@@ -74,7 +74,7 @@ OWN_GROUP: dict[str, Any] = (
 def is_private(folder: Path) -> bool:
     """Whether a folder belongs to this user, and nobody else may enter it. OSError."""
     status = folder.lstat()
-    is_ours = not IS_POSIX or (status.st_uid == os.geteuid() and not status.st_mode & 0o077)
+    is_ours = not IS_POSIX or (status.st_uid == user_id() and not status.st_mode & 0o077)
     return stat.S_ISDIR(status.st_mode) and is_ours
 
 
@@ -82,7 +82,7 @@ def stop_main_thread(error: type[BaseException]) -> None:
     """Stop the main thread as SIGTERM does, where the program handles it. Called there, raise the error."""
     if threading.current_thread() is threading.main_thread():
         raise error
-    if IS_POSIX and callable(signal.getsignal(signal.SIGTERM)):
+    if hasattr(signal, "pthread_kill") and callable(signal.getsignal(signal.SIGTERM)):
         signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGTERM)
 
 

@@ -118,7 +118,7 @@ def _up_to_home(folder: Path) -> Iterator[Path]:
     home = Path(os.path.realpath(_expand("~")))
     for place in (folder, *folder.parents):
         yield place
-        if place == home or place.is_mount():
+        if place == home or os.path.ismount(place):  # Path.is_mount fails on Windows before Python 3.12
             return
 
 
