@@ -264,6 +264,15 @@ def test_a_variable_rate_is_no_fault(reviewed: Callable[..., dict[str, Any]]) ->
     assert len(answer["clips"]) == 3
 
 
+def test_time_stamps_may_jump(reviewed: Callable[..., dict[str, Any]]) -> None:
+    times = [40 * n + (2**40 if n >= 30 else 0) for n in range(60)]
+    film = write_film(Path("film.mkv"), pan(60, (104, 64)), 1000, codec="ffv1", times=times)
+    answer = reviewed(film)
+    assert (answer["frames"], answer["file"]["variable_rate"]) == (60, False)
+    assert float(Fraction(answer["fps"])) == pytest.approx(25, abs=0.01)
+    assert answer["warnings"] == []
+
+
 def test_a_truncated_film_is_reviewed_as_far_as_it_goes(svi_story: Run) -> None:
     film = write_film(Path("film.mkv"), pan(100, (104, 64)), 25)
     film.write_bytes(film.read_bytes()[: film.stat().st_size // 2])

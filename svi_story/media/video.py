@@ -49,6 +49,8 @@ SMALL_WIDTH, SMALL_HEIGHT = 208, 832
 MAX_PIXELS = 8192 * 4320
 MAX_FRAMES = 6 * 3600 * 60
 """Six hours at 60 frames a second."""
+LONGEST_GAP = 60.0
+"""Seconds from one frame to the next."""
 MAX_CHAPTERS = 1000
 MAX_DAMAGED = 1000
 """Packets that cannot be decoded; after more, reading ends."""
@@ -319,7 +321,7 @@ class _Pictures:
         self._small = self._full = (0, 0)
         self._damaged = self._count = 0
         self._first: float | None = None
-        self._last = -1.0
+        self._last, self._step = -1.0, 1 / float(self._rate)
         self._next_full = 0.0
 
     def send(self) -> None:
@@ -414,10 +416,16 @@ class _Pictures:
         time = None if frame.pts is None or not frame.time_base else float(frame.pts * frame.time_base)
         if self._first is None:
             self._first = time or 0.0
-        step = 1 / float(self._rate)
+        step = self._step
         seconds = self._last + step if time is None else time - self._first
-        if self._count and seconds <= self._last:  # time stamps that do not move on
+        if self._count and abs(seconds - self._last) > max(LONGEST_GAP, 10 * step):
+            # Time stamps begin anew, or jump: the film goes on
+            self._first += seconds - self._last - step
+            seconds = self._last + step
+        elif self._count and seconds <= self._last:
             seconds = self._last + min(step, 1e-3)
+        elif self._count:
+            self._step = seconds - self._last
         seconds = max(seconds, 0.0)
         full = b""
         if seconds >= self._next_full - 1e-6:
