@@ -359,7 +359,7 @@ def against_degradation(what: What, clip: str, is_first: bool, segment: Segment)
     else:
         texts += [
             f"From {clip} on: retake {clip} with another seed, and what continues from it is rendered again.",
-            "Or start a new chain there: `transition: cut` and a new `reference` leave the errors behind.",
+            "Or start a new chain there: “transition: cut” and a new “reference” leave the errors behind.",
         ]
     settings = [text for text in _against_drift(segment) if not text.startswith(("Later clips", "Harmless"))]
     if what == "colour":
