@@ -58,16 +58,16 @@ LARGEST = 32 * 2**20
 """Bytes of a log; after them only the end of the run is written."""
 LONGEST_LINE = 2**16
 KEPT_RUNS = 30
+NEWEST = 3
+"""Runs that `status` reads though they have ended: for how long things usually take."""
 KEPT_BYTES = 128 * 2**20
 """Of all runs of a cache together, when another one starts."""
 FREQUENT = (StepDone, FramesDone, Hashing, ModelLoading, DeviceMemory, TimeLeft)
 """Of each of these kinds one event a second is enough."""
 WAITING = 10_000
 """Events that wait for a slow disk; more are left out."""
-HEARTBEAT = 10.0
-"""Seconds after which a log's time of modification is renewed when there is no event."""
 LOST = 90.0
-"""Seconds without a heartbeat after which a run on another host counts as dead."""
+"""Seconds without a renewal after which a run on another host counts as dead."""
 CLOSE_SECONDS = 5.0
 """To wait at the end for a disk that does not answer."""
 HANG_FACTOR = 5
@@ -78,7 +78,7 @@ HANG_UNKNOWN = 1800.0
 """The same, in a phase that was never finished before: loading from a slow disk, compiling."""
 
 POLL = 1.0
-"""Seconds between two looks for a request."""
+"""Seconds between two looks for a request, and two renewals of a log's time of modification."""
 CONTROL = "control"
 """The folder for requests, which only the user who renders may enter."""
 STOP = "stop"
@@ -150,7 +150,7 @@ class RunLog:
             return
         opened = RunOpened(*_this_process(), Path.cwd(), self._command, __version__)
         newest: dict[type, float] = {}
-        renewed = time.monotonic()
+        looked = time.monotonic()
         for log in logs:
             log.write(self._line(time.time(), opened))
         while True:
@@ -159,11 +159,9 @@ class RunLog:
                 item = self._queue.get(timeout=POLL)
             except Empty:
                 item = ()
-            self._look_for_requests(logs)
-            if time.monotonic() - renewed > HEARTBEAT:
-                renewed = time.monotonic()
-                for log in logs:
-                    log.renew()
+            if time.monotonic() - looked >= POLL:
+                looked = time.monotonic()
+                self._beat(logs)
             if item is None:
                 break
             if not item:
@@ -179,8 +177,10 @@ class RunLog:
         for log in logs:
             log.close()
 
-    def _look_for_requests(self, logs: Sequence[_LogFile]) -> None:
-        """Notice a request to stop, and interrupt the main thread where it is to stop now."""
+    def _beat(self, logs: Sequence[_LogFile]) -> None:
+        """Show that the process lives; notice a request to stop, and interrupt the main thread at once."""
+        for log in logs:
+            log.renew()
         found = next((stop for log in logs if (stop := requested_stop(log.folder))), None)
         if found and self.stop not in (found, "now"):
             self.stop = found
@@ -403,24 +403,30 @@ class RunReader:
         return RunReport(self.run, state, progress, silent, longest or None)
 
     def _is_alive(self) -> bool:
-        """Whether its process is there, which on another host its heartbeat says."""
+        """Whether its process is there, which on another host the age of its log says."""
         opened = self.progress.opened
         if opened and (opened.host, opened.namespace) == (socket.gethostname(), _namespace()):
             start = _start_of(opened.process)
             return start is not None and abs(start - opened.started) <= 2  # clocks are set
-        try:
-            return time.time() - self._path.stat().st_mtime < LOST
-        except OSError:
-            return False
+        return _is_fresh(self._path)
 
 
 def read_runs(cache: Path) -> list[RunReport]:
-    """The runs of a cache that are logged, the newest first."""
-    readers = [RunReader(path) for path in log_files(Layout(cache.absolute()))[:KEPT_RUNS]]
+    """The newest runs of a cache, and all that may be running, the newest first."""
+    paths = log_files(Layout(cache.absolute()))[:KEPT_RUNS]
+    readers = [RunReader(path) for number, path in enumerate(paths) if number < NEWEST or _is_fresh(path)]
     for reader in readers:
         reader.update()
     usual = usual_pauses(readers)
     return [reader.report(usual) for reader in readers if reader.progress.opened]
+
+
+def _is_fresh(path: Path) -> bool:
+    """Whether a log was written, or renewed, a short time ago."""
+    try:
+        return time.time() - path.stat().st_mtime < LOST
+    except OSError:
+        return False
 
 
 def usual_pauses(readers: Iterable[RunReader]) -> dict[str, float]:
