@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
+import svi_formats
 import svi_support as support
 import torch
 
@@ -117,6 +118,47 @@ def test_listing_needs_no_torch(models: Path) -> None:
     command = [sys.executable, "-c", program, "models", "list", "--json"]
     done = subprocess.run(command, capture_output=True, text=True, check=True)
     assert json.loads(done.stdout)["variants"] == {"2.0": True, "2.0-pro": True}
+
+
+def test_a_comfyui_folder_with_several_precisions_of_everything(svi_story: Run, tmp_path: Path) -> None:
+    """The most precise file of each role is used; what cannot be used is named with the reason."""
+    comfy = tmp_path / "ComfyUI/models"
+    unet = comfy / "diffusion_models"
+    unet.mkdir(parents=True)
+    for expert in ("high", "low"):
+        plain = svi_formats.expert(expert)
+        svi_formats.FORMATS["ComfyUI fp8_scaled"](unet / f"wan2.2_i2v_{expert}_noise_14B_fp8_scaled", plain)
+        svi_formats.FORMATS["Q8_0"](unet / f"Wan2.2-I2V-A14B-{expert.title()}Noise-Q8_0", plain)
+    fp8 = unet / "wan2.2_i2v_high_noise_14B_fp8_scaled.safetensors"
+    support.change_file(fp8, lambda t: {key: each for key, each in t.items() if "0.ffn.0.scale" not in key})
+    t2v = unet / "wan2.2_t2v_high_noise_14B_fp16.safetensors"
+    svi_formats.rounded(torch.float16)(t2v.with_suffix(""), svi_formats.expert("high"))
+    name = "patch_embedding.weight"
+    support.change_file(t2v, lambda t: t | {name: t[name][:, :16]})
+    for folder in ("vae", "text_encoders"):
+        (comfy / folder).mkdir()
+    shutil.copy(ROOT / support.VAE_FILE, comfy / "vae/wan_2.1_vae.safetensors")
+    svi_formats.fp8("scale_weight", marker=0)(
+        comfy / "text_encoders/umt5_xxl_fp8", svi_formats.text_encoder()
+    )
+    found = json.loads(svi_story("models", "list", "--models", comfy.parent, "--json").out)
+    files = {Path(each["files"][0]).name: each for each in found["files"]}
+    assert files["Wan2.2-I2V-A14B-HighNoise-Q8_0.gguf"]["used_as"] == ["high"]
+    assert files["Wan2.2-I2V-A14B-LowNoise-Q8_0.gguf"]["precision"] == "Q8_0"
+    low = files["wan2.2_i2v_low_noise_14B_fp8_scaled.safetensors"]
+    assert (low["format"], low["precision"]) == ("fp8, scales per tensor", "F8_E4M3")
+    assert (low["usable"], low["used_as"]) == (True, [])
+    assert not files[fp8.name]["usable"]
+    assert "blocks.0.ffn.0.weight is fp8 without a scale" in files[fp8.name]["problems"][0]
+    assert "takes 16 channels" in files[t2v.name]["problems"][0]
+    assert files["umt5_xxl_fp8.safetensors"]["used_as"] == ["text_encoder"]
+    ended = svi_story("models", "list", "--models", comfy.parent)
+    assert "low-noise expert: " in ended.err
+    assert "Q8_0) is used, the most precise of 2" in ended.err
+    assert "SVI 2.0: not found: the tokenizer, the SVI 2.0 LoRA of the high-noise expert" in ended.err
+    told = problems(svi_story, "--models", comfy.parent, "--models", ROOT, code=0)
+    assert "note: " in told
+    assert "takes 16 channels" in told
 
 
 # --- check
