@@ -120,6 +120,21 @@ def test_listing_needs_no_torch(models: Path) -> None:
     assert json.loads(done.stdout)["variants"] == {"2.0": True, "2.0-pro": True}
 
 
+def test_settings_choose_the_folders_and_the_file_of_a_role(svi_story: Run) -> None:
+    ROOT.rename("elsewhere")
+    shutil.copytree(Path("elsewhere") / LOW, "mine/some_model")
+    settings = 'models = ["elsewhere", "mine"]\n[weights]\nhigh = "mine/some_model"\n'
+    Path("svi-story.toml").write_text(settings, "utf-8")
+    found = json.loads(svi_story("models", "list", "--json").out)
+    assert [Path(folder).name for folder in found["models"]] == ["elsewhere", "mine"]
+    (high,) = (each for each in found["files"] if each["used_as"] == ["high"])
+    assert {Path(file).parent.name for file in high["files"]} == {"some_model"}
+    Path("svi-story.toml").write_text(settings.replace("high =", "hihg ="), "utf-8")
+    ended = svi_story("models", "list")
+    assert ended.code == 2
+    assert "weights: hihg is not a role; roles are high, low, vae" in ended.err
+
+
 def test_a_comfyui_folder_with_several_precisions_of_everything(svi_story: Run, tmp_path: Path) -> None:
     """The most precise file of each role is used; what cannot be used is named with the reason."""
     comfy = tmp_path / "ComfyUI/models"

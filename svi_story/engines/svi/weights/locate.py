@@ -223,7 +223,8 @@ def find_weights(where: ModelFolders, digest: Digest | None = None) -> Weights:
             problems.append(Problem(f"weights: {name} is not a role; roles are {', '.join(ROLES)}"))
             continue
         try:
-            used[name] = _chosen(name, file, digest)
+            candidate = _chosen(name, file, digest)
+            used[name] = found.setdefault(os.path.realpath(candidate.files[0]), candidate)
         except InputError as error:
             problems += error.problems
     if problems:
