@@ -42,7 +42,7 @@ def _escaped(found: re.Match[str]) -> str:
 
 @dataclass(frozen=True)
 class Problem:
-    """One thing to fix, as `board.yaml:14: clips[3].frames: 80 is not 4k+1; use 81 (or 77)`."""
+    """One thing to fix, as `board.yaml:14: clips[3].frames (clip "roof"): 80 is not 4k+1; use 81 (or 77)`."""
 
     what: str
     """What is wrong, the actual value, and the remedy."""
@@ -52,11 +52,14 @@ class Problem:
     """1-based line in the file; 0 when there is none."""
     path: str = ""
     """The place inside the file, as `clips[3].frames`."""
+    clip: str = ""
+    """The id of the clip at that place; empty where there is none."""
 
     def __str__(self) -> str:
         """One line, whatever characters file names and values contain."""
         place = f"{self.file}:{self.line}" if self.file and self.line else self.file
-        return on_one_line(": ".join(part for part in (place, self.path, self.what) if part))
+        path = f'{self.path} (clip "{self.clip}")' if self.clip else self.path
+        return on_one_line(": ".join(part for part in (place, path, self.what) if part))
 
 
 class StoryError(Exception):

@@ -437,7 +437,13 @@ class FilmDone(Event):
 
     def __str__(self) -> str:
         state = "done" if self.made else "up to date"
-        return f"{self.film}: {state}: {self.frames} frames, {self.seconds:.2f} s"
+        return f"{self.board}: {state}: {self.frames} frames, {self.seconds:.2f} s"
+
+
+def _problems(message: str) -> list[str]:
+    """The lines of a message, each of which is a problem; of a traceback only the last."""
+    lines = message.strip().splitlines()
+    return lines[-1:] if message.startswith("Traceback") else lines
 
 
 @dataclass(frozen=True)
@@ -448,7 +454,7 @@ class BoardDelayed(Event):
     message: str
 
     def __str__(self) -> str:
-        return f"{self.board}: failed for now: {self.message.strip().splitlines()[-1]}"
+        return "\n".join(f"{self.board}: failed for now: {problem}" for problem in _problems(self.message))
 
 
 @dataclass(frozen=True)
@@ -494,7 +500,7 @@ class BoardFailed(Event):
     message: str
 
     def __str__(self) -> str:
-        return f"{self.board}: failed: {self.message.strip().splitlines()[-1]}"
+        return "\n".join(f"{self.board}: failed: {problem}" for problem in _problems(self.message))
 
 
 Reporter = Callable[[Event], None]

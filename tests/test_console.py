@@ -141,7 +141,11 @@ def test_films_and_failures_stay_and_the_review_has_a_bar() -> None:
     display = Display(lambda line, **_: kept.append(line))
     display(FilmDone(A, Path("a.mp4"), 10, 1.0, made=True))
     display(BoardDelayed(B, "the disk\nis full"))
-    assert kept == ["a.mp4: done: 10 frames, 1.00 s", "b.yaml: failed for now: is full"]
+    assert kept == [
+        "a.yaml: done: 10 frames, 1.00 s",
+        "b.yaml: failed for now: the disk",
+        "b.yaml: failed for now: is full",
+    ]
     display(ClipReviewed(A, "roof", 2, 8))
     assert display.lines(0.0, 60)[0].endswith("2/8 clips")
 
@@ -151,7 +155,7 @@ def test_a_pipe_gets_a_line_for_each_board_and_segment(svi_story: Run, write_boa
     assert len(err) == 5
     assert "3 of 3 segments to render" in err[0]
     assert re.search(r"clip-02/0: done in [\d.]+ s \(2 of 3 segments, about \d:\d\d left\)", err[2])
-    assert "board.mp4: done" in err[4]
+    assert "board.yaml: done" in err[4]
     quiet = svi_story("render", write_board("other.yaml"), "--engine", "animatic", "--quiet")
     assert quiet.err == ""
 
@@ -189,4 +193,4 @@ def test_a_terminal_shows_it(write_board: Write, width: int) -> None:
     assert re.search(r"board\.yaml  [━╌]{8,40}  \d/3 segments", text)
     assert re.search(r"(decoding|preparing|encoding|joining)", text)
     assert max(len(line.rstrip("\r")) for line in re.split(r"[\r\n]+", text) if "segments" in line) <= width
-    assert "board.mp4: done" in text
+    assert "board.yaml: done" in text

@@ -87,7 +87,10 @@ def test_replacing_never_fails_and_reports_every_unknown_name(text: str, let: di
 def test_a_text_that_variables_make_too_long_is_refused(write_board: Write) -> None:
     board = write_board(let={"x": "y" * 6000}, clips=[clip(prompt="{x} " * 2500)])
     (problem,) = problems(board)
-    assert f"clips[0].prompt: has more than {LONGEST_TEXT} characters with its variables" in problem
+    assert (
+        f'clips[0].prompt (clip "clip-01"): has more than {LONGEST_TEXT} characters with its variables'
+        in problem
+    )
 
 
 def test_a_clip_has_its_own_steps_and_negative_prompt(write_board: Write) -> None:
@@ -176,9 +179,15 @@ def test_times_for_all_of_a_clip_change_nothing(write_board: Write, svi_story: R
 @pytest.mark.parametrize(
     ("times", "what"),
     [
-        ({"from": "9s"}, "clips[0].caption.from: the clip has 0.60 s; use an earlier time"),
-        ({"to": "9s"}, "clips[0].caption.to: the clip has 0.60 s; use an earlier time, or none"),
-        ({"from": "0.30s", "to": "0.31s"}, "clips[0].caption: is shown for less than a frame"),
+        ({"from": "9s"}, 'clips[0].caption.from (clip "clip-01"): the clip has 0.60 s; use an earlier time'),
+        (
+            {"to": "9s"},
+            'clips[0].caption.to (clip "clip-01"): the clip has 0.60 s; use an earlier time, or none',
+        ),
+        (
+            {"from": "0.30s", "to": "0.31s"},
+            'clips[0].caption (clip "clip-01"): is shown for less than a frame',
+        ),
     ],
 )
 def test_times_outside_the_clip_are_refused(write_board: Write, times: dict[str, str], what: str) -> None:

@@ -468,8 +468,8 @@ def test_bad_sounds_are_told_with_their_place(
     ended = svi_story("validate", write_board(clips=[clip], cut={"audio": "board.yaml"}))
     assert ended.code == 2
     for said in (
-        r"board.yaml:\d+: clips\[0\].voice: the sound \S*half.wav is cut off",
-        r"board.yaml:\d+: clips\[0\].sounds\[0\]: the sound \S*hum.wav holds no sound",
+        r"board.yaml:\d+: clips\[0\].voice \(clip \"clip-01\"\): the sound \S*half.wav is cut off",
+        r"board.yaml:\d+: clips\[0\].sounds\[0\] \(clip \"clip-01\"\): the sound \S*hum.wav holds no sound",
         r"board.yaml:\d+: cut.audio: the sound \S*board.yaml is damaged, or none of WAV",
     ):
         assert re.search(said, " ".join(ended.err.split())), said

@@ -122,33 +122,45 @@ PRO = {"variant": "2.0-pro", "motion_latents": 2, "max_frames": 33}
     ("changes", "message"),
     [
         ({"engine": PRO | {"max_frames": 9}}, "engine.max_frames: 9 is too few"),
-        ({"engine": PRO, "clips": [clip(), clip(frames=9)]}, "clips[1].frames: 9 is too few"),
+        (
+            {"engine": PRO, "clips": [clip(), clip(frames=9)]},
+            'clips[1].frames (clip "clip-02"): 9 is too few',
+        ),
         (
             {"engine": PRO, "clips": [clip(frames=5), clip()]},
-            "clips[0]: its last pass has 5 frames, too few",
+            'clips[0] (clip "clip-01"): its last pass has 5 frames, too few',
         ),
-        ({"clips": [clip(seed=1), clip(seed=1)]}, "clips[1].seed: seed 1 is used by clip clip-01"),
-        ({"clips": [clip(duration="2s"), clip(seed=1)]}, "clips[1].seed: seed 1 is used by clip clip-01"),
-        ({"seed": 2**63 - 1}, "clips[1].seed: the clip's seeds reach"),
-        ({"clips": [clip(), clip(transition={"fade": 1})]}, "clips[1].transition: a fade of 15 frames"),
+        (
+            {"clips": [clip(seed=1), clip(seed=1)]},
+            'clips[1].seed (clip "clip-02"): seed 1 is used by clip clip-01',
+        ),
+        (
+            {"clips": [clip(duration="2s"), clip(seed=1)]},
+            'clips[1].seed (clip "clip-02"): seed 1 is used by clip clip-01',
+        ),
+        ({"seed": 2**63 - 1}, 'clips[1].seed (clip "clip-02"): the clip\'s seeds reach'),
+        (
+            {"clips": [clip(), clip(transition={"fade": 1})]},
+            'clips[1].transition (clip "clip-02"): a fade of 15 frames',
+        ),
         ({"clips": [clip(), clip(transition={"fade": 0.01})]}, "shorter than half a frame"),
         (
             {"clips": [clip(), clip(transition={"dip": 0.09})]},
-            "clips[1].transition.dip: shorter than two frames; use a longer dip, or `transition: cut`",
+            'clips[1].transition.dip (clip "clip-02"): shorter than two frames; use a longer dip',
         ),
         (
             {"clips": [clip(frames=5), clip(transition={"dip": 1})]},
-            "clips[1].transition: half of a dip of 15 frames is longer than clip clip-01 (5)",
+            'clips[1].transition (clip "clip-02"): half of a dip of 15 frames is longer than',
         ),
         (
             {"clips": [clip(), clip(transition={"dip": 2})]},
-            "clips[1].transition: half of a dip of 30 frames is longer than clip clip-02 (13)",
+            'clips[1].transition (clip "clip-02"): half of a dip of 30 frames is longer than',
         ),
         ({"cut": {"fade_in": 3}}, "cut.fade_in: 45 frames are more than the film has (37)"),
         ({"cut": {"fade_out": "1h"}}, "cut.fade_out: 54000 frames are more than the film has (37)"),
         (
             {"clips": [clip(), clip(transition={"fade": 0.6}), clip(transition={"fade": 0.6})]},
-            "clips[1].transition: the fade into clip clip-02 (9 frames) and the one out of it (9) overlap",
+            'clips[1].transition (clip "clip-02"): the fade into clip clip-02 (9 frames) and the one',
         ),
     ],
 )
@@ -184,7 +196,10 @@ def test_a_board_has_a_limit_of_segments(write_board: Write) -> None:
     clips = [clip(duration="1h") for _ in range(1000)]
     told = problems(write_board(fps=240, engine={"max_frames": 5}, allow_repeated_seeds=True, clips=clips))
     assert len(told) == 1
-    assert "clips[0]: up to here the film has 216000 segments, more than 20000; split the board" in told[0]
+    assert (
+        'clips[0] (clip "clip-01"): up to here the film has 216000 segments, more than 20000; split the board'
+        in told[0]
+    )
 
 
 def recording(folder: Path, name: str = "voice.wav", samples: int = 8000) -> str:
@@ -277,7 +292,11 @@ def test_what_is_no_recording_is_told_at_its_place(write_board: Write, picture: 
     picture.with_name("text.mp3").write_text("la la la " * 400)
     clips = [clip(voice=picture.name), clip(sounds=["empty.wav", {"path": "text.mp3"}])]
     told = problems(write_board(clips=clips, cut={"audio": {"path": picture.name}}))
-    places = ["clips[0].voice", "clips[1].sounds[0]", "clips[1].sounds[1]", "cut.audio"]
+    places = [
+        'clips[0].voice (clip "clip-01")',
+        *(f'clips[1].sounds[{number}] (clip "clip-02")' for number in (0, 1)),
+        "cut.audio",
+    ]
     assert sorted(line.split(": ")[1] for line in told) == places
     for line in told:
         assert "sound" in line.split(": ", 2)[2], line

@@ -59,7 +59,10 @@ def test_a_board_knows_its_file_lines_ids_and_digest() -> None:
 
 def test_a_place_that_is_not_written_has_the_line_of_what_holds_it() -> None:
     read = load(board(HEAD + CLIPS))
-    assert str(read.problem(("clips", 0, "frames"), "is odd")) == "board.yaml:4: clips[0].frames: is odd"
+    assert (
+        str(read.problem(("clips", 0, "frames"), "is odd"))
+        == 'board.yaml:4: clips[0].frames (clip "clip-01"): is odd'
+    )
     assert str(read.problem(("clips", 3, "frames"), "is odd")) == "board.yaml:3: clips[3].frames: is odd"
     assert str(read.problem(("engine", "steps"), "is odd")) == "board.yaml:1: engine.steps: is odd"
     assert str(read.problem((), "is odd")) == "board.yaml:1: is odd"
@@ -68,7 +71,9 @@ def test_a_place_that_is_not_written_has_the_line_of_what_holds_it() -> None:
 @pytest.mark.parametrize("ending", ["\n", "\r\n", "\r"])
 def test_lines_are_counted_whatever_ends_them(ending: str) -> None:
     text = "# Rain\n" + HEAD + "clips:\n  - prompt: |\n      A cat\n      sits.\n    frames: 80\n"
-    assert refusal(board(text.replace("\n", ending))).startswith("board.yaml:8: clips[0].frames: ")
+    assert refusal(board(text.replace("\n", ending))).startswith(
+        'board.yaml:8: clips[0].frames (clip "clip-01"): '
+    )
 
 
 def test_messages_spell_the_path_as_the_user_did() -> None:
@@ -185,7 +190,7 @@ def test_many_problems_are_counted_not_listed() -> None:
     text = HEAD + "clips:\n" + "  - {prompt: A, frames: 80}\n" * 2000
     lines = refusal(board(text)).splitlines()
     assert len(lines) == 501
-    assert lines[-1] == "board.yaml:504: clips[500].frames: and 1500 more like these"
+    assert lines[-1] == 'board.yaml:504: clips[500].frames (clip "clip-501"): and 1500 more like these'
 
 
 def test_problems_come_in_the_order_of_their_lines() -> None:
@@ -197,8 +202,8 @@ def test_problems_come_in_the_order_of_their_lines() -> None:
 def test_one_wrong_alias_is_wrong_wherever_it_stands() -> None:
     text = HEAD + "clips:\n  - &clip\n    prompt: A\n    frames: 80\n  - *clip\n"
     assert refusal(board(text)).splitlines() == [
-        "board.yaml:6: clips[0].frames: 80 is not 4k+1; use 81 (or 77)",
-        "board.yaml:7: clips[1].frames: 80 is not 4k+1; use 81 (or 77)",
+        'board.yaml:6: clips[0].frames (clip "clip-01"): 80 is not 4k+1; use 81 (or 77)',
+        'board.yaml:7: clips[1].frames (clip "clip-02"): 80 is not 4k+1; use 81 (or 77)',
     ]
 
 
@@ -227,14 +232,17 @@ def in_two_clips(lines: str) -> Path:
         ("  - {prompt: A cat #1, frames: 81}\n", '5: the text ends before "#1, frames: 81}", because'),
         (
             "  - prompt: #1 cat\n",
-            '5: clips[1].prompt: nothing is written here, because everything after " #"',
+            '5: clips[1].prompt (clip "clip-02"): nothing is written here, because everything after " #"',
         ),
         ("    voice: a #1.wav\n", 'the text ends before "#1.wav", because " #" starts a comment'),
         (
             '    voice: "images\\ref.wav"\n',
-            "5: clips[0].voice.path: in double quotes \\r is an escape, not a",
+            '5: clips[0].voice.path (clip "clip-01"): in double quotes \\r is an escape, not a',
         ),
-        ('    voice: {path: "v\\new.wav"}\n', "clips[0].voice.path: in double quotes \\n is an escape"),
+        (
+            '    voice: {path: "v\\new.wav"}\n',
+            'clips[0].voice.path (clip "clip-01"): in double quotes \\n is an escape',
+        ),
         ('    voice: "v\\_a.wav"\n', 'write "v/_a.wav", with forward slashes'),
         ('    voice: "v\\x.wav"\n', "5: an escape in double quotes needs 2 hex digits; write / in a path"),
         ('    voice: "v\\"\n', '\\" is a quote within the text: write / in a path'),

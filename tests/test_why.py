@@ -62,22 +62,22 @@ def test_nothing_changed() -> None:
 
 def test_one_change_and_its_followers() -> None:
     assert what_changed(chain(), chain(c={"prompt": "new"})) == (
-        "clip 3 (c): prompt changed; clips 4-6 follow it",
+        "clip 3 (c): prompt changed from c to new; clips 4-6 follow it",
     )
 
 
 def test_two_changes_share_no_followers() -> None:
     assert what_changed(chain(), chain(a={"seed": 1}, e={"prompt": "x", "frames": 5})) == (
-        "clip 1 (a): seed changed; clips 2-4 follow it",
-        "clip 5 (e): prompt changed, length changed; clip 6 follows it",
+        "clip 1 (a): seed changed from 0 to 1; clips 2-4 follow it",
+        "clip 5 (e): prompt changed from e to x, length changed; clip 6 follows it",
     )
 
 
 def test_equal_reasons_are_told_once() -> None:
     changed: dict[str, Any] = {name: {"prompt": name.upper()} for name in "abd"}
     assert what_changed(chain(), chain(**changed)) == (
-        "clips 1-2: prompt changed; clip 3 follows them",
-        "clip 4 (d): prompt changed; clips 5-6 follow it",
+        "clips 1-2: prompt changed (clip 1: from a to A); clip 3 follows them",
+        "clip 4 (d): prompt changed from d to D; clips 5-6 follow it",
     )
 
 
@@ -139,19 +139,21 @@ def test_clips_with_the_same_prompt() -> None:
 
 def test_one_removed_and_another_edited() -> None:
     assert what_changed(numbered("pqrst"), numbered("qrST"))[-1] == (
-        "clips 3-4 (were clip-04 to clip-05): id changed, prompt changed"
+        "clips 3-4 (were clip-04 to clip-05): id changed, prompt changed (clip 3: from s to S)"
     )
 
 
 def test_every_prompt_edited() -> None:
-    assert what_changed(numbered("pqr"), numbered("PQR")) == ("clips 1-3: prompt changed",)
+    assert what_changed(numbered("pqr"), numbered("PQR")) == (
+        "clips 1-3: prompt changed (clip 1: from p to P)",
+    )
 
 
 def test_a_written_id_pairs_whatever_its_prompt() -> None:
     new = film(("clip-01", {"prompt": "p"}), ("clip-03", {"prompt": "other"}))
     assert what_changed(numbered("pqr"), new) == (
         "clip 2 (clip-02): removed",
-        "clip 2 (clip-03): prompt changed",
+        "clip 2 (clip-03): prompt changed from r to other",
     )
 
 
@@ -178,16 +180,18 @@ def test_another_order() -> None:
 def test_what_goes_along_with_a_change_is_not_told() -> None:
     was = {"width": 64, "height": 64, "anchor": "x", "overlap": 1, "first_frame": -1}
     bigger = {**was, "width": 128, "height": 96, "anchor": "y"}
-    assert what_changed(numbered("pq", **was), numbered("pq", **bigger)) == ("clips 1-2: resolution changed",)
+    assert what_changed(numbered("pq", **was), numbered("pq", **bigger)) == (
+        "clips 1-2: resolution changed from 64x64 to 128x96",
+    )
     assert what_changed(numbered("p", **was), numbered("p", **{**was, "anchor": "y"})) == (
         "clip 1 (clip-01): reference image changed",
     )
     longer = {**was, "overlap": 5, "first_frame": -5}
     assert what_changed(numbered("p", **was), numbered("p", **longer)) == (
-        "clip 1 (clip-01): overlap changed",
+        "clip 1 (clip-01): overlap changed from 1 to 5",
     )
     assert what_changed(numbered("p", **was), numbered("P", **longer)) == (
-        "clip 1 (clip-01): prompt changed",
+        "clip 1 (clip-01): prompt changed from p to P",
     )
     assert what_changed(chain("abc"), chain("abc", b={"cut": True})) == (
         "clip 2 (b): starts a chain now; clip 3 follows it",
@@ -197,13 +201,16 @@ def test_what_goes_along_with_a_change_is_not_told() -> None:
 @pytest.mark.parametrize(
     ("about", "told"),
     [
-        ({"title": "Rain"}, "title changed"),
+        ({"title": "Rain"}, "title changed from Fog to Rain"),
         ({"cut": {**CUT, "crf": 30}}, "crf changed from 18 to 30"),
         ({"cut": {**CUT, "fps": "24"}}, "fps changed from 16 to 24"),
         ({"cut": {**CUT, "codec": "av1", "crf": 30}}, "codec changed from h264 to av1"),
         ({"cut": {**CUT, "captions": "both"}}, "captions changed from burn to both"),
         ({"cut": {**CUT, "fade_in": 8}}, "fade from black added"),
-        ({"cut": {**CUT, "title_card": {"text": "Rain", "frames": 20}}}, "title card changed"),
+        (
+            {"cut": {**CUT, "title_card": {"text": "Rain", "frames": 20}}},
+            "title card changed from Fog to Rain",
+        ),
         ({"cut": {**CUT, "title_card": None}}, "title card removed"),
         ({"cut": {**CUT, "end_card": {"text": "End", "frames": 20}}}, "end card added"),
         ({"cut": {**CUT, "music": {"path": "a.wav", "sha256": "2", "volume": 1.0}}}, "music changed"),
@@ -239,7 +246,7 @@ VOICE = {"path": "one.wav", "sha256": "1"}
 @pytest.mark.parametrize(
     ("was", "now", "told"),
     [
-        ({"caption": "Rain"}, {"caption": "Fog"}, "caption of clip 2 (b) changed"),
+        ({"caption": "Rain"}, {"caption": "Fog"}, "caption of clip 2 (b) changed from Rain to Fog"),
         ({"caption": ""}, {"caption": "Fog"}, "caption of clip 2 (b) added"),
         ({"caption": "Rain"}, {"caption": ""}, "caption of clip 2 (b) removed"),
         ({"voices": [VOICE]}, {"voices": [{**VOICE, "sha256": "2"}]}, "voice of clip 2 (b) changed"),
@@ -267,7 +274,10 @@ def test_what_is_not_known_of_the_old_film_is_not_told() -> None:
 
 def test_frames_and_settings_at_once() -> None:
     new = replace(chain(f={"seed": 1}), title="Rain", digest="e")
-    assert what_changed(chain(), new) == ("clip 6 (f): seed changed", "title changed")
+    assert what_changed(chain(), new) == (
+        "clip 6 (f): seed changed from 0 to 1",
+        "title changed from Fog to Rain",
+    )
 
 
 @given(st.text("abc", max_size=8), st.text("abc", max_size=8))

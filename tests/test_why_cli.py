@@ -46,7 +46,7 @@ def why(write_board: Write, svi_story: Run) -> Callable[[dict[str, Any], dict[st
 @pytest.mark.parametrize(
     ("now", "told"),
     [
-        ({"title": "Rain"}, "title changed"),
+        ({"title": "Rain"}, "title changed from board to Rain"),
         ({"cut": {"crf": 30}}, "crf changed from 18 to 30"),
         ({"cut": {"title_card": "Rain"}}, "title card added"),
         ({"cut": {"fade_out": "0.5s"}}, "fade to black added"),
@@ -92,8 +92,8 @@ def test_a_clip_removed_and_a_clip_inserted(why: Callable[..., list[str]]) -> No
 
 
 def test_resolution_style_and_transition(why: Callable[..., list[str]]) -> None:
-    assert why({}, {"resolution": "96x64"}) == ["clips 1-3: resolution changed"]
-    assert why({}, {"style": "35mm"}) == ["clips 1-3: prompt changed"]
+    assert why({}, {"resolution": "96x64"}) == ["clips 1-3: resolution changed from 64x64 to 96x64"]
+    assert why({}, {"style": "35mm"}) == ['clips 1-3: prompt changed: "35mm" added']
     cut = {"clips": clips("a", "b", transition="cut")}
     assert why({"clips": clips("a", "b")}, cut) == ["clip 2 (clip-02): starts a chain now"]
     assert why(cut, {"clips": clips("a", "b")}) == ["clip 2 (clip-02): continues the clip before now"]
@@ -126,7 +126,7 @@ def test_a_record_with_odd_values(
 
 def test_a_caption(why: Callable[..., list[str]]) -> None:
     boards = [{"clips": clips("fog", "rain", caption=each)} for each in ("Rain", "It rains")]
-    assert why(*boards) == [f"caption of clip 2 (clip-02) changed{NEUTRAL}"]
+    assert why(*boards) == [f'caption of clip 2 (clip-02) changed: "Rain" became "It rains"{NEUTRAL}']
 
 
 def test_a_sound(why: Callable[..., list[str]], tmp_path: Path) -> None:
@@ -137,7 +137,7 @@ def test_a_sound(why: Callable[..., list[str]], tmp_path: Path) -> None:
         {"cut": {"audio": each}, "clips": clips("fog", "rain", voice="one.wav")}
         for each in ("one.wav", {"path": "two.wav", "volume": 0.5})
     ]
-    assert why(*boards) == [f"music changed{NEUTRAL}"]
+    assert why(*boards) == [f"music changed from one.wav to two.wav{NEUTRAL}"]
     spoken = {"clips": clips("fog", "rain", voice="one.wav")}
     assert why(spoken, {"clips": clips("fog", "rain")}) == [f"voice of clip 2 (clip-02) removed{NEUTRAL}"]
 

@@ -86,8 +86,12 @@ class Lines:
 
 
 def lines_of(event: Event) -> tuple[str, ...]:
-    """An event for people: one line, but for a board that is refused, which may have many faults."""
-    return event.problems if isinstance(event, BoardRefused) else (str(event),)
+    """An event for people: one line, but for boards with several problems."""
+    if isinstance(event, BoardRefused):
+        return event.problems
+    if isinstance(event, BoardFailed | BoardDelayed):
+        return tuple(str(event).splitlines())
+    return (str(event),)
 
 
 def to_json(event: Event) -> None:

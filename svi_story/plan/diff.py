@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass, field
 from difflib import SequenceMatcher
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any
+
+from svi_story.fields import format_value
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
@@ -102,8 +105,8 @@ class Change:
     old_id: str
     shift: int
     """How many places it moved up since the old film."""
-    reasons: tuple[str, ...]
-    """Empty where it only follows the change before."""
+    reasons: Mapping[str, str]
+    """Each with the old and the new value, or nothing; empty where it only follows the change before."""
 
 
 def describe_film(plan: FilmPlan) -> FilmDescription:
@@ -194,7 +197,7 @@ def _clip_changes(old: Clips, new: Clips, matches: Matches) -> list[Change]:
     """Every clip with other keys than before, in film order."""
 
     def removed(place: int) -> Change:
-        return Change(place + 1, old[place].id, old[place].id, 0, ("removed",))
+        return Change(place + 1, old[place].id, old[place].id, 0, {"removed": ""})
 
     changes: list[Change] = []
     kept = set(matches.values())
@@ -202,7 +205,7 @@ def _clip_changes(old: Clips, new: Clips, matches: Matches) -> list[Change]:
     for now, clip in enumerate(new):
         was = matches.get(now)
         if was is None:
-            changes.append(Change(now + 1, clip.id, clip.id, 0, ("new",)))
+            changes.append(Change(now + 1, clip.id, clip.id, 0, {"new": ""}))
             continue
         while gone and gone[0] < was:
             changes.append(removed(gone.pop(0)))
@@ -211,35 +214,87 @@ def _clip_changes(old: Clips, new: Clips, matches: Matches) -> list[Change]:
             before = matches.get(now - 1)
             reordered = before is not None and before != was - 1 and was - 1 in kept
             if not reasons and (reordered or not changes):
-                reasons = ("order changed",)
+                reasons = {"order changed": ""}
             changes.append(Change(now + 1, clip.id, old[was].id, was - now, reasons))
     return [*changes, *map(removed, gone)]
 
 
-def _reasons(old: ClipDescription, new: ClipDescription) -> tuple[str, ...]:
-    """A phrase for each key input that differs, except for the parent's key."""
+def _reasons(old: ClipDescription, new: ClipDescription) -> dict[str, str]:
+    """A phrase for each key input that differs, except for the parent's key, and how it differs."""
 
     def engine(clip: ClipDescription) -> object:
         return clip.segments[0].inputs.get("engine") if clip.segments else None
 
     if engine(old) != engine(new):
-        return (f"engine changed from {engine(old)} to {engine(new)}",)
-    names: list[str] = []
+        return {"engine changed": _from_to(engine(old), engine(new))}
+    values: dict[str, str] = {}
     if len(old.segments) != len(new.segments):
-        names.append("frames")
+        values["frames"] = ""
     for before, after in zip(old.segments, new.segments, strict=False):
         was, now = _flat(before.inputs), _flat(after.inputs)
-        names += [name for name in {**was, **now} if was.get(name) != now.get(name)]
-    chain = []
+        for name in {**was, **now}:
+            if was.get(name) != now.get(name):
+                values.setdefault(name, _from_to(was.get(name), now.get(name)))
+    names = list(values)
+    chain = {}
     if old.starts_chain != new.starts_chain:
-        chain = ["starts a chain now" if new.starts_chain else "continues the clip before now"]
+        chain["starts a chain now" if new.starts_chain else "continues the clip before now"] = ""
     for consequence in ("first_frame", "overlap"):  # of another change, unless it is the only one
         rest = [name for name in names if name != consequence]
         names = rest if rest or chain else names
-    words = list(dict.fromkeys(INPUT_NAMES.get(name, name.replace("_", " ")) for name in names))
+    words: dict[str, str] = {}
+    for name in names:
+        words.setdefault(INPUT_NAMES.get(name, name.replace("_", " ")), values[name])
     if "resolution" in words:  # the pixels of the reference image are hashed after it is fitted to it
-        words = [word for word in words if word != "reference image"]
-    return (*chain, *(f"{word} changed" for word in words))
+        words.pop("reference image", None)
+        words["resolution"] = _from_to(_size(old), _size(new))
+    for word in ("id", "reference image"):  # the sentence names both ids; pixels are hashed
+        if word in words:
+            words[word] = ""
+    return {**chain, **{f"{word} changed": value for word, value in words.items()}}
+
+
+def _size(clip: ClipDescription) -> object:
+    """The resolution, by whatever inputs its engine has for it."""
+    inputs = _flat(clip.segments[0].inputs) if clip.segments else {}
+    sides = inputs.get("size") or [inputs.get("width"), inputs.get("height")]
+    return "x".join(map(str, sides)) if isinstance(sides, list) else sides
+
+
+LONGEST_VALUE = 60
+_HASH = re.compile("[0-9a-f]{64}")
+
+
+def _from_to(was: object, now: object) -> str:
+    """What changed in a value: ` from 0 to 5`, `: "raising" became "rising"`; empty for what says nothing."""
+    if isinstance(was, str) and isinstance(now, str) and " " in was + now:
+        return _words_that_changed(was.split(), now.split())
+    shown = [_shown(each) for each in (was, now)]
+    return f" from {shown[0]} to {shown[1]}" if all(shown) and shown[0] != shown[1] else ""
+
+
+def _words_that_changed(was: list[str], now: list[str]) -> str:
+    start = 0
+    while start < min(len(was), len(now)) and was[start] == now[start]:
+        start += 1
+    end = 0
+    while end < min(len(was), len(now)) - start and was[-1 - end] == now[-1 - end]:
+        end += 1
+    before, after = (" ".join(words[start : len(words) - end]) for words in (was, now))
+    if not before or not after:
+        return f": {format_value(after or before)} {'added' if after else 'removed'}"
+    return f": {format_value(before)} became {format_value(after)}"
+
+
+def _shown(value: object) -> str:
+    """A value in a few characters; empty for one that says nothing to an author."""
+    if isinstance(value, dict):
+        value = value.get("text") or value.get("path")
+    if isinstance(value, list):
+        return ", ".join(filter(None, map(_shown, value)))[:LONGEST_VALUE]
+    if isinstance(value, str) and not _HASH.fullmatch(value):
+        return value if re.fullmatch(r"[\w./-]+", value) else format_value(value)
+    return str(value) if isinstance(value, int | float) else ""
 
 
 def _flat(inputs: Mapping[str, Any]) -> dict[str, Any]:
@@ -253,21 +308,21 @@ def _flat(inputs: Mapping[str, Any]) -> dict[str, Any]:
 
 def _setting_changes(old: FilmDescription, new: FilmDescription, reported: set[str]) -> Iterator[str]:
     if old.title != new.title:
-        yield "title changed"
+        yield f"title changed{_from_to(old.title, new.title)}"
     another_codec = old.cut.get("codec", new.cut.get("codec")) != new.cut.get("codec")
     for name, now in new.cut.items():
         was = old.cut.get(name, now)
         if _content(was) == _content(now) or (another_codec and name in CODEC_SETTINGS):
             continue
         if name in OPTIONAL_PARTS:
-            yield f"{OPTIONAL_PARTS[name]} {_verb(was, now)}"
+            yield f"{OPTIONAL_PARTS[name]} {_change(was, now)}"
         elif f"{name} changed" not in reported:
             yield f"{name} changed from {was} to {now}"
 
 
-def _verb(was: Json, now: Json) -> str:
+def _change(was: Json, now: Json) -> str:
     if was and now:
-        return "changed"
+        return f"changed{_from_to(was, now)}"
     return "added" if now else "removed"
 
 
@@ -297,7 +352,7 @@ def _cut_changes(old: Clips, new: Clips, matches: Matches, reported: set[str]) -
         for name, value in after.finish.items():
             had = before.finish.get(name, value)
             if _content(had) != _content(value):
-                yield f"{'voice' if name == 'voices' else name} of {clip} {_verb(had, value)}"
+                yield f"{'voice' if name == 'voices' else name} of {clip} {_change(had, value)}"
 
 
 def _transition(clip: ClipDescription) -> tuple[str, int]:
@@ -321,14 +376,23 @@ def _sentences(changes: Sequence[Change]) -> Iterator[str]:
         else:
             groups.append(([change], []))
     for group, followers in groups:
-        yield _subject(group) + ", ".join(group[0].reasons) + _following(followers, group)
+        reasons = ", ".join(_reason(name, group) for name in group[0].reasons)
+        yield _subject(group) + reasons + _following(followers, group)
+
+
+def _reason(name: str, group: Sequence[Change]) -> str:
+    """A reason with the old and the new value; of the first clip where the others have different ones."""
+    values = [change.reasons[name] for change in group]
+    if len(set(values)) == 1 or not values[0]:
+        return name + values[0]
+    return f"{name} (clip {group[0].number}: {values[0].lstrip(': ')})"
 
 
 def _alike(one: Change, other: Change) -> bool:
     """Whether one sentence can report both."""
     renamed = one.id != one.old_id, other.id != other.old_id
     moved_alike = renamed == (False, False) or (renamed == (True, True) and one.shift == other.shift)
-    return one.reasons == other.reasons and one.number + 1 == other.number and moved_alike
+    return list(one.reasons) == list(other.reasons) and one.number + 1 == other.number and moved_alike
 
 
 def _subject(group: Sequence[Change]) -> str:

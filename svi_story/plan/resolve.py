@@ -24,7 +24,7 @@ from svi_story.storyboard.cut_schema import (
 from svi_story.storyboard.schema import SIDES, Resolution
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Sequence
 
     from svi_story.fields import Loc
     from svi_story.plan.fingerprints import Fingerprints
@@ -87,7 +87,7 @@ class _Planner:
         """The whole film. Raises InputError."""
         board, story = self.board, self.story
         cut = self.cut()
-        shots: list[Shot] = []
+        known: list[Shot | None] = []
         place, segments = 0, 0
         reference = story.reference
         reference_at: Loc = ("reference",)
@@ -98,20 +98,21 @@ class _Planner:
             anchor = self.anchor(reference, reference_at)
             found = list(self.length_problems(index, clip, starts_chain=place == 0))
             self.problems += found
-            if not found:
-                shots.append(self.shot(index, clip, place, anchor))
-                segments += len(shots[-1].segments)
+            shot = None if found else self.shot(index, clip, place, anchor)
+            known.append(shot)
+            segments += len(shot.segments) if shot else 0
             if segments > MOST_SEGMENTS:
                 what = f"up to here the film has {segments} segments, more than {MOST_SEGMENTS}"
                 what += "; split the board"
                 self.problems.append(board.problem(("clips", index), what))
                 break
             place += 1
+        shots = [shot for shot in known if shot]
+        self.problems += _fade_problems(board, known, cut)
         if len(shots) == len(story.clips):
             self.problems += [
                 *_seed_problems(board, shots),
                 *_carry_problems(board, shots, self.timing.continued(story.engine)),
-                *_fade_problems(board, shots, cut),
             ]
         if self.problems:
             raise InputError(*sorted(self.problems, key=lambda problem: problem.line))
@@ -328,28 +329,33 @@ def _seed_problems(board: BoardFile, shots: list[Shot]) -> Iterator[Problem]:
         owners |= {segment.seed: shot.id for segment in shot.segments}
 
 
-def _fade_problems(board: BoardFile, shots: list[Shot], cut: Cut) -> Iterator[Problem]:
-    """Fades and dips that are longer than the clips they join or the film, or that overlap in a clip."""
-    film = sum(shot.frames - shot.fade for shot in shots)
+def _fade_problems(board: BoardFile, shots: Sequence[Shot | None], cut: Cut) -> Iterator[Problem]:
+    """Fades and dips that are longer than the clips they join or the film, or that overlap in a clip.
+
+    Clips whose length is not known (None) are left out.
+    """
+    film = sum(shot.frames for shot in shots if shot)
+    for index, shot in enumerate(shots):
+        before = shots[index - 1] if index else None
+        if shot and before and shot.fade <= min(before.frames, shot.frames):
+            film -= shot.fade
     for name, frames in (("fade_in", cut.fade_in), ("fade_out", cut.fade_out)):
-        if frames > film:
+        if frames > film and all(shots):
             what = f"{frames} frames are more than the film has ({film}); use a shorter fade"
             yield board.problem(("cut", name), what)
-    fades = [shot.fade for shot in shots] + [0]
+    fades = [shot.fade if shot else 0 for shot in shots] + [0]
     for index, shot in enumerate(shots):
+        if shot is None:
+            continue
         transition = ("clips", index, "transition")
-        for neighbour in shots[index - 1 : index + 1] if index else ():
-            if shot.fade > neighbour.frames:
-                what = (
-                    f"a fade of {shot.fade} frames is longer than clip {neighbour.id} ({neighbour.frames}); "
-                    "use a shorter fade or a longer clip"
-                )
-                yield board.problem(transition, what)
-            if (shot.dip + 1) // 2 > neighbour.frames:
-                what = (
-                    f"half of a dip of {shot.dip} frames is longer than clip {neighbour.id} "
-                    f"({neighbour.frames}); use a shorter dip or a longer clip"
-                )
+        joined = [each for each in (shots[index - 1], shot) if each] if index else []
+        for kind, frames, needed in (
+            (f"a fade of {shot.fade}", shot.fade, shot.fade),
+            (f"half of a dip of {shot.dip}", shot.dip, (shot.dip + 1) // 2),
+        ):
+            short = " and ".join(f"clip {each.id} ({each.frames})" for each in joined if needed > each.frames)
+            if frames and short:
+                what = f"{kind} frames is longer than {short}; use a shorter one or a longer clip"
                 yield board.problem(transition, what)
         into, out_of = fades[index], fades[index + 1]
         if into and out_of and max(into, out_of) <= shot.frames < into + out_of:

@@ -326,8 +326,13 @@ class Storyboard(Part):
 
 
 def resolved_ids(clips: Sequence[Clip]) -> tuple[str, ...]:
-    """Every clip's id. Default ids have no total width: one more clip must not rename the others."""
-    return tuple(clip.id or f"clip-{number:02d}" for number, clip in enumerate(clips, start=1))
+    """Every clip's id."""
+    return tuple(clip.id or default_id(index) for index, clip in enumerate(clips))
+
+
+def default_id(index: int) -> str:
+    """The id of a clip without one. It has no total width: one more clip must not rename the others."""
+    return f"clip-{index + 1:02d}"
 
 
 def json_schema() -> dict[str, Any]:

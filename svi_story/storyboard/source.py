@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import re
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Literal, Protocol
 
 from svi_story.errors import InputError, Problem
@@ -12,13 +13,13 @@ from svi_story.fields import Loc, format_path, format_value
 from svi_story.storyboard.files import absent, decode, read_bytes
 from svi_story.storyboard.names import find_file, nearest_file, why_elsewhere
 from svi_story.storyboard.pitfalls import cut_off, escapes, lookalike_in, misread_lines
-from svi_story.storyboard.schema import Storyboard, resolved_ids
+from svi_story.storyboard.schema import Storyboard, default_id, resolved_ids
 from svi_story.storyboard.validation import FIELD_NAMES, MOST_ERRORS, FieldError, validate
 from svi_story.storyboard.variables import replace_variables
 from svi_story.storyboard.yaml12 import Document, parse
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Iterator, Mapping
+    from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
     from pathlib import Path
 
     from svi_story.storyboard.validation import Data, Validation
@@ -123,8 +124,32 @@ class BoardFile:
 
     def problem(self, loc: Loc, what: str) -> Problem:
         """Something wrong at a place of this board."""
-        problem = Problem(what, file=str(self.path), line=self.lines.of(loc), path=format_path(loc))
+        problem = Problem(
+            what,
+            str(self.path),
+            self.lines.of(loc),
+            format_path(loc),
+            _clip_id(loc, partial(_known_id, self.ids)),
+        )
         return self.resolver.rephrase(problem)
+
+
+def _clip_id(loc: Loc, id_of: Callable[[int], str]) -> str:
+    """The id of the clip that a place is in; empty where it is in none."""
+    return id_of(loc[1]) if loc[:1] == ("clips",) and len(loc) > 1 and isinstance(loc[1], int) else ""
+
+
+def _known_id(ids: Sequence[str], index: int) -> str:
+    return ids[index] if index < len(ids) else ""
+
+
+def _written_id(data: object, index: int) -> str:
+    """A clip's id in a board that may be invalid."""
+    try:
+        name = data["clips"][index]["id"]  # type: ignore[index]  # whatever is not so is an error below
+    except (LookupError, TypeError):
+        name = None
+    return name if isinstance(name, str) and name.isprintable() and len(name) <= 60 else default_id(index)
 
 
 def load(path: Path, resolver: Resolver | None = None) -> BoardFile:
@@ -184,7 +209,10 @@ def _load(path: Path, resolver: Resolver) -> BoardFile:
     if errors or document.problems or checked.story is None:
         causes = {line: what for line, what, in_text in misread if not in_text}
         problems = [
-            Problem(_explained(loc, what, document), str(path), lines.of(loc), format_path(loc))
+            Problem(
+                _explained(loc, what, document),
+                *(str(path), lines.of(loc), format_path(loc), _clip_id(loc, partial(_written_id, data))),
+            )
             for loc, what in errors
         ]
         problems = [each for each in (*problems, *document.problems) if each.line not in causes]
