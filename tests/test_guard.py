@@ -365,7 +365,7 @@ def test_what_was_found_without_rules_is_not_trusted(picture: Path, tmp_path: Pa
     """A memo of a version that had no guard knows the hash of a bomb's pixels."""
     memo = Fingerprints.load(tmp_path / "memo.json")
     memo.anchor(picture, Size(64, 64), "crop")
-    (key,) = memo.fresh
+    key, _ = memo.fresh
     rules = next(part for part in key.split() if part.startswith("rules-"))
     old = {key.replace(f"{rules} ", ""): "0" * 64}
     (tmp_path / "memo.json").write_text(json.dumps(old))

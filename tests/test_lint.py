@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, get_args
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from PIL import Image
 
 from svi_story.plan.fingerprints import Fingerprints
 from svi_story.plan.lint import FILM_CHECKS, MODEL_CHECKS, count_words
@@ -46,7 +47,51 @@ def linted(board: Path, engine: str | None = None) -> tuple[Lint, ...]:
 
 
 def told(board: Path, engine: str | None = None) -> list[tuple[str, str]]:
-    return [(lint.name, lint.problem.path) for lint in linted(board, engine)]
+    """All lints but those of pictures, which have a test of their own."""
+    return [
+        (lint.name, lint.problem.path)
+        for lint in linted(board, engine)
+        if not lint.name.endswith("-reference")
+    ]
+
+
+@pytest.fixture
+def picture(tmp_path: Path) -> Path:
+    """A reference of the usual size."""
+    path = tmp_path / "anchor.png"
+    Image.new("RGB", (832, 480), (90, 120, 60)).save(path)
+    return path
+
+
+@pytest.mark.parametrize(
+    ("size", "fit", "name"),
+    [
+        ((832, 480), "crop", ""),
+        ((556, 321), "crop", ""),
+        ((540, 312), "crop", "enlarged-reference"),
+        ((540, 312), "pad", "enlarged-reference"),
+        ((832, 620), "crop", ""),
+        ((832, 660), "crop", "cropped-reference"),
+        ((832, 660), "stretch", ""),
+        ((480, 832), "pad", ""),
+    ],
+)
+def test_references_that_lose_too_much(
+    write_board: Write, tmp_path: Path, size: tuple[int, int], fit: str, name: str
+) -> None:
+    Image.new("RGB", size).save(tmp_path / "other.png")
+    clips = [clip(), clip(reference="other.png", transition="cut"), clip()]
+    board = write_board(**CLEAN | {"clips": clips, "fit": fit})
+    found = [(lint.name, lint.problem.path) for lint in linted(board)]
+    assert found == ([(name, "clips[1].reference")] if name else [])
+
+
+def test_turned_pictures_are_judged_as_they_are_seen(write_board: Write, tmp_path: Path) -> None:
+    upright = Image.new("RGB", (480, 832))
+    turned = upright.getexif()
+    turned[0x0112] = 6
+    upright.save(tmp_path / "phone.jpg", exif=turned)
+    assert linted(write_board(**CLEAN | {"reference": "phone.jpg"})) == ()
 
 
 def voice(folder: Path, seconds: float, name: str = "voice.wav") -> str:
@@ -156,6 +201,7 @@ def test_every_name_is_found_in_these_tests_and_has_a_check() -> None:
     names = set(get_args(LintName))
     assert names == set(FILM_CHECKS) | set(MODEL_CHECKS)
     others = {"overlapping-voices", "voice-cut-off", "unquoted-text"}
+    others |= {"cropped-reference", "enlarged-reference"}
     assert {name for _, expected in CASES for name, _ in expected} | others == names
 
 

@@ -127,7 +127,16 @@ SPEC = EngineSpec(
     ),
     lints=frozenset(
         {
-            *("aspect", "few-steps", "frame-rate", "large-picture", "lightx2v-high", "long-pass"),
+            *(
+                "aspect",
+                "cropped-reference",
+                "enlarged-reference",
+                "few-steps",
+                "frame-rate",
+                "large-picture",
+                "lightx2v-high",
+                "long-pass",
+            ),
             *("long-prompt", "low-guidance", "short-prompt", "starts-to", "unused-distill"),
         }
     ),

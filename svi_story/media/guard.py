@@ -75,13 +75,21 @@ def fitted_picture(
 
     Raises PictureError for what is no readable image, or costs more than its size justifies.
     """
+    return fitted_and_size(path, width, height, fit)[0]
+
+
+def fitted_and_size(
+    path: Path, width: int, height: int, fit: Literal["crop", "pad", "stretch"]
+) -> tuple[NDArray[np.uint8], tuple[int, int]]:
+    """As `fitted_picture`, with the size that the picture had before."""
     request = {"kind": "picture", "path": str(path.absolute()), "width": width, "height": height, "fit": fit}
     with open_image(path) as file:
         seconds = _DEADLINE + _PICTURE_DEADLINE * _megabytes(file)
         answer = _CHILD.ask(request, file, seconds, partial(PictureError, path))
     if len(answer.data) != width * height * 3:
         raise PictureError(path, ENDED)
-    return np.frombuffer(answer.data, np.uint8).reshape(height, width, 3)
+    pixels = np.frombuffer(answer.data, np.uint8).reshape(height, width, 3)
+    return pixels, (answer.number >> 32, answer.number & 0xFFFFFFFF)
 
 
 def check_picture(path: Path) -> None:

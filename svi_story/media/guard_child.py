@@ -122,14 +122,14 @@ def serve() -> None:
 
 
 def _answer(request: Mapping[str, Any], limits: Limits) -> tuple[str, int, bytes]:
-    """The reason of a refusal, the number of samples, the pixels."""
+    """The reason of a refusal, the number of samples or the picture's size, the pixels."""
     try:
         with open_regular(Path(request["path"])) as file:
             if identity_of(file) != request["identity"]:
                 return CHANGED, 0, b""
             if request["kind"] == "sound":
                 return "", _samples(file, limits), b""
-            return "", 0, _pixels(request, file, limits)
+            return "", *_pixels(request, file, limits)
     except MemoryError:
         return "needs more memory than its size justifies; save it again with another program", 0, b""
     except Exception as error:  # noqa: BLE001 - decoders raise anything
@@ -138,7 +138,8 @@ def _answer(request: Mapping[str, Any], limits: Limits) -> tuple[str, int, bytes
         limits.lift()
 
 
-def _pixels(request: Mapping[str, Any], file: BinaryIO, limits: Limits) -> bytes:
+def _pixels(request: Mapping[str, Any], file: BinaryIO, limits: Limits) -> tuple[int, bytes]:
+    """The size before it was fitted (width << 32 | height), and the fitted pixels."""
     seconds = SECONDS + PICTURE_SECONDS * os.fstat(file.fileno()).st_size / 1e6
 
     def allow(header: Header) -> None:
@@ -147,7 +148,8 @@ def _pixels(request: Mapping[str, Any], file: BinaryIO, limits: Limits) -> bytes
 
     limits.set(MEMORY, seconds)
     image = read_picture(_UNUSED_NAME, file, allow)
-    return fit_picture(image, request["width"], request["height"], request["fit"]).tobytes()
+    fitted = fit_picture(image, request["width"], request["height"], request["fit"])
+    return image.width << 32 | image.height, fitted.tobytes()
 
 
 def _samples(file: BinaryIO, limits: Limits) -> int:

@@ -20,7 +20,7 @@ from svi_story.files import (
     remove_stale_temps,
     write_atomic,
 )
-from svi_story.plan.model import Anchor, Recording
+from svi_story.plan.model import Anchor, Recording, Size
 from svi_story.settings import user_cache
 
 if TYPE_CHECKING:
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from typing import BinaryIO
 
     from svi_story.events import Reporter
-    from svi_story.plan.model import Fit, Size
+    from svi_story.plan.model import Fit
 
 READING = 1
 """Raised whenever recordings are decoded differently than before."""
@@ -118,12 +118,15 @@ class Fingerprints:
         """A reference image with the hash of its pixels after fit. Raises InputError for an invalid image."""
         state = _file_state(path)
         memo_key = f"pixels {size} {fit} rules-{RULES} pillow-{version('pillow')} {state}"
-        pixels = self.known.get(memo_key)
-        if pixels is None:
-            pixels = _hash_pixels(path, size, fit)
+        size_key = f"picture-size rules-{RULES} pillow-{version('pillow')} {state}"
+        pixels, source = self.known.get(memo_key), self.known.get(size_key)
+        if pixels is None or source is None:
+            pixels, (width, height) = _hash_pixels(path, size, fit)
+            source = f"{width}x{height}"
             if _file_state(path) == state:
                 self._learn(memo_key, pixels)
-        return Anchor(path, size, fit, pixels)
+                self._learn(size_key, source)
+        return Anchor(path, size, fit, pixels, Size(*map(int, source.split("x"))))
 
     def recording(self, path: Path) -> Recording:
         """An audio file, read completely once for each state of it. Raises InputError.
@@ -178,8 +181,10 @@ def _state(stat: os.stat_result) -> str:
     return f"{stat.st_dev} {stat.st_ino} {stat.st_size} {stat.st_mtime_ns} {stat.st_ctime_ns}"
 
 
-def _hash_pixels(path: Path, size: Size, fit: Fit) -> str:
-    from svi_story.media.guard import fitted_picture
+def _hash_pixels(path: Path, size: Size, fit: Fit) -> tuple[str, tuple[int, int]]:
+    """The hash of a picture's pixels after fit, and its size before."""
+    from svi_story.media.guard import fitted_and_size
     from svi_story.media.images import pixels_digest
 
-    return pixels_digest(fitted_picture(path, size.width, size.height, fit))
+    pixels, source = fitted_and_size(path, size.width, size.height, fit)
+    return pixels_digest(pixels), source

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from svi_story.enginespec import Training
     from svi_story.enginespec.sampling import LoraSettings
     from svi_story.fields import Loc
-    from svi_story.plan.model import Card, FilmPlan, Shot
+    from svi_story.plan.model import Anchor, Card, FilmPlan, Shot
     from svi_story.storyboard.schema import LintName
     from svi_story.storyboard.source import BoardFile
 
@@ -168,6 +168,47 @@ def _aspect(board: BoardFile, plan: FilmPlan) -> Iterator[Found]:
             f"prompts are followed; use {standard}, or say more in the prompts"
         )
         yield ("resolution",), what
+
+
+MOST_ENLARGED, MOST_CROPPED = Fraction(3, 2), Fraction(1, 4)
+
+
+def _references(board: BoardFile, plan: FilmPlan) -> Iterator[tuple[Loc, Anchor, Fraction]]:
+    """Every reference whose size is known, once, with how many times it is enlarged."""
+    reported: set[Loc] = set()
+    for index, shot in enumerate(plan.shots):
+        anchor = shot.segments[0].anchor
+        at: Loc = ("clips", index, "reference") if board.story.clips[index].reference else ("reference",)
+        if anchor.source is None or at in reported:
+            continue
+        reported.add(at)
+        wide = Fraction(anchor.size.width, anchor.source.width)
+        high = Fraction(anchor.size.height, anchor.source.height)
+        yield at, anchor, min(wide, high) if anchor.fit == "pad" else max(wide, high)
+
+
+def _enlarged_reference(board: BoardFile, plan: FilmPlan) -> Iterator[Found]:
+    for at, anchor, scale in _references(board, plan):
+        if scale > MOST_ENLARGED:
+            what = (
+                f"the picture has {anchor.source} pixels and is enlarged {float(scale):.1f} times: the film "
+                f"starts soft and stays so; use a picture of {anchor.size} or more"
+            )
+            yield at, what
+
+
+def _cropped_reference(board: BoardFile, plan: FilmPlan) -> Iterator[Found]:
+    for at, anchor, scale in _references(board, plan):
+        if anchor.fit != "crop" or anchor.source is None:
+            continue
+        size, source = anchor.size, anchor.source
+        lost = 1 - Fraction(size.width * size.height) / (scale**2 * source.width * source.height)
+        if lost > MOST_CROPPED:
+            what = (
+                f"{round(100 * lost)} % of the picture ({source}) is cut off to make it {size}; see what is "
+                "left with `svi-story preview`, choose a `resolution` of its shape, or set `fit: pad`"
+            )
+            yield at, what
 
 
 def _large_picture(board: BoardFile, plan: FilmPlan) -> Iterator[Found]:
@@ -327,6 +368,8 @@ FILM_CHECKS: dict[LintName, Check] = {
 
 MODEL_CHECKS: dict[LintName, Check] = {
     "aspect": _aspect,
+    "cropped-reference": _cropped_reference,
+    "enlarged-reference": _enlarged_reference,
     "few-steps": _few_steps,
     "frame-rate": _frame_rate,
     "large-picture": _large_picture,

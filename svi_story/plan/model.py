@@ -45,6 +45,8 @@ class Anchor:
     fit: Fit
     pixels: str
     """sha256 of the RGB bytes after fit (height x width x 3, uint8, row-major)."""
+    source: Size | None = field(default=None, compare=False)
+    """The picture's size before fit, where it is known; for warnings only."""
 
 
 @dataclass(frozen=True)

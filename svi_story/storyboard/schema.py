@@ -33,6 +33,7 @@ from svi_story.fields import (
 )
 from svi_story.storyboard.cut_schema import CaptionField, CutSettings, SoundField, SoundsField, Transition
 from svi_story.storyboard.rules import find_conflicts
+from svi_story.storyboard.terms import size_problem
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -40,6 +41,8 @@ if TYPE_CHECKING:
 
 LintName = Literal[
     "aspect",
+    "cropped-reference",
+    "enlarged-reference",
     "few-steps",
     "frame-rate",
     "hurried-text",
@@ -116,7 +119,7 @@ def _resolution(value: object) -> Resolution:
     elif match:
         width, height = int(match[1]), int(match[2])
     else:
-        raise wrong(f"{format_value(value)} is not a size; write width x height, as 832x480, or 480p or 720p")
+        raise wrong(size_problem(value))
     sides = [min(max((side + 8) // 16 * 16, SIDES[0]), SIDES[1]) for side in (width, height)]
     if sides != [width, height]:
         limits = f"multiples of 16 from {SIDES[0]} to {SIDES[1]}"

@@ -11,6 +11,7 @@ from pydantic import BaseModel, ValidationError
 from svi_story.enginespec import sampling
 from svi_story.fields import Loc, format_value, nearest
 from svi_story.storyboard import cut_schema, schema
+from svi_story.storyboard.terms import other_name
 from svi_story.storyboard.yaml12 import Refused, scalar
 
 if TYPE_CHECKING:
@@ -243,12 +244,14 @@ def _unknown_field(loc: Loc) -> str:
     if parent == "clips.transition" and name in names:
         return "a transition has either a `fade` or a `dip`; keep one of them"
     meant = nearest(name, names)
-    if meant:
+    if meant and not other_name(name):
         return f"is not a field of the format; did you mean `{meant}`?"
     homes = [part for part in HOMES if part != parent and name in PARTS[part].model_fields]
     if homes:
         home = {"": "at the top level", "clips": "in a clip"}.get(homes[0], f"under `{homes[0]}:`")
         return f"does not belong here; write it {home}"
+    if elsewhere := other_name(name):
+        return f"is not a field of the format; {elsewhere}"
     remedy = "remove it" if parent == "clips.transition" else f"use one of {', '.join(names)}"
     return f"is not a field of the format; {remedy}"
 
