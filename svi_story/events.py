@@ -9,6 +9,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path  # noqa: TC003 - run logs are read by these annotations
 
+from svi_story.errors import problem_lines
+
 
 @dataclass(frozen=True)
 class Event:
@@ -440,12 +442,6 @@ class FilmDone(Event):
         return f"{self.board}: {state}: {self.frames} frames, {self.seconds:.2f} s"
 
 
-def _problems(message: str) -> list[str]:
-    """The lines of a message, each of which is a problem; of a traceback only the last."""
-    lines = message.strip().splitlines()
-    return lines[-1:] if message.startswith("Traceback") else lines
-
-
 @dataclass(frozen=True)
 class BoardDelayed(Event):
     """A board failed with a transient error, and is started again after all others."""
@@ -454,7 +450,9 @@ class BoardDelayed(Event):
     message: str
 
     def __str__(self) -> str:
-        return "\n".join(f"{self.board}: failed for now: {problem}" for problem in _problems(self.message))
+        return "\n".join(
+            f"{self.board}: failed for now: {problem}" for problem in problem_lines(self.message)
+        )
 
 
 @dataclass(frozen=True)
@@ -500,7 +498,7 @@ class BoardFailed(Event):
     message: str
 
     def __str__(self) -> str:
-        return "\n".join(f"{self.board}: failed: {problem}" for problem in _problems(self.message))
+        return "\n".join(f"{self.board}: failed: {problem}" for problem in problem_lines(self.message))
 
 
 Reporter = Callable[[Event], None]
