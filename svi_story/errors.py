@@ -90,12 +90,6 @@ class TransientError(RenderError):
     """A temporary condition, such as a full disk or a worker that died: worth another try."""
 
 
-def problem_lines(message: str) -> list[str]:
-    """The lines of a message, each of which is a problem; of a traceback only the last."""
-    lines = message.strip().splitlines()
-    return lines[-1:] if message.startswith("Traceback") else lines
-
-
 T = TypeVar("T")
 
 

@@ -9,8 +9,6 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path  # noqa: TC003 - run logs are read by these annotations
 
-from svi_story.errors import problem_lines
-
 
 @dataclass(frozen=True)
 class Event:
@@ -450,9 +448,7 @@ class BoardDelayed(Event):
     message: str
 
     def __str__(self) -> str:
-        return "\n".join(
-            f"{self.board}: failed for now: {problem}" for problem in problem_lines(self.message)
-        )
+        return "\n".join(f"{self.board}: failed for now: {line}" for line in self.message.splitlines())
 
 
 @dataclass(frozen=True)
@@ -498,7 +494,7 @@ class BoardFailed(Event):
     message: str
 
     def __str__(self) -> str:
-        return "\n".join(f"{self.board}: failed: {problem}" for problem in problem_lines(self.message))
+        return "\n".join(f"{self.board}: failed: {line}" for line in self.message.splitlines())
 
 
 Reporter = Callable[[Event], None]

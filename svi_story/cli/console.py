@@ -90,7 +90,8 @@ def lines_of(event: Event) -> tuple[str, ...]:
     if isinstance(event, BoardRefused):
         return event.problems
     if isinstance(event, BoardFailed | BoardDelayed):
-        return tuple(str(event).splitlines())
+        lines = str(event).splitlines()
+        return tuple(lines[-1:] if event.message.startswith("Traceback") else lines)
     return (str(event),)
 
 
