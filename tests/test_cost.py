@@ -240,8 +240,8 @@ def test_plan_shows_what_a_folder_costs_and_learns_from_its_render(
     assert svi["memory"]["resident"]["expert_loads"] == 2
     assert svi["memory"]["offload"]["bytes_moved"] == 2 * svi["memory"]["resident"]["bytes_moved"]
     assert before["seconds"] is None
-    assert "time: unknown until something like it was rendered" in text
-    assert "svi: 6 segments to make, 2 of them one after another at most; 12 forward passes high" in text
+    assert "time: unknown until something similar has been rendered" in text
+    assert "svi: 6 segments to render, 2 of them one after another at most; 12 forward passes high" in text
 
     ended = svi_story("render", "storyboards/a.yaml", *OPTIONS, "--memory", "offload", "--json")
     assert ended.code == 0, ended.err
@@ -269,7 +269,7 @@ def test_plan_of_what_is_there_says_so(write_board: Write, svi_story: Run) -> No
     assert svi_story("render", board, "--engine", "animatic").code == 0
     done, text = shown(svi_story, board, "--engine", "animatic")
     assert (done["segments"], done["seconds"], done["unknown"]) == (0, 0, [])
-    assert "animatic: every segment is there" in text
+    assert "animatic: every segment is cached" in text
 
 
 def test_boards_that_cannot_be_keyed_are_left_out(write_board: Write, svi_story: Run) -> None:

@@ -76,7 +76,7 @@ def test_every_lack_has_a_cure(svi_story: Run) -> None:
     found = findings(svi_story, code=1)
     lacking = {name for name, each in found.items() if each.state == "lacking"}
     assert lacking == {"GPU", "weights of SVI 2.0", "weights of SVI 2.0-pro"}
-    assert all(each.cure for each in found.values() if each.state != "ok")
+    assert all(each.remedy for each in found.values() if each.state != "ok")
     ended = svi_story("doctor")
     assert ended.code == 1
     assert (
@@ -127,8 +127,8 @@ def test_without_torch_the_doctor_still_works() -> None:
     assert done.returncode == 1, done.stderr
     found = by_name(Check(**each) for each in json.loads(done.stdout)["findings"])
     assert "cannot be imported" in found["torch"].detail
-    assert "pip install torch" in found["torch"].cure
-    assert "pip install 'svi-story[svi]'" in found["torch"].cure
+    assert "pip install torch" in found["torch"].remedy
+    assert "pip install 'svi-story[svi]'" in found["torch"].remedy
     assert found["weights of SVI 2.0"].state == "ok"
     assert found["smoke"].state == "lacking"
     assert "attention" not in found
@@ -150,7 +150,7 @@ def test_a_missing_ffmpeg(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("svi_story.cut.ffmpeg.encoder_versions", missing)
     found = doctor.check_ffmpeg()
     assert (found.state, found.detail) == ("lacking", "no ffmpeg found")
-    assert "imageio-ffmpeg" in found.cure
+    assert "imageio-ffmpeg" in found.remedy
 
 
 def test_missing_fonts(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
@@ -216,7 +216,7 @@ def test_why_there_is_no_gpu(
     found = doctor.check_gpu(28 * GIB, cuda_build=build)
     assert found.state == "lacking"
     assert detail in found.detail
-    assert cure in found.cure
+    assert cure in found.remedy
     assert doctor.check_gpu(0, cuda_build=build).state == "lacking"
 
 
@@ -236,11 +236,11 @@ def test_a_mac_makes_animatics(svi_story: Run, monkeypatch: pytest.MonkeyPatch) 
     monkeypatch.setattr("platform.system", lambda: "Darwin")
     found = findings(svi_story, "--engine", "animatic")
     assert found["Python"].state == "warn"
-    assert "Animatics, reviews and exports should work" in found["Python"].cure
+    assert "Animatics, reviews and exports should work" in found["Python"].remedy
     found = findings(svi_story, code=1)
     assert found["GPU"].state == "lacking"
     assert "MPS" in found["GPU"].detail
-    assert "--engine animatic" in found["GPU"].cure
+    assert "--engine animatic" in found["GPU"].remedy
 
 
 def test_what_nvidia_smi_says(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -263,7 +263,7 @@ def test_the_attention_kernels(monkeypatch: pytest.MonkeyPatch) -> None:
     found = doctor.check_attention()
     assert found.state == "lacking"
     assert "flash-attn-2 cannot be used here" in found.detail
-    assert "--no-build-isolation" in found.cure
+    assert "--no-build-isolation" in found.remedy
 
 
 def test_torch_s_own_kernel_on_a_gpu_is_a_warning(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -333,7 +333,7 @@ def test_with_the_14b_experts_the_return_is_a_hint(monkeypatch: pytest.MonkeyPat
     assert (near.state, far.state) == ("ok", "warn")
     assert "1.000" in near.detail
     assert "look at the pictures" in near.detail
-    assert "look at the pictures" in far.cure
+    assert "look at the pictures" in far.remedy
 
 
 @pytest.mark.parametrize("variant", support.VARIANTS)

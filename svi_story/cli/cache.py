@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from dataclasses import asdict
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -18,11 +18,17 @@ from svi_story.errors import ExitCode
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from svi_story.cache.garbage import Garbage
+    from svi_story.cache.garbage import Garbage, Usage
 
 cache_app = typer.Typer(
-    no_args_is_help=True, help="Look after finished segments.", rich_markup_mode=None, add_completion=False
+    no_args_is_help=True,
+    help="List, verify and clean up finished segments.",
+    rich_markup_mode=None,
+    add_completion=False,
 )
+
+
+WEEK = timedelta(days=7)
 
 
 def register(app: typer.Typer) -> None:
@@ -54,14 +60,14 @@ def list_cache(cache: Cache = None, as_json: AsJson = False) -> None:
         for item in found
     ]
     answer(*table(("kind", "key", "size", "last used", "in use", "clip and prompt"), rows))
-    complain(f"{len(found)} things, {in_bytes(sum(item.bytes for item in found))}")
+    complain(f"{len(found)} items, {in_bytes(sum(item.bytes for item in found))}")
 
 
 @cache_app.command()
 def verify(cache: Cache = None, as_json: AsJson = False) -> None:
-    """Check every byte that is kept.
+    """Check every byte of the cache.
 
-    What is damaged is set aside, and made again when it is needed.
+    What is damaged is quarantined, and rendered again when it is needed.
 
     \b
     svi-story cache verify
@@ -86,7 +92,8 @@ def gc(
 ) -> None:
     """Delete what nothing needs.
 
-    That is what no film uses and nobody has used for a week; only with --yes.
+    That is what no existing film or board uses and nothing has used for a week; only with --yes. It also says
+    what is kept, and until when.
 
     \b
     svi-story cache gc          what would be deleted
@@ -94,6 +101,7 @@ def gc(
     """
     store = store_in(settings_here(cache=cache).cache)
     items: Sequence[Garbage] = store.garbage(time.time())
+    kept = _kept(list(store.usage()), {item.path for item in items})
     if yes:
         items = store.delete(items)
     if as_json:
@@ -102,7 +110,20 @@ def gc(
         for item in items:
             answer(f"{item.path}: {in_bytes(item.bytes)}: {item.why}")
     amount = in_bytes(sum(item.bytes for item in items))
-    complain(f"{amount} deleted" if yes else f"{amount} would be deleted; delete with --yes")
+    complain(f"{amount} deleted" if yes else f"{amount} would be deleted; delete with --yes", *kept)
+
+
+def _kept(found: Sequence[Usage], deleted: set[Path]) -> list[str]:
+    """What stays, why, and until when."""
+    used = sum(item.bytes for item in found if item.in_use)
+    unused = [item for item in found if not item.in_use and item.path not in deleted]
+    lines = [f"kept: {in_bytes(used)} in use, as long as its film or its board exists"] if used else []
+    if unused:
+        days = sorted({f"{datetime.fromtimestamp(item.last_used, UTC) + WEEK:%Y-%m-%d}" for item in unused})
+        until = days[0] if len(days) == 1 else f"{days[0]} to {days[-1]}"
+        amount = in_bytes(sum(item.bytes for item in unused))
+        lines.append(f"kept: {amount} not in use, until {until}, a week after the last use")
+    return lines
 
 
 def _plain(value: dict[str, Any]) -> dict[str, Any]:

@@ -91,7 +91,7 @@ def doctor(
         findings += _smoke(trial)
     ready = all(finding.state != "lacking" for finding in findings)
     if as_json:
-        listed = [asdict(finding) for finding in findings]
+        listed = [{**asdict(each), "cure": each.remedy} for each in findings]  # the old name
         answer_json({"engine": wanted, "ready": ready, "findings": listed})
     else:
         _show(findings)
@@ -109,13 +109,13 @@ def _smoke(trial: Trial) -> Iterator[Check]:
     try:
         yield from make(trial, complain)
     except StoryError as error:
-        yield Check("smoke", "lacking", str(error), "mend this, then run the same command again")
+        yield Check("smoke", "lacking", str(error), "fix this, then run the same command again")
     except ImportError as error:
-        yield Check("smoke", "lacking", f"cannot start: {error}", "install what is lacking above")
+        yield Check("smoke", "lacking", f"cannot start: {error}", "install what is missing above")
 
 
 def _show(findings: Sequence[Check]) -> None:
     answer(*table(("what", "state", ""), [(each.name, each.state, each.detail) for each in findings]))
     for each in findings:
-        if each.cure and each.state != "ok":
-            answer(f"{each.name}: {each.cure}")
+        if each.remedy and each.state != "ok":
+            answer(f"{each.name}: {each.remedy}")

@@ -106,8 +106,8 @@ def _board(job: Job, summary: BoardSummary) -> list[str]:
         f"{summary.board} -> {summary.film}",
         f"{summary.frames} frames, {summary.seconds:.2f} s at {summary.fps} fps, {job.plan.size}, {engine}",
         *(_memory(mode, need) for mode, need in summary.memory.items()),
-        "",
-        *table(TITLES, rows),
+        "" if job.plan.fps == job.plan.cut.fps else f"clips at the board's rate, {job.plan.fps} fps:",
+        *table(TITLES, rows, optional=("asked", "seed", "passes", "seconds")),
         *(() if summary.why is None else ("", *summary.why)),
         "",
     ]
@@ -150,8 +150,9 @@ def _mark(number: int, shot: Shot) -> str:
 
 def _cost(cost: Cost) -> list[str]:
     if not cost.segments:
-        return [f"{cost.engine}: every segment is there"]
-    head = f"{cost.engine}: {cost.segments} segments to make, {cost.waves} of them one after another at most"
+        return [f"{cost.engine}: every segment is cached"]
+    segments = "1 segment" if cost.segments == 1 else f"{cost.segments} segments"
+    head = f"{cost.engine}: {segments} to render, {cost.waves} of them one after another at most"
     passes = ", ".join(f"{count} forward passes {expert}" for expert, count in cost.forwards.items())
     moves = [
         f"moved with --memory {mode}: {gib(moves.bytes)}, experts come to the device {moves.loads} times"
@@ -163,10 +164,10 @@ def _cost(cost: Cost) -> list[str]:
 def _time(cost: Cost) -> str:
     if cost.setting is None or cost.seconds is None:
         what = ", ".join(cost.unknown)
-        return f"time: unknown until something like it was rendered ({what})"
+        return f"time: unknown until something similar has been rendered on this machine ({what})"
     about = timedelta(seconds=max(1, round(cost.seconds)))
     setting = cost.setting
     where = ", ".join(
         part for part in (setting.device, setting.dtype, setting.attention, setting.rung) if part
     )
-    return f"time: about {about}, as timed here before" + (f" ({where})" if where else "")
+    return f"time: about {about}, as measured on this machine" + (f" ({where})" if where else "")

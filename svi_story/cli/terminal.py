@@ -27,7 +27,8 @@ class Stopped(Interrupted):
 
 
 LEAST_ROOM = 12
-"""Characters of a table's last column, however narrow the terminal."""
+"""Columns of a terminal that the last column of a table keeps as long as others can be narrower."""
+SHORTEST_COLUMN = 4
 
 
 def complain(*lines: str) -> None:
@@ -90,21 +91,51 @@ def shorten(text: str, width: int) -> str:
     return line if len(line) <= width else line[: width - 1] + "…"
 
 
-def table(titles: Sequence[str], rows: Iterable[Sequence[str]]) -> list[str]:
-    """Lines of columns, each as wide as its widest cell; the last one takes what a terminal leaves."""
+def table(titles: Sequence[str], rows: Iterable[Sequence[str]], optional: Sequence[str] = ()) -> list[str]:
+    """Lines of columns that fit a terminal, or the width in COLUMNS; complete where there is neither.
+
+    Where there is not enough room, `optional` columns are left out, the first one first; then the widest
+    columns are shortened.
+    """
     from rich.cells import cell_len
 
     lines = [tuple(titles), *(tuple(on_one_line(cell) for cell in row) for row in rows)]
-    widths = [max(cell_len(line[column]) for line in lines) for column in range(len(titles) - 1)]
-    if sys.stdout.isatty():
-        room = max(shutil.get_terminal_size().columns - sum(widths) - 2 * len(widths), LEAST_ROOM)
-        lines = [(*line[:-1], shorten(line[-1], room)) for line in lines]
-    return [
-        "  ".join(
-            [*(c + " " * (w - cell_len(c)) for c, w in zip(line[:-1], widths, strict=True)), line[-1]]
-        ).rstrip()
+    most = shutil.get_terminal_size().columns if sys.stdout.isatty() or "COLUMNS" in os.environ else 0
+
+    def widths() -> list[int]:
+        return [max(map(cell_len, column)) for column in zip(*lines, strict=True)]
+
+    def excess(found: Sequence[int], last: int = 0) -> int:
+        """By how much a table is too wide; the last column counts with at most `last`."""
+        return sum(found[:-1]) + min(found[-1], last or found[-1]) + 2 * (len(found) - 1) - most
+
+    for name in optional:
+        if most and excess(widths(), LEAST_ROOM) > 0:
+            place = lines[0].index(name)
+            lines = [(*line[:place], *line[place + 1 :]) for line in lines]
+    limits = widths()
+    while most and excess(limits) > 0:
+        widest = len(limits) - 1 if limits[-1] > LEAST_ROOM else limits.index(max(limits))
+        if limits[widest] <= SHORTEST_COLUMN:
+            break
+        limits[widest] -= 1
+    lines = [tuple(map(_cut, line, limits)) for line in lines] if most else lines
+    padded = (
+        [cell + " " * (limit - cell_len(cell)) for cell, limit in zip(line, limits, strict=True)]
         for line in lines
-    ]
+    )
+    return ["  ".join(line).rstrip() for line in padded]
+
+
+def _cut(text: str, width: int) -> str:
+    """The beginning of a text on at most `width` columns of a terminal."""
+    from rich.cells import cell_len
+
+    if cell_len(text) <= width:
+        return text
+    while cell_len(text) >= width:
+        text = text[:-1]
+    return f"{text}…"
 
 
 def in_bytes(count: int) -> str:

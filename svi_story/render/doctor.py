@@ -49,7 +49,7 @@ class Check:
     state: State
     """ok; warn: it works, but not as well as it could; lacking: nothing can be rendered without it."""
     detail: str
-    cure: str = ""
+    remedy: str = ""
     """What to do about it; empty where there is nothing to do."""
 
 
