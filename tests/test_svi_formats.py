@@ -125,7 +125,6 @@ def wide_models(root: Path) -> Path:
     models = support.copy_models(root)
     for seed, expert in enumerate(EXPERTS):
         store(models, expert, plainly, svi_formats.wide_expert(seed))
-        (models / support.EXPERT_FOLDERS[expert] / "config.json").unlink()
         save_file(svi_formats.wide_lora(seed), support.lora_file(models, expert))
     store(models, "text", plainly, svi_formats.wide_text_encoder())
     return models
