@@ -167,7 +167,7 @@ def test_verbose_is_a_line_for_each_phase_and_no_steps(svi_story: Run, write_boa
     assert "step 1 of 1" not in err
 
 
-@pytest.mark.parametrize("width", [60, 140])
+@pytest.mark.parametrize("width", [60, pytest.param(140, marks=pytest.mark.slow)])
 def test_a_terminal_shows_it(write_board: Write, width: int) -> None:
     board = write_board()
     environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[1]), "TERM": "xterm"}
