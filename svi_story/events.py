@@ -251,6 +251,8 @@ class EngineSettled(Event):
     attention: str
     rung: str
     """the memory mode; `memory` is the same"""
+    allocator: str = ""
+    """the settings of torch's allocator of GPU memory; empty without a GPU"""
 
     def __str__(self) -> str:
         return f"{self.engine}: {self.dtype} on {self.device}, --memory {self.rung}, {self.attention}"

@@ -174,8 +174,9 @@ def install_gpu(folder: Path) -> None:
     }
     for name, fake in fakes.items():
         setattr(torch.cuda, name, fake)
-    put(torch.cuda.memory, "_set_allocator_settings", lambda _: None)
+    put(torch._C, "_accelerator_setAllocatorSettings", lambda _: None)
     put(FakeTensorMode, "avoid_device_init", property(lambda _: True))  # else it asks the driver
+    put(torch.Tensor, "record_stream", lambda *_: None)
     put(torch.nn.functional, "scaled_dot_product_attention", attend)
 
 
@@ -278,10 +279,11 @@ def run(folder: Path, case: dict[str, Any]) -> list[dict[str, Any]]:
         phases[-1]["loading_gpu"] = max(loading_peaks)
 
         def decode(model: Any, strips: int) -> torch.Tensor:
+            live.reset()  # the experts have left
             return vae.to_frames(vae.decode(model, torch.empty(latents.shape), strips)).cpu()
 
         svi._through_vae(size, frames, decode)
-        note("decoding", need.decoding.minimum, ram)
+        note("decoding", need.decoding.minimum, ram if kept else 0)
         phases[-1]["plan"] = f"{plan.mode} keep={plan.keep} resident_blocks={plan.resident_blocks}"
     return phases
 

@@ -190,7 +190,7 @@ def test_float32_means_float32() -> None:
 
 def test_the_allocator_is_set_once_and_the_user_s_settings_stay(monkeypatch: pytest.MonkeyPatch) -> None:
     chosen: list[str] = []
-    monkeypatch.setattr(torch.cuda.memory, "_set_allocator_settings", chosen.append)
+    monkeypatch.setattr(torch._C, "_accelerator_setAllocatorSettings", chosen.append, raising=False)
     monkeypatch.setenv("PYTORCH_CUDA_ALLOC_CONF", "max_split_size_mb:512")
     set_allocator.cache_clear()
     assert set_allocator() == "max_split_size_mb:512"

@@ -229,7 +229,7 @@ def tiny() -> Needs:
 def room(mode: MemoryMode, *, keep: bool = True) -> FreeMemory:
     """Room for a mode, without `keep` for one expert in memory; to stream, for none of its blocks."""
     needs = tiny()
-    vram = needs["stream"].sampling.total if mode == "stream" else PLENTY.vram
+    vram = needs["stream"].sampling.total - 1 if mode == "stream" else PLENTY.vram
     return FreeMemory(vram, PLENTY.ram if keep else needs[mode].ram)
 
 

@@ -192,6 +192,9 @@ class Memory:
     def __getitem__(self, _: object) -> Memory:
         return self
 
+    def record_stream(self, _: object) -> None:
+        self.fake.log.append("kept for the copies")
+
     def copy_(self, source: Memory, *, non_blocking: bool) -> None:
         assert non_blocking
         self.fake.log.append(f"copy {source.name}")
@@ -203,6 +206,8 @@ def test_copies_wait_for_blocks_and_blocks_for_copies(
     monkeypatch.setattr(torch, "empty", lambda *_, **__: Memory(cuda))
     sources: Any = [Memory(cuda, name) for name in "abc"]
     streamer = BlockStreamer(sources, torch.device("cuda"))
+    assert cuda.log == ["kept for the copies"] * 2
+    cuda.log.clear()
     for _ in range(2):
         for place, source in enumerate(sources):
             streamer.before(place)

@@ -65,7 +65,8 @@ def set_allocator() -> str:
     for name in ("PYTORCH_ALLOC_CONF", "PYTORCH_CUDA_ALLOC_CONF"):
         if chosen := os.environ.get(name):
             return chosen
-    torch.cuda.memory._set_allocator_settings(ALLOCATOR)
+    name = "_accelerator_setAllocatorSettings"  # of newer versions, where the old name warns
+    getattr(torch._C, name, torch.cuda.memory._set_allocator_settings)(ALLOCATOR)
     return ALLOCATOR
 
 

@@ -165,15 +165,15 @@ class Svi:
         check_kernel(kernel, device, placement.dtype, experts.setting("high", "attention_head_dim"))
         embeddings = Embeddings(paths, placement, self._keep_embedding, self._report)
 
-        if device.type == "cuda":
-            set_allocator()
+        allocator = set_allocator() if device.type == "cuda" else ""
 
         def free_memory() -> FreeMemory:
             return options.free_memory or measure(device, options.workers_on_host)
 
         def settled(plan: MemoryPlan) -> None:
             about = self.environment()
-            self._report(EngineSettled("svi", about["device"], options.dtype, about["attention"], plan.mode))
+            kernel, where = about["attention"], about["device"]
+            self._report(EngineSettled("svi", where, options.dtype, kernel, plan.mode, allocator))
 
         memory = MemoryManager(
             experts,

@@ -189,6 +189,8 @@ class BlockStreamer:
         if device.type == "cuda":
             self._stream = torch.cuda.Stream(device)  # type: ignore[no-untyped-call]  # torch has no types
             self._stream.wait_stream(torch.cuda.current_stream(device))  # the buffers' memory was in use
+            for buffer in self._buffers:
+                buffer.record_stream(self._stream)  # nor is it used again while a copy is under way
             self._copied = [torch.cuda.Event() for _ in range(2)]  # type: ignore[no-untyped-call]  # as above
             self._used = [torch.cuda.Event() for _ in range(2)]  # type: ignore[no-untyped-call]  # as above
 
