@@ -298,13 +298,11 @@ class ChainGiven(SegmentEvent):
 
 @dataclass(frozen=True)
 class ModelLoading(Event):
-    """A model is being read from its files."""
+    """A model is being read from its files. Numbers of bytes."""
 
     model: str
     done: int
-    """bytes"""
     total: int
-    """bytes"""
 
     def __str__(self) -> str:
         return f"{self.model}: {self.done / 2**30:.2f} of {self.total / 2**30:.2f} GiB loaded"
