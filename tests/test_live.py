@@ -15,7 +15,6 @@ import torch
 from PIL import Image
 from test_svi_cli import FLAGS, entries, reference_board
 
-from svi_story.cache.outputs import Outputs
 from svi_story.engines.svi import preview, sampler
 from svi_story.engines.svi.engine import Svi
 from svi_story.events import Event, FilmDone
@@ -112,8 +111,8 @@ def kept(monkeypatch: pytest.MonkeyPatch) -> list[tuple[int, tuple[int, int]]]:
     found: list[tuple[int, tuple[int, int]]] = []
     write = live._write
 
-    def look(path: Path, animation: Any, outputs: Outputs) -> None:
-        write(path, animation, outputs)
+    def look(path: Path, animation: Any) -> None:
+        write(path, animation)
         if animation:
             with Image.open(path) as picture:
                 found.append((getattr(picture, "n_frames", 1), picture.size))
@@ -181,14 +180,14 @@ def test_a_disk_that_does_not_answer_slows_nothing(tmp_path: Path, monkeypatch: 
     answer = threading.Event()
     written: list[int] = []
 
-    def wait(_path: Path, animation: Any, _outputs: Outputs) -> None:
+    def wait(_path: Path, animation: Any) -> None:
         written.append(len(animation.parts[0]) if animation else 0)
         answer.wait(60)
 
     monkeypatch.setattr(live, "_write", wait)
     monkeypatch.setattr(live, "CLOSE_SECONDS", 0.05)
     segment = support.segment()
-    shown = LivePreview({segment.board: (tmp_path / "a.mp4", Outputs())}, 1, ignore)
+    shown = LivePreview({segment.board: tmp_path / "a.mp4"}, 1, ignore)
     frame = np.zeros((64, 64, 3), dtype=np.uint8)
     for count in range(1, 100):
         shown._show(segment, [frame] * count)

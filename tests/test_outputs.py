@@ -209,7 +209,7 @@ def test_files_of_an_older_svi_story_are_replaced(
 ) -> None:
     """They are the same files, and the ledger knows nothing of them."""
     notes = list(LEDGER.iterdir())
-    assert len(notes) == len(COMMANDS) + 3  # and a clip's other file and note, and the live preview
+    assert len(notes) == len(COMMANDS) + 2  # and a clip's other file and note
     if damage in ("gone", "unwritable"):
         shutil.rmtree(LEDGER)
     if damage == "unwritable":

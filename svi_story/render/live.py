@@ -6,6 +6,7 @@ that cannot be written is left out.
 
 from __future__ import annotations
 
+import os
 import time
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -16,17 +17,20 @@ from PIL import Image
 
 from svi_story.errors import StoryError
 from svi_story.events import BoardFailed, FilmDone
+from svi_story.files import atomic_file, read_regular
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
     from pathlib import Path
 
-    from svi_story.cache.outputs import Outputs
     from svi_story.engines.base import Engine, Frame
     from svi_story.events import Event, Reporter
     from svi_story.plan.model import Segment
 
 SUFFIX = ".live.webp"
+MARK = b"<!-- svi-story: live preview -->"
+"""In the metadata of a preview."""
+LARGEST = 2**26
 WIDTH = 240
 """Pixels, at most."""
 FRAMES_APART = 4
@@ -59,11 +63,11 @@ class _Animation:
 class LivePreview:
     """Shows segments in the previews of their films. A reporter, too: a finished film has no preview.
 
-    `films` are the films with what writes beside them, by board; `every` is the number of steps between two
+    `films` are the films by board; `every` is the number of steps between two
     previews, 0 for none.
     """
 
-    def __init__(self, films: Mapping[Path, tuple[Path, Outputs]], every: int, report: Reporter) -> None:
+    def __init__(self, films: Mapping[Path, Path], every: int, report: Reporter) -> None:
         self._films = films
         self._every = every
         self._report = report
@@ -135,22 +139,27 @@ class LivePreview:
                     return
                 board = next(iter(self._pending))
                 animation = self._pending.pop(board)
-            film, outputs = self._films.get(board, (None, None))
-            if film and outputs:
+            if board in self._films:
                 with suppress(OSError, StoryError, ValueError):
-                    _write(live_preview(film), animation, outputs)
+                    _write(live_preview(self._films[board]), animation)
 
 
-def _write(path: Path, animation: _Animation | None, outputs: Outputs) -> None:
+def _write(path: Path, animation: _Animation | None) -> None:
+    """Write a preview, or remove it; a file that is not ours stays."""
+
+    def may_be_replaced(_temporary: Path) -> bool:
+        return is_ours(path) or not os.path.lexists(path)
+
     if animation is None:
-        outputs.remove(path)
+        if is_ours(path):
+            path.unlink()
         return
     pictures = [
         Image.fromarray(frame).resize(animation.size, Image.Resampling.BILINEAR)
         for index in sorted(animation.parts)
         for frame in animation.parts[index]
     ]
-    with outputs.file(path) as temporary:
+    with atomic_file(path, may_be_replaced) as temporary:
         first, *rest = pictures
         first.save(
             temporary,
@@ -161,7 +170,16 @@ def _write(path: Path, animation: _Animation | None, outputs: Outputs) -> None:
             loop=0,
             quality=60,
             method=0,
+            xmp=MARK,
         )
+
+
+def is_ours(path: Path) -> bool:
+    """Whether a live preview lies there: it says so itself, and the ledger need not know every one."""
+    try:
+        return not path.is_symlink() and MARK in read_regular(path, LARGEST)
+    except OSError:
+        return False
 
 
 def _size(segment: Segment) -> tuple[int, int]:

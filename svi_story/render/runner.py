@@ -173,10 +173,7 @@ def render_boards(
         segments = _timed(requests)
         timed = calibrated(segments, report) if cluster is None else nullcontext(report)
         with timed as calibrating, ExitStack() as stack:
-            shown = {
-                each.job.place.board: (each.job.place.film, outputs_of(each.job.place.settings.cache))
-                for each in requests
-            }
+            shown = {each.job.place.board: each.job.place.film for each in requests}
             live = stack.enter_context(closing(LivePreview(shown, request.preview_every, calibrating)))
             listener = _with_time_left(requests, segments, live)
 
