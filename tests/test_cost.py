@@ -18,6 +18,7 @@ from svi_story.enginespec import EngineOptions
 from svi_story.enginespec.sampling import Guidance
 from svi_story.events import EngineSettled, ModelLoaded, ModelMoved, PhaseDone, SegmentDone
 from svi_story.render.cost import (
+    ASSEMBLY,
     FILE,
     KEPT,
     Batch,
@@ -270,6 +271,22 @@ def test_plan_of_what_is_there_says_so(write_board: Write, svi_story: Run) -> No
     done, text = shown(svi_story, board, "--engine", "animatic")
     assert (done["segments"], done["seconds"], done["unknown"]) == (0, 0, [])
     assert "animatic: every segment is cached" in text
+
+
+def test_the_time_includes_the_assembly_once_it_was_measured(write_board: Write, svi_story: Run) -> None:
+    board = write_board()
+    assert svi_story("render", board, "--engine", "animatic").code == 0
+    changed = write_board(seed=5)
+    before, _ = shown(svi_story, changed, "--engine", "animatic")
+    slow = Calibration()
+    for work, seconds in (("encode", 2.0), ("join", 100.0)):
+        for _ in range(20):
+            slow.add(ASSEMBLY, WorkKind(work, "64x64"), seconds)
+    slow.save()
+    after, _ = shown(svi_story, changed, "--engine", "animatic")
+    frames = 13 + 12 + 12
+    assert 0 < before["seconds"] < 50
+    assert after["seconds"] == pytest.approx(frames * 2.0 + 100, rel=0.01), "encoding is what takes longest"
 
 
 def test_boards_that_cannot_be_keyed_are_left_out(write_board: Write, svi_story: Run) -> None:

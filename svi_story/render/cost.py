@@ -4,22 +4,32 @@ from __future__ import annotations
 
 import json
 import statistics
+import time
 from collections import Counter, defaultdict
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Literal, NamedTuple
 
 from svi_story.engines import implementation_of
 from svi_story.enginespec import spec_of
 from svi_story.errors import RenderError
-from svi_story.events import EngineSettled, ModelLoaded, ModelMoved, PhaseDone, SegmentDone
+from svi_story.events import (
+    EngineSettled,
+    FilmDone,
+    JoinStarted,
+    ModelLoaded,
+    ModelMoved,
+    PhaseDone,
+    PieceDone,
+    SegmentDone,
+)
 from svi_story.fields import JsonModel
 from svi_story.files import make_folder, read_regular, write_atomic
 from svi_story.render.schedule import loads, schedule, waves
 from svi_story.settings import user_cache
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+    from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
     from pathlib import Path
 
     from svi_story.cache.store import Store
@@ -148,8 +158,12 @@ class Calibration:
 
     def seconds(self, setting: Setting, kind: WorkKind) -> float | None:
         """What it usually takes; None until it was done once."""
-        times = self.times[setting].get(kind)
+        times = self.times.get(setting, {}).get(kind)
         return statistics.median(times) if times else None
+
+
+ASSEMBLY = Setting("assembly")
+"""The setting of what follows the engine: encoding and joining."""
 
 
 @contextmanager
@@ -172,6 +186,9 @@ class Listener:
         """By engine, the one at work last."""
         self._loading = 0.0
         """Seconds of a phase under way that went into loading."""
+        self._sizes = {board: str(timed.segment.size) for (board, *_), timed in segments.items()}
+        self._joining: dict[Path, float] = {}
+        """When the joining of a board's film started."""
         self.learnt = Calibration()
 
     def __call__(self, event: Event) -> None:
@@ -190,8 +207,18 @@ class Listener:
             case SegmentDone():
                 self._learn((event.board, event.clip, event.segment), "decode", event.decoding)
                 self._loading = 0.0
+            case PieceDone():
+                self._learn_assembly("encode", event.board, event.seconds / max(event.frames, 1))
+            case JoinStarted():
+                self._joining[event.board] = time.monotonic()
+            case FilmDone() if event.board in self._joining:
+                self._learn_assembly("join", event.board, time.monotonic() - self._joining.pop(event.board))
             case _:
                 pass
+
+    def _learn_assembly(self, work: str, board: Path, seconds: float) -> None:
+        if board in self._sizes:
+            self.learnt.add(ASSEMBLY, WorkKind(work, self._sizes[board]), round(seconds, 6))
 
     def _load(self, how: str, event: ModelLoaded | ModelMoved) -> None:
         self._loading += event.seconds
@@ -382,7 +409,30 @@ def _cost(setup: Group, jobs: Sequence[Job], store: Store, calibration: Calibrat
         engine, films, missing, _Left(engine, store, options), implementation_of(engine).model_sizes(options)
     )
     modes = spec_of(engine).memory_modes if options.memory == "auto" else (options.memory,)
-    return cost_of(batch, modes, calibration, calibration.newest(engine, options.dtype, options.memory))
+    cost = cost_of(batch, modes, calibration, calibration.newest(engine, options.dtype, options.memory))
+    if cost.seconds is None:
+        return cost
+    return replace(cost, seconds=_with_assembly(cost.seconds, jobs, missing, calibration))
+
+
+def _with_assembly(
+    rendering: float, jobs: Sequence[Job], missing: Collection[str], calibration: Calibration
+) -> float:
+    """The seconds that it takes to render segments and to assemble their films, as far as it was measured.
+
+    Pieces are encoded beside the rendering, all but the last.
+    """
+    encoding = last = joining = 0.0
+    for job in jobs:
+        plan = job.plan
+        due = [segment.contributes for segment in job.segments if segment.key in missing]
+        if due:
+            per_frame = calibration.seconds(ASSEMBLY, WorkKind("encode", str(plan.size))) or 0.0
+            per_frame *= float(plan.cut.fps / plan.fps)
+            encoding += per_frame * sum(due)
+            last = max(last, per_frame * due[-1])
+            joining += calibration.seconds(ASSEMBLY, WorkKind("join", str(plan.size))) or 0.0
+    return max(rendering + last, encoding) + joining
 
 
 class _Left:
