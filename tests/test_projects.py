@@ -265,3 +265,16 @@ def test_hashes_of_older_versions_are_found(in_storyboards: Path, svi_story: Run
     assert (again.file(in_storyboards), again.hashed) == (digest, 0)
     assert svi_story("render", in_storyboards).code == 0
     assert (user_cache() / "hashes.json").exists()
+
+
+def test_a_file_where_a_folder_belongs_is_named_before_anything_starts(
+    write_board: Write, svi_story: Run, tmp_path: Path
+) -> None:
+    board = write_board()
+    (tmp_path / "notes.txt").write_text("mine")
+    for option in ("-o", "--cache"):
+        ended = svi_story("render", board, "--engine", "animatic", option, "notes.txt/films")
+        assert ended.code == 2
+        assert ended.err.strip() == f"notes.txt: is not a folder; name one with {option}"
+    missing = svi_story("config", "nowhere")
+    assert (missing.code, missing.err.strip()) == (2, "nowhere: does not exist; check the path")

@@ -32,9 +32,12 @@ def config(
     svi-story config boards/film.yaml --json
     """
     from svi_story.cli.console import warn
+    from svi_story.errors import InputError, Problem
     from svi_story.files import short_path
     from svi_story.settings import load_settings, project_root, settings_by_source, user_file
 
+    if not path.exists():
+        raise InputError(Problem("does not exist; check the path", file=str(path)))
     root = project_root(path if path.is_dir() else path.parent, warn)
     settings = load_settings(root).model_dump(mode="json")
     origin: dict[str, str] = {}

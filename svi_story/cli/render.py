@@ -76,8 +76,8 @@ def render(
         typer.Option(
             "--only",
             metavar="CLIP",
-            help="Render this clip and what it continues from, as a film of its own: an id, a number, or a "
-            "range such as 2-4.",
+            help="Render this clip and what it continues from, and write a film of it: an id, a number, "
+            "or a range such as 2-4 (a film of each).",
         ),
     ] = None,
     draft: Annotated[

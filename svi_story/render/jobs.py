@@ -149,7 +149,7 @@ def find_places(
     places = [each for each in found.values() if isinstance(each, Place)]
     _check_agreement(places)
     refused: dict[Path, Rejected] = {}
-    for rejected in (*_too_long(places), *_clashes(places)):
+    for rejected in (*_not_folders(places), *_too_long(places), *_clashes(places)):
         refused.setdefault(rejected.board, rejected)
     return tuple(refused.get(each.board, each) for each in found.values())
 
@@ -227,6 +227,17 @@ def _clashes(places: Iterable[Place]) -> Iterator[Rejected]:
             if others:
                 what = f"would write {path}, and so would {' and '.join(others)}"
                 yield _rejected(place.board, f"{what}; rename one, or render them apart")
+
+
+def _not_folders(places: Iterable[Place]) -> Iterator[Rejected]:
+    """Boards whose films or segments would go into something that is not a folder."""
+    for place in places:
+        for folder, option in ((place.film.parent, "-o"), (place.cache, "--cache")):
+            above = (each for each in (folder, *folder.parents) if os.path.lexists(each))
+            first = next(above, None)
+            if first is not None and not os.path.isdir(first):  # noqa: PTH112 - Path.is_dir may raise
+                problem = Problem(f"is not a folder; name one with {option}", file=str(first))
+                yield Rejected(place.board, InputError(problem))
 
 
 def _too_long(places: Iterable[Place]) -> Iterator[Rejected]:
