@@ -249,13 +249,13 @@ class EngineSettled(Event):
     device: str
     dtype: str
     attention: str
-    rung: str
-    """the memory mode; `memory` is the same"""
+    memory: str
+    """the memory mode; `rung` is the same"""
     allocator: str = ""
     """the settings of torch's allocator of GPU memory; empty without a GPU"""
 
     def __str__(self) -> str:
-        return f"{self.engine}: {self.dtype} on {self.device}, --memory {self.rung}, {self.attention}"
+        return f"{self.engine}: {self.dtype} on {self.device}, --memory {self.memory}, {self.attention}"
 
 
 @dataclass(frozen=True)

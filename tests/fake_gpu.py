@@ -36,7 +36,7 @@ from torch.utils._pytree import tree_map
 from svi_story.engines.svi import engine as engine_module
 from svi_story.engines.svi import sampler, streaming, text, vae
 from svi_story.engines.svi.device import FreeMemory
-from svi_story.engines.svi.engine import Options, Svi
+from svi_story.engines.svi.engine import Svi, SviOptions
 from svi_story.engines.svi.memory import needs_of
 from svi_story.engines.svi.weights import loading, lora, tensors
 from svi_story.engines.svi.weights.architecture import count_parameters
@@ -233,7 +233,7 @@ def run(folder: Path, case: dict[str, Any]) -> list[dict[str, Any]]:
     settings = support.sampler("2.0-pro", steps=2, guidance=Guidance(5.0, 5.0), shift=1.0, boundary=0.9)
     segment = support.segment(0, "2.0-pro", settings, frames=frames, size=size)
     free = FreeMemory(int(case["vram"] * GIB), int(case["ram"] * GIB))
-    options = Options(
+    options = SviOptions(
         support.folders(models), device="cuda", attention="torch-flash", memory=case["mode"], free_memory=free
     )
     phases: list[dict[str, Any]] = []

@@ -23,7 +23,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_map
 
 from svi_story.engines.base import Carry
-from svi_story.engines.svi.engine import Options, Svi
+from svi_story.engines.svi.engine import Svi, SviOptions
 from svi_story.engines.svi.weights.locate import ModelFolders, find_weights
 from svi_story.enginespec.sampling import Guidance, Sampler
 from svi_story.events import Warned
@@ -133,7 +133,7 @@ def engine(
 ) -> Svi:
     """An engine on the CPU; `pictures` has anchors by their hash, else all show the reference image."""
     shown = pictures or defaultdict(anchor_picture)
-    given = Options(folders(root), dtype=dtype, device="cpu", **options)  # type: ignore[arg-type]  # the tests' keywords
+    given = SviOptions(folders(root), dtype=dtype, device="cpu", **options)  # type: ignore[arg-type]  # the tests' keywords
     return Svi(given, anchor_pixels=lambda anchor: shown[anchor.pixels], report=report)
 
 

@@ -60,7 +60,7 @@ def cost(*chains: str, done: int = 0, calibration: Calibration | None = None) ->
 
 
 def numbers(found: Cost) -> dict[str, tuple[int, int]]:
-    return {rung: (moves.loads, moves.bytes) for rung, moves in found.moves.items()}
+    return {mode: (moves.loads, moves.bytes) for mode, moves in found.moves.items()}
 
 
 def test_passes_and_moves_are_counted() -> None:
@@ -113,14 +113,14 @@ def test_what_was_never_timed_is_unknown() -> None:
 def test_the_setting_used_last_counts() -> None:
     known = Calibration()
     kind = WorkKind("high", SIZE, 5)
-    for rung in ("resident", "offload", "resident"):
-        known.add(Setting("svi", "gpu", "bfloat16", "flash", rung), kind, 1.0)
+    for mode in ("resident", "offload", "resident"):
+        known.add(Setting("svi", "gpu", "bfloat16", "flash", mode), kind, 1.0)
     newest = known.newest("svi", "bfloat16", "auto")
     assert newest is not None
-    assert newest.rung == "resident"
+    assert newest.memory == "resident"
     asked = known.newest("svi", "bfloat16", "offload")
     assert asked is not None
-    assert asked.rung == "offload"
+    assert asked.memory == "offload"
     assert known.newest("svi", "float32", "auto") is None
     assert known.newest("animatic", "bfloat16", "auto") is None
 

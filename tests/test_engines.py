@@ -12,7 +12,7 @@ import svi_support as support
 
 from svi_story.engines.animatic import Animatic
 from svi_story.engines.base import Carry
-from svi_story.engines.svi.engine import Options, Svi
+from svi_story.engines.svi.engine import Svi, SviOptions
 from svi_story.enginespec.sampling import Guidance, Sampler
 from svi_story.plan.fingerprints import Fingerprints
 from svi_story.plan.keys import canonical
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 
 def tiny_svi() -> Svi:
-    return Svi(Options(support.folders(), dtype="float32", device="cpu"))
+    return Svi(SviOptions(support.folders(), dtype="float32", device="cpu"))
 
 
 ENGINES: dict[str, Callable[[], Engine]] = {"animatic": Animatic, "svi": tiny_svi}

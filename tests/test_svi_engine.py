@@ -19,7 +19,7 @@ from tokenizers import Tokenizer
 from svi_story.engines.base import open_anchor
 from svi_story.engines.svi import sampler as sampler_module
 from svi_story.engines.svi import text
-from svi_story.engines.svi.engine import Options, Svi
+from svi_story.engines.svi.engine import Svi, SviOptions
 from svi_story.engines.svi.identity import SviIdentity
 from svi_story.engines.svi.text import Embeddings
 from svi_story.engines.svi.weights import loading
@@ -163,7 +163,7 @@ def test_embeddings_are_kept_by_content() -> None:
     one = support.segment(frames=5)
     made = []
     for _ in range(2):
-        options = Options(support.folders(), dtype="bfloat16", device="cpu")
+        options = SviOptions(support.folders(), dtype="bfloat16", device="cpu")
         engine = Svi(
             options,
             anchor_pixels=lambda _: support.anchor_picture(),

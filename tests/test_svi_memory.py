@@ -16,7 +16,7 @@ from svi_support import Full, Live, Memory, Recorder
 
 from svi_story.engines.svi import memory, sampler, vae
 from svi_story.engines.svi.device import FreeMemory
-from svi_story.engines.svi.engine import Options, Svi
+from svi_story.engines.svi.engine import Svi, SviOptions
 from svi_story.engines.svi.experts import Experts
 from svi_story.engines.svi.memory import (
     MODES,
@@ -236,7 +236,9 @@ def room(mode: MemoryMode, *, keep: bool = True) -> FreeMemory:
 def made_by(report: Recorder, **options: Any) -> Svi:
     options = {"dtype": "float32", "device": "cpu", "checkpoint_every": 1, "free_memory": PLENTY, **options}
     return Svi(
-        Options(support.folders(), **options), anchor_pixels=lambda _: support.anchor_picture(), report=report
+        SviOptions(support.folders(), **options),
+        anchor_pixels=lambda _: support.anchor_picture(),
+        report=report,
     )
 
 

@@ -1,4 +1,4 @@
-"""SVI through the CLI: killed while it samples and while it decodes, on any rung, the film is the same."""
+"""SVI through the CLI: killed while sampling or decoding, in every memory mode, the film is the same."""
 
 from __future__ import annotations
 

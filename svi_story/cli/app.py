@@ -63,7 +63,7 @@ class ErrorBoundary(TyperGroup):
 
 
 def _usage(error: typer.TyperException) -> list[str]:
-    """What to say about a command line that is not understood."""
+    """The message for a command line that cannot be parsed."""
     context, message = getattr(error, "ctx", None), error.format_message()
     if context is None:
         return [f"Error: {message}"]
@@ -74,7 +74,7 @@ def _usage(error: typer.TyperException) -> list[str]:
 
 
 def _check_folder() -> None:
-    """Raises InputError when the folder we stand in was deleted under us."""
+    """Raises InputError when the working directory was deleted."""
     try:
         Path.cwd()
     except FileNotFoundError as error:
@@ -107,9 +107,9 @@ def svi_story(
 
     \b
     svi-story new my-film                      start from a template
-    svi-story plan my-film                     see what would be made
+    svi-story plan my-film                     see what would be rendered
     svi-story render my-film --engine animatic a preview, on any machine
-    svi-story render boards/                   a whole folder, over night
+    svi-story render boards/                   a whole folder, overnight
     """
 
 

@@ -43,7 +43,7 @@ def _list_templates(value: bool) -> None:  # noqa: FBT001 - the signature of a T
 def new(
     name: Annotated[str, typer.Argument(metavar="NAME", help="A new folder, or a new board (*.yaml).")],
     template: Annotated[
-        str, typer.Option("--template", "-t", metavar="T", help="What to start from.")
+        str, typer.Option("--template", "-t", metavar="T", help="The template to start from.")
     ] = "minimal",
     list_them: Annotated[  # noqa: ARG001 - the callback answers before the command runs
         bool,
@@ -77,10 +77,10 @@ def import_prompts(
         typer.Option("--output", "-o", metavar="BOARD", help="The board to write."),
     ] = None,
     clips: Annotated[
-        int | None, typer.Option("--clips", min=1, metavar="N", help="Take only the first N prompts.")
+        int | None, typer.Option("--clips", min=1, metavar="N", help="Use only the first N prompts.")
     ] = None,
 ) -> None:
-    """Turn a file of prompts into a board.
+    """Create a board from a file of prompts.
 
     It has one prompt per line, or is a numbered or Markdown list, JSON, or upstream's `prompts = [...]`;
     it is read as data, never run. Lines that start with # are comments. The image stays where it is.
@@ -129,7 +129,7 @@ def validate(paths: Paths, options: BoardOptions) -> None:
 
 @with_board_options
 def preview(paths: Paths, options: BoardOptions) -> None:
-    """Draw a contact sheet of every clip: its reference as the model sees it, prompt and timing.
+    """Draw a contact sheet: every clip's reference as the model sees it, prompt and timing.
 
     Needs no engine and no GPU. The pictures are put beside the films: renders/board.preview.png.
 

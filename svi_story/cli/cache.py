@@ -87,10 +87,10 @@ def verify(cache: Cache = None, as_json: AsJson = False) -> None:
 @cache_app.command()
 def gc(
     cache: Cache = None,
-    yes: Annotated[bool, typer.Option("--yes", help="Delete; without it they are only listed.")] = False,
+    yes: Annotated[bool, typer.Option("--yes", help="Delete; without this they are only listed.")] = False,
     as_json: AsJson = False,
 ) -> None:
-    """Delete what nothing needs.
+    """Delete what is not needed any more.
 
     That is what no existing film or board uses and nothing has used for a week; only with --yes. It also says
     what is kept, and until when.

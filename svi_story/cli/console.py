@@ -96,12 +96,12 @@ def lines_of(event: Event) -> tuple[str, ...]:
 
 
 def to_json(event: Event) -> None:
-    """Give an event as a line of JSON on standard output."""
+    """Print an event as a line of JSON on standard output."""
     answer_json(as_json(event))
 
 
 class JsonLines:
-    """Gives every event as a line of JSON on standard output.
+    """Prints every event as a line of JSON on standard output.
 
     Where that cannot be written the work goes on without, and fails in the end.
     """

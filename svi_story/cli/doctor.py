@@ -41,20 +41,23 @@ def doctor(
     cache: Cache = None,
     engine: Engine = "",
     full: Annotated[bool, typer.Option("--full", help="Also read every byte of the weights.")] = False,
-    smoke: Annotated[bool, typer.Option("--smoke", help="Also make two short clips.")] = False,
+    smoke: Annotated[bool, typer.Option("--smoke", help="Also render two short test clips.")] = False,
     variant: Annotated[
-        str, typer.Option("--variant", metavar="2.0|2.0-pro", help="What --smoke renders with.")
+        str, typer.Option("--variant", metavar="2.0|2.0-pro", help="The variant that --smoke renders.")
     ] = "",
     reference: Annotated[
-        Path | None, typer.Option("--reference", "-r", metavar="IMAGE", help="The anchor of --smoke.")
+        Path | None,
+        typer.Option("--reference", "-r", metavar="IMAGE", help="The reference image for --smoke."),
     ] = None,
-    size: Annotated[str, typer.Option("--size", metavar="WxH", help="The size of --smoke.")] = "416x240",
-    frames: Annotated[int, typer.Option("--frames", min=9, help="The frames of a clip of --smoke.")] = 33,
-    steps: Annotated[int, typer.Option("--steps", min=1, help="The steps of a clip of --smoke.")] = 12,
+    size: Annotated[
+        str, typer.Option("--size", metavar="WxH", help="The picture size for --smoke.")
+    ] = "416x240",
+    frames: Annotated[int, typer.Option("--frames", min=9, help="Frames per clip for --smoke.")] = 33,
+    steps: Annotated[int, typer.Option("--steps", min=1, help="Sampling steps for --smoke.")] = 12,
     dtype: Dtype = "bfloat16",
     as_json: AsJson = False,
 ) -> None:
-    """Check whether this machine can render, with a remedy for everything that is missing.
+    """Check whether this machine can render, and say how to fix what is missing.
 
     Ends with 0 when it can, else with 1. Downloads nothing.
 

@@ -23,21 +23,22 @@ def register(app: typer.Typer) -> None:
 @with_board_options
 def export(
     board: Board,
-    to: Annotated[str, typer.Option("--to", metavar="|".join(SUFFIXES), help="What to make of it.")],
+    to: Annotated[str, typer.Option("--to", metavar="|".join(SUFFIXES), help="The format to export to.")],
     media: Annotated[
-        str, typer.Option("--media", metavar="|".join(MEDIA), help="For otio: write a file for every clip.")
+        str,
+        typer.Option("--media", metavar="|".join(MEDIA), help="With otio: also write a video file per clip."),
     ] = "",
     entries: Annotated[
-        bool, typer.Option("--entries", help="For bundle: with the segments that are finished.")
+        bool, typer.Option("--entries", help="With bundle: include the finished segments.")
     ] = False,
     file: Annotated[
         Path | None,
-        typer.Option("--as", metavar="FILE", help="Write this file. Default: beside the film, by its name."),
+        typer.Option("--as", metavar="FILE", help="The file to write. Default: next to the film."),
     ] = None,
     *,
     options: BoardOptions,
 ) -> None:
-    """Hand a film to an editor, or a board to another machine.
+    """Export a film for an editor, or a board for another machine.
 
     Renders nothing: for a timeline, what is not in the cache yet is an error.
 

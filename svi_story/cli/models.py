@@ -24,7 +24,10 @@ if TYPE_CHECKING:
     from svi_story.settings import Settings
 
 models_app = typer.Typer(
-    no_args_is_help=True, help="Look after the weights.", rich_markup_mode=None, add_completion=False
+    no_args_is_help=True,
+    help="List, check and download the weights.",
+    rich_markup_mode=None,
+    add_completion=False,
 )
 
 PRESETS = ("quality", "fast", "draft")
@@ -45,7 +48,7 @@ def model_folders(settings: Settings) -> ModelFolders:
 
 
 def variant_named(name: str) -> Variant | None:
-    """The variant the user wants; None without a wish. Raises a usage error."""
+    """The variant the user named, or None. Raises a usage error."""
     from svi_story.engines.svi.weights.catalogue import VARIANTS
 
     if name:
@@ -55,7 +58,7 @@ def variant_named(name: str) -> Variant | None:
 
 @models_app.command("list")
 def list_models(models: Models = None, as_json: AsJson = False) -> None:
-    """List the weights that are there, in what precision, and what can be rendered with them.
+    """List the weights that were found, their precision, and what can be rendered with them.
 
     Looks at names, sizes and headers; `models check` reads every byte.
 
@@ -152,7 +155,7 @@ def _part_json(status: PartStatus) -> dict[str, Any]:
 def check(
     models: Models = None,
     variant: Annotated[
-        str, typer.Option("--variant", metavar="2.0|2.0-pro", help="What must be whole, instead of either.")
+        str, typer.Option("--variant", metavar="2.0|2.0-pro", help="The variant to check. Default: both.")
     ] = "",
     as_json: AsJson = False,
 ) -> None:
@@ -228,14 +231,15 @@ def _asked(weights: Weights, variant: Variant | None) -> list[PartStatus]:
 def download(
     models: Models = None,
     variant: Annotated[
-        str, typer.Option("--variant", metavar="2.0|2.0-pro", help="Which variant's LoRAs.")
+        str, typer.Option("--variant", metavar="2.0|2.0-pro", help="The variant whose LoRAs to download.")
     ] = "2.0",
     preset: Annotated[
-        str, typer.Option("--preset", metavar="fast", help="Also what the presets fast and draft need.")
+        str,
+        typer.Option("--preset", metavar="fast", help="Also download what the presets fast and draft need."),
     ] = "quality",
     yes: Annotated[bool, typer.Option("--yes", "-y", help="Start without asking.")] = False,
 ) -> None:
-    """Download what a variant needs and is not there.
+    """Download the missing weights of a variant.
 
     Shows what, how much, under which licence and where to before anything starts. An interrupted download
     goes on when the command is run again. Nothing else in svi-story ever downloads.
@@ -295,7 +299,7 @@ def _show(items: Sequence[DownloadItem], models: Path) -> None:
 
 
 def _agree(*, yes: bool) -> None:
-    """Go on only with the user's consent."""
+    """Ask the user to confirm."""
     if yes:
         return
     if not sys.stdin.isatty():

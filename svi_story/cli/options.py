@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from svi_story.settings import Settings
 
 Paths = Annotated[
-    list[Path], typer.Argument(metavar="PATH...", help="Boards, bundles, or folders that hold boards.")
+    list[Path], typer.Argument(metavar="PATH...", help="Boards, bundles, or folders of boards.")
 ]
 Board = Annotated[Path, typer.Argument(metavar="BOARD", help="A board, or a bundle.")]
 Output = Annotated[
@@ -36,26 +36,26 @@ Cache = Annotated[
     ),
 ]
 Engine = Annotated[
-    str, typer.Option("--engine", metavar="NAME", help="svi or animatic, whatever the board names.")
+    str, typer.Option("--engine", metavar="NAME", help="The engine, svi or animatic, instead of the board's.")
 ]
 Models = Annotated[
     list[Path] | None,
     typer.Option(
         "--models",
         metavar="DIR",
-        help="Where the weights are; may be repeated. Default: models/ in the project.",
+        help="Where the weights are; repeatable. Default: models/ in the project.",
     ),
 ]
 Dtype = Annotated[
     str,
-    typer.Option(
-        "--dtype", metavar="NAME", help="What the experts compute in: bfloat16 (default) or float32."
-    ),
+    typer.Option("--dtype", metavar="NAME", help="Data type of the experts: bfloat16 (default) or float32."),
 ]
 Memory = Annotated[
     str,
     typer.Option(
-        "--memory", metavar="MODE", help="Where the experts are: auto (default), resident, offload, stream."
+        "--memory",
+        metavar="MODE",
+        help="Where the experts are kept: auto (default), resident, offload, stream.",
     ),
 ]
 Vae = Annotated[
@@ -75,14 +75,18 @@ RayAddress = Annotated[
     typer.Option(
         "--ray",
         metavar="[ADDRESS]",
-        help="Work on all GPUs of this machine, or of the Ray cluster there: auto, or HOST:PORT.",
+        help="Render on all GPUs of this machine, or of a Ray cluster: auto, or HOST:PORT.",
         show_default=False,
     ),
 ]
 Workers = Annotated[
     int,
     typer.Option(
-        "--workers", metavar="N", min=0, help="How many workers of --ray; one per GPU.", show_default=False
+        "--workers",
+        metavar="N",
+        min=0,
+        help="Number of workers for --ray. Default: one per GPU.",
+        show_default=False,
     ),
 ]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON on standard output.")]

@@ -36,7 +36,7 @@ def plan(
     why: Annotated[bool, typer.Option("--why", help="Show what changed since the last film.")] = False,
     as_json: AsJson = False,
 ) -> None:
-    """Show what would be made, and what is there.
+    """Show what would be rendered, and what is cached.
 
     Needs no engine and no GPU.
 
@@ -68,7 +68,7 @@ def plan(
 
 @with_board_options
 def status(paths: Paths, options: BoardOptions, as_json: AsJson = False) -> None:
-    """Show how far every film is, and what renders are doing that use its cache.
+    """Show the state of every film, and the renders that are running.
 
     \b
     svi-story status boards/
@@ -92,7 +92,7 @@ def status(paths: Paths, options: BoardOptions, as_json: AsJson = False) -> None
 
 
 def _board(job: Job, summary: BoardSummary) -> list[str]:
-    """A board for a person."""
+    """A board as text."""
     from svi_story.enginespec import spec_of
 
     shown = spec_of(job.plan.engine).describe(job.segments[0].options)
@@ -140,7 +140,7 @@ def _row(number: int, shot: Shot, clip: ClipSummary, job: Job) -> tuple[str, ...
 
 
 def _mark(number: int, shot: Shot) -> str:
-    """How a clip that does not go on from the one before is joined to it."""
+    """How a clip that does not continue from the previous one is joined to it."""
     if number == 1 or not shot.starts_chain:
         return ""
     if shot.dip:
@@ -168,6 +168,6 @@ def _time(cost: Cost) -> str:
     about = timedelta(seconds=max(1, round(cost.seconds)))
     setting = cost.setting
     where = ", ".join(
-        part for part in (setting.device, setting.dtype, setting.attention, setting.rung) if part
+        part for part in (setting.device, setting.dtype, setting.attention, setting.memory) if part
     )
     return f"time: about {about}, as measured on this machine" + (f" ({where})" if where else "")

@@ -44,7 +44,10 @@ if TYPE_CHECKING:
 PreviewEvery = Annotated[
     int,
     typer.Option(
-        "--preview-every", metavar="N", min=0, help="Steps between two live previews; 0: there are none."
+        "--preview-every",
+        metavar="N",
+        min=0,
+        help="Steps between two updates of the live preview; 0: no preview.",
     ),
 ]
 OnDone = Annotated[
@@ -52,7 +55,7 @@ OnDone = Annotated[
     typer.Option(
         "--on-done",
         metavar="CMD",
-        help="Run this shell command at the end, however it ends. SVI_STORY_RUN_OUTCOME tells how.",
+        help="Run this shell command at the end; SVI_STORY_RUN_OUTCOME says how the run ended.",
         show_default=False,
     ),
 ]
@@ -86,23 +89,31 @@ def render(
     ] = False,
     force: Annotated[
         list[str] | None,
-        typer.Option("--force", metavar="CLIP|all", help="Set these entries aside and make them again."),
+        typer.Option(
+            "--force",
+            metavar="CLIP|all",
+            help="Render these clips again; their old segments are kept in quarantine.",
+        ),
     ] = None,
     retries: Annotated[
         int,
-        typer.Option("--retries", min=0, max=10, metavar="N", help="How often to try what may pass again."),
+        typer.Option(
+            "--retries", min=0, max=10, metavar="N", help="How often to retry after transient failures."
+        ),
     ] = RETRIES,
     ray: RayAddress = "",
     workers: Workers = 0,
     preview_every: PreviewEvery = 5,
     on_done: OnDone = "",
-    as_json: Annotated[bool, typer.Option("--json", help="Print one event per line while it works.")] = False,
-    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Errors only.")] = False,
-    verbose: Annotated[bool, typer.Option("--verbose", "-v", help="One line for everything done.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print events as JSON, one per line.")] = False,
+    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Show errors only.")] = False,
+    verbose: Annotated[
+        bool, typer.Option("--verbose", "-v", help="Show a line for every step of the work.")
+    ] = False,
 ) -> None:
-    """Make the films of boards.
+    """Render films.
 
-    What is made already is used, and what was interrupted goes on.
+    Finished segments are taken from the cache, and interrupted ones are resumed.
 
     \b
     svi-story render board.yaml
@@ -209,7 +220,7 @@ def _show_endings(outcomes: Sequence[Outcome]) -> None:
 
 
 def _again(words: Sequence[str]) -> str:
-    """The command that goes on; what was set aside by force is missing already."""
+    """The command that resumes: without --force, as the forced segments are missing already."""
     kept: list[str] = []
     for word in words:
         if kept and kept[-1] == "--force":

@@ -23,7 +23,11 @@ if TYPE_CHECKING:
 Reviewed = Annotated[Path, typer.Argument(metavar="BOARD|FILM", help="A board, a bundle, or any film file.")]
 Reference = Annotated[
     Path | None,
-    typer.Option("--reference", metavar="IMAGE", help="What a film file should look like (for a plot)."),
+    typer.Option(
+        "--reference",
+        metavar="IMAGE",
+        help="What a film file should look like, for the plot of the distance.",
+    ),
 ]
 ClipFrames = Annotated[
     int | None,
@@ -51,7 +55,7 @@ def review(
     clip_frames: ClipFrames = None,
     as_json: AsJson = False,
 ) -> None:
-    """Measure a film, and write a page about it.
+    """Review the quality of a film, and write a page about it.
 
     Of a board: every finished clip, every join, and what helps. Of any film file:
     whether errors accumulate, re-timing, frozen and repeated frames.

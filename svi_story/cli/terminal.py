@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 
 class Interrupted(KeyboardInterrupt):
-    """Stopped by the user; the text is the command that goes on."""
+    """Stopped by the user; the text is the command that resumes."""
 
 
 class Stopped(Interrupted):
@@ -32,17 +32,17 @@ SHORTEST_COLUMN = 4
 
 
 def complain(*lines: str) -> None:
-    """Tell a person, on standard error. Each argument is a line: line breaks in it are escaped."""
+    """Print a message on standard error. Each argument is a line: line breaks in it are escaped."""
     sys.stderr.write("".join(f"{on_one_line(line)}\n" for line in lines))
 
 
 def answer(*lines: str) -> None:
-    """Give text, on standard output. Each argument is a line: line breaks in it are escaped."""
+    """Print text on standard output. Each argument is a line: line breaks in it are escaped."""
     sys.stdout.write("".join(f"{on_one_line(line)}\n" for line in lines))
 
 
 def answer_json(value: object) -> None:
-    """Give one JSON value on a line of its own (ASCII, so that any terminal and pipe takes it)."""
+    """Print one JSON value on a line of its own (ASCII, so that any terminal and pipe takes it)."""
     sys.stdout.write(json.dumps(value, allow_nan=False) + "\n")
     sys.stdout.flush()
 
@@ -52,7 +52,7 @@ LEFT = (errno.EPIPE, errno.EBADF)
 
 
 def give_up_output(error: OSError) -> int:
-    """Say what could not be written, standard output where no file is named; returns the exit code."""
+    """Report what could not be written, by default standard output; returns the exit code."""
     if error.errno != errno.EPIPE or error.filename:
         complain(
             f"{error.filename or 'standard output'}: {error.strerror or error}; solve this and run it again"

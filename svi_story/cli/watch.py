@@ -36,7 +36,7 @@ def watch(
         int, typer.Option("--port", metavar="PORT", min=0, max=65535, help="0: any that is free.")
     ] = 8765,
 ) -> None:
-    """Show running renders, clips and films on a live page, until it is interrupted.
+    """Serve a live page that shows renders, clips and films.
 
     Whoever opens the page needs the address that is printed: it contains a token.
 
@@ -71,10 +71,10 @@ def watch(
 
 def stop(
     run: Annotated[
-        str, typer.Argument(metavar="[RUN]", help="Which run, as `status` names it. Default: the only one.")
+        str, typer.Argument(metavar="[RUN]", help="The run, as `status` names it. Default: the only one.")
     ] = "",
     now: Annotated[
-        bool, typer.Option("--now", help="At once, as ^C does; without it after the current clip.")
+        bool, typer.Option("--now", help="Stop at once, like ^C, instead of after the current clip.")
     ] = False,
     cache: Cache = None,
 ) -> None:

@@ -82,7 +82,7 @@ class VideoError(InputError):
 
 
 @dataclass(frozen=True)
-class Chapter:
+class FoundChapter:
     """A chapter of a film."""
 
     title: str
@@ -107,7 +107,7 @@ class VideoInfo:
     """0 where it is not known."""
     rate: str
     """Frames a second, as declared."""
-    chapters: tuple[Chapter, ...]
+    chapters: tuple[FoundChapter, ...]
 
 
 @dataclass(frozen=True)
@@ -152,7 +152,7 @@ class VideoReader:
             if kind != b"H":
                 raise VideoError(path, json.loads(data)["refusal"])
             found = json.loads(data)
-            chapters = tuple(Chapter(**each) for each in found.pop("chapters"))
+            chapters = tuple(FoundChapter(**each) for each in found.pop("chapters"))
             self.small, self.full = (tuple(found.pop(name)) for name in ("small", "full"))
             self.info = VideoInfo(**found, chapters=chapters)
         except BaseException:
@@ -406,11 +406,11 @@ class _Pictures:
         }
         _send(self._out, b"H", json.dumps(head).encode())
 
-    def _chapters(self) -> Iterator[Chapter]:
+    def _chapters(self) -> Iterator[FoundChapter]:
         for chapter in self._container.chapters()[:MAX_CHAPTERS]:
             if chapter["time_base"]:
                 title = str(chapter["metadata"].get("title", ""))[:200]
-                yield Chapter(title, float(chapter["start"] * chapter["time_base"]))
+                yield FoundChapter(title, float(chapter["start"] * chapter["time_base"]))
 
     def _send_frame(self, frame: VideoFrame) -> None:
         time = None if frame.pts is None or not frame.time_base else float(frame.pts * frame.time_base)

@@ -8,7 +8,9 @@ import time
 from collections import Counter, defaultdict
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Literal, NamedTuple
+from typing import TYPE_CHECKING, Annotated, Literal, NamedTuple
+
+from pydantic import AliasChoices, Field
 
 from svi_story.engines import implementation_of
 from svi_story.enginespec import spec_of
@@ -70,7 +72,7 @@ class Setting:
     device: str = ""
     dtype: str = ""
     attention: str = ""
-    rung: str = ""
+    memory: Annotated[str, Field(validation_alias=AliasChoices("memory", "rung"))] = ""
 
 
 @dataclass(frozen=True)
@@ -152,7 +154,7 @@ class Calibration:
             for setting in self.times
             if setting.engine == engine
             and setting.dtype in ("", dtype)
-            and (mode == "auto" or setting.rung in ("", mode))
+            and (mode == "auto" or setting.memory in ("", mode))
         ]
         return like[-1] if like else None
 
@@ -196,7 +198,7 @@ class Listener:
         self._report(event)
         match event:
             case EngineSettled():
-                about = (event.engine, event.device, event.dtype, event.attention, event.rung)
+                about = (event.engine, event.device, event.dtype, event.attention, event.memory)
                 self._settings[event.engine] = Setting(*about)
             case ModelLoaded():
                 self._load("load", event)
@@ -310,7 +312,7 @@ class Batch:
 def cost_of(batch: Batch, modes: Iterable[str], calibration: Calibration, setting: Setting | None) -> Cost:
     """What a batch costs, on each of these modes; its time in the setting where it was measured last."""
     segments = batch.segments
-    works = batch.works(setting.rung if setting else "resident")
+    works = batch.works(setting.memory if setting else "resident")
     forwards = _forwards(works, batch.experts)
     passes = sum(forwards.values())
     moves = {mode: _moves(batch, batch.sizes, mode, passes) for mode in modes if batch.sizes}
@@ -363,9 +365,9 @@ def _due(works: Sequence[Work], batch: Batch, setting: Setting | None) -> Counte
             due[_kind(work.phase.model, segments[work.key])] += max(work.phase.passes, 1)
         elif work.kind == "decode":
             due[_kind("decode", segments[work.key])] += 1
-    if setting and setting.rung:
+    if setting and setting.memory:
         for model in sorted({work.model for work in works} & set(batch.experts)):
-            again = loads(works, (model,)) - 1 if setting.rung == "offload" else 0
+            again = loads(works, (model,)) - 1 if setting.memory == "offload" else 0
             due[WorkKind(f"load {model}")] += 1
             due[WorkKind(f"move {model}")] += again
     return +due

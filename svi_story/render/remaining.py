@@ -107,7 +107,7 @@ class RemainingTime:
     def _learn(self, event: Event, now: float) -> None:
         match event:
             case EngineSettled():
-                about = (event.engine, event.device, event.dtype, event.attention, event.rung)
+                about = (event.engine, event.device, event.dtype, event.attention, event.memory)
                 self._settings[event.engine] = Setting(*about)
             case ModelLoaded() | ModelMoved():
                 self._loading += event.seconds

@@ -358,7 +358,7 @@ class RunReport:
                 return self.state
 
 
-class RunReader:
+class LogReader:
     """Reads a run log, and goes on reading where it stopped. What is not a line of a log is skipped."""
 
     def __init__(self, path: Path) -> None:
@@ -414,7 +414,7 @@ class RunReader:
 def read_runs(cache: Path) -> list[RunReport]:
     """The newest runs of a cache, and all that may be running, the newest first."""
     paths = log_files(Layout(cache.absolute()))[:KEPT_RUNS]
-    readers = [RunReader(path) for number, path in enumerate(paths) if number < NEWEST or _is_fresh(path)]
+    readers = [LogReader(path) for number, path in enumerate(paths) if number < NEWEST or _is_fresh(path)]
     for reader in readers:
         reader.update()
     usual = usual_pauses(readers)
@@ -429,7 +429,7 @@ def _is_fresh(path: Path) -> bool:
         return False
 
 
-def usual_pauses(readers: Iterable[RunReader]) -> dict[str, float]:
+def usual_pauses(readers: Iterable[LogReader]) -> dict[str, float]:
     """The longest pauses of runs, by phase."""
     longest: dict[str, float] = {}
     for reader in readers:

@@ -100,14 +100,14 @@ class Nowhere:
 def make(trial: Trial, show: Print) -> Iterator[Check]:
     """Make the clips and say what they show. Raises InputError or RenderError where they cannot be made."""
     from svi_story.engines.base import open_anchor
-    from svi_story.engines.svi.engine import Options, Svi
+    from svi_story.engines.svi.engine import Svi, SviOptions
     from svi_story.plan.fingerprints import Fingerprints
 
     with tempfile.TemporaryDirectory(prefix="svi-story-") as folder:
         fingerprints = Fingerprints(Path(folder) / "memo.json")
         first, second, empty = segments(trial, Path(folder), fingerprints)
         start = time.monotonic()
-        engine = Svi(Options(trial.models, dtype=trial.dtype), fingerprints.file)
+        engine = Svi(SviOptions(trial.models, dtype=trial.dtype), fingerprints.file)
         with engine:
             for note in engine.notes(first):
                 show(f"note: {note}")

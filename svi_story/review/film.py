@@ -61,7 +61,7 @@ def review_film(plan: FilmPlan, find: FindEntry, report: Reporter) -> FilmReview
     """
     entries = [[find(segment.key) for segment in shot.segments] for shot in plan.shots]
     starts = clip_starts(plan)
-    reader = RunReader(plan, entries, report)
+    reader = ChainReader(plan, entries, report)
     runs = [reader.read(places) for places in _runs(plan, entries)]
     of_clip = {clip: (run, frames) for run in reversed(runs) for clip, frames in run.clips().items()}
     clips = []
@@ -113,7 +113,7 @@ def _runs(plan: FilmPlan, entries: Sequence[Sequence[Entry | None]]) -> Iterator
         yield [(clip, segment) for _, clip, segment in group]
 
 
-class RunReader:
+class ChainReader:
     """Reads the entries of a film, run by run: measures, pictures, and NaN or Inf in latents."""
 
     def __init__(self, plan: FilmPlan, entries: Sequence[Sequence[Entry | None]], report: Reporter) -> None:
@@ -284,7 +284,7 @@ def _joins(clips: Sequence[ClipReview]) -> Iterator[JoinReview]:
             frame += planned.contributes
 
 
-def _findings(clips: Sequence[ClipReview], runs: Sequence[Run], reader: RunReader) -> tuple[Finding, ...]:
+def _findings(clips: Sequence[ClipReview], runs: Sequence[Run], reader: ChainReader) -> tuple[Finding, ...]:
     """Every warning, in film order."""
     found = []
     for number, segment, count in reader.not_finite:

@@ -22,7 +22,7 @@ from svi_story.plan.keys import key_of
 from svi_story.render.film import by_content
 from svi_story.render.live import live_preview
 from svi_story.render.record import partial_film
-from svi_story.render.runs import CONTROL, STOP, RunReader, log_files, request_stop, usual_pauses
+from svi_story.render.runs import CONTROL, STOP, LogReader, log_files, request_stop, usual_pauses
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -102,7 +102,7 @@ class Watched:
         self._warnings: tuple[str, ...] = ()
         self._planned = self._looked = float("-inf")
         self._signature: object = None
-        self._readers: dict[Path, RunReader] = {}
+        self._readers: dict[Path, LogReader] = {}
         self._rows: list[Json] = []
 
     def refresh(self) -> Json:
@@ -192,7 +192,7 @@ class Watched:
         known: dict[str, Path] = {}
         for path in paths:  # a run over several projects has a log in each cache
             known.setdefault(path.parent.name, path)
-        self._readers = {path: self._readers.get(path) or RunReader(path) for path in known.values()}
+        self._readers = {path: self._readers.get(path) or LogReader(path) for path in known.values()}
         for reader in self._readers.values():
             reader.update()
         usual = usual_pauses(self._readers.values())

@@ -38,10 +38,10 @@ def create_engine(options: EngineOptions, digest: Digest, keep: Keep, report: Re
     if missing:
         what = f"the svi engine needs {', '.join(missing)}: pip install 'svi-story[svi]'"
         raise InputError(f"{what}; for a preview without them use --engine animatic")
-    from svi_story.engines.svi.engine import Options, Svi
+    from svi_story.engines.svi.engine import Svi, SviOptions
 
     text_key = identity_of(options, digest).text_key
-    settings = Options(
+    settings = SviOptions(
         _folders(options),
         options.dtype,
         attention=options.attention,

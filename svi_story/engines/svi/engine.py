@@ -74,7 +74,7 @@ DTYPES = ("bfloat16", "float32")
 
 
 @dataclass(frozen=True)
-class Options:
+class SviOptions:
     """What the machine and the user decide, besides the board."""
 
     where: ModelFolders
@@ -120,7 +120,7 @@ class Svi:
 
     def __init__(
         self,
-        options: Options,
+        options: SviOptions,
         digest: Digest = sha256_of,
         anchor_pixels: AnchorPixels = open_anchor,
         keep_embedding: Keep = lambda _: None,
