@@ -36,7 +36,7 @@ def own_ground(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
     monkeypatch.setattr(socket.socket, "connect", refuse)
     monkeypatch.setenv("HOME", str(tmp_path / "home"))
-    for name in [name for name in os.environ if name.startswith(("SVI_STORY_", "XDG_"))]:
+    for name in [name for name in os.environ if name.startswith(("SVI_STORY_", "XDG_", "COLUMNS"))]:
         monkeypatch.delenv(name)
     monkeypatch.chdir(tmp_path)
     return tmp_path

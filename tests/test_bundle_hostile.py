@@ -298,7 +298,7 @@ def test_members_that_are_absent_or_damaged(members: dict[str, bytes], svi_story
             honest(BUNDLE, {**members, name: bytes([raw[0] ^ 1]) + raw[1:]})
             refused(svi_story, "damaged (by its sha256)")
             honest(BUNDLE, {**members, name: raw + b"x"})
-            refused(svi_story, "not as large")
+            refused(svi_story, "do not have the sizes")
 
 
 SECRETS = ["/etc/passwd", "../../../../etc/passwd", "anchor.png/../secret.png", "secret.png", "./anchor.png"]

@@ -223,7 +223,13 @@ def impostor(**manners: object) -> Iterator[tuple[str, list[int]]]:
 
 
 @pytest.mark.parametrize(
-    "manners", [{}, {"words": b"HTTP/1.1 400 Bad Request\r\n\r\n"}, {"hangs_up": True}], ids=repr
+    "manners",
+    [
+        {},
+        pytest.param({"words": b"HTTP/1.1 400 Bad Request\r\n\r\n"}, marks=pytest.mark.slow),
+        pytest.param({"hangs_up": True}, marks=pytest.mark.slow),
+    ],
+    ids=repr,
 )
 def test_an_address_that_is_not_ray_is_told_in_time_and_nothing_is_started(
     manners: dict[str, object],
@@ -419,6 +425,7 @@ def test_films_are_the_same_bit_for_bit_and_ray_goes_as_it_came(scratch: Path) -
     assert not [path for path in Path("renders/.cache").iterdir() if path.name.startswith(".tmp")]
 
 
+@pytest.mark.slow
 def test_a_killed_worker_costs_a_few_steps_and_a_bad_board_costs_the_others_nothing(head: str) -> None:
     fog, sun, rain, snow = prompts("fog", "sun", "rain", "snow")
     many = {"variant": "2.0", "steps": 40, "max_frames": 5}
@@ -469,7 +476,7 @@ def test_a_segment_that_kills_every_worker_is_given_up_and_the_rest_is_made(head
     assert films("renders").keys() == {"fine.mp4"}
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("number", [signal.SIGINT, pytest.param(signal.SIGTERM, marks=pytest.mark.slow)])
 def test_an_interrupt_ends_everything_that_was_started(number: signal.Signals, head: str) -> None:
     animatic_board("long.yaml", "1280x720", *(f"fog {n}" for n in range(9)))
     address = ["--ray"] if number == signal.SIGINT else ["--ray", head]
@@ -514,6 +521,7 @@ def test_an_interrupt_while_ray_starts_leaves_nothing(scratch: Path) -> None:
     assert not list(scratch.glob("svi-ray-*"))
 
 
+@pytest.mark.slow
 def test_nothing_is_left_when_ray_s_own_server_and_this_program_are_killed(scratch: Path) -> None:
     animatic_board("long.yaml", "1280x720", *(f"fog {n}" for n in range(9)))
     run = start("storyboards", *ANIMATIC, "--ray", "--workers", "1", TMPDIR=str(scratch))

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import endurance_night as endurance
+import pytest
 from endurance_night import CLIPS, LOST, REFUSED, Faults, quarters, render, trouble_of
 
 if TYPE_CHECKING:
@@ -25,7 +26,7 @@ CURES = {
     "bad picture": "bad.png",
     "engine error": "try another prompt",
     "bug": "ZeroDivisionError: on purpose",
-    "always out of memory": "close what else uses it",
+    "always out of memory": "close other programs",
 }
 
 
@@ -33,6 +34,7 @@ def names(events: list[dict[str, Any]]) -> set[str]:
     return {Path(event["board"]).stem for event in events}
 
 
+@pytest.mark.slow
 def test_a_night_of_failures_makes_all_that_can_be_made_and_nothing_twice(svi_story: Run) -> None:
     folder = Path("storyboards")
     boards = [path.stem for path in endurance.write_boards(folder, BOARDS)]

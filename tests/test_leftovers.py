@@ -116,6 +116,7 @@ def test_a_kill_at_every_rename_leaves_nothing_that_is_not_swept(write_board: Wr
     assert made - images == {
         *("film/svi-story.toml", "film/storyboard.schema.json", "film/renders/.gitignore"),
         *("storyboard.schema.json", "home/.cache/svi-story/hashes.json"),
+        "home/.cache/svi-story/calibration.json",
         *("told", "film/film.yaml", "lone.yaml", "imported.yaml", "captions.srt", "renders/board.mp4"),
         *(
             "renders/board.json",

@@ -392,7 +392,7 @@ def test_the_ledger_is_pruned(board: Path, svi_story: Run) -> None:
     store = Store(RENDERS / ".cache", print)
     why = "the record of a file that was deleted"
     found = [item for item in store.garbage(now=4e9) if item.why == why]
-    assert len(found) == 4, "the captions, the film so far, the live preview, and what is no note"
+    assert len(found) == 3, "the captions, the film so far, and what is no note"
     store.delete(found)
     assert len(list(LEDGER.iterdir())) == 2
 
@@ -445,7 +445,7 @@ def test_a_cache_does_not_replace_other_files(write_board: Write, board: Path, s
     assert svi_story("render", board, "--cache", "cache").code == 0
     hashes = user_cache() / "hashes.json"
     kinds = {key.partition(" ")[0] for key in json.loads(hashes.read_text())}
-    assert kinds == {"sha256", "pixels", "samples"}
+    assert kinds == {"sha256", "picture-size", "pixels", "samples"}
     hashes.write_text("damaged")
     assert svi_story("render", board, "--cache", "cache").code == 0
 

@@ -94,7 +94,8 @@ def test_editing_a_clip_makes_it_and_its_followers(write_board: Write, svi_story
     clips[2] = clip(prompt="The sun is coming out.")
     board = write_board(clips=clips)
     why = svi_story("plan", board, *ANIMATIC, "--why")
-    assert "clip 3 (clip-03): prompt changed; clip 4 follows it" in why.out
+    change = '"Fog number 2 is drifting." became "The sun is coming out."'
+    assert f"clip 3 (clip-03): prompt changed: {change}; clip 4 follows it" in why.out
     assert made(svi_story("render", board, *ANIMATIC, "--json")) == ["clip-03", "clip-04"]
 
 

@@ -107,9 +107,7 @@ def test_a_place_that_cannot_be_written_is_reported(
     plant(board, pan(60, (64, 64), 0.001), "animatic")
     Path("films").write_text("in the way")
     ended = svi_story("review", board, *ANIMATIC, "-o", "films")
-    assert ended.code == 1
-    assert "films" in ended.err
-    assert "Traceback" not in ended.err
+    assert (ended.code, ended.err) == (2, "films: is not a folder; name one with -o\n")
 
 
 def test_the_command_that_helps_has_the_same_options(

@@ -87,7 +87,8 @@ def test_twelve_boards_of_five_clips_change_experts_twice_a_wave(
     assert sum(each["event"] == "film_done" for each in told) == 12
 
 
-@pytest.mark.parametrize("variant", ["2.0", pytest.param("2.0-pro", marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("variant", ["2.0", "2.0-pro"])
 def test_waves_make_the_same_films_bit_for_bit_killed_between_phases_too(
     write_board: Write, svi_story: Run, tmp_path: Path, variant: str
 ) -> None:

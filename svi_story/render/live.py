@@ -109,7 +109,7 @@ class LivePreview:
     def close(self) -> None:
         """Write no more, and remove what is there."""
         with self._changed:
-            self._pending = dict.fromkeys(self._shown)
+            self._pending = dict.fromkeys((*self._pending, *self._shown))
             self._closing = True
             self._changed.notify()
         self._thread.join(CLOSE_SECONDS)
