@@ -89,17 +89,11 @@ def render(
     ] = False,
     force: Annotated[
         list[str] | None,
-        typer.Option(
-            "--force",
-            metavar="CLIP|all",
-            help="Render these clips again; their old segments are kept in quarantine.",
-        ),
+        typer.Option("--force", metavar="CLIP|all", help="Render these clips again, although cached."),
     ] = None,
     retries: Annotated[
         int,
-        typer.Option(
-            "--retries", min=0, max=10, metavar="N", help="How often to retry after transient failures."
-        ),
+        typer.Option("--retries", min=0, max=10, metavar="N", help="Retries after transient failures."),
     ] = RETRIES,
     ray: RayAddress = "",
     workers: Workers = 0,
@@ -107,9 +101,7 @@ def render(
     on_done: OnDone = "",
     as_json: Annotated[bool, typer.Option("--json", help="Print events as JSON, one per line.")] = False,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Show errors only.")] = False,
-    verbose: Annotated[
-        bool, typer.Option("--verbose", "-v", help="Show a line for every step of the work.")
-    ] = False,
+    verbose: Annotated[bool, typer.Option("--verbose", "-v", help="Show more of the work.")] = False,
 ) -> None:
     """Render films.
 
