@@ -584,6 +584,7 @@ def test_a_keeper_ends_everything_that_its_command_started(how: str, scratch: Pa
         owner.kill()
 
 
+@pytest.mark.slow
 def test_a_worker_that_cannot_work_says_why(head: str) -> None:
     svi_board("one.yaml", prompts("fog"))
     run = start("storyboards", *SVI, "--ray", head, "--attention", "flash-attn-2", "--workers", "1", **TOKEN)
