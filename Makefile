@@ -35,7 +35,7 @@ types: setup
 	$(BIN)/mypy --platform win32 --no-warn-unreachable --cache-dir .mypy_cache/win32 svi_story
 
 suite: setup
-	$(BIN)/python -m pytest -n 3
+	$(BIN)/python -m pytest -n 2
 
 slow: setup
 	$(BIN)/python -m pytest -n 2 -m slow
