@@ -181,6 +181,7 @@ def test_places_that_will_not_do_are_asked_once_each() -> None:
 def test_a_worker_looks_at_its_place_first(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(worker, "VISIBLE_SECONDS", 0.1)
     setup = WorkerSetup(EngineOptions(), tmp_path / "cache", tmp_path / "cache/probe")
+    monkeypatch.setattr("ray.init", pytest.fail)
     here, blind = Worker(setup).enter(())
     assert isinstance(here, WorkerState)
     assert isinstance(blind, InputError)

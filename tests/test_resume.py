@@ -61,7 +61,6 @@ def leftovers(board: Path) -> list[str]:
     return [path.name for path in film_of(board).parent.iterdir() if path.name not in kept]
 
 
-@pytest.mark.slow
 def test_kill_9_at_any_moment_as_often_as_one_likes(board: Path, undisturbed: bytes) -> None:
     started = time.monotonic()
     code, _, err = finish(launch(board, "-o", "probe", "--cache", "probe/cache"))

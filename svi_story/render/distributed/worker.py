@@ -116,8 +116,6 @@ class Worker:
         self._send(event)
 
     def _enter(self, wanted: Sequence[Segment]) -> None:
-        import ray
-
         self._send(self._state)
         setup, host = self._setup, self._state.host
         if __version__ != setup.version:
@@ -127,8 +125,12 @@ class Worker:
             what = f"{host} does not see the cache: workers need a file system that all share"
             raise InputError(Problem(f"{what}; choose a folder there with --cache", file=str(setup.cache)))
         fingerprints = Fingerprints.of_this_machine(self._report, [setup.cache])
-        node = ray.get_runtime_context().get_node_id()
-        options = replace(setup.options, workers_on_host=setup.workers.get(node, 1))
+        options = setup.options
+        if setup.workers:
+            import ray  # outside of Ray, asking it would start a cluster
+
+            node = ray.get_runtime_context().get_node_id()
+            options = replace(options, workers_on_host=setup.workers.get(node, 1))
 
         def create(name: str) -> Engine:
             return implementation_of(name).create_engine(
