@@ -51,7 +51,7 @@ WORK = (
     "All ways read the same lossless clips, use every frame, and encode with libx264, medium, 4 threads. "
     "Ours and upstream's leave a watchable film after every clip. "
     "*cut again* finds the other pieces there; the new music is 20 s long, looped, mixed and encoded. "
-    "Pieces cost the same CPU as one long encoding, but after each one we wait for x264 to empty its queue."
+    "The next piece begins while x264 empties its queue of the one before."
 )
 MEMORY = (
     "*peak MB*: the process and its children together, shared pages counted once, looked at often. "

@@ -8,9 +8,11 @@ from __future__ import annotations
 
 import hashlib
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from fractions import Fraction
-from itertools import cycle, islice
+from itertools import cycle, islice, takewhile
 from pathlib import Path
+from threading import Lock
 from typing import TYPE_CHECKING
 
 from svi_story.cache.frames import Frames
@@ -31,12 +33,20 @@ CAPTION = "It has been raining since Tuesday."
 
 
 def pieces(clips: Sequence[Path], film: Path, crf: int) -> None:
-    """Ours: every clip is encoded once, and after each one what exists is joined, as `render` does."""
-    made: list[Path] = []
-    for number, clip in enumerate(clips, start=1):
-        made.append(_piece(film, number))
-        encoding = _encode(clip, made[-1], crf)
-        join(made, encoding, film if number == len(clips) else film.with_name("preview.mp4"), Extras())
+    """Ours, as `render` does: every clip is encoded once, and after each one what is encoded is joined."""
+    encoding, turn, joining = _encoding(clips[0], crf), Lock(), Lock()
+    files = [_piece(film, number) for number in range(1, len(clips) + 1)]
+
+    def encode(number: int) -> None:
+        _encode(clips[number], files[number], crf, turn=turn)
+        with joining:
+            made = list(takewhile(Path.exists, files))
+            if made and len(made) < len(files):
+                join(made, encoding, film.with_name("preview.mp4"), Extras())
+
+    with ThreadPoolExecutor(max_workers=2) as threads:
+        list(threads.map(encode, range(len(clips))))
+    join(files, encoding, film, Extras())
 
 
 def again(clips: Sequence[Path], film: Path, crf: int) -> None:
@@ -69,12 +79,12 @@ def _encoding(clip: Path, crf: int) -> Encoding:
         return Encoding(frames.width, frames.height, FPS, crf)
 
 
-def _encode(clip: Path, piece: Path, crf: int, caption: str = "") -> Encoding:
+def _encode(clip: Path, piece: Path, crf: int, caption: str = "", turn: Lock | None = None) -> Encoding:
     encoding = _encoding(clip, crf)
     with Frames(clip) as frames:
         span = Span(str(clip), 0, len(frames))
     run = Piece((span,), caption=caption)
-    encode_piece(run, lambda key: Frames(Path(key)), encoding, piece, lambda _done, _all: None)
+    encode_piece(run, lambda key: Frames(Path(key)), encoding, piece, lambda _done, _all: None, turn)
     return encoding
 
 

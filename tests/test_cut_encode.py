@@ -8,6 +8,7 @@ import subprocess
 import sys
 import time
 import tracemalloc
+from contextlib import contextmanager
 from dataclasses import replace
 from fractions import Fraction
 from pathlib import Path
@@ -47,6 +48,20 @@ def test_a_piece_shows_its_span(tmp_path: Path) -> None:
     assert_shows(tmp_path / "p.mp4", [NINE], Fraction(15))
     assert steps == [(done, 9) for done in range(1, 10)]
     assert [path.name for path in tmp_path.iterdir()] == ["p.mp4"]
+
+
+def test_the_next_piece_may_begin_when_all_frames_are_read(tmp_path: Path) -> None:
+    target = tmp_path / "p.mp4"
+    steps: list[str] = []
+
+    @contextmanager
+    def turn() -> Iterator[None]:
+        steps.append("begin")
+        yield
+        steps.append(f"end, published: {target.exists()}")
+
+    encode_piece(NINE, Library(), encoding(), target, lambda done, _: steps.append(f"{done}"), turn())
+    assert steps == ["begin", *map(str, range(1, 10)), "end, published: False"]
 
 
 @pytest.mark.parametrize(

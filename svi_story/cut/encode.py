@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import tempfile
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
@@ -22,6 +22,7 @@ from svi_story.files import atomic_file, unwritable
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
+    from contextlib import AbstractContextManager
     from fractions import Fraction
     from pathlib import Path
     from typing import IO
@@ -157,24 +158,33 @@ def _spans(spans: tuple[Span, ...]) -> list[Json]:
 
 
 def encode_piece(
-    piece: Piece, open_frames: OpenFrames, encoding: Encoding, target: Path, on_frame: OnFrame
+    piece: Piece,
+    open_frames: OpenFrames,
+    encoding: Encoding,
+    target: Path,
+    on_frame: OnFrame,
+    turn: AbstractContextManager[object] | None = None,
 ) -> None:
     """Encode a piece; it gets its name only when it is complete and its frames are counted.
 
-    Frames are read one by one, each entry opened once and at most two at a time. Raises RenderError where
-    ffmpeg or the disk fails; what reading or `on_frame` raises passes through. Neither leaves a file or a
-    process behind.
+    Frames are read one by one, each entry opened once and at most two at a time. `turn` is held only while
+    frames are read: another thread can begin the next piece while x264 empties its queue of this one.
+    Raises RenderError where ffmpeg or the disk fails; what reading or `on_frame` raises passes through.
+    Neither leaves a file or a process behind.
     """
     with atomic_file(target) as temporary:
         try:
-            with PieceFrames(piece, open_frames) as frames:
+            with (
+                _ffmpeg(encoding, temporary) as write,
+                turn or nullcontext(),
+                PieceFrames(piece, open_frames) as frames,
+            ):
                 film_frames = _compose(piece, frames, encoding).iter_frames(
                     float(encoding.fps), dtype="uint8"
                 )
-                with _ffmpeg(encoding, temporary) as write:
-                    for done, frame in enumerate(film_frames, start=1):
-                        write(frame)
-                        on_frame(done, piece.frames)
+                for done, frame in enumerate(film_frames, start=1):
+                    write(frame)
+                    on_frame(done, piece.frames)
         except _FfmpegError as stopped:
             raise unwritable(target, str(stopped)) from None
         encoded = count_frames(temporary)

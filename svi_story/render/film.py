@@ -5,8 +5,9 @@ from __future__ import annotations
 import time
 from collections import defaultdict
 from contextlib import suppress
-from dataclasses import dataclass, replace
-from itertools import count, takewhile
+from dataclasses import dataclass, field, replace
+from itertools import takewhile
+from threading import Lock
 from typing import TYPE_CHECKING
 
 from svi_story.cut.audio import audio_inputs, mix, soundtrack_of
@@ -61,10 +62,12 @@ class RenderContext:
     executor: Executor
     store: Store
     encoder: ThreadExecutor
-    """Encodes one piece at a time, in parallel with everything else."""
+    """Encodes pieces, in parallel with everything else."""
     report: Reporter
     outputs: Outputs
     """Writes files outside the cache."""
+    turn: Lock = field(default_factory=Lock)
+    """Held by the thread that gives a piece's frames to its encoder."""
 
 
 class Film:
@@ -95,6 +98,8 @@ class Film:
         self._encoded: dict[int, Future[tuple[str, Path]]] = {}
         """Key and file of every piece that was given to the encoder, by number."""
         self._sound: tuple[str, Path] | None = None
+        self._partial_film = Lock()
+        """Held by the thread that writes or removes the partial film."""
 
     def start(self) -> None:
         """Check what the film needs besides its segments, and mix its sound."""
@@ -119,13 +124,13 @@ class Film:
             piece = self._pieces[number]
             if number not in self._encoded and piece.keys <= there:
                 self._encoded[number] = self._context.encoder.submit(self._encode, piece)
+                if piece.keys & self._fresh:
+                    self._encoded[number].add_done_callback(self._refresh_partial_film)
         for number in self._clips_with[key]:
             shot = self._job.plan.shots[number]
             keys = {segment.key for segment in shot.segments}
             if not keys & self._waiting:
                 self._context.report(ClipDone(self._board, shot.id))
-                if keys & self._fresh and self._waiting:
-                    self._context.encoder.submit(self._refresh_partial_film)
         if not self._waiting:
             self._finish()
 
@@ -154,7 +159,8 @@ class Film:
         captions.write(context.outputs, context.report)
         pieces = [key for key, _ in encoded] + ([self._sound[0]] if self._sound else [])
         _protect(job, pieces, context)
-        remove_partial_film(job, context.outputs)
+        with self._partial_film:
+            remove_partial_film(job, context.outputs)
         environments = ((each.clip, self._entries[each.key].environment) for each in job.segments)
         if mixed := mixed_environments(environments):
             self._report_warning(mixed)
@@ -164,17 +170,20 @@ class Film:
         """The key and file of a piece; the same frames are encoded once."""
         contents = {key: self._entries[key].frames_sha256 for key in piece.keys - self._cards.keys()}
         inputs = piece_inputs(by_content(piece, contents), self._encoding)
-        seconds: list[float] = []
+        times: list[float] = []
+        """After each frame; none of a piece that was in the cache."""
 
         def build(target: Path) -> None:
-            start = time.monotonic()
-            encode_piece(piece, self._open, self._encoding, target, lambda _done, _all: None)
-            seconds.append(round(time.monotonic() - start, 3))
+            def on_frame(_done: int, _all: int) -> None:
+                times.append(time.monotonic())
+
+            encode_piece(piece, self._open, self._encoding, target, on_frame, self._context.turn)
 
         key = key_of(inputs)
         path = self._context.store.make_piece(key, build, inputs)
-        if seconds:  # encoded now, and in the cache
-            self._context.report(PieceDone(self._board, piece.clip, piece.frames, seconds[-1]))
+        if times:
+            seconds = round(time.monotonic() - times[0], 3)
+            self._context.report(PieceDone(self._board, piece.clip, piece.frames, seconds))
         return key, path
 
     def _open(self, key: str) -> FrameSource:
@@ -183,19 +192,26 @@ class Film:
         text, frames = self._cards[key].text, self._cards[key].frames
         return Still(card(text, self._encoding.width, self._encoding.height), frames)
 
-    def _refresh_partial_film(self) -> None:
+    def _refresh_partial_film(self, _piece: object) -> None:
         """Join the finished pieces at the beginning into a partial film; a warning if that fails."""
         target = partial_film(self._film)
-        numbers = takewhile(lambda number: number in self._encoded and self._encoded[number].done(), count())
-        try:
-            files = [self._encoded[number].result()[1] for number in numbers]
-            extras, publish = extras_of(self._job.plan, {}), self._context.outputs.file
-            frames = join(files, self._encoding, target, extras, publish) if files else 0
-        except StoryError as error:
-            self._report_warning(f"nothing to watch yet: {error}")
-        else:
-            if frames:
-                self._context.report(PreviewDone(self._board, target, frames))
+        with self._partial_film:
+            if not self._waiting:
+                return
+            finished = takewhile(self._is_encoded, range(len(self._pieces)))
+            files = [self._encoded[number].result()[1] for number in finished]
+            try:
+                extras, publish = extras_of(self._job.plan, {}), self._context.outputs.file
+                frames = join(files, self._encoding, target, extras, publish) if files else 0
+            except StoryError as error:
+                self._report_warning(f"nothing to watch yet: {error}")
+            else:
+                if frames:
+                    self._context.report(PreviewDone(self._board, target, frames))
+
+    def _is_encoded(self, number: int) -> bool:
+        piece = self._encoded.get(number)
+        return piece is not None and piece.done() and not piece.cancelled() and not piece.exception()
 
     def _mix_sound(self) -> tuple[str, Path] | None:
         """Key and file of the mixed sound, mixed now if it is not in the cache; None for a silent film.

@@ -261,7 +261,7 @@ class BatchRunner:
     def run(self, requests: Sequence[BoardRequest]) -> Iterator[Outcome]:
         """Render everything that can be rendered; yields how each board ended, as soon as it has."""
         self._report(RunStarted(len(requests), sum(len(each.wanted) for each in requests)))
-        with _encoder_thread() as encoder:
+        with _encoder_threads() as encoder:
             for group in _groups(requests):
                 store = Store(group.cache, self._report, group.fallbacks)
                 with self._make_executor(group, store) as executor:
@@ -373,8 +373,9 @@ def _groups(requests: Sequence[BoardRequest]) -> list[Group]:
 
 
 @contextmanager
-def _encoder_thread() -> Iterator[ThreadExecutor]:
-    encoder = ThreadPoolExecutor(max_workers=1, thread_name_prefix="encoder")
+def _encoder_threads() -> Iterator[ThreadExecutor]:
+    """Two: the next piece begins while the queue of the last one's encoder empties."""
+    encoder = ThreadPoolExecutor(max_workers=2, thread_name_prefix="encoder")
     try:
         yield encoder
     finally:
