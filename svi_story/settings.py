@@ -31,8 +31,8 @@ if TYPE_CHECKING:
 PREFIX = "SVI_STORY_"
 STORYBOARDS = "storyboards"
 MEMORY_MODES = ("auto", "resident", "offload", "stream")
-USER_ONLY = ("watch", "credentials")
-"""Tables of the user's own file that a project must not set, for later versions."""
+USER_ONLY = "watch"
+"""The table of the user's own file that neither a project nor the environment may set."""
 
 
 def _one_of(names: Callable[[], Sequence[str]], value: str) -> str:
@@ -50,6 +50,22 @@ def _choice(names: Callable[[], Sequence[str]]) -> AfterValidator:
 
 def _listed(value: object) -> object:
     return [value] if isinstance(value, str | Path) else value
+
+
+class WatchSettings(BaseModel):
+    """Where `watch` serves its page."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    host: Annotated[str, Field(min_length=1)] = Field(
+        "127.0.0.1", description="the address or name that it listens on", examples=['"10.0.0.7"']
+    )
+    port: int = Field(
+        8765, ge=0, le=65535, strict=True, description="the port; 0: any that is free", examples=["9000"]
+    )
+    names: tuple[Annotated[str, Field(pattern=r"^[A-Za-z0-9_.-]+$")], ...] = Field(
+        (), description="further names by which browsers call this machine", examples=['["gpu.example.org"]']
+    )
 
 
 class Settings(BaseModel):
@@ -83,6 +99,11 @@ class Settings(BaseModel):
     )
     workers: int = Field(
         0, ge=0, strict=True, description="how many workers `--ray` uses; 0: one per GPU", examples=["2"]
+    )
+    watch: WatchSettings = Field(
+        WatchSettings(),
+        description="where `watch` serves its page; only in the user's own file",
+        examples=['{host = "127.0.0.1", port = 8765}'],
     )
 
 
@@ -149,7 +170,10 @@ def settings_by_source(root: Path, options: Mapping[str, object]) -> list[tuple[
             continue
         written, line_of = _read(file)
         values = {name: _resolved(name, value, file.parent) for name, value in written.items()}
-        for name, value in values.items():
+        checked = dict(values)
+        if isinstance(values.get(USER_ONLY), dict) and not is_project:
+            checked |= {f"{USER_ONLY}.{key}": value for key, value in checked.pop(USER_ONLY).items()}
+        for name, value in checked.items():
             what = _problem(name, value, is_project=is_project)
             if not what and is_project and name in ("cache", "output") and not _is_inside(root, value):
                 what = (
@@ -157,9 +181,10 @@ def settings_by_source(root: Path, options: Mapping[str, object]) -> list[tuple[
                     f"such a folder: set it in {user_file()}, in {PREFIX}{name.upper()} or as an option"
                 )
             if what:
-                problems.append(Problem(what, str(file), line_of(name), name))
+                line = line_of(name.rpartition(".")[2]) or line_of(USER_ONLY)
+                problems.append(Problem(what, str(file), line, name))
         sources.append((str(file), values))
-    variables = {name: PREFIX + name.upper() for name in Settings.model_fields}
+    variables = {name: PREFIX + name.upper() for name in Settings.model_fields if name != USER_ONLY}
     environment = {
         (variable, name): _resolved(name, _from_text(name, text), Path.cwd())
         for name, variable in variables.items()
@@ -233,24 +258,26 @@ def _expand(path: str) -> Path:
 
 
 def _problem(name: str, value: Any, *, is_project: bool) -> str:
-    """What is wrong with a setting; empty when it can be used."""
-    if name in USER_ONLY:
-        where = f"belongs in your own {user_file()}, not in a project's"
-        return where if is_project else "is for a later version of svi-story; remove it"
-    if name not in Settings.model_fields:
-        meant = nearest(name, Settings.model_fields)
+    """What is wrong with a setting, or with `watch.NAME`; empty when it can be used."""
+    if is_project and name == USER_ONLY:
+        return f"belongs in your own {user_file()}: a project, which may be somebody else's, must not set it"
+    _, table, key = name.partition(f"{USER_ONLY}.")
+    model: type[BaseModel] = WatchSettings if table else Settings
+    key = key or name
+    if key not in model.model_fields:
+        meant = nearest(key, model.model_fields)
         guess = f'did you mean "{meant}"? ' if meant else ""
-        return f"is not a setting; {guess}settings are {', '.join(Settings.model_fields)}"
+        return f"is not a setting; {guess}settings are {', '.join(model.model_fields)}"
     if isinstance(value, Path) and (reason := text_problem(str(value), one_line=True)):
         return reason
     try:
-        Settings(**{**_defaults(Path("/")), name: value})
+        model(**{**({} if table else _defaults(Path("/"))), key: value})
     except ValidationError as error:
         first = error.errors(include_url=False)[0]
         if first["type"] == "wrong":
             return first["msg"]
-        (example,) = Settings.model_fields[name].examples or [""]
-        return f"{format_value(value)} cannot be used; write {name} = {example}"
+        (example,) = model.model_fields[key].examples or [""]
+        return f"{format_value(value)} cannot be used; write {key} = {example}"
     return ""
 
 

@@ -179,6 +179,37 @@ def test_settings_are_checked(in_storyboards: Path, svi_story: Run, monkeypatch:
     assert "outside the project" in svi_story("config", "project").err
 
 
+def test_where_the_page_is_served_is_set_in_the_users_own_file(
+    in_storyboards: Path, svi_story: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    own = user_file()
+    own.parent.mkdir(parents=True)
+    monkeypatch.setenv("SVI_STORY_WATCH", "host=0.0.0.0")
+    assert settings_of(svi_story)["watch"] == (
+        {"host": "127.0.0.1", "port": 8765, "names": []},
+        "default",
+    )
+    own.write_text('[watch]\nport = 9000\nnames = ["gpu.lan"]\n', "utf-8")
+    expected = {"host": "127.0.0.1", "port": 9000, "names": ["gpu.lan"]}
+    assert settings_of(svi_story)["watch"] == (expected, str(own))
+    assert "host = 127.0.0.1, port = 9000, names = gpu.lan" in svi_story("config").out
+    own.write_text('[watch]\nprot = 9000\nport = "80"\nhost = ""\nnames = ["a b"]\n', "utf-8")
+    ended = svi_story("watch", in_storyboards)
+    assert ended.code == 2
+    for line in (
+        'svi-story.toml:2: watch.prot: is not a setting; did you mean "port"? settings are host, port, names',
+        'svi-story.toml:3: watch.port: "80" cannot be used; write port = 9000',
+        'svi-story.toml:4: watch.host: "" cannot be used; write host = "10.0.0.7"',
+        'svi-story.toml:5: watch.names: a list cannot be used; write names = ["gpu.example.org"]',
+    ):
+        assert line in ended.err
+    own.write_text('[watch]\nhost = "203.0.113.1"\nport = 9000\n', "utf-8")
+    assert "cannot listen on 203.0.113.1, port 9000" in svi_story("watch", in_storyboards).err
+    assert "203.0.113.1, port 9001" in svi_story("watch", in_storyboards, "--port", 9001).err
+    own.write_text("watch = 5\n", "utf-8")
+    assert "svi-story.toml:1: watch: 5 cannot be used; write watch = {host" in svi_story("config").err
+
+
 def test_projects_of_one_command_agree_about_the_machine(
     write_board: Write, svi_story: Run, tmp_path: Path
 ) -> None:

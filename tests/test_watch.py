@@ -194,6 +194,25 @@ def test_runs_of_other_boards_are_not_shown_and_mixed_ones_only_in_part(site: Si
     assert "secret" not in json.dumps(newest)
 
 
+def test_two_renders_and_a_run_of_ray_are_shown_at_the_same_time(site: Site, write_board: Write) -> None:
+    write_board("second.yaml", seed=7)
+    write_board("third.yaml", seed=8)
+    cache, third = Path("renders/.cache"), Path("third.yaml")
+    workers = [events.WorkerStarted(1, "gpu-1", 11), events.WorkerStarted(2, "gpu-2", 12)]
+    steps = [events.StepDone(third, clip, 0, step, 8) for clip, step in (("clip-01", 2), ("clip-03", 5))]
+    log_of_a_run(cache, *started("board.yaml"))
+    log_of_a_run(cache, *started("second.yaml", "renders/second.mp4"))
+    log_of_a_run(cache, *started("third.yaml", "renders/third.mp4"), *workers, *steps)
+    state = open_site(Path("board.yaml"), Path("second.yaml"), third).watched.refresh()
+    active = [run for run in state["runs"] if run["state"] == "running"]
+    assert [run["boards"] for run in active] == [[2], [1], [0]]
+    assert [run["workers"] for run in active] == [2, 0, 0]
+    assert active[0]["now"] == "2 workers: clip-01 step 2/8, clip-03 step 5/8"
+    assert active[1]["now"].startswith("sampling clip clip-02 (step 3/8")
+    cells = [clip["state"] for clip in state["boards"][2]["clips"]]
+    assert cells == ["sampling", "sampling", "sampling"]  # clip 2 is another one that Ray renders
+
+
 def test_a_stop_is_requested(site: Site) -> None:
     run = log_of_a_run(Path("renders/.cache"), *started("board.yaml"))
     site.watched.refresh()

@@ -61,5 +61,5 @@ def _shown(value: object) -> str:
     if isinstance(value, list):
         return ", ".join(value)
     if isinstance(value, dict):
-        return ", ".join(f"{role} = {file}" for role, file in value.items()) or "-"
+        return ", ".join(f"{name} = {_shown(each)}" for name, each in value.items() if each != []) or "-"
     return "-" if value is None else str(value)

@@ -31,14 +31,16 @@ def watch(
     options: BoardOptions,
     host: Annotated[
         str, typer.Option("--host", metavar="HOST", help="Where to listen. Default: this machine only.")
-    ] = "127.0.0.1",
+    ] = "",
     port: Annotated[
-        int, typer.Option("--port", metavar="PORT", min=0, max=65535, help="0: any that is free.")
-    ] = 8765,
+        int | None,
+        typer.Option("--port", metavar="PORT", min=0, max=65535, help="Default: 8765. 0: any that is free."),
+    ] = None,
 ) -> None:
     """Serve a live page that shows renders, clips and films.
 
     Whoever opens the page needs the address that is printed: it contains a token.
+    [watch] in your own svi-story.toml may set other defaults for --host and --port.
 
     \b
     svi-story watch boards/
@@ -47,22 +49,25 @@ def watch(
     from svi_story.watch.server import WatchServer, bind, serve
     from svi_story.watch.state import Watched
 
+    own = settings_here().watch
+    host, port = host or own.host, own.port if port is None else port
     try:
         listening = bind(host, port)
     except OSError as error:
         what = f"cannot listen on {host}, port {port}: {error.strerror or error}; choose another --port"
         raise InputError(f"{what}, or 0 for any that is free") from error
     with listening:
-        names = () if host in ("127.0.0.1", "::1", "localhost") else (host, socket.gethostname())
-        server = WatchServer(Watched(paths, options.given()), names)
+        is_local = host in ("127.0.0.1", "::1", "localhost")
+        names = () if is_local else (host, socket.gethostname())
+        server = WatchServer(Watched(paths, options.given()), (*names, *own.names))
         address = listening.getsockname()
         shown = f"[{address[0]}]" if ":" in address[0] else address[0]
-        if names and address[0] in ("0.0.0.0", "::"):  # noqa: S104 - the user asked for it
+        if not is_local and address[0] in ("0.0.0.0", "::"):  # noqa: S104 - the user asked for it
             shown = socket.gethostname()
         answer(f"http://{shown}:{address[1]}{server.prefix}/?token={server.token}")
         sys.stdout.flush()
         complain("the address contains the token; ^C ends the page and no render")
-        if names:
+        if not is_local:
             complain("warning: the page is not encrypted; on networks of others use ssh -L instead of --host")
         lower_priority()  # the render goes first
         with suppress(KeyboardInterrupt):

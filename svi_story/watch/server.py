@@ -64,6 +64,10 @@ PAGE = {
     "page.css": ("page.css", "text/css"),
     "page.js": ("page.js", "text/javascript"),
 }
+UNKNOWN_NAME = (
+    "svi-story watch does not know this name of the machine: use its address, or add the name to `names` "
+    "under [watch] in your svi-story.toml.\n"
+)
 NO_ACCESS = "This page needs the token: open the address that `svi-story watch` printed.\n"
 
 
@@ -122,7 +126,7 @@ class WatchServer:
     def _refusal(self, request: Request) -> Response | None:
         """What a request gets that may not be answered."""
         if not self._is_ours(request.headers.getlist("host")):
-            return PlainTextResponse("unknown host name\n", 400)
+            return PlainTextResponse(UNKNOWN_NAME, 400)
         if not request.url.path.startswith(f"{self.prefix}/"):
             return PlainTextResponse(NO_ACCESS, 404)
         given = request.query_params.get("token")
@@ -373,13 +377,20 @@ async def _close_at_exit(running: Any, server: WatchServer) -> None:
 
 
 async def _cut_off_silent_clients(running: Any) -> None:
-    """Close connections that do not send a whole request: uvicorn waits for them for ever."""
+    """End connections that do not send a whole request, or do not read the rest of an answer.
+
+    uvicorn waits for both for ever.
+    """
     since: dict[tuple[Any, Any], float] = {}
     while True:
         await asyncio.sleep(REQUEST_SECONDS / 5)
         now = time.monotonic()
         found = [(each, getattr(each, "cycle", None)) for each in running.server_state.connections]
-        waiting = [(each, cycle) for each, cycle in found if cycle is None or cycle.response_complete]
+        waiting = [
+            (each, cycle)
+            for each, cycle in found
+            if cycle is None or cycle.response_complete or each.transport.is_closing()
+        ]
         since = {pair: since.get(pair, now) for pair in waiting}
         for (each, _), first in since.items():
             if now - first > REQUEST_SECONDS:
