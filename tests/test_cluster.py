@@ -409,8 +409,12 @@ def scratch() -> Iterator[Path]:
 def test_films_are_the_same_bit_for_bit_and_ray_goes_as_it_came(scratch: Path) -> None:
     svi_folder()
     start("storyboards", *SVI, "-o", "plain", "--cache", "plain/cache").end(0)
-    spread = start("storyboards", *SVI, "--ray", "--workers", "2", TMPDIR=str(scratch))
+    words = ("--ray", "--workers", "2", "--preview-every", "1")
+    spread = start("storyboards", *SVI, *words, TMPDIR=str(scratch))
+    spread.until("step_done", step=3)
+    assert comes(lambda: list(Path("renders").glob("*.live.webp")))
     spread.end(0)
+    assert not list(Path("renders").glob("*.live.webp"))
     assert len(films("plain")) == 2
     assert films("renders") == films("plain")
     one = {event["worker"] for event in spread.of("chain_given") if event["board"] == "storyboards/one.yaml"}

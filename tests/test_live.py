@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import os
 import threading
+import time
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,7 +19,7 @@ from test_svi_cli import FLAGS, entries, reference_board
 
 from svi_story.engines.svi import preview, sampler
 from svi_story.engines.svi.engine import Svi
-from svi_story.events import Event, FilmDone
+from svi_story.events import ClipDone, Event, FilmDone
 from svi_story.render import live
 from svi_story.render.live import LivePreview, live_preview
 
@@ -187,11 +189,36 @@ def test_a_disk_that_does_not_answer_slows_nothing(tmp_path: Path, monkeypatch: 
     monkeypatch.setattr(live, "_write", wait)
     monkeypatch.setattr(live, "CLOSE_SECONDS", 0.05)
     segment = support.segment()
-    shown = LivePreview({segment.board: tmp_path / "a.mp4"}, 1, ignore)
+    shown = LivePreview({segment.board: tmp_path / "a.mp4"}, ignore)
     frame = np.zeros((64, 64, 3), dtype=np.uint8)
     for count in range(1, 100):
-        shown._show(segment, [frame] * count)
+        shown.show(segment, [frame] * count)
     shown(FilmDone(segment.board, tmp_path / "a.mp4", 1, 1.0, made=True))
     shown.close()
     assert len(written) <= 2
     answer.set()
+
+
+def test_clips_that_workers_render_at_the_same_time_do_not_mix(tmp_path: Path, kept: list[Any]) -> None:
+    segment = support.segment()
+    film = tmp_path / "a.mp4"
+    shown = LivePreview({segment.board: film}, ignore)
+    frames = [np.full((8, 8, 3), 50 * shade, dtype=np.uint8) for shade in range(4)]
+
+    def comes(pictures: int) -> bool:
+        until = time.monotonic() + 30
+        while (not kept or kept[-1][0] != pictures) and time.monotonic() < until:
+            time.sleep(0.01)
+        return bool(kept) and kept[-1][0] == pictures
+
+    shown.show(replace(segment, clip="one", index=0), frames[:2])
+    assert comes(2)
+    shown.show(replace(segment, clip="two", index=0), frames[:3])
+    assert comes(3)
+    shown.show(replace(segment, clip="one", index=1), frames[2:4])
+    assert comes(4)
+    shown(ClipDone(segment.board, "one"))
+    shown.show(replace(segment, clip="one", index=1), frames[:1])
+    assert comes(1)
+    shown.close()
+    assert not live_preview(film).exists()

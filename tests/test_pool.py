@@ -25,6 +25,7 @@ from svi_story.render.distributed.worker import (
     WorkerState,
 )
 from svi_story.render.executor import SegmentFailed, SegmentReady
+from svi_story.render.live import SegmentShown
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -54,6 +55,8 @@ class Stage:
     made: dict[str, Any] = field(default_factory=dict)
     told: list[Event] = field(default_factory=list)
     started: int = 0
+    shown: list[str] = field(default_factory=list)
+    """Keys of the previews that were passed on."""
 
     def start(self, _missing: Sequence[Segment]) -> tuple[Any, Iterator[Message]]:
         self.started += 1
@@ -76,6 +79,7 @@ class Stage:
             assert key not in self.made, "nothing is made twice"
             self.tried[key] += 1
             yield SegmentStarted(BOARD, key, 0, key, 5)
+            yield SegmentShown(each, ())
             error = self.fault(key, self.tried[key])
             if isinstance(error, RayActorError):
                 raise error
@@ -92,6 +96,7 @@ class Stage:
         forest = {key: wanted(key, parent) for key, parent in FOREST}
         pool = WorkerPool(forest, {}, store, workers, self.start, lambda: "Killed")
         ended = list(pool.render())
+        self.shown = [each.segment.key for each in ended if isinstance(each, SegmentShown)]
         return (
             {each.segment.key for each in ended if isinstance(each, SegmentReady)},
             {each.segment.key: each.error for each in ended if isinstance(each, SegmentFailed)},
@@ -122,6 +127,7 @@ def test_whoever_dies_once_costs_nothing_but_the_time() -> None:
     stage = Stage(lambda key, time: RayActorError() if time == 1 else None)
     assert stage.run() == (set("abcxpq"), {})
     assert stage.tried == Counter(dict.fromkeys("abcxpq", 2))
+    assert Counter(stage.shown) == stage.tried
     assert stage.count(WorkerLost) == 6
 
 

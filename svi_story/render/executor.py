@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from svi_story.events import Reporter
     from svi_story.plan.keys import Json
     from svi_story.plan.model import Segment
-    from svi_story.render.live import LivePreview
+    from svi_story.render.live import Previews
     from svi_story.render.schedule import Work
 
 
@@ -137,12 +137,12 @@ class LocalExecutor:
         wanted: Sequence[Segment],
         store: Store,
         report: Reporter,
-        live: LivePreview | None = None,
+        previews: Previews | None = None,
     ) -> None:
         self._wanted = wanted
         self._store = store
         self._report = report
-        self._live = live
+        self._previews = previews
         self._engines = {name: create(name) for name in dict.fromkeys(segment.engine for segment in wanted)}
         self._entered: dict[str, Engine] = {}
         self._failures: dict[str, Exception] = {}
@@ -239,7 +239,9 @@ class LocalExecutor:
             fresh = entry is None  # else another process rendered it meanwhile
             if entry is None:
                 parent = queue.entries[segment.parent] if segment.parent else None
-                task = _Task(segment, parent, folder, self.enter(segment.engine), self._report, self._live)
+                task = _Task(
+                    segment, parent, folder, self.enter(segment.engine), self._report, self._previews
+                )
                 if work.phase:
                     if not phases_done[work.key]:
                         task.report_start()
@@ -260,7 +262,7 @@ class _Task:
     folder: WorkFolder
     engine: Engine
     report: Reporter
-    live: LivePreview | None
+    previews: Previews | None
 
     def sample(self, phase: Phase, *, last: bool) -> float:
         """Sample to the end of a phase, unless the latents are there; returns the seconds it took."""
@@ -271,8 +273,8 @@ class _Task:
             nonlocal steps
             steps += 1
             self.report(StepDone(*self.name, step, total))
-            if self.live:
-                self.live.sampled(self.segment, self.engine, step)
+            if self.previews:
+                self.previews.sampled(self.segment, self.engine, step)
 
         if self.folder.latents() is None:
             if last:
@@ -325,8 +327,8 @@ class _Task:
     def _reported(self, frames: Iterator[Frame]) -> Iterator[Frame]:
         """The same frames; every tenth of them is reported."""
         total = self.segment.frames
-        if self.live:
-            frames = self.live.drawing(self.segment, frames)
+        if self.previews:
+            frames = self.previews.drawing(self.segment, frames)
         for done, frame in enumerate(frames, 1):
             yield frame
             if done * 10 // total > (done - 1) * 10 // total:

@@ -9,23 +9,25 @@ from __future__ import annotations
 import os
 import time
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from threading import Condition, Thread
 from typing import TYPE_CHECKING
 
 from PIL import Image
 
 from svi_story.errors import StoryError
-from svi_story.events import BoardFailed, FilmDone
+from svi_story.events import BoardFailed, ClipDone, FilmDone
 from svi_story.files import atomic_file, read_regular
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping, Sequence
+    from collections.abc import Callable, Iterator, Mapping, Sequence
     from pathlib import Path
 
     from svi_story.engines.base import Engine, Frame
     from svi_story.events import Event, Reporter
     from svi_story.plan.model import Segment
+
+    Show = Callable[[Segment, Sequence[Frame]], None]
 
 SUFFIX = ".live.webp"
 MARK = b"<!-- svi-story: live preview -->"
@@ -48,30 +50,68 @@ def live_preview(film: Path) -> Path:
     return film.with_suffix(SUFFIX)
 
 
+@dataclass(frozen=True)
+class Previews:
+    """Decides when a segment being rendered is shown, and hands pictures of it to `show`. Never fails.
+
+    `every` is the number of steps between two previews, 0 for none.
+    """
+
+    every: int
+    show: Show
+
+    def sampled(self, segment: Segment, engine: Engine, step: int) -> None:
+        """Show what the engine predicts, if it is time for that."""
+        if self.every and (step in FIRST_STEPS or step % self.every == 0):
+            with suppress(Exception):
+                self.show(segment, engine.preview())
+
+    def drawing(self, segment: Segment, frames: Iterator[Frame]) -> Iterator[Frame]:
+        """The same frames; they are shown as they come."""
+        some: list[Frame] = []
+        shown = time.monotonic()
+        for number, frame in enumerate(frames):
+            yield frame
+            if self.every and number % FRAMES_APART == 0:
+                with suppress(Exception):
+                    some.append(_scaled(frame, _size(segment)))
+                    if time.monotonic() - shown > DRAWING_SECONDS:
+                        shown = time.monotonic()
+                        self.show(segment, tuple(some))
+        with suppress(Exception):
+            self.show(segment, tuple(some))
+
+
+@dataclass(frozen=True)
+class SegmentShown:
+    """What a worker sends of a segment that it renders, for the preview of its film."""
+
+    segment: Segment
+    frames: Sequence[Frame]
+
+
 @dataclass
 class _Animation:
-    """The clip that a film shows."""
+    """A clip, as it is so far."""
 
-    clip: str = ""
-    parts: dict[int, list[Frame]] = field(default_factory=dict)
+    parts: dict[int, Sequence[Frame]]
     """Pictures, by segment."""
-    seconds: float = 0.0
+    seconds: float
     """That each is shown."""
-    size: tuple[int, int] = (0, 0)
+    size: tuple[int, int]
 
 
 class LivePreview:
     """Shows segments in the previews of their films. A reporter, too: a finished film has no preview.
 
-    `films` are the films by board; `every` is the number of steps between two
-    previews, 0 for none.
+    `films` are the films by board.
     """
 
-    def __init__(self, films: Mapping[Path, Path], every: int, report: Reporter) -> None:
+    def __init__(self, films: Mapping[Path, Path], report: Reporter) -> None:
         self._films = films
-        self._every = every
         self._report = report
-        self._shown: dict[Path, _Animation] = {}
+        self._clips: dict[tuple[Path, str], _Animation] = {}
+        """Clips being rendered, by board and clip: with several workers, several at a time."""
         self._pending: dict[Path, _Animation | None] = {}
         """What the thread is to write, by board; None: remove the preview."""
         self._changed = Condition()
@@ -80,53 +120,38 @@ class LivePreview:
         self._thread.start()
 
     def __call__(self, event: Event) -> None:
-        """Pass an event on; remove the preview of a film that is done."""
-        if isinstance(event, FilmDone | BoardFailed):
-            self._put(event.board, None)
+        """Pass an event on; forget clips that are done, and remove the preview of a film that is."""
+        if isinstance(event, ClipDone | FilmDone | BoardFailed):
+            clip = event.clip if isinstance(event, ClipDone) else None
+            with self._changed:
+                done = [name for name in self._clips if name[0] == event.board and clip in (None, name[1])]
+                for name in done:
+                    del self._clips[name]
+                if clip is None:
+                    self._put(event.board, None)
         self._report(event)
 
-    def sampled(self, segment: Segment, engine: Engine, step: int) -> None:
-        """Show what the engine predicts, if it is time for that. Never fails."""
-        if self._every and (step in FIRST_STEPS or step % self._every == 0):
-            with suppress(Exception):
-                self._show(segment, engine.preview())
-
-    def drawing(self, segment: Segment, frames: Iterator[Frame]) -> Iterator[Frame]:
-        """The same frames; they are shown as they come."""
-        some: list[Frame] = []
-        shown = time.monotonic()
-        for number, frame in enumerate(frames):
-            yield frame
-            if self._every and number % FRAMES_APART == 0:
-                with suppress(Exception):
-                    some.append(_scaled(frame, _size(segment)))
-                    if time.monotonic() - shown > DRAWING_SECONDS:
-                        shown = time.monotonic()
-                        self._show(segment, some)
-        with suppress(Exception):
-            self._show(segment, some)
+    def show(self, segment: Segment, frames: Sequence[Frame]) -> None:
+        """Show a segment, with what is known of its clip."""
+        if not frames or segment.board not in self._films:
+            return
+        name = (segment.board, segment.clip)
+        with self._changed:
+            before = self._clips.get(name)
+            parts = {**(before.parts if before else {}), segment.index: frames}
+            self._clips[name] = _Animation(parts, float(FRAMES_APART / segment.fps), _size(segment))
+            self._put(segment.board, self._clips[name])
 
     def close(self) -> None:
         """Write no more, and remove what is there."""
         with self._changed:
-            self._pending = dict.fromkeys((*self._pending, *self._shown))
+            self._pending = dict.fromkeys(self._films)
             self._closing = True
             self._changed.notify()
         self._thread.join(CLOSE_SECONDS)
 
-    def _show(self, segment: Segment, frames: Sequence[Frame]) -> None:
-        if not frames or segment.board not in self._films:
-            return
-        before = self._shown.get(segment.board)
-        parts = before.parts if before and before.clip == segment.clip else {}
-        parts = {**parts, segment.index: list(frames)}
-        seconds = float(FRAMES_APART / segment.fps)
-        self._put(segment.board, _Animation(segment.clip, parts, seconds, _size(segment)))
-
     def _put(self, board: Path, animation: _Animation | None) -> None:
         with self._changed:
-            if animation:
-                self._shown[board] = animation
             self._pending[board] = animation
             self._changed.notify()
 

@@ -33,7 +33,7 @@ from svi_story.render.cost import Calibration, Timed, calibrated
 from svi_story.render.executor import LocalExecutor, SegmentFailed, system_error
 from svi_story.render.film import Films, RenderContext, finish_if_up_to_date
 from svi_story.render.jobs import Rejected, film_of_clip, select, with_parents
-from svi_story.render.live import LivePreview
+from svi_story.render.live import LivePreview, Previews
 from svi_story.render.outputs import check_films
 from svi_story.render.remaining import RemainingTime
 
@@ -174,7 +174,8 @@ def render_boards(
         timed = calibrated(segments, report) if cluster is None else nullcontext(report)
         with timed as calibrating, ExitStack() as stack:
             shown = {each.job.place.board: each.job.place.film for each in requests}
-            live = stack.enter_context(closing(LivePreview(shown, request.preview_every, calibrating)))
+            live = stack.enter_context(closing(LivePreview(shown, calibrating)))
+            previews = Previews(request.preview_every, live.show)
             listener = _with_time_left(requests, segments, live)
 
             def make_executor(group: Group, store: Store) -> Executor:
@@ -184,8 +185,8 @@ def render_boards(
                     )
 
                 if cluster is not None:
-                    return cluster.executor(create, group, store)
-                return LocalExecutor(create, group.wanted, store, listener, live)
+                    return cluster.executor(create, group, store, previews)
+                return LocalExecutor(create, group.wanted, store, listener, previews)
 
             runner = BatchRunner(request, make_executor, listener, outputs_of)
             outcomes = [*runner.run(requests), *outcomes]

@@ -37,6 +37,7 @@ from svi_story.render.distributed.worker import (
     wait_for_entry,
 )
 from svi_story.render.executor import SegmentFailed, SegmentQueue, SegmentReady
+from svi_story.render.live import SegmentShown
 from svi_story.render.record import versions
 from svi_story.render.schedule import chains_of, ready, share
 
@@ -72,7 +73,7 @@ REMEDY = "if RAM runs out there, ask for fewer with --workers; Ray's log of the 
 
 @dataclass(frozen=True)
 class Request:
-    """Segments to render. The driver answers with events, with a Result for each, and in the end with None.
+    """Segments to render. The driver answers with events, previews, a Result for each, and in the end None.
 
     An exception instead means that it cannot continue.
     """
@@ -83,6 +84,8 @@ class Request:
     """Other caches, which are only read."""
     probe: Path
     """A file in the cache that workers must see."""
+    preview_every: int
+    """Steps between two previews; 0 for none."""
     wanted: Mapping[str, Segment]
     entries: dict[str, Entry]
     """Those that are in the cache."""
@@ -143,8 +146,8 @@ def carry_out(request: Request, workers: int, folder: Path, connection: Connecti
             request.wanted, request.entries, store, count, start, lambda: last_log_line(folder)
         )
         try:
-            for result in queue.render():
-                connection.send(portable_result(result))
+            for message in queue.render():
+                connection.send(message if isinstance(message, SegmentShown) else portable_result(message))
             connection.send(None)
         finally:
             queue.stop_all()
@@ -172,7 +175,9 @@ def worker_start(request: Request, workers: int) -> tuple[StartWorker, int]:
     options = absolute(replace(request.options, threads=threads))
     actor = ray.remote(num_cpus=1, num_gpus=min(gpus, 1))(Worker)
     on_nodes = workers_by_node(ray.nodes(), count, gpus)
-    setup = WorkerSetup(options, request.cache, request.probe, request.fallbacks, workers=on_nodes)
+    setup = WorkerSetup(
+        options, request.cache, request.probe, request.fallbacks, request.preview_every, workers=on_nodes
+    )
 
     def start(missing: Sequence[Segment]) -> tuple[Any, Any]:
         worker = actor.remote(setup)
@@ -247,8 +252,8 @@ class WorkerPool(SegmentQueue):
         """When the first worker was requested; infinite once one has started or the warning was given."""
         self._names = {(segment.board, segment.clip, segment.index): key for key, segment in wanted.items()}
 
-    def render(self) -> Iterator[Result]:
-        """Render what is missing, with as many workers as there is work for."""
+    def render(self) -> Iterator[Result | SegmentShown]:
+        """Render what is missing, with as many workers as there is work for; yields their previews, too."""
         while missing := self.missing():
             idle = sum(not worker.unfinished for worker in self._workers)
             self._since = self._since or time.monotonic()
@@ -262,7 +267,10 @@ class WorkerPool(SegmentQueue):
                 if worker.messages is None and worker.is_ready:
                     self._assign(worker, self._waiting(missing))
             worker, message = self._next_message()
-            yield from self._handle(worker, message)
+            if isinstance(message, SegmentShown):
+                yield message
+            else:
+                yield from self._handle(worker, message)
 
     def stop_all(self) -> None:
         """Stop every worker at once; checkpoints keep the work in progress."""

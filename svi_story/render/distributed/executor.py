@@ -24,6 +24,7 @@ from svi_story.render.distributed.driver import CHECK, LOCAL, Request
 from svi_story.render.distributed.watchdog import MARK, end_all
 from svi_story.render.distributed.worker import WorkerBugError
 from svi_story.render.executor import SegmentFailed, SegmentQueue
+from svi_story.render.live import SegmentShown
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Generator, Iterator, Sequence
@@ -33,6 +34,7 @@ if TYPE_CHECKING:
     from svi_story.engines.base import Engine
     from svi_story.plan.model import Segment
     from svi_story.render.executor import Result
+    from svi_story.render.live import Previews
     from svi_story.render.runner import Group
 
 T = TypeVar("T")
@@ -75,14 +77,16 @@ class Cluster:
     ) -> None:
         self.leave()
 
-    def executor(self, create: Callable[[str], Engine], group: Group, store: Store) -> RayExecutor:
+    def executor(
+        self, create: Callable[[str], Engine], group: Group, store: Store, previews: Previews
+    ) -> RayExecutor:
         """An executor on the cluster's workers.
 
         Raises InputError when there is something to render and the cluster cannot be joined.
         """
         if any(store.state(segment.key) != "cached" for segment in group.wanted):
             self.join()
-        return RayExecutor(self, create, group, store)
+        return RayExecutor(self, create, group, store, previews)
 
     def join(self) -> Session:
         """The session; a new one when the last one has ended. TransientError when there was one before."""
@@ -111,11 +115,19 @@ class Cluster:
 class RayExecutor:
     """Renders on the workers of a cluster. Engines are entered there, and never here."""
 
-    def __init__(self, cluster: Cluster, create: Callable[[str], Engine], group: Group, store: Store) -> None:
+    def __init__(
+        self,
+        cluster: Cluster,
+        create: Callable[[str], Engine],
+        group: Group,
+        store: Store,
+        previews: Previews,
+    ) -> None:
         self._cluster = cluster
         self._options = group.options
         self._store = store
         self._report = store.report
+        self._previews = previews
         self._engines = {name: create(name) for name in group.engines}
         self._under_way = ExitStack()
 
@@ -159,12 +171,16 @@ class RayExecutor:
             yield from queue.fail([segment.key for segment in queue.missing()], error)
 
     def _results(self, queue: SegmentQueue, session: Session, probe: Path) -> Iterator[Result]:
-        """What the workers report: events are passed on, results are kept and returned."""
+        """What the workers report: events and previews are passed on, results are kept and returned."""
         root, fallbacks = self._store.layout.root, self._store.fallbacks
-        request = Request(self._options, root, fallbacks, probe, queue.wanted, queue.entries)
+        every = self._previews.every
+        request = Request(self._options, root, fallbacks, probe, every, queue.wanted, queue.entries)
         for message in session.messages(request):
             if isinstance(message, Event):
                 self._report(message)
+                continue
+            if isinstance(message, SegmentShown):
+                self._previews.show(message.segment, message.frames)
                 continue
             key = message.segment.key
             if isinstance(message, SegmentFailed):
@@ -218,7 +234,7 @@ class Session:
         if error is not None:
             raise error
 
-    def messages(self, request: Request) -> Iterator[Event | Result]:
+    def messages(self, request: Request) -> Iterator[Event | SegmentShown | Result]:
         """What the driver answers. Raises TransientError when it is gone."""
         try:
             self._connection.send(request)

@@ -20,6 +20,7 @@ from svi_story.errors import InputError, Problem, StoryError, TransientError
 from svi_story.events import Event
 from svi_story.plan.fingerprints import Fingerprints
 from svi_story.render.executor import LocalExecutor, SegmentFailed, SegmentReady, system_error
+from svi_story.render.live import Previews, SegmentShown
 from svi_story.render.record import versions
 
 if TYPE_CHECKING:
@@ -47,6 +48,8 @@ class WorkerSetup:
     """A file in the cache that the worker must see."""
     fallbacks: tuple[Path, ...] = ()
     """Other caches, which are only read."""
+    preview_every: int = 0
+    """Steps between two previews; 0 for none."""
     version: str = __version__
     """Of svi-story, where the films are cut."""
     workers: Mapping[str, int] = field(default_factory=dict)
@@ -69,7 +72,7 @@ class WorkerBugError(Exception):
     """A bug on a worker; its text is the traceback there."""
 
 
-Message: TypeAlias = Event | WorkerState | SegmentReady | SegmentFailed | Exception
+Message: TypeAlias = Event | SegmentShown | WorkerState | SegmentReady | SegmentFailed | Exception
 """What a worker sends. An exception: it cannot work."""
 
 
@@ -137,7 +140,8 @@ class Worker:
                 options, fingerprints.file, self._store.embedding, self._report
             )
 
-        executor = LocalExecutor(create, wanted, self._store, self._report)
+        previews = Previews(setup.preview_every, lambda *shown: self._send(SegmentShown(*shown)))
+        executor = LocalExecutor(create, wanted, self._store, self._report, previews)
         self._executor = self._stack.enter_context(executor)
         for name in dict.fromkeys(segment.engine for segment in wanted):
             executor.enter(name)
