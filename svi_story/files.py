@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, BinaryIO
 
 from filelock import FileLock, Timeout
 
+from svi_story.commands import suggest
 from svi_story.errors import Problem, RenderError, TransientError
 from svi_story.portable import (
     IS_POSIX,
@@ -37,7 +38,7 @@ CHANGED = "changed while it was read"
 CHUNK = 2**20
 """Bytes read at a time."""
 
-CLEAN_UP = "free some space (`svi-story cache gc` lists what is old), then run the same command again"
+CLEAN_UP = "free some space (`{gc}` lists what is old), then run the same command again"
 PERMISSIONS = (
     "make it writable for you, or choose another cache with --cache, then run the same command again"
 )
@@ -57,8 +58,8 @@ REMEDIES = {
 }
 """For files of the cache."""
 OUTPUT_REMEDIES = {
-    errno.ENOSPC: "free some space on that disk (`svi-story cache gc` lists what is old)",
-    errno.EDQUOT: "free some of your quota on that disk (`svi-story cache gc` lists what is old)",
+    errno.ENOSPC: "free some space on that disk (`{gc}` lists what is old)",
+    errno.EDQUOT: "free some of your quota on that disk (`{gc}` lists what is old)",
     errno.EACCES: "choose a place you may write to",
     errno.EPERM: "choose a place you may write to",
     errno.EROFS: "choose a place that is not read-only",
@@ -114,7 +115,7 @@ def disk_error(error: OSError, path: Path, doing: str) -> RenderError:
     remedy = REMEDIES.get(error.errno or 0, "check the disk, then run the same command again")
     if isinstance(error, UnfitError):
         remedy = IN_THE_WAY
-    reason = error.strerror or str(error)
+    reason, remedy = error.strerror or str(error), remedy.format(gc=suggest("cache gc"))
     what = f"{doing} failed: {reason}; {remedy}: everything rendered so far is kept"
     kind = TransientError if error.errno in TRANSIENT else RenderError
     return kind(Problem(what, file=str(path)))
@@ -126,7 +127,8 @@ def unwritable(target: Path, reason: str) -> RenderError:
     The remedy, and whether it is a TransientError, are taken from the reason, which may quote the system's.
     """
     remedies = [remedy for code, remedy in OUTPUT_REMEDIES.items() if os.strerror(code) in reason]
-    remedy = remedies[0] if remedies else "check that its disk works and has space"
+    remedies.append("check that its disk works and has space")
+    remedy = remedies[0].format(gc=suggest("cache gc"))
     what = (
         f"cannot be written: {reason}; {remedy}, then run the same command again: what was rendered is kept"
     )

@@ -154,6 +154,31 @@ def test_the_cache_of_the_environment_is_used(
     assert "Clip 2 is drifting" in svi_story("cache", "ls").out
 
 
+def test_cache_commands_take_boards_and_folders_of_projects(
+    write_board: Write, svi_story: Run, tmp_path: Path
+) -> None:
+    projects = [tmp_path / "cats", tmp_path / "dogs"]
+    for project in projects:
+        board = write_board(f"{project.name}/storyboards/a.yaml", reference="../../anchor.png")
+        assert svi_story("render", board, *ANIMATIC).code == 0
+
+    def keys(*paths: Path) -> list[str]:
+        return sorted(item["path"] for item in json.loads(svi_story("cache", "ls", *paths, "--json").out))
+
+    one, other = map(keys, projects)
+    assert one != other
+    assert keys(projects[0] / "storyboards/a.yaml") == keys(projects[0] / "storyboards") == one
+    assert keys(tmp_path) == keys(*projects, projects[0]) == sorted(one + other)
+    assert f"{len(one)} checked, 0 damaged" in svi_story("cache", "verify", projects[0]).err
+    for board in tmp_path.glob("*/storyboards/a.yaml"):
+        board.unlink()
+    (projects[0] / "svi-story.toml").touch()
+    assert keys(projects[0]) == one  # no board is left
+    assert "in use" in svi_story("cache", "gc", projects[0]).err
+    nowhere = svi_story("cache", "gc", "birds", "cats", "--yes")
+    assert (nowhere.code, nowhere.err) == (2, "birds: does not exist; check the path\n")
+
+
 def test_cache_verify_finds_damage(write_board: Write, svi_story: Run, tmp_path: Path) -> None:
     svi_story("render", write_board(), *ANIMATIC)
     assert svi_story("cache", "verify").code == 0

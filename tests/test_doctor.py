@@ -78,13 +78,14 @@ def test_every_lack_has_a_cure(svi_story: Run) -> None:
     lacking = {name for name, each in found.items() if each.state == "lacking"}
     assert lacking == {"GPU", "weights of SVI 2.0", "weights of SVI 2.0-pro"}
     assert all(each.remedy for each in found.values() if each.state != "ok")
-    ended = svi_story("doctor")
+    ended = svi_story("doctor", "--models", "my models")
     assert ended.code == 1
     assert (
         "GPU: use a machine with an NVIDIA GPU and its driver; a preview needs none: --engine animatic"
         in ended.out
     )
-    assert "svi-story models download --variant 2.0-pro" in ended.out
+    download = "svi-story models download --variant 2.0-pro --models 'my models'"
+    assert f"{download}; every problem: svi-story models check --models 'my models'\n" in ended.out
     assert "not yet" in ended.err
 
 

@@ -20,11 +20,9 @@ if TYPE_CHECKING:
 
 HOUSE = Path(svi_story.__file__).parent
 ROOMS = [
-    *("errors", "units", "events", "event_json", "portable", "files", "fields", "media", "enginespec"),
-    *("storyboard", "settings", "plan", "cache", "engines", "cut", "bundle", "review", "render", "export"),
-    "api",
-    "watch",
-    "cli",
+    *("errors", "units", "events", "event_json", "portable", "commands", "files", "fields", "media"),
+    *("enginespec", "storyboard", "settings", "plan", "cache", "engines", "cut", "bundle", "review"),
+    *("render", "export", "api", "watch", "cli"),
 ]
 HEAVY = ("torch", "diffusers", "transformers", "moviepy", "av", "ray")
 MODULES = sorted(path for path in HOUSE.rglob("*.py") if path.parent != HOUSE or path.stem in ROOMS)

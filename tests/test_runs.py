@@ -104,10 +104,12 @@ def test_a_render_is_logged_and_status_is_silent_about_a_good_one(svi_story: Run
     assert json.loads(status.out)["runs"] == []
 
 
-def test_a_run_whose_process_is_gone_died(svi_story: Run, write_board: Write) -> None:
+def test_a_run_whose_process_is_gone_died(
+    svi_story: Run, write_board: Write, monkeypatch: pytest.MonkeyPatch
+) -> None:
     board = write_board()
     cache = board.parent / "renders/.cache"
-    log = RunLog([cache], ignore, ["svi-story", "render"])
+    log = RunLog([cache], ignore, ["svi-story", "render", "a b.yaml", "--force", "roof"])
     for event in (STARTED, events.SegmentStarted(board, "roof", 0, "k", 5), StepDone(board, "roof", 0, 3, 8)):
         log(event)
     while len(lines(cache)) < 4:
@@ -120,9 +122,15 @@ def test_a_run_whose_process_is_gone_died(svi_story: Run, write_board: Write) ->
     )
     status = svi_story("status", board, "--engine", "animatic")
     assert "died (process 4194399" in status.out
-    assert "sampling clip roof (step 3/8); the same command resumes it: svi-story render\n" in status.out
+    assert (
+        "sampling clip roof (step 3/8); the same command resumes it: svi-story render 'a b.yaml'\n"
+        in status.out
+    )
     (run,) = json.loads(svi_story("status", board, "--engine", "animatic", "--json").out)["runs"]
     assert (run["state"], run["process"]) == ("died", 4194399)
+    monkeypatch.chdir(board.parent / "renders")
+    elsewhere = svi_story("status", board, "--engine", "animatic")
+    assert f"the same command resumes it, in {board.parent}: svi-story render 'a b.yaml'\n" in elsewhere.out
     log.close()
 
 

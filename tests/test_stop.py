@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from svi_story.errors import InputError
-from svi_story.events import ClipDone, Event, JoinStarted, RunStarted, SegmentStarted, StepDone
+from svi_story.events import BoardStarted, ClipDone, Event, JoinStarted, RunStarted, SegmentStarted, StepDone
 from svi_story.render.runs import CONTROL, RunLog, StopRequested, request_stop, requested_stop, run_log
 
 if TYPE_CHECKING:
@@ -103,6 +103,26 @@ def test_stop_says_which_runs_there_are(svi_story: Run, tmp_path: Path) -> None:
         assert (both.code, one.run in both.err, two.run in both.err) == (2, True, True)
         assert svi_story("stop", two.run, "--cache", cache).code == 0
         assert (requested_stop(folders[0]), requested_stop(folders[1])) == (None, "clip")
+
+
+def test_stop_takes_what_is_rendered(svi_story: Run, write_board: Write, tmp_path: Path) -> None:
+    """From any working directory; a render of another board of the same project is left alone."""
+    boards = [write_board(f"project/storyboards/{name}.yaml") for name in ("one", "two", "three")]
+    cache = tmp_path / "project/renders/.cache"
+    with run_log([cache], ignore, []) as one, run_log([cache], ignore, []) as two:
+        folders = [opened(cache, one), opened(cache, two)]
+        for log, board in zip((one, two), boards, strict=False):
+            log(RunStarted(1, 1))
+            log(BoardStarted(board, board.with_suffix(".mp4"), 1, 1, 1))
+        wait_for(lambda: all("board_st" in (each / "events.jsonl").read_text("utf-8") for each in folders))
+        other = svi_story("stop", boards[2])
+        assert (other.code, one.run in other.err, str(boards[1]) in other.err) == (2, True, True)
+        assert svi_story("stop", "project").code == 2  # both
+        assert "does not exist" in svi_story("stop", "project/four.yaml").err
+        assert svi_story("stop", boards[1]).code == 0
+        assert (requested_stop(folders[0]), requested_stop(folders[1])) == (None, "clip")
+        assert svi_story("stop", one.run, "project").code == 0
+        assert requested_stop(folders[0]) == "clip"
 
 
 @pytest.mark.parametrize("now", [[], pytest.param(["--now"], marks=pytest.mark.slow)])

@@ -8,10 +8,11 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-from typer.core import TyperGroup
+from typer.core import TyperCommand, TyperGroup
 
 from svi_story import __version__
 from svi_story.cli import boards, cache, config, doctor, export, models, plan, render, review, watch
+from svi_story.cli.options import Command
 from svi_story.cli.terminal import Stopped, complain, give_up_output, log_bug
 from svi_story.errors import ExitCode, InputError, StoryError
 
@@ -123,3 +124,7 @@ cache.register(app)
 models.register(app)
 config.register(app)
 doctor.register(app)
+for each in (app, *(group.typer_instance for group in app.registered_groups)):
+    for registered in each.registered_commands if each else ():
+        if not issubclass(registered.cls or TyperCommand, Command):
+            registered.cls = Command

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shlex
 from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -16,6 +15,7 @@ from svi_story.cli.jobs import (
 )
 from svi_story.cli.options import BoardOptions, Paths, with_board_options
 from svi_story.cli.terminal import answer, complain
+from svi_story.commands import suggest
 from svi_story.errors import ExitCode
 
 if TYPE_CHECKING:
@@ -63,8 +63,8 @@ def new(
 
     board = templates.create(template, Path(name))
     answer(str(board))
-    where = shlex.quote(name)
-    complain(f"next: svi-story validate {where}", f"      svi-story render {where} --engine animatic")
+    preview = suggest("render", "--engine", "animatic", path=name)
+    complain(f"next: {suggest('validate', path=name)}", f"      {preview}")
 
 
 def import_prompts(

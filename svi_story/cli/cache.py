@@ -10,15 +10,16 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from svi_story.cli.jobs import store_in
-from svi_story.cli.options import AsJson, Cache, settings_here
+from svi_story.cli.options import AsJson, Cache, Projects, caches_of
 from svi_story.cli.terminal import answer, answer_json, complain, in_bytes, shorten, table
+from svi_story.commands import suggest
 from svi_story.errors import ExitCode
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from svi_story.cache.garbage import Garbage, Usage
+    from svi_story.cache.store import Store
 
 cache_app = typer.Typer(
     no_args_is_help=True,
@@ -36,15 +37,23 @@ def register(app: typer.Typer) -> None:
     app.add_typer(cache_app, name="cache")
 
 
+def stores_of(projects: Sequence[Path] | None, cache: Path | None) -> list[Store]:
+    """The stores that a command is about; what is wrong with them is reported on standard error."""
+    from svi_story.cache.store import Store
+    from svi_story.cli.console import warn
+
+    return [Store(folder, warn) for folder in caches_of(projects, cache)]
+
+
 @cache_app.command("ls")
-def list_cache(cache: Cache = None, as_json: AsJson = False) -> None:
+def list_cache(projects: Projects = None, cache: Cache = None, as_json: AsJson = False) -> None:
     """List what is in the cache.
 
     \b
     svi-story cache ls
     svi-story cache ls --json
     """
-    found = list(store_in(settings_here(cache=cache).cache).usage())
+    found = [item for store in stores_of(projects, cache) for item in store.usage()]
     if as_json:
         answer_json([_plain(asdict(item)) for item in found])
         return
@@ -64,7 +73,7 @@ def list_cache(cache: Cache = None, as_json: AsJson = False) -> None:
 
 
 @cache_app.command()
-def verify(cache: Cache = None, as_json: AsJson = False) -> None:
+def verify(projects: Projects = None, cache: Cache = None, as_json: AsJson = False) -> None:
     """Check every byte of the cache.
 
     What is damaged is quarantined, and rendered again when it is needed.
@@ -72,7 +81,7 @@ def verify(cache: Cache = None, as_json: AsJson = False) -> None:
     \b
     svi-story cache verify
     """
-    checked = list(store_in(settings_here(cache=cache).cache).verify())
+    checked = [item for store in stores_of(projects, cache) for item in store.verify()]
     damaged = [item for item in checked if item.problem]
     if as_json:
         answer_json([_plain(asdict(item)) for item in checked])
@@ -86,6 +95,7 @@ def verify(cache: Cache = None, as_json: AsJson = False) -> None:
 
 @cache_app.command()
 def gc(
+    projects: Projects = None,
     cache: Cache = None,
     yes: Annotated[bool, typer.Option("--yes", help="Delete; without this they are only listed.")] = False,
     as_json: AsJson = False,
@@ -96,21 +106,24 @@ def gc(
     what is kept, and until when.
 
     \b
-    svi-story cache gc          what would be deleted
-    svi-story cache gc --yes    delete it
+    svi-story cache gc                  what would be deleted
+    svi-story cache gc --yes            delete it
+    svi-story cache gc my-film --yes    of the project in that folder
     """
-    store = store_in(settings_here(cache=cache).cache)
-    items: Sequence[Garbage] = store.garbage(time.time())
-    kept = _kept(list(store.usage()), {item.path for item in items})
+    stores = stores_of(projects, cache)
+    found: list[list[Garbage]] = [store.garbage(time.time()) for store in stores]
+    items: Sequence[Garbage] = [item for garbage in found for item in garbage]
+    kept = _kept([item for store in stores for item in store.usage()], {item.path for item in items})
     if yes:
-        items = store.delete(items)
+        items = [item for store, garbage in zip(stores, found, strict=True) for item in store.delete(garbage)]
     if as_json:
         answer_json([_plain(asdict(item)) for item in items])
     else:
         for item in items:
             answer(f"{item.path}: {in_bytes(item.bytes)}: {item.why}")
     amount = in_bytes(sum(item.bytes for item in items))
-    complain(f"{amount} deleted" if yes else f"{amount} would be deleted; delete with --yes", *kept)
+    ending = "deleted" if yes else f"would be deleted, with {suggest('cache gc', '--yes')}"
+    complain(f"{amount} {ending}", *kept)
 
 
 def _kept(found: Sequence[Usage], deleted: set[Path]) -> list[str]:

@@ -10,6 +10,7 @@ import typer
 from svi_story.cli.jobs import prepare_job, store_of
 from svi_story.cli.options import Board, BoardOptions, one_of, with_board_options
 from svi_story.cli.terminal import answer
+from svi_story.commands import suggest
 
 SUFFIXES = {"otio": ".otio", "srt": ".srt", "bundle": ".zip"}
 MEDIA = ("prores", "dnxhr")
@@ -77,7 +78,7 @@ def export(
         codec = CODECS[media] if media else None
         check_timeline(job, target, codec, outputs, warn)
         export_otio(
-            *(job, store_of(job), target, codec, tell, outputs), command=options.render_command(board)
+            *(job, store_of(job), target, codec, tell, outputs), command=suggest("render", path=board)
         )
     elif to == "bundle":
         check_bundle(job, target, outputs, warn)

@@ -59,14 +59,6 @@ def store_of(job: Job) -> Store:
     return job.place.store(warn)
 
 
-def store_in(cache: Path) -> Store:
-    """The store of a cache folder; what is wrong with it is reported on standard error."""
-    from svi_story.cache.store import Store
-    from svi_story.cli.console import warn
-
-    return Store(cache, warn)
-
-
 def report_problems(errors: Iterable[StoryError]) -> None:
     """Every problem of every error, a line each."""
     for error in errors:

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import inspect
+import os
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, fields
 from functools import wraps
 from pathlib import Path
@@ -13,7 +14,7 @@ from typing import TYPE_CHECKING, Annotated, Any, get_type_hints
 import typer
 from typer.core import TyperCommand
 
-from svi_story.portable import command_line
+from svi_story.commands import Given, repeating
 
 if TYPE_CHECKING:
     from svi_story.api import Options
@@ -23,6 +24,14 @@ Paths = Annotated[
     list[Path], typer.Argument(metavar="PATH...", help="Boards, bundles, or folders of boards.")
 ]
 Board = Annotated[Path, typer.Argument(metavar="BOARD", help="A board, or a bundle.")]
+Projects = Annotated[
+    list[Path] | None,
+    typer.Argument(
+        metavar="[PATH]...",
+        help="Boards, or folders of projects. Default: the working directory.",
+        show_default=False,
+    ),
+]
 Output = Annotated[
     Path | None,
     typer.Option(
@@ -119,16 +128,6 @@ class BoardOptions:
         )
         return options  # type: ignore[no-any-return]  # fields of this class have those of Options as names
 
-    def render_command(self, board: Path) -> str:
-        """The command that renders a board with the same options."""
-        words = ["svi-story", "render", str(board)]
-        for field in fields(self):
-            value = getattr(self, field.name)
-            for each in value if isinstance(value, list) else [value]:
-                if each:
-                    words += ["-o" if field.name == "output" else f"--{field.name}", str(each)]
-        return command_line(words)
-
 
 def given_settings(**options: object) -> dict[str, object]:
     """Those of the options that were given, as fields of `Settings`. Raises a usage error."""
@@ -147,6 +146,30 @@ def settings_here(**options: object) -> Settings:
     from svi_story.settings import load_settings, project_root
 
     return load_settings(project_root(Path.cwd(), warn), given_settings(**options))
+
+
+def caches_of(paths: Sequence[Path] | None, cache: Path | None) -> list[Path]:
+    """The caches of a command that takes `Projects`: those that the boards are rendered with, each once.
+
+    Raises InputError for a path that does not exist.
+    """
+    from svi_story.bundle.format import is_bundle
+    from svi_story.cli.console import warn
+    from svi_story.errors import InputError, Problem
+    from svi_story.render.jobs import Place, find_places
+    from svi_story.settings import load_settings, project_root
+
+    if cache or not paths:
+        return [settings_here(cache=cache).cache]
+    absent = [
+        Problem("does not exist; check the path", file=str(path)) for path in paths if not path.exists()
+    ]
+    if absent:
+        raise InputError(*absent)
+    found = [place.cache for place in find_places(paths, report=warn) if isinstance(place, Place)]
+    folders = [path if path.is_dir() else path.parent for path in paths if not is_bundle(path)]
+    own = [load_settings(project_root(folder)).cache for folder in folders]
+    return list(dict.fromkeys((*found, *own)))
 
 
 _PARAMETERS = {
@@ -188,10 +211,65 @@ def one_of(name: str, names: Sequence[str], option: str) -> str:
     return name
 
 
+class Command(TyperCommand):
+    """A command whose options are repeated by what it suggests."""
+
+    def invoke(self, ctx: Any) -> Any:
+        """Run it."""
+        with repeating(_given(ctx)):
+            return super().invoke(ctx)
+
+
+MOST_PATHS = 3
+"""Paths that a suggested command repeats; of more boards, the folders."""
+
+
+def _given(ctx: Any) -> dict[str, Given]:
+    """What was given on the command line, by the commands that have such an argument or option too.
+
+    Flags are left out: `--json` and the like are about the one command alone.
+    """
+    paths: list[Path] = []
+    options: dict[tuple[object, ...], list[tuple[str, ...]]] = {}
+    for parameter in ctx.command.params:
+        if ctx.get_parameter_source(parameter.name).name != "COMMANDLINE":
+            continue
+        value = ctx.params[parameter.name]
+        values = value if isinstance(value, list | tuple) else [value]
+        if parameter.name in ("paths", "projects", "board"):
+            paths = [*values]
+        elif not getattr(parameter, "is_flag", True):
+            name = min(parameter.opts, key=len)
+            options[_kind(parameter)] = [(name, str(each)) for each in values]
+    if len(paths) > MOST_PATHS:
+        folders = (path if os.path.isdir(path) else path.parent for path in paths)  # noqa: PTH112 - it may raise
+        paths = [*dict.fromkeys(folders)]
+    given: dict[str, Given] = {}
+    for name, command in _commands(ctx.find_root().command):
+        repeated = (option for each in command.params for option in options.get(_kind(each), ()))
+        takes_paths = any(each.name in ("paths", "projects") for each in command.params)
+        given[name] = Given(tuple(map(str, paths)) if takes_paths else (), tuple(repeated))
+    return given
+
+
+def _kind(parameter: Any) -> tuple[object, ...]:
+    """What is the same where two commands have the same parameter."""
+    return (*parameter.opts, parameter.metavar)
+
+
+def _commands(group: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """Every command below a group with its full name, as `cache gc`."""
+    for name, command in group.commands.items():
+        if hasattr(command, "commands"):
+            yield from _commands(command, f"{prefix}{name} ")
+        else:
+            yield f"{prefix}{name}", command
+
+
 ADDRESS = re.compile(r"local|auto|ray://.*|[^/]*:\d+")
 
 
-class WithAddress(TyperCommand):
+class WithAddress(Command):
     """A command whose `--ray` takes an address or stands alone: a path after it is a path."""
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:

@@ -31,8 +31,8 @@ from svi_story.cli.terminal import (
     shorten,
     table,
 )
+from svi_story.commands import PROGRAM, command_to_resume
 from svi_story.errors import ExitCode
-from svi_story.portable import command_line
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -124,6 +124,7 @@ def render(
         given["workers"] = workers
     if workers and not ray:
         raise typer.BadParameter("is for --ray", param_hint="--workers")
+    command = [PROGRAM, *sys.argv[1:]]
     with _then_run(on_done) as about:
         try:
             with reporter(as_json=as_json, quiet=quiet, verbose=verbose) as report:
@@ -135,12 +136,12 @@ def render(
                     retries=retries,
                     ray=ray,
                     preview_every=preview_every,
-                    command=["svi-story", *sys.argv[1:]],
+                    command=command,
                     report=report,
                     **given,
                 )
         except KeyboardInterrupt as error:
-            again = _again(sys.argv[1:])
+            again = command_to_resume(command)
             raise (Stopped if isinstance(error, StopRequested) else Interrupted)(again) from None
         films = [film for outcome in outcomes for film in outcome.films]
         about.update(_environment_of(outcomes, films))
@@ -209,17 +210,6 @@ def _show_endings(outcomes: Sequence[Outcome]) -> None:
     """How every board ended."""
     rows = ((str(each.board), each.ending, shorten(each.message, 100)) for each in outcomes)
     complain(*table(("board", "ended", ""), rows))
-
-
-def _again(words: Sequence[str]) -> str:
-    """The command that resumes: without --force, as the forced segments are missing already."""
-    kept: list[str] = []
-    for word in words:
-        if kept and kept[-1] == "--force":
-            kept.pop()
-        elif not word.startswith("--force="):
-            kept.append(word)
-    return command_line(["svi-story", *kept])
 
 
 def _exit_code(outcomes: Sequence[Outcome]) -> ExitCode:

@@ -11,6 +11,7 @@ import typer
 from svi_story.cli.jobs import prepare_job, store_of
 from svi_story.cli.options import AsJson, BoardOptions, with_board_options
 from svi_story.cli.terminal import answer, answer_json, complain
+from svi_story.commands import suggest
 
 if TYPE_CHECKING:
     from svi_story.cache.outputs import Outputs
@@ -84,7 +85,7 @@ def _review_board(board: Path, options: BoardOptions, *, as_json: bool) -> None:
 
     job, _ = prepare_job(board, options)
     job.require_keys()
-    command = options.render_command(board)
+    command = suggest("render", path=board)
     store, outputs = store_of(job), Outputs(job.place.settings.cache)
     page = job.place.film.with_suffix(".review.html")
     if not as_json:

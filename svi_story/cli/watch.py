@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import re
 import socket
 import sys
 from contextlib import suppress
@@ -10,13 +12,18 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from svi_story.cli.options import BoardOptions, Cache, Paths, settings_here, with_board_options
+from svi_story.cli.options import BoardOptions, Cache, Paths, caches_of, settings_here, with_board_options
 from svi_story.cli.terminal import answer, complain
 from svi_story.errors import InputError, Problem
 from svi_story.portable import lower_priority
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from svi_story.render.runs import RunReport, Stop
+
+
+RUN = re.compile(r"[\w-]+")
 
 
 def register(app: typer.Typer) -> None:
@@ -75,9 +82,15 @@ def watch(
 
 
 def stop(
-    run: Annotated[
-        str, typer.Argument(metavar="[RUN]", help="The run, as `status` names it. Default: the only one.")
-    ] = "",
+    words: Annotated[
+        list[str] | None,
+        typer.Argument(
+            metavar="[RUN|PATH]...",
+            help="The run, as `status` names it, or what it renders. Default: the only run of the project "
+            "of the working directory.",
+            show_default=False,
+        ),
+    ] = None,
     now: Annotated[
         bool, typer.Option("--now", help="Stop at once, like ^C, instead of after the current clip.")
     ] = False,
@@ -88,31 +101,55 @@ def stop(
     \b
     svi-story stop             after the current clip
     svi-story stop --now       at once; sampling resumes from the last checkpoint
+    svi-story stop my-film     the render of the board in that folder
     """
     from svi_story.cache.layout import Layout
     from svi_story.render.runs import STOPS, request_stop
 
-    folder = cache or settings_here().cache
-    report = _running(run, folder)
+    names = [word for word in words or () if RUN.fullmatch(word) and not os.path.lexists(word)]
+    paths = [Path(word) for word in words or () if word not in names]
+    folder, report = _running(names, paths, caches_of(paths, cache))
     kind: Stop = "now" if now else "clip"
     request_stop(Layout(folder).runs / report.run, kind)
     answer(f"run {report.run} stops {STOPS[kind]}")
 
 
-def _running(run: str, cache: Path) -> RunReport:
-    """The run that is meant. Raises InputError where there is not exactly one."""
+def _running(names: Sequence[str], paths: Sequence[Path], caches: Sequence[Path]) -> tuple[Path, RunReport]:
+    """The run that is meant, and its cache. Raises InputError where there is not exactly one."""
     from svi_story.render.runs import read_runs
 
-    found = [each for each in read_runs(cache) if each.state in ("running", "hanging")]
-    chosen = [each for each in found if each.run.startswith(run)]
+    running = [
+        (cache, each) for cache in caches for each in read_runs(cache) if each.state in ("running", "hanging")
+    ]
+    boards = [path for path in paths if not path.is_dir()]
+    chosen = [
+        (cache, each)
+        for cache, each in running
+        if (not names or each.run.startswith(tuple(names)))
+        and (not boards or any(_may_render(each, board) for board in boards))
+    ]
     if len(chosen) == 1:
         return chosen[0]
-    if not found:
-        what = "no render is running that uses this cache; name its cache with --cache"
+    found = ", ".join(f"{each.run} ({_rendered(each)})" for _, each in chosen or running)
+    if not running:
+        what = "no render is running that uses this cache; name its cache with --cache, or what it renders"
     elif not chosen:
-        what = f"no running render is called {run}; running are {', '.join(each.run for each in found)}"
+        meant = " ".join((*names, *map(str, boards)))
+        what = f"no running render is called {meant} or renders that; running are {found}"
     else:
-        what = (
-            f"{len(chosen)} renders are running; name one of them: {', '.join(each.run for each in chosen)}"
-        )
-    raise InputError(Problem(what, file=str(cache)))
+        what = f"{len(chosen)} renders are running; name one of them: {found}"
+    raise InputError(Problem(what, file=", ".join(map(str, caches))))
+
+
+def _may_render(run: RunReport, board: Path) -> bool:
+    """Whether a run renders a board: its log names a board as soon as something happens to it."""
+    progress, folder = run.progress, run.progress.opened.folder if run.progress.opened else Path()
+    known = {os.path.realpath(folder / each) for each in progress.boards}
+    return os.path.realpath(board) in known or len(known) < progress.number_of_boards
+
+
+def _rendered(run: RunReport) -> str:
+    """The boards of a run."""
+    boards = ", ".join(map(str, run.progress.boards))
+    more = run.progress.number_of_boards - len(run.progress.boards)
+    return f"{boards} and {more} more" if boards and more > 0 else boards or "starting"

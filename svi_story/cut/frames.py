@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 
+from svi_story.commands import suggest
 from svi_story.errors import RenderError
 
 if TYPE_CHECKING:
@@ -114,7 +115,7 @@ class _EntryReader:
         if source.frame >= frames:
             raise RenderError(
                 f"entry {source.key} holds {frames} frames, but the film needs its frame {source.frame}; "
-                "run `svi-story cache verify`, then render again"
+                f"run `{suggest('cache verify')}`, then render again"
             )
         return self._frames[source.frame]
 

@@ -7,6 +7,7 @@ import unicodedata
 from fractions import Fraction
 from typing import TYPE_CHECKING
 
+from svi_story.commands import suggest
 from svi_story.enginespec import spec_of
 from svi_story.plan.model import Lint, Size
 
@@ -204,9 +205,10 @@ def _cropped_reference(board: BoardFile, plan: FilmPlan) -> Iterator[Found]:
         size, source = anchor.size, anchor.source
         lost = 1 - Fraction(size.width * size.height) / (scale**2 * source.width * source.height)
         if lost > MOST_CROPPED:
+            command = suggest("preview", path=board.path)
             what = (
                 f"{round(100 * lost)} % of the picture ({source}) is cut off to make it {size}; see what is "
-                "left with `svi-story preview`, choose a `resolution` of its shape, or set `fit: pad`"
+                f"left with `{command}`, choose a `resolution` of its shape, or set `fit: pad`"
             )
             yield at, what
 

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from typing import TYPE_CHECKING, Literal
 
+from svi_story.commands import suggest
 from svi_story.enginespec import spec_of
 from svi_story.errors import StoryError
 from svi_story.units import GIB, gib
@@ -115,7 +116,7 @@ def check_disk(name: str, folder: Path) -> Check:
         return Check(name, "lacking", f"{there} cannot be written", remedy)
     free = shutil.disk_usage(there).free
     detail = f"{gib(free)} free at {folder}"
-    remedy = "free some, or name another folder (-o, --cache); see svi-story cache gc"
+    remedy = f"free some, or name another folder (-o, --cache); see {suggest('cache gc')}"
     if free < GIB // 2:
         return Check(name, "lacking", detail, remedy)
     return Check(name, "warn", detail, remedy) if free < 10 * GIB else Check(name, "ok", detail)
@@ -267,7 +268,8 @@ def check_weights(weights: Weights) -> Iterator[Check]:
         if missing:
             problems = [*weights.problems(missing), weights.not_found(missing)]
             more = f" (and {len(problems) - 1} more)" if len(problems) > 1 else ""
-            remedy = f"svi-story models download --variant {variant}; every problem: svi-story models check"
+            get, check = suggest("models download", "--variant", variant), suggest("models check")
+            remedy = f"{get}; every problem: {check}"
             yield Check(name, state, f"{str(problems[0]).partition(';')[0]}{more}", remedy)
         else:
             statuses = [weights.status(part) for part in parts_for(variant)]
@@ -289,7 +291,7 @@ def check_every_byte(places: Places) -> Check:
     known = sum(bool(file.known) for file in report.files)
     if report.problems:
         what = f"{report.problems[0]} ({len(report.problems)} problems)"
-        return Check("every byte", "lacking", what, "svi-story models check lists all of them")
+        return Check("every byte", "lacking", what, f"{suggest('models check')} lists all of them")
     return Check("every byte", "ok", f"{len(report.files)} files read, {known} known by their hash")
 
 

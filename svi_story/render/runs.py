@@ -24,6 +24,7 @@ import psutil
 
 from svi_story import __version__
 from svi_story.cache.layout import Layout
+from svi_story.commands import command_to_resume
 from svi_story.errors import InputError, Problem, RenderError
 from svi_story.event_json import as_json, from_json
 from svi_story.events import (
@@ -44,7 +45,7 @@ from svi_story.events import (
     Warned,
 )
 from svi_story.files import make_folder, open_regular, read_regular, write_atomic
-from svi_story.portable import command_line, is_private, stop_main_thread
+from svi_story.portable import is_private, stop_main_thread
 from svi_story.render.progress import Progress
 
 if TYPE_CHECKING:
@@ -350,9 +351,9 @@ class RunReport:
                     f"hangs: {progress.now}; {what}; {where}; if it does not go on, stop it and run it again"
                 )
             case "died":
-                command = opened.command if opened and "--force" not in opened.command else ()
-                again = f": {command_line(command)}" if command else ""
-                what = f"{progress.now}; the same command resumes it{again}"
+                again = f": {command_to_resume(opened.command)}" if opened and opened.command else ""
+                elsewhere = f", in {opened.folder}" if opened and opened.folder != Path.cwd() else ""
+                what = f"{progress.now}; the same command resumes it{elsewhere}{again}"
                 return f"died ({where} is gone): {what}"
             case _:
                 return self.state

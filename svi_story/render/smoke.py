@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from svi_story.cache.outputs import Outputs
+from svi_story.commands import suggest
 from svi_story.engines.base import Carry
 from svi_story.enginespec import DEFAULT
 from svi_story.errors import InputError, Problem
@@ -229,7 +230,7 @@ def check_reading(back: Made, blind: Made) -> Check:
     difference = float(np.abs(with_anchor - without).mean() / without.std())
     detail = f"an empty anchor changes the second clip by {difference:.2f} standard deviations"
     if difference == 0:
-        remedy = "the experts do not read their conditioning: svi-story models check"
+        remedy = f"the experts do not read their conditioning: {suggest('models check')}"
         return Check("smoke: anchor read", "lacking", detail, remedy)
     return Check("smoke: anchor read", "ok", detail)
 

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.lib.stride_tricks import sliding_window_view
 
+from svi_story.commands import suggest
 from svi_story.enginespec import spec_of
 from svi_story.review.analysis import flashes, frozen_blocks, lasting_steps, longest_run, seam_at
 from svi_story.review.degradation import RATE
@@ -311,7 +312,7 @@ def _against_broken_frames(segment: Segment) -> Iterator[str]:
 def _against_noise(segment: Segment) -> Iterator[str]:
     yield (
         f"The LoRA pair of another variant renders noise: this is variant {segment.sampler.variant}; "
-        "svi-story models check examines the files."
+        f"{suggest('models check')} examines the files."
     )
 
 

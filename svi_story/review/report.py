@@ -7,7 +7,6 @@ import hashlib
 import json
 import os
 import re
-import shlex
 from dataclasses import dataclass
 from fractions import Fraction
 from functools import cache
@@ -21,8 +20,10 @@ from jinja2 import Environment, StrictUndefined
 from markupsafe import Markup
 
 from svi_story import __version__
+from svi_story.commands import suggest
 from svi_story.enginespec import spec_of
 from svi_story.files import atomic_file, disk, open_regular, relative_path, remove_stale_temps
+from svi_story.portable import command_line
 from svi_story.review.graphics import plots, unjudged
 from svi_story.review.thresholds import TABLE
 
@@ -144,7 +145,7 @@ def warning_groups(review: FilmReview, clock: Clock) -> list[dict[str, Any]]:
                 "degrades": found[0].what is not None,
                 "places": places,
                 "clips": clips,
-                "force": "".join(f" --force {shlex.quote(clip)}" for clip in clips),
+                "force": " ".join(["", command_line([word for clip in clips for word in ("--force", clip)])]),
                 "remedies": list(dict.fromkeys(remedy for each in found for remedy in each.remedies)),
             }
         )
@@ -320,7 +321,7 @@ def page_of(review: FilmReview, playback: Playback, page: Path) -> str:
         unjudged=unjudged(review),
         facts=facts_of(review),
         groups=warning_groups(review, clock),
-        command=(playback.command or f"svi-story render {shlex.quote(plan.board.name)}") if plan else "",
+        command=(playback.command or suggest("render", path=plan.board.name)) if plan else "",
         uniform=review.uniform_anchors,
         gaps=gaps_of(review, frames),
         # Not the first frame, which may be black on purpose

@@ -45,6 +45,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
     from svi_story.cache.entry import Entry
+    from svi_story.commands import Given
     from svi_story.enginespec import EngineOptions
     from svi_story.plan.model import Segment
     from svi_story.render.distributed.worker import Message
@@ -89,6 +90,8 @@ class Request:
     wanted: Mapping[str, Segment]
     entries: dict[str, Entry]
     """Those that are in the cache."""
+    given: Mapping[str, Given]
+    """What the commands repeat that messages suggest."""
 
 
 def main() -> None:
@@ -176,7 +179,9 @@ def worker_start(request: Request, workers: int) -> tuple[StartWorker, int]:
     actor = ray.remote(num_cpus=1, num_gpus=min(gpus, 1))(Worker)
     on_nodes = workers_by_node(ray.nodes(), count, gpus)
     setup = WorkerSetup(
-        options, request.cache, request.probe, request.fallbacks, request.preview_every, workers=on_nodes
+        *(options, request.cache, request.probe, request.fallbacks, request.preview_every),
+        given=request.given,
+        workers=on_nodes,
     )
 
     def start(missing: Sequence[Segment]) -> tuple[Any, Any]:

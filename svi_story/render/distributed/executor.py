@@ -16,6 +16,7 @@ from queue import SimpleQueue
 from threading import Thread
 from typing import TYPE_CHECKING, Self, TypeVar
 
+from svi_story.commands import repeated
 from svi_story.errors import InputError, StoryError, TransientError
 from svi_story.events import Event
 from svi_story.files import disk, make_folder, temp_name
@@ -173,8 +174,10 @@ class RayExecutor:
     def _results(self, queue: SegmentQueue, session: Session, probe: Path) -> Iterator[Result]:
         """What the workers report: events and previews are passed on, results are kept and returned."""
         root, fallbacks = self._store.layout.root, self._store.fallbacks
-        every = self._previews.every
-        request = Request(self._options, root, fallbacks, probe, every, queue.wanted, queue.entries)
+        request = Request(
+            *(self._options, root, fallbacks, probe, self._previews.every, queue.wanted, queue.entries),
+            given=repeated(),
+        )
         for message in session.messages(request):
             if isinstance(message, Event):
                 self._report(message)

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, TypeAlias, TypeVar, cast
 
 from svi_story import __version__
 from svi_story.cache.store import Store
+from svi_story.commands import repeating
 from svi_story.engines import implementation_of
 from svi_story.errors import InputError, Problem, StoryError, TransientError
 from svi_story.events import Event
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
 
     from svi_story.cache.entry import Entry
+    from svi_story.commands import Given
     from svi_story.engines.base import Engine
     from svi_story.enginespec import EngineOptions
     from svi_story.plan.model import Segment
@@ -50,6 +52,8 @@ class WorkerSetup:
     """Other caches, which are only read."""
     preview_every: int = 0
     """Steps between two previews; 0 for none."""
+    given: Mapping[str, Given] = field(default_factory=dict)
+    """What the commands repeat that messages suggest."""
     version: str = __version__
     """Of svi-story, where the films are cut."""
     workers: Mapping[str, int] = field(default_factory=dict)
@@ -105,7 +109,8 @@ class Worker:
 
         def run() -> None:
             try:
-                work()
+                with repeating(self._setup.given):
+                    work()
             except Exception as error:  # noqa: BLE001 - it must reach the driver, whatever it is
                 sent.put(portable(error))
             finally:

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import os
 import re
-import shlex
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from svi_story.commands import suggest
 from svi_story.engines.svi.weights.candidates import EXPERTS, SVI_LAYERS, Candidate, find_candidates
 from svi_story.engines.svi.weights.catalogue import LoraPair, ModelFiles, ModelPaths
 from svi_story.engines.svi.weights.folders import expand
@@ -68,10 +68,10 @@ class ModelFolders:
     """Roles and their files."""
 
     @property
-    def option(self) -> str:
+    def option(self) -> tuple[str, ...]:
         """The `--models` option for this; empty for the default."""
         names = [str(folder) for folder in self.folders]
-        return "" if names == ["models"] else "".join(f" --models {shlex.quote(name)}" for name in names)
+        return () if names == ["models"] else tuple(word for name in names for word in ("--models", name))
 
     def download_target(self) -> Path:
         """The folder that downloads go to: the first that is one."""
@@ -127,9 +127,9 @@ class Weights:
 
     def not_found(self, missing: Sequence[str]) -> Problem:
         """One line for everything that is missing, with the command that downloads it and nothing else."""
-        options = " --variant 2.0-pro" if {*SVI["2.0-pro"]} & {*missing} else ""
-        options += " --preset fast" if {*DISTILL} & {*missing} else ""
-        command = f"svi-story models download{options}{self.where.option}"
+        options: tuple[str, ...] = ("--variant", "2.0-pro") if {*SVI["2.0-pro"]} & {*missing} else ()
+        options += ("--preset", "fast") if {*DISTILL} & {*missing} else ()
+        command = suggest("models download", *options, *self.where.option)
         what = ", ".join(WHAT[role] for role in missing)
         remedy = f"download what is missing with: {command} (a preview needs no weights: --engine animatic)"
         return Problem(f"not found: {what}; {remedy}", file=str(self.where.folders[0]))
