@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import wave
 from fractions import Fraction
 from math import ceil
@@ -141,7 +142,7 @@ PRO = {"variant": "2.0-pro", "motion_latents": 2, "max_frames": 33}
         ({"seed": 2**63 - 1}, 'clips[1].seed (clip "clip-02"): the clip\'s seeds reach'),
         (
             {"clips": [clip(), clip(transition={"fade": 1})]},
-            'clips[1].transition (clip "clip-02"): a fade of 15 frames',
+            'clips[1].transition (clip "clip-02"): a fade of 1s is longer than clip clip-01 (0.86s)',
         ),
         ({"clips": [clip(), clip(transition={"fade": 0.01})]}, "shorter than half a frame"),
         (
@@ -150,17 +151,17 @@ PRO = {"variant": "2.0-pro", "motion_latents": 2, "max_frames": 33}
         ),
         (
             {"clips": [clip(frames=5), clip(transition={"dip": 1})]},
-            'clips[1].transition (clip "clip-02"): half of a dip of 15 frames is longer than',
+            'clips[1].transition (clip "clip-02"): half of a dip of 1s is longer than clip clip-01',
         ),
         (
             {"clips": [clip(), clip(transition={"dip": 2})]},
-            'clips[1].transition (clip "clip-02"): half of a dip of 30 frames is longer than',
+            'clips[1].transition (clip "clip-02"): half of a dip of 2s is longer than',
         ),
-        ({"cut": {"fade_in": 3}}, "cut.fade_in: 45 frames are more than the film has (37)"),
-        ({"cut": {"fade_out": "1h"}}, "cut.fade_out: 54000 frames are more than the film has (37)"),
+        ({"cut": {"fade_in": 3}}, "cut.fade_in: 3s is more than the film has; use 2.46s or less"),
+        ({"cut": {"fade_out": "1h"}}, "cut.fade_out: 3600s is more than the film has; use 2.46s or less"),
         (
             {"clips": [clip(), clip(transition={"fade": 0.6}), clip(transition={"fade": 0.6})]},
-            'clips[1].transition (clip "clip-02"): the fade into clip clip-02 (9 frames) and the one',
+            'clips[1].transition (clip "clip-02"): the fade into clip clip-02 (0.6s) and the one',
         ),
     ],
 )
@@ -168,6 +169,21 @@ def test_what_cannot_be_planned(write_board: Write, changes: dict[str, Any], mes
     told = problems(write_board(**changes))
     assert any(message in line for line in told), told
     assert all(line.partition(":")[0].endswith("board.yaml") for line in told)
+
+
+@pytest.mark.parametrize("fps", [15, 24, "24000/1001", 60, 7])
+@pytest.mark.parametrize("kind", ["fade", "dip"])
+def test_the_longest_transition_that_a_message_names_can_be_planned(
+    write_board: Write, kind: str, fps: object
+) -> None:
+    def board(length: str) -> Path:
+        return write_board(fps=fps, clips=[clip(frames=5), clip(transition={kind: length})])
+
+    (message,) = problems(board("1m"))
+    longest = re.search(r"; use ([\d.]+s) or less, or a longer clip$", message)
+    assert longest, message
+    assert planned(board(longest[1]))
+    assert problems(board(f"{float(longest[1][:-1]) + 0.3}s"))
 
 
 def test_repeated_seeds_are_allowed_on_request(write_board: Write) -> None:

@@ -29,7 +29,7 @@ def test_a_rendered_board_gets_a_page_beside_its_film(write_board: Write, svi_st
     assert ended.err == ""
     html = PAGE.read_text("utf-8")
     assert 'src="./board.mp4"' in html
-    assert "Nothing wrong" in html
+    assert "No warnings" in html  # and whether it degrades cannot be told: it is too short
 
 
 def test_warnings_do_not_fail(write_board: Write, svi_story: Run, tmp_path: Path) -> None:

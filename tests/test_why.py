@@ -24,7 +24,7 @@ CUT: dict[str, Any] = {
     "end_card": None,
     "music": {"path": "a.wav", "sha256": "1", "volume": 1.0},
 }
-NEUTRAL = "; it is cut again, no frame is rendered"
+NEUTRAL = "; the film is assembled again, no frame is rendered"
 
 
 def film(*clips: tuple[str, dict[str, Any]], **about: Any) -> FilmDescription:

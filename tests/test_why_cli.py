@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     Run = Callable[..., Ended]
 
 ANIMATIC = ("--engine", "animatic")
-NEUTRAL = "; it is cut again, no frame is rendered"
+NEUTRAL = "; the film is assembled again, no frame is rendered"
 
 
 def clips(*prompts: str, **last: Any) -> list[dict[str, Any]]:
@@ -164,7 +164,7 @@ def test_a_film_that_was_altered(write_board: Write, svi_story: Run, tmp_path: P
     svi_story("render", board, *ANIMATIC)
     (tmp_path / "renders/board.mp4").write_bytes(b"")
     told = svi_story("plan", board, *ANIMATIC, "--why").out
-    assert "the film's file is not as it was made; move it away, to have it cut again" in told
+    assert "the film's file is not as it was made; move it away, to have it assembled again" in told
     (tmp_path / "renders/board.mp4").unlink()
     told = svi_story("plan", board, *ANIMATIC, "--why").out
     assert "the film's file is missing" + NEUTRAL in told

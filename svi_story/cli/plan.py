@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from svi_story.render.jobs import Job
     from svi_story.render.summary import BoardSummary, ClipSummary
 
-TITLES = ("#", "clip", "seconds", "frames", "asked", "passes", "seed", "state", "prompt")
+TITLES = ("#", "clip", "seconds", "frames", "asked", "by pass", "seed", "state", "prompt")
 
 
 def register(app: typer.Typer) -> None:
@@ -107,7 +107,7 @@ def _board(job: Job, summary: BoardSummary) -> list[str]:
         f"{summary.frames} frames, {summary.seconds:.2f} s at {summary.fps} fps, {job.plan.size}, {engine}",
         *(_memory(mode, need) for mode, need in summary.memory.items()),
         "" if job.plan.fps == job.plan.cut.fps else f"clips at the board's rate, {job.plan.fps} fps:",
-        *table(TITLES, rows, optional=("asked", "seed", "passes", "seconds")),
+        *table(TITLES, rows, optional=("asked", "seed", "by pass", "seconds")),
         *(() if summary.why is None else ("", *summary.why)),
         "",
     ]

@@ -47,7 +47,7 @@ OPTIONAL_PARTS = {
 CODEC_SETTINGS = ("crf", "preset")
 """Settings whose values mean something else to another codec."""
 
-ONLY_CUT = "; it is cut again, no frame is rendered"
+ONLY_CUT = "; the film is assembled again, no frame is rendered"
 
 
 @dataclass(frozen=True)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from fractions import Fraction
-from math import ceil
+from math import ceil, floor
 from typing import TYPE_CHECKING
 
 from svi_story.enginespec import spec_of
@@ -339,9 +339,15 @@ def _fade_problems(board: BoardFile, shots: Sequence[Shot | None], cut: Cut) -> 
         before = shots[index - 1] if index else None
         if shot and before and shot.fade <= min(before.frames, shot.frames):
             film -= shot.fade
+    fps = board.story.rate
+
+    def seconds(frames: int) -> str:
+        """As an author writes them, rounded down: no more frames than these."""
+        return f"{float(Fraction(floor(100 * frames / fps), 100)):g}s"
+
     for name, frames in (("fade_in", cut.fade_in), ("fade_out", cut.fade_out)):
         if frames > film and all(shots):
-            what = f"{frames} frames are more than the film has ({film}); use a shorter fade"
+            what = f"{seconds(frames)} is more than the film has; use {seconds(film)} or less"
             yield board.problem(("cut", name), what)
     fades = [shot.fade if shot else 0 for shot in shots] + [0]
     for index, shot in enumerate(shots):
@@ -349,18 +355,19 @@ def _fade_problems(board: BoardFile, shots: Sequence[Shot | None], cut: Cut) -> 
             continue
         transition = ("clips", index, "transition")
         joined = [each for each in (shots[index - 1], shot) if each] if index else []
-        for kind, frames, needed in (
-            (f"a fade of {shot.fade}", shot.fade, shot.fade),
-            (f"half of a dip of {shot.dip}", shot.dip, (shot.dip + 1) // 2),
-        ):
-            short = " and ".join(f"clip {each.id} ({each.frames})" for each in joined if needed > each.frames)
-            if frames and short:
-                what = f"{kind} frames is longer than {short}; use a shorter one or a longer clip"
-                yield board.problem(transition, what)
+        for kind, frames, times in (("a fade", shot.fade, 1), ("half of a dip", shot.dip, 2)):
+            most = times * min((each.frames for each in joined), default=0)
+            if frames > most and joined:
+                needed = -(-frames // times)
+                short = (
+                    f"clip {each.id} ({seconds(each.frames)})" for each in joined if needed > each.frames
+                )
+                what = f"{kind} of {seconds(frames)} is longer than {' and '.join(short)}"
+                yield board.problem(transition, f"{what}; use {seconds(most)} or less, or a longer clip")
         into, out_of = fades[index], fades[index + 1]
         if into and out_of and max(into, out_of) <= shot.frames < into + out_of:
             what = (
-                f"the fade into clip {shot.id} ({into} frames) and the one out of it ({out_of}) overlap: "
-                f"the clip has {shot.frames} frames; shorten one, or make the clip longer"
+                f"the fade into clip {shot.id} ({seconds(into)}) and the one out of it ({seconds(out_of)}) "
+                f"overlap; use {seconds(shot.frames)} or less for both together, or make the clip longer"
             )
             yield board.problem(transition, what)

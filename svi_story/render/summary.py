@@ -261,7 +261,7 @@ def _other_origin(origin: str | None, record: Record) -> str:
     """The explanation for a film whose segments came from another cache than this one's would."""
     made = "segments that a bundle brought" if record.bundle else "segments that this bundle did not bring"
     own = "those that this bundle brings" if origin else "this cache's own"
-    return f"the film that is there is made of {made}; it is cut again from {own}"
+    return f"the film that is there is made of {made}; it is assembled again from {own}"
 
 
 def _beside_the_board(job: Job, record: Record) -> str:
@@ -271,9 +271,9 @@ def _beside_the_board(job: Job, record: Record) -> str:
         return "nothing changed since the last film"
     if record.recipe == recipe:
         if job.place.film.exists():
-            return "the film's file is not as it was made; move it away, to have it cut again"
-        return "the film's file is missing; it is cut again, no frame is rendered"
-    return "no frame changed since the last film; it is cut again"
+            return "the film's file is not as it was made; move it away, to have it assembled again"
+        return "the film's file is missing; it is assembled again, no frame is rendered"
+    return "no frame changed since the last film; it is assembled again"
 
 
 def _is_there(film: Path) -> bool:

@@ -28,6 +28,16 @@ _OUTPUT = "choose where films go with -o DIR or `output` in svi-story.toml"
 _SEED = "it is `seed`"
 _PROMPT = "what is seen is a clip's `prompt`"
 
+_WRITTEN = re.compile(r"(?P<name>[A-Za-z][A-Za-z _-]*?)[ :=(]*(?P<seconds>\d+(?:\.\d+)?)? ?s?\)?")
+"""A transition as one word or several, perhaps with its length."""
+_TRANSITIONS = (
+    (("fade", "crossfade", "dissolve", "crossdissolve", "xfade", "mix", "blend"), "{{fade: {}}}", "0.5s"),
+    (("dip", "diptoblack", "fadetoblack", "fadeblack", "fadethroughblack", "black"), "{{dip: {}}}", "1s"),
+    (("hardcut", "straightcut", "jumpcut", "none"), "cut", ""),
+    (("seamless", "morph", "smooth", "auto"), "continue", ""),
+)
+TRANSITIONS = "the transitions are `cut`, `continue`, `{fade: 0.5s}` and `{dip: 1s}`"
+
 _NAMES = {
     **dict.fromkeys(
         ("image", "images", "image_path", "input_image", "start_image", "init_image", "ref", "ref_image"),
@@ -66,6 +76,19 @@ _PAIR = re.compile(r"(\d{1,5}) ?[x*×:/, ] ?(\d{1,5})", re.IGNORECASE)
 def other_name(name: str) -> str:
     """What to write instead of a field that other tools have; empty for an unknown one."""
     return _NAMES.get(name.lower().replace("-", "_"), "")
+
+
+def other_transition(value: object) -> str:
+    """What to write instead of an editor's transition, as `dip to black 1s`; empty for what is none."""
+    found = _WRITTEN.fullmatch(value.strip()) if isinstance(value, str) else None
+    if found is None:
+        return ""
+    name = re.sub(r"[^a-z]", "", found["name"].lower())
+    for names, form, length in _TRANSITIONS:
+        if name in names:
+            seconds = f"{found['seconds']}s" if found["seconds"] else length
+            return f"write `transition: {form.format(seconds)}`"
+    return ""
 
 
 def other_size(value: object) -> str:

@@ -11,7 +11,7 @@ from pydantic import BaseModel, ValidationError
 from svi_story.enginespec import sampling
 from svi_story.fields import Loc, format_value, nearest
 from svi_story.storyboard import cut_schema, schema
-from svi_story.storyboard.terms import other_name
+from svi_story.storyboard.terms import TRANSITIONS, other_name, other_transition
 from svi_story.storyboard.yaml12 import Refused, scalar
 
 if TYPE_CHECKING:
@@ -231,6 +231,8 @@ def _choices(error: ErrorDetails) -> str:
     listed = ", ".join(choices)
     if _part_name(place_of(error)) == "clips.transition":
         listed += ", {fade: 0.5s}, {dip: 1s}"
+        if instead := other_transition(error["input"]):
+            return f"{listed}; {instead}"
     meant = nearest(error["input"], choices) if isinstance(error["input"], str) else ""
     return f'{listed}; did you mean "{meant}"?' if meant else f"{listed}; use one of them"
 
@@ -241,9 +243,11 @@ def _unknown_field(loc: Loc) -> str:
     if _part_name(loc) in schema.NOT_YET:
         return f"`{name}` is not supported yet; remove it"
     names = fields_at(loc[:-1])
-    if parent == "clips.transition" and name in names:
-        return "a transition has either a `fade` or a `dip`; keep one of them"
     meant = nearest(name, names)
+    if parent == "clips.transition" and (name in names or not meant):
+        both = "a transition has either a `fade` or a `dip`; keep one of them"
+        unknown = f"is not a field of the format; {other_transition(name) or TRANSITIONS}"
+        return both if name in names else unknown
     if meant and not other_name(name):
         return f"is not a field of the format; did you mean `{meant}`?"
     homes = [part for part in HOMES if part != parent and name in PARTS[part].model_fields]
@@ -252,8 +256,7 @@ def _unknown_field(loc: Loc) -> str:
         return f"does not belong here; write it {home}"
     if elsewhere := other_name(name):
         return f"is not a field of the format; {elsewhere}"
-    remedy = "remove it" if parent == "clips.transition" else f"use one of {', '.join(names)}"
-    return f"is not a field of the format; {remedy}"
+    return f"is not a field of the format; use one of {', '.join(names)}"
 
 
 def _example(loc: Loc, value: object) -> str:
