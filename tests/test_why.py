@@ -249,6 +249,22 @@ VOICE = {"path": "one.wav", "sha256": "1"}
         ({"caption": "Rain"}, {"caption": "Fog"}, "caption of clip 2 (b) changed from Rain to Fog"),
         ({"caption": ""}, {"caption": "Fog"}, "caption of clip 2 (b) added"),
         ({"caption": "Rain"}, {"caption": ""}, "caption of clip 2 (b) removed"),
+        (
+            {"caption": "Rain"},
+            {"caption": "Rain", "caption_frames": [3, 15]},
+            "the caption of clip 2 (b) is shown in frames 3 to 15 instead of in all frames",
+        ),
+        (
+            {"caption": "Rain", "caption_frames": [3, 15]},
+            {"caption": "Rain"},
+            "the caption of clip 2 (b) is shown in all frames instead of in frames 3 to 15",
+        ),
+        (
+            {"caption": "Rain", "caption_frames": [3, 15]},
+            {"caption": "Rain", "caption_frames": [3, 9]},
+            "the caption of clip 2 (b) is shown in frames 3 to 9 instead of in frames 3 to 15",
+        ),
+        ({"caption": "", "caption_frames": [3, 15]}, {"caption": "Rain"}, "caption of clip 2 (b) added"),
         ({"voices": [VOICE]}, {"voices": [{**VOICE, "sha256": "2"}]}, "voice of clip 2 (b) changed"),
         ({"sounds": [VOICE]}, {"sounds": []}, "sounds of clip 2 (b) removed"),
     ],

@@ -70,7 +70,7 @@ class ClipDescription:
     dip: int = 0
     """Frames that go through black between the previous clip and it."""
     finish: Mapping[str, Json] = field(default_factory=dict)
-    """Its `caption`, `voices` and `sounds`; unknown ones are left out."""
+    """Its `caption`, `caption_frames`, `voices` and `sounds`; unknown ones are left out."""
 
     @property
     def keys(self) -> tuple[str, ...]:
@@ -349,10 +349,21 @@ def _cut_changes(old: Clips, new: Clips, matches: Matches, reported: set[str]) -
                 yield f"the {kind} into {clip} became a {kind_now}{length}"
             elif frames != frames_now:
                 yield f"the {kind} into {clip} changed from {frames} to {frames_now} frames"
+        when, when_now = (_caption_time(each) for each in (before, after))
+        if when and when_now and when != when_now:
+            yield f"the caption of {clip} is shown {when_now} instead of {when}"
         for name, value in after.finish.items():
             had = before.finish.get(name, value)
-            if _content(had) != _content(value):
+            if name != "caption_frames" and _content(had) != _content(value):
                 yield f"{'voice' if name == 'voices' else name} of {clip} {_change(had, value)}"
+
+
+def _caption_time(clip: ClipDescription) -> str:
+    """When a clip shows its caption; empty where it has none."""
+    frames = clip.finish.get("caption_frames")
+    if not clip.finish.get("caption"):
+        return ""
+    return f"in frames {frames[0]} to {frames[1]}" if isinstance(frames, list) else "in all frames"
 
 
 def _transition(clip: ClipDescription) -> tuple[str, int]:
