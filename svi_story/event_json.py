@@ -23,7 +23,7 @@ def as_json(event: Event) -> dict[str, object]:
     """An event as a JSON object: `{"event": "step_done", ...}`, paths as text."""
     fields = {key: str(value) if isinstance(value, Path) else value for key, value in asdict(event).items()}
     if isinstance(event, EngineSettled):
-        fields["rung"] = event.memory
+        fields["rung"] = event.memory  # the old name of the field, for programs that read it
     return {"event": json_name(type(event).__name__), **fields}
 
 

@@ -1,7 +1,7 @@
-"""What Windows lacks. No other module uses a name that it does not have, or assumes what it cannot do.
+"""Differences between POSIX and Windows. No other module uses names or behaviour that Windows does not have.
 
-There, open files can be neither renamed nor deleted, folders cannot be synced, and files only through a
-descriptor that may write.
+On Windows, open files can be neither renamed nor deleted, folders cannot be synced, and a file can be synced
+only through a descriptor that is open for writing.
 """
 
 from __future__ import annotations
@@ -51,16 +51,16 @@ resource: Any = _module("resource")
 """None on Windows: no limits for a process."""
 
 READ_FLAGS = os.O_RDONLY | _flags("O_CLOEXEC", "O_NOINHERIT", "O_NONBLOCK", "O_NOCTTY", "O_BINARY")
-"""To open a file without waiting for it, should it be a pipe."""
+"""Opening does not block, even if the file is a pipe."""
 WRITE_FLAGS = os.O_RDWR | _flags("O_CLOEXEC", "O_NOINHERIT", "O_BINARY")
 NO_FOLLOW = _flags("O_NOFOLLOW")
 """0 on Windows, where making a symbolic link needs a privilege."""
 STOP_SIGNALS = tuple(
     getattr(signal, name) for name in ("SIGTERM", "SIGHUP", "SIGBREAK") if hasattr(signal, name)
 )
-"""What stops a program as ^C does."""
+"""Signals that stop a program as ^C does."""
 KILLED = tuple(-getattr(signal, name) for name in ("SIGKILL", "SIGTERM", "SIGHUP") if hasattr(signal, name))
-"""The exit codes of a process that was ended from outside; Windows does not say."""
+"""The exit codes of a process that was ended from outside; on Windows none shows that."""
 OUT_OF_TIME = -getattr(signal, "SIGXCPU", 0) or None
 """The exit code of a process that reached its limit of processor time; None where there are no limits."""
 OWN_GROUP: dict[str, Any] = (
@@ -72,7 +72,7 @@ OWN_GROUP: dict[str, Any] = (
 
 
 def is_private(folder: Path) -> bool:
-    """Whether a folder belongs to this user, and nobody else may enter it. OSError."""
+    """Whether a folder belongs to this user, and no other user may enter it. OSError."""
     status = folder.lstat()
     is_ours = not IS_POSIX or (status.st_uid == user_id() and not status.st_mode & 0o077)
     return stat.S_ISDIR(status.st_mode) and is_ours
@@ -87,13 +87,13 @@ def stop_main_thread(error: type[BaseException]) -> None:
 
 
 def lower_priority() -> None:
-    """Let other processes go first; on Windows nothing."""
+    """Let other processes run first. Does nothing on Windows."""
     if hasattr(os, "nice"):
         os.nice(10)
 
 
 def try_lock(descriptor: int) -> None:
-    """Lock an open file for as long as it is open. OSError where another process has, or without locks."""
+    """Lock an open file until it is closed. OSError if another process has the lock, or without locks."""
     if not IS_POSIX:
         raise OSError(errno.ENOTSUP, "no locks")
     fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)

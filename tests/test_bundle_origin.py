@@ -72,7 +72,7 @@ def test_a_forged_film_never_passes_as_another_ones(write_board: Write, svi_stor
         assert state_of(svi_story, bad, *HERE) == "up to date"
         assert state_of(svi_story, honest_one, *ANIMATIC, *HERE) == "outdated"
         why = svi_story("plan", honest_one, *ANIMATIC, *HERE, "--why").out
-        assert "the film that is there is made of segments that" in why
+        assert "the existing film is made of segments that" in why
         assert "nothing changed" not in why
         ended = svi_story("render", honest_one, *ANIMATIC, *HERE, "--json")
         assert "segment_started" not in ended.out  # it is joined again, and no frame is made

@@ -305,7 +305,7 @@ def test_a_broken_record_is_no_record(
     svi_story("render", board, *ANIMATIC)
     film = (tmp_path / "renders/board.mp4").read_bytes()
     (tmp_path / "renders/board.json").write_text(record)
-    assert "what made it is not recorded" in svi_story("plan", board, *ANIMATIC, "--why").out
+    assert "no record of what it was made from" in svi_story("plan", board, *ANIMATIC, "--why").out
     assert svi_story("status", board, *ANIMATIC).code == 0
     assert svi_story("render", board, *ANIMATIC).code == 0
     assert (tmp_path / "renders/board.mp4").read_bytes() == film

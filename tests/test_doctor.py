@@ -93,7 +93,7 @@ def test_the_tiny_weights_render_on_a_cpu(svi_story: Run) -> None:
     found = findings(svi_story, "--models", support.MODELS, "--full")
     assert found["GPU"].state == "warn"
     assert "these small weights run on the CPU" in found["GPU"].detail
-    assert found["weights of SVI 2.0"].detail == "11 files, 0.0 GB, headers whole"
+    assert found["weights of SVI 2.0"].detail == "11 files, 0.0 GB, headers complete"
     assert found["every byte"] == Check("every byte", "ok", "13 files read, 0 known by their hash", "")
 
 
@@ -202,7 +202,7 @@ def test_a_missing_library(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.parametrize(
     ("build", "driver", "detail", "cure"),
     [
-        ("", "", "no NVIDIA driver answers", "--engine animatic"),
+        ("", "", "no NVIDIA driver was found", "--engine animatic"),
         ("", "A100, 81920 MiB, driver 570", "built for the CPU alone; A100", "pip install torch --index-url"),
         (
             "12.8",
@@ -320,7 +320,7 @@ def test_a_trial_that_cannot_start_is_a_finding(svi_story: Run, words: tuple[str
 
 def test_experts_that_do_not_read_the_anchor_are_found() -> None:
     frames = np.zeros((3, 64, 80, 3), dtype=np.uint8)
-    some, other = (smoke.Made({"latents": np.arange(8.0) + add}, frames) for add in (0, 1))
+    some, other = (smoke.RenderedClip({"latents": np.arange(8.0) + add}, frames) for add in (0, 1))
     assert smoke.check_reading(some, some).state == "lacking"
     assert smoke.check_reading(some, other).state == "ok"
 
@@ -328,8 +328,8 @@ def test_experts_that_do_not_read_the_anchor_are_found() -> None:
 def test_with_the_14b_experts_the_return_is_a_hint(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(smoke, "is_full_size", lambda _: True)
     anchor = support.anchor_picture()
-    like = smoke.Made({}, np.stack([anchor] * 4))
-    unlike = smoke.Made({}, np.stack([anchor[::-1]] * 4))
+    like = smoke.RenderedClip({}, np.stack([anchor] * 4))
+    unlike = smoke.RenderedClip({}, np.stack([anchor[::-1]] * 4))
     trial: Any = SimpleNamespace(models=support.MODELS)
     near = smoke.check_return(trial, anchor, like, unlike)
     far = smoke.check_return(trial, anchor, unlike, like)

@@ -17,7 +17,7 @@ from svi_story.cache.store import Store
 from svi_story.cut.mp4 import add_xmp, read_xmp
 from svi_story.engines.svi.weights.locate import ModelFolders
 from svi_story.errors import InputError, RenderError
-from svi_story.render.smoke import Made, Trial, save_pictures
+from svi_story.render.smoke import RenderedClip, SmokeTest, save_pictures
 from svi_story.review.contact_sheet import is_sheet
 from svi_story.settings import user_cache
 from svi_story.storyboard.files import write_new
@@ -471,9 +471,9 @@ def test_a_new_file_never_takes_a_name_that_is_taken(
 def test_the_doctor_s_picture_takes_a_free_name(tmp_path: Path) -> None:
     put(tmp_path / "doctor-smoke.png")
     frames = np.zeros((3, 16, 16, 3), np.uint8)
-    made = Made({}, frames)
+    made = RenderedClip({}, frames)
     weights, outputs = ModelFolders((tmp_path,)), Outputs(tmp_path / "cache")
-    trial = Trial(weights, "2.0", "16x16", 9, 1, "float32", None, tmp_path, outputs)
+    trial = SmokeTest(weights, "2.0", "16x16", 9, 1, "float32", None, tmp_path, outputs)
     for _ in range(2):
         assert save_pictures(trial, frames[0], (made, made, made)).name == "doctor-smoke-2.png"
     assert (tmp_path / "doctor-smoke.png").read_bytes() == MINE

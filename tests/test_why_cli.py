@@ -108,7 +108,7 @@ def test_a_film_without_a_record(
     place = tmp_path / "renders/board.json"
     place.unlink() if record is None else place.write_text(record)
     told = svi_story("plan", board, *ANIMATIC, "--why").out
-    assert "there is a film, but what made it is not recorded: everything is compared as new" in told
+    assert "there is a film, but no record of what it was made from: everything counts as new" in told
 
 
 @pytest.mark.parametrize("field", ["title", "cut", "clips", "board_sha256"])
@@ -164,7 +164,7 @@ def test_a_film_that_was_altered(write_board: Write, svi_story: Run, tmp_path: P
     svi_story("render", board, *ANIMATIC)
     (tmp_path / "renders/board.mp4").write_bytes(b"")
     told = svi_story("plan", board, *ANIMATIC, "--why").out
-    assert "the film's file is not as it was made; move it away, to have it assembled again" in told
+    assert "the film's file was changed; move it away to have it assembled again" in told
     (tmp_path / "renders/board.mp4").unlink()
     told = svi_story("plan", board, *ANIMATIC, "--why").out
     assert "the film's file is missing" + NEUTRAL in told

@@ -107,8 +107,8 @@ class Layout:
     def origin(self) -> str | None:
         """The sha256 of the bundle whose own cache this is; None for any other.
 
-        Such a cache is untrusted: its entries may be forged under honest keys, so that a film made of them is
-        another film.
+        Such a cache is untrusted: an entry in it may have other frames than its key promises, so a film made
+        of its entries counts as another film.
         """
         bundle = self.root.parent
         is_own = self.root == own_cache(bundle).root and bundle.parent.name == BUNDLES

@@ -79,17 +79,17 @@ class Outputs:
         return False
 
     def allow(self, path: Path) -> None:
-        """Allow the file that is there now to be replaced."""
+        """Allow the file that exists now to be replaced."""
         state = state_of(path)
         if state is not None:
             self._allowed[place_of(path)] = state
 
     def keep(self, path: Path) -> None:
-        """Keep the file that is there: writing it does nothing."""
+        """Keep the existing file: writing it does nothing."""
         self._kept.add(place_of(path))
 
     def keeps(self, path: Path) -> bool:
-        """Whether the file that is there is kept."""
+        """Whether the existing file is kept."""
         return place_of(path) in self._kept
 
     @contextmanager

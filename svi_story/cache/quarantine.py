@@ -1,4 +1,4 @@
-"""Quarantine: what is damaged, or rendered again by force, is moved away with a reason, not deleted."""
+"""Quarantine: damaged entries, and those that `--force` renders again, are moved away, not deleted."""
 
 from __future__ import annotations
 

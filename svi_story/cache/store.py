@@ -1,6 +1,6 @@
 """The store of finished segments and pieces: look up, lock, look up again, build in private, publish.
 
-Same key, same frames. What is there is complete. A damaged entry counts as missing, with a warning.
+Same key, same frames. Every entry is complete. A damaged one counts as missing, with a warning.
 """
 
 from __future__ import annotations
@@ -43,10 +43,10 @@ class Store:
 
     `fallbacks` are other caches, in which entries and pieces are looked up that this one does not have.
     Nothing is created, moved, touched or deleted in them, and unfinished work in them is not used. What
-    `quarantine` sets aside by force counts as missing, also where a fallback still has it.
+    `--force` quarantined counts as missing, even if a fallback still has it.
 
-    A cache that is itself read-only serves all the same: pieces are then built in a temporary folder, and
-    only `work` and `quarantine` raise RenderError.
+    A cache that is itself read-only can be used too: pieces are then built in a temporary folder, and only
+    `work` and `quarantine` raise RenderError.
     """
 
     def __init__(self, root: Path, report: Reporter, fallbacks: Sequence[Path] = ()) -> None:
@@ -66,8 +66,8 @@ class Store:
         if os.path.lexists(self.folder(key) / ENTRY.manifest):
             return "cached"
         work = self.layout.work(key)
-        begun = any(os.path.lexists(work / name) for name in (LATENTS, CHECKPOINT))
-        return "partial" if begun else "to-render"
+        is_started = any(os.path.lexists(work / name) for name in (LATENTS, CHECKPOINT))
+        return "partial" if is_started else "to-render"
 
     def sampled(self, key: str) -> bool:
         """Whether there are finished latents to decode; they are not read."""
@@ -100,7 +100,7 @@ class Store:
     def make_piece(self, key: str, build: Callable[[Path], None], inputs: Mapping[str, Json]) -> Path:
         """The piece of a key, built if it is missing: `build` writes the file under the path it gets.
 
-        The name ends in .mp4; `key` is `key_of(inputs)`. What `build` raises comes as it is.
+        The name ends in .mp4; `key` is `key_of(inputs)`. Errors of `build` are raised unchanged.
         """
         if (piece := self.piece(key)) is not None:
             return piece
@@ -118,7 +118,7 @@ class Store:
             return theirs or target / PIECE_FILE
 
     def quarantine(self, key: str, reason: str) -> bool:
-        """Move what there is for a key to quarantine, unfinished work too; whether there was anything.
+        """Move everything of a key to quarantine, unfinished work too; returns whether there was anything.
 
         Waits for a process that is rendering it.
         """
@@ -207,7 +207,7 @@ class Store:
                 what = f"{folder} is damaged: {error}"
                 if is_fallback:
                     self.report(Warned(f"{what}; it is ignored"))
-                elif os.path.lexists(folder):  # else another process moved or deleted it while we read
+                elif os.path.lexists(folder):  # else another process moved or deleted it meanwhile
                     quarantine(layout, self.report, key, what, {kind: folder})
                 continue
             if not is_fallback:

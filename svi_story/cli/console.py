@@ -1,4 +1,4 @@
-"""Reporters: what happens, shown as progress bars, as lines, as JSON, or hardly at all."""
+"""Reporters: show events as progress bars, as lines, as JSON, or only the failures."""
 
 from __future__ import annotations
 
@@ -39,34 +39,34 @@ if TYPE_CHECKING:
 
 
 KEPT = (BundleOpened, FilmDone, Warned, WorkerLost, BoardDelayed, BoardFailed, BoardRefused)
-"""What stays in the terminal."""
+"""Events whose messages stay in the terminal, above the progress."""
 
 
 def fail(event: Event) -> None:
     """Show failures only."""
     if isinstance(event, BoardFailed | BoardRefused):
-        tell(event)
+        show(event)
 
 
 def warn(event: Event) -> None:
-    """Show what went wrong or may, and how a bundle is made; nothing else."""
+    """Show errors, warnings and the settings of bundles; nothing else."""
     if isinstance(event, BoardDelayed | BoardFailed | BoardRefused | BundleOpened | Warned | WorkerLost):
-        tell(event)
+        show(event)
 
 
-def tell(event: Event) -> None:
+def show(event: Event) -> None:
     """Show everything, a line each."""
     complain(*lines_of(event))
 
 
-def tell_phases(event: Event) -> None:
-    """Show everything but single steps and the like, a line each."""
+def show_phases(event: Event) -> None:
+    """Show everything but the frequent events, such as single steps, a line each."""
     if not isinstance(event, FREQUENT):
-        tell(event)
+        show(event)
 
 
 class Lines:
-    """Shows a line for each board and segment, and what went wrong or may: for logs and pipes."""
+    """Shows a line for each board and segment, errors and warnings: for logs and pipes."""
 
     def __init__(self) -> None:
         self._progress = Progress()
@@ -76,7 +76,7 @@ class Lines:
         self._progress.add(event, time.time())
         match event:
             case BoardStarted() | FilmDone():
-                tell(event)
+                show(event)
             case SegmentDone():
                 left = left_of(self._progress)
                 count = f"{self._progress.finished} of {self._progress.segments} segments"
@@ -103,14 +103,14 @@ def to_json(event: Event) -> None:
 class JsonLines:
     """Prints every event as a line of JSON on standard output.
 
-    Where that cannot be written the work goes on without, and fails in the end.
+    If they cannot be written, the work continues without them and fails at the end.
     """
 
     def __init__(self) -> None:
         self.error: OSError | None = None
 
     def __call__(self, event: Event) -> None:
-        """Give one event."""
+        """Print one event."""
         if self.error is None:
             try:
                 to_json(event)
@@ -119,7 +119,7 @@ class JsonLines:
                 self.error = error
 
     def check(self) -> None:
-        """Raises RenderError when an event could not be given."""
+        """Raises RenderError when an event could not be printed."""
         if self.error:
             what = "not every event could be written; what was rendered is kept"
             raise RenderError(f"standard output: {self.error.strerror}: {what}")
@@ -135,7 +135,7 @@ def reporter(*, as_json: bool, quiet: bool, verbose: bool) -> Iterator[Reporter]
     elif quiet:
         yield fail
     elif verbose:
-        yield tell_phases
+        yield show_phases
     elif sys.stderr.isatty() and os.environ.get("TERM") != "dumb":
         with display() as report:
             yield report
@@ -145,7 +145,7 @@ def reporter(*, as_json: bool, quiet: bool, verbose: bool) -> Iterator[Reporter]
 
 @contextmanager
 def display() -> Iterator[Reporter]:
-    """Two lines at the bottom of a terminal say what is happening; what is worth keeping comes above."""
+    """Shows the progress in the last two lines of a terminal, and messages that stay above them."""
     from rich.console import Console
     from rich.live import Live
 
@@ -226,7 +226,7 @@ BAR = range(8, 41)
 
 
 def overall(name: str, done: int, total: int, facts: list[str], width: int) -> str:
-    """A line with a bar. Where there is no room, facts are left out from the last one on."""
+    """A line with a bar. In a narrow terminal, facts are left out, the last one first."""
     from rich.cells import cell_len
 
     for count in range(len(facts), 0, -1):
@@ -240,7 +240,7 @@ def overall(name: str, done: int, total: int, facts: list[str], width: int) -> s
 
 
 def fit(text: str, width: int) -> str:
-    """A text that takes at most so many columns of a terminal."""
+    """The text, shortened to the given number of columns of a terminal."""
     from rich.cells import cell_len, set_cell_size
 
     return text if cell_len(text) <= width else set_cell_size(text, width - 1).rstrip() + "…"

@@ -1,4 +1,4 @@
-"""The command that looks at the machine: doctor."""
+"""The command that checks the machine: doctor."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
     from svi_story.render.doctor import Check
-    from svi_story.render.smoke import Trial
+    from svi_story.render.smoke import SmokeTest
 
 
 def register(app: typer.Typer) -> None:
@@ -57,7 +57,7 @@ def doctor(
     dtype: Dtype = "bfloat16",
     as_json: AsJson = False,
 ) -> None:
-    """Check whether this machine can render, and say how to fix what is missing.
+    """Check whether this machine can render, and how to fix what is missing.
 
     Ends with 0 when it can, else with 1. Downloads nothing.
 
@@ -75,7 +75,7 @@ def doctor(
     from svi_story.enginespec import DEFAULT, spec_of
     from svi_story.files import short_path
     from svi_story.render.doctor import Places, check_every_byte, examine
-    from svi_story.render.smoke import Trial
+    from svi_story.render.smoke import SmokeTest
 
     settings = settings_here(models=models, output=output, cache=cache, engine=engine)
     wanted = settings.engine or DEFAULT
@@ -87,11 +87,11 @@ def doctor(
         findings.append(check_every_byte(places))
     if spec_of(wanted).uses_weights and smoke:
         made = variant_named(variant) or "2.0"
-        trial = Trial(
+        test = SmokeTest(
             *(weights, made, size, frames, steps, numbers, reference, films),
             outputs=Outputs(settings.cache),
         )
-        findings += _smoke(trial)
+        findings += _smoke(test)
     ready = all(finding.state != "lacking" for finding in findings)
     if as_json:
         listed = [{**asdict(each), "cure": each.remedy} for each in findings]  # the old name
@@ -103,14 +103,14 @@ def doctor(
         raise typer.Exit(ExitCode.FAILED)
 
 
-def _smoke(trial: Trial) -> Iterator[Check]:
-    """The trial's findings; what keeps it from being made is one too."""
+def _smoke(test: SmokeTest) -> Iterator[Check]:
+    """The test's findings; what keeps it from being made is one too."""
     from svi_story.errors import StoryError
     from svi_story.render.doctor import Check
     from svi_story.render.smoke import make
 
     try:
-        yield from make(trial, complain)
+        yield from make(test, complain)
     except StoryError as error:
         yield Check("smoke", "lacking", str(error), "fix this, then run the same command again")
     except ImportError as error:

@@ -1,4 +1,4 @@
-"""The command that hands a film to others: export."""
+"""The command that writes a film for editors, or a board as a bundle: export."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ def export(
     """
     from svi_story.bundle.pack import pack
     from svi_story.cache.outputs import Outputs
-    from svi_story.cli.console import tell, warn
+    from svi_story.cli.console import show, warn
     from svi_story.export.media import CODECS
     from svi_story.export.write import (
         check_subtitles,
@@ -78,7 +78,7 @@ def export(
         codec = CODECS[media] if media else None
         check_timeline(job, target, codec, outputs, warn)
         export_otio(
-            *(job, store_of(job), target, codec, tell, outputs), command=suggest("render", path=board)
+            *(job, store_of(job), target, codec, show, outputs), command=suggest("render", path=board)
         )
     elif to == "bundle":
         check_bundle(job, target, outputs, warn)

@@ -1,4 +1,4 @@
-"""From paths and options to jobs: what every command that takes boards does first, and how it ends."""
+"""Shared by all commands that take boards: from paths to jobs, reporting problems, the exit code."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def prepare_job(board: Path, options: BoardOptions) -> tuple[Job, Fingerprints]:
 
 
 def report_jobs(jobs: Sequence[Job], rejected: Sequence[Rejected]) -> None:
-    """What is wrong with boards that were planned, and with those that cannot be."""
+    """Print why boards cannot be planned, and why cache keys cannot be computed."""
     report_problems(each.error for each in rejected)
     for job in jobs:
         for problem in job.missing.problems if job.missing else ():
@@ -53,20 +53,20 @@ def report_jobs(jobs: Sequence[Job], rejected: Sequence[Rejected]) -> None:
 
 
 def store_of(job: Job) -> Store:
-    """The store that a job's segments are kept in; what is wrong with it is reported on standard error."""
+    """The store that a job's segments are kept in; its warnings go to standard error."""
     from svi_story.cli.console import warn
 
     return job.place.store(warn)
 
 
 def report_problems(errors: Iterable[StoryError]) -> None:
-    """Every problem of every error, a line each."""
+    """Print every problem of every error, a line each."""
     for error in errors:
         complain(*map(str, error.problems))
 
 
 def report_lints(lints: Sequence[Lint]) -> None:
-    """What is known to go wrong: of each kind the first few, the rest counted."""
+    """Print warnings: the first few of each kind, and the number of the others."""
     seen: Counter[str] = Counter()
     for lint in lints:
         seen[lint.name] += 1

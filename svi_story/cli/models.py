@@ -161,8 +161,8 @@ def check(
 ) -> None:
     """Read every byte of the weights that are used: headers, shards, shapes, numbers, hashes, LoRAs.
 
-    Ends with 1 when something is wrong. Without --variant, what is there must be right, and enough for one
-    of the variants.
+    Ends with 1 when something is wrong. Without --variant, every file that was found must be correct, and
+    one of the variants complete.
 
     \b
     svi-story models check
@@ -214,7 +214,7 @@ def check(
 
 
 def _asked(weights: Weights, variant: Variant | None) -> list[PartStatus]:
-    """What a check is about: a variant, or all that is there and what no variant can do without."""
+    """The parts to check: those of a variant, or all that were found and those that every variant needs."""
     from svi_story.engines.svi.weights.catalogue import BASE, PARTS, VARIANTS, parts_for
 
     statuses = {part.name: weights.status(part) for part in PARTS}
@@ -242,7 +242,7 @@ def download(
     """Download the missing weights of a variant.
 
     Shows what, how much, under which licence and where to before anything starts. An interrupted download
-    goes on when the command is run again. Nothing else in svi-story ever downloads.
+    continues when the command is run again. No other command ever downloads anything.
 
     \b
     svi-story models download
@@ -303,16 +303,16 @@ def _agree(*, yes: bool) -> None:
     if yes:
         return
     if not sys.stdin.isatty():
-        raise typer.BadParameter("nobody can be asked here; start the download with --yes")
+        raise typer.BadParameter("cannot ask for confirmation without a terminal; start it with --yes")
     if not typer.confirm("Download?", err=True):
         raise typer.Exit(ExitCode.NOT_STARTED)
 
 
 @contextmanager
 def transfers(done: str = "", total: int = 0) -> Iterator[Progress]:
-    """Progress of big files: a bar for each on a terminal, and one for `total` bytes if there is a total.
+    """Progress of big files: a bar for each on a terminal, and one for `total` bytes if that is known.
 
-    Elsewhere `done` once for each, if there is a word.
+    Without a terminal, the word `done` is printed once for each file, if it is given.
     """
     if sys.stderr.isatty():
         with _bars(total) as show:

@@ -161,7 +161,7 @@ def _then_run(command: str) -> Iterator[dict[str, str]]:
         if command:
             sys.stdout.flush()
             environment = {**os.environ, **about, "SVI_STORY_RUN_SECONDS": f"{time.monotonic() - start:.0f}"}
-            # what it prints is no data of ours
+            # its output is not our data, so it goes to standard error
             code = subprocess.run(command, shell=True, env=environment, stdout=2, check=False).returncode  # noqa: S602
             if code:
                 complain(f"--on-done {command}: ended with exit code {code}")
@@ -189,9 +189,9 @@ def _finish(outcomes: Sequence[Outcome], films: Sequence[Path], *, quiet: bool) 
 
 
 def _print_films(films: Sequence[Path]) -> bool:
-    """Print the films' paths; False when somebody reads them and they cannot be written.
+    """Print the films' paths; False if standard output fails, as on a full disk.
 
-    A reader who has left does not: whoever reads the first lines of a night's output still has its films.
+    A closed pipe is no failure: `render ... | head` has rendered its films.
     """
     try:
         for film in films:

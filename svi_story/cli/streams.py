@@ -1,4 +1,4 @@
-"""The standard streams: always open, and a standard error that stops nobody."""
+"""The standard streams: always open, and a standard error that never fails."""
 
 from __future__ import annotations
 
@@ -14,14 +14,13 @@ if TYPE_CHECKING:
     from _typeshed import ReadableBuffer
 
 PATIENCE = 1.0
-"""Seconds for a reader that does not keep up, where writing does not wait by itself."""
+"""Seconds to wait for a slow reader, where the descriptor does not block."""
 
 
 class _LossyFile(io.RawIOBase):
-    """A file descriptor to write to; what cannot be written is lost, and never an error.
+    """Writes to a file descriptor. What cannot be written is lost, and never raises an error.
 
-    A full disk under a log, a pipe whose reader has left: none of that is worth a render. As soon as there is
-    room again, what comes is written.
+    A full disk or a closed pipe must not stop a render. As soon as writing works again, new data are written.
     """
 
     def __init__(self, descriptor: int) -> None:
@@ -65,10 +64,10 @@ class _LossyFile(io.RawIOBase):
 
 
 def open_streams() -> None:
-    """Open what of the standard streams is closed, and make of standard error one that stops nobody.
+    """Open the standard streams that are closed, and replace standard error by one that never fails.
 
-    Where one is closed, the next file that is opened would get its number, and what libraries and other
-    programs write to it. Standard output that was closed stays one that cannot be written.
+    If one were closed, the next file that is opened would get its number, and everything that libraries and
+    other programs write to it. Standard output that was closed cannot be written afterwards either.
     """
     for number, name, flags in ((0, "stdin", os.O_RDONLY), (1, "stdout", os.O_RDONLY), (2, "", os.O_WRONLY)):
         try:

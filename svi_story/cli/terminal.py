@@ -1,4 +1,4 @@
-"""What a terminal gets to see: plain text, never the control characters or the markup of a stranger."""
+"""Output for people: messages and tables, with control characters escaped, also where output is closed."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ class Stopped(Interrupted):
 
 
 LEAST_ROOM = 12
-"""Columns of a terminal that the last column of a table keeps as long as others can be narrower."""
+"""Width, in characters, that the last column of a table keeps as long as others can be narrower."""
 SHORTEST_COLUMN = 4
 
 
@@ -42,13 +42,13 @@ def answer(*lines: str) -> None:
 
 
 def answer_json(value: object) -> None:
-    """Print one JSON value on a line of its own (ASCII, so that any terminal and pipe takes it)."""
+    """Print one JSON value on a line of its own (ASCII, for terminals and pipes of any encoding)."""
     sys.stdout.write(json.dumps(value, allow_nan=False) + "\n")
     sys.stdout.flush()
 
 
 LEFT = (errno.EPIPE, errno.EBADF)
-"""Nobody reads standard output any more, or nobody ever wanted to."""
+"""Errors of a standard output whose reader has left, or that was closed from the start."""
 
 
 def give_up_output(error: OSError) -> int:
@@ -63,14 +63,14 @@ def give_up_output(error: OSError) -> int:
 
 
 def drop_output() -> None:
-    """Send nowhere what is still on its way to standard output: the interpreter would fail with it again."""
+    """Discard what is still buffered for standard output: at exit, the interpreter would fail to write it."""
     nowhere = os.open(os.devnull, os.O_WRONLY)
     os.dup2(nowhere, sys.stdout.fileno())
     os.close(nowhere)
 
 
 def log_bug(trace: str) -> Path | str:
-    """Keep a bug's traceback in a file of its own; where there is no room for it, why not."""
+    """Write a bug's traceback to a file of its own; returns its path, or why it cannot be written."""
     try:
         return _write_log(trace)
     except OSError as error:

@@ -1,4 +1,4 @@
-"""The commands that look after a running render: watch and stop."""
+"""The commands for a running render: watch and stop."""
 
 from __future__ import annotations
 
@@ -115,7 +115,7 @@ def stop(
 
 
 def _running(names: Sequence[str], paths: Sequence[Path], caches: Sequence[Path]) -> tuple[Path, RunReport]:
-    """The run that is meant, and its cache. Raises InputError where there is not exactly one."""
+    """The run to stop, and its cache. Raises InputError if it is not clear which one."""
     from svi_story.render.runs import read_runs
 
     running = [

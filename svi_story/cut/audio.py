@@ -1,4 +1,4 @@
-"""The film's sound: which recording plays from which sample to which, mixed, limited and encoded as AAC.
+"""The film's sound: recordings placed by sample numbers, mixed, limited and encoded as AAC.
 
 Integers only, at 48 kHz. A film's frame f begins with sample round(f / fps * 48000), halves up; the film ends
 with the last of them, so its sound is as long as its picture to the sample.
@@ -41,13 +41,13 @@ MIX_VERSION = 1
 """Raised whenever the same inputs give another sound than before."""
 
 BITRATE = 256_000
-"""Bits a second of AAC: more than two channels need."""
+"""Bits a second of AAC, more than enough for two channels."""
 
 RAMP = RATE // 4
 """Samples over which the music fades down before a voice, and up after it."""
 
 Envelope = tuple[tuple[int, float], ...]
-"""(sample of the film, gain), in order; straight between them, level before the first and after the last."""
+"""(sample of the film, gain), in order; linear between them, constant before the first and after the last."""
 
 
 @dataclass(frozen=True)
@@ -65,7 +65,7 @@ class Track:
     loop: bool = False
     """It starts again, from its first sample, until `stop`."""
     gain: Envelope = ()
-    """What else it is multiplied by; empty: nothing."""
+    """Further gain, such as ducking; empty for none."""
 
     @property
     def samples(self) -> int:
@@ -178,7 +178,7 @@ def compose(soundtrack: Soundtrack) -> Generator[Block]:
     moviepy counts in seconds. Every clip is played from its integer-indexed samples, and every sample is read
     at its middle, (n + 1/2) / 48000, so that no rounding of floats takes one for its neighbour. Fades are
     sampled there too: sample k of an F-sample fade has the gain (k + 1/2) / F. Looping and ducking are done
-    here in integers: moviepy's loop makes one clip per round, and it has no ducking.
+    here in integers: moviepy's loop makes one clip for each repetition, and it has no ducking.
 
     Raises RenderError where a recording changed since the plan.
     """
@@ -203,7 +203,7 @@ class _Mixer(ExitStack):
         self._playing: list[_Player] = []
 
     def clips(self, first: int, stop: int) -> list[AudioClip]:
-        """The clips that play in [first, stop), which does not lie before what was asked for last."""
+        """The clips that play in [first, stop); `first` never decreases from call to call."""
         self.close_finished(first)
         while self._waiting and self._waiting[-1].start < stop:
             player = _Player(self._waiting.pop())
@@ -259,7 +259,7 @@ class _Player:
         while at < stop:
             place = at % length if self.track.loop else at
             part = self._read(place, min(stop - at, length - place))
-            if place == 0 and len(part) == length:  # whole rounds at once: a loop may be one sample long
+            if place == 0 and len(part) == length:  # whole repetitions at once: a loop may be one sample long
                 part = np.tile(part, (max(1, (stop - at) // length), 1))
             samples[at - first :][: len(part)] = part
             at += len(part)
@@ -301,8 +301,8 @@ def _changed(track: Track) -> RenderError:
 
 
 _LIMITER = "limit=1:level=0:attack=5:release=50:latency=1"
-"""libavfilter's alimiter turns down, within 5 ms before a peak and 50 ms after it, what would go over full
-scale; everything else passes bit for bit and in its place."""
+"""libavfilter's alimiter lowers the volume from 5 ms before a peak over full scale to 50 ms after it;
+everything else passes bit for bit, without delay."""
 
 
 def mix(
@@ -372,7 +372,7 @@ def limit(blocks: Iterable[Block]) -> Iterator[Block]:
 def _encode(blocks: Iterable[Block], path: Path, on_samples: Callable[[int], None]) -> None:
     import av
 
-    # the movie's clock counts samples, so that the edit list can say where the sound begins and ends
+    # the movie's clock counts samples, so that the edit list can express where the sound begins and ends
     with av.open(str(path), "w", format="mp4", options={"movie_timescale": str(RATE)}) as file:
         stream = file.add_stream("aac", rate=RATE, layout="stereo", bit_rate=BITRATE)
         done = 0

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 SMALLEST = 10
 """Letters of fewer pixels cannot be read."""
 SHRINKING = 0.92
-"""From one size of type to the next smaller one, where a text is too long."""
+"""Ratio of one type size to the next larger one, for texts that are too long."""
 
 
 @dataclass(frozen=True)
@@ -57,7 +57,7 @@ MARGIN = 0.055
 
 @lru_cache(maxsize=8)
 def caption_over(text: str, width: int, height: int) -> Overlay:
-    """A caption at the foot of a picture: white with a black edge, so that it reads on anything."""
+    """A caption at the bottom of a picture: white with a black outline, readable on any background."""
     drawn, margin = _draw(text, CAPTION, width, height)
     top = height - round(MARGIN * height) - (drawn.shape[0] - margin)
     return Overlay(drawn, top, (width - drawn.shape[1]) // 2)
@@ -78,7 +78,7 @@ def _draw(text: str, kind: Typography, width: int, height: int) -> tuple[NDArray
 
 
 def fits(text: str, kind: Typography, width: int, height: int) -> bool:
-    """Whether all of a text is visible; else it ends in an ellipsis."""
+    """Whether a text fits completely; otherwise it ends in an ellipsis."""
     return is_whole(text, _style_for(text, kind, width, height))
 
 
@@ -111,14 +111,14 @@ class Overlay:
     """A drawing that is laid over one region of every frame."""
 
     def __init__(self, drawn: NDArray[np.uint8], top: int, left: int) -> None:
-        """`drawn` is height x width x 4, RGBA, not premultiplied; what reaches past the frame is cut off."""
+        """`drawn` is height x width x 4, RGBA, not premultiplied; parts outside the frame are cut off."""
         self._top, self._left = top, left
         alpha = drawn[..., 3:].astype(np.uint16)
         self._colour = drawn[..., :3] * alpha + np.uint16(127)
         self._kept = np.uint16(255) - alpha
 
     def over(self, frame: Frame) -> Frame:
-        """The frame with the drawing on it; the frame itself stays as it is."""
+        """A copy of the frame with the drawing on it."""
         rows, cut_rows = _overlap(self._top, self._kept.shape[0], frame.shape[0])
         columns, cut_columns = _overlap(self._left, self._kept.shape[1], frame.shape[1])
         region = frame[rows, columns]
@@ -135,7 +135,7 @@ def _overlap(start: int, length: int, limit: int) -> tuple[slice, slice]:
 
 
 _MARKUP = re.compile(r"<[^<>]*>|\{[^{}]*\}|-->|<(?=[A-Za-z/!?])|[{}]")
-"""What players take for a tag, for an override of the style, or for the line that times a cue."""
+"""Text that players take for a tag, a style override, or the line with a cue's times."""
 
 _WIDE = {ord(mark): chr(ord(mark) + 0xFEE0) for mark in "<>{}"}
 """The same characters in full width."""
@@ -144,9 +144,9 @@ _WIDE = {ord(mark): chr(ord(mark) + 0xFEE0) for mark in "<>{}"}
 def srt(cues: Iterable[Cue], fps: Fraction) -> str:
     """The text of an .srt file: UTF-8, `\\n` line breaks, times rounded half up to milliseconds.
 
-    Players find tags, style overrides and timing lines in the text, and the format has no way to quote them:
-    what they would take for one is written with the full-width twins of `<`, `>`, `{` and `}`. Cues that
-    would overlap end where the next begins.
+    Players interpret tags, style overrides and timing lines in the text, and the format has no way to escape
+    them: their `<`, `>`, `{` and `}` are written as full-width characters. Cues that would overlap end where
+    the next begins.
     """
     ordered = ordered_cues(replace(cue, text=escape_markup(cue.text)) for cue in cues)
     blocks = (
@@ -157,7 +157,7 @@ def srt(cues: Iterable[Cue], fps: Fraction) -> str:
 
 
 def escape_markup(text: str) -> str:
-    """Text that every player shows as it is: no blank lines, no control characters, no markup."""
+    """Text that every player shows literally: no blank lines, no control characters, no markup."""
     lines = (
         # without control characters and halves of characters, which no file can hold
         "".join(mark for mark in line if unicodedata.category(mark) not in ("Cc", "Cs")).strip()

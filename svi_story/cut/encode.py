@@ -42,7 +42,7 @@ PIECE_VERSION = 2
 """Raised whenever the same inputs give other pieces than before."""
 
 THREADS = 4
-"""x264's output depends on how many there are, so the machine does not choose."""
+"""x264's output depends on the number of threads, so it is the same on every machine."""
 
 
 @dataclass(frozen=True)
@@ -53,8 +53,8 @@ class Codec:
     """ffmpeg's name of it."""
     options: tuple[str, ...]
     reorder: int
-    """Frames that it may send ahead of their turn. The film's decoding clock is delayed by as many: it runs
-    evenly across every join, even where a short piece needs less."""
+    """How many frames it may reorder. The film delays decoding times by as many frames, so that they increase
+    evenly across every join, even if a short piece needs less."""
 
 
 CODECS = {
@@ -169,7 +169,7 @@ def encode_piece(
 
     Frames are read one by one, each entry opened once and at most two at a time. `turn` is held only while
     frames are read: another thread can begin the next piece while x264 empties its queue of this one.
-    Raises RenderError where ffmpeg or the disk fails; what reading or `on_frame` raises passes through.
+    Raises RenderError where ffmpeg or the disk fails; errors of reading or of `on_frame` are raised unchanged.
     Neither leaves a file or a process behind.
     """
     with atomic_file(target) as temporary:
@@ -193,7 +193,7 @@ def encode_piece(
 
 
 def _compose(piece: Piece, frames: PieceFrames, encoding: Encoding) -> VideoClip:
-    """The piece as a moviepy clip: its frames, then the caption on them, then what darkens both."""
+    """The piece as a moviepy clip: its frames, then the caption over them, then fades that darken both."""
     import_moviepy()
     from moviepy import VideoClip
 
@@ -229,12 +229,12 @@ def _compose(piece: Piece, frames: PieceFrames, encoding: Encoding) -> VideoClip
 
 
 class _FfmpegError(Exception):
-    """ffmpeg gave up; the message says why."""
+    """ffmpeg failed; the message gives the reason."""
 
 
 @contextmanager
 def _ffmpeg(encoding: Encoding, path: Path) -> Iterator[Callable[[Frame], None]]:
-    """A running ffmpeg as a function that takes frames. On leaving it has ended; _FfmpegError if badly."""
+    """A running ffmpeg, as a function that takes frames. Ended on exit; _FfmpegError if it failed."""
     with _open_log() as log:
         process = _start(encoding, path, log)
         stdin = process.stdin
@@ -272,7 +272,7 @@ def _open_log() -> IO[str]:
     try:
         return tempfile.TemporaryFile("w+", encoding="utf-8", errors="replace")
     except OSError as error:
-        raise _FfmpegError(f"there is no place for ffmpeg's log ({error})") from error
+        raise _FfmpegError(f"ffmpeg's log cannot be written ({error})") from error
 
 
 def _start(encoding: Encoding, path: Path, log: IO[str]) -> subprocess.Popen[bytes]:
@@ -286,7 +286,7 @@ def _start(encoding: Encoding, path: Path, log: IO[str]) -> subprocess.Popen[byt
         str(path.absolute()),  # a relative name may look like an option or a protocol
     ]
     try:
-        return subprocess.Popen(  # noqa: S603 - the frames' own numbers, and names that are no options
+        return subprocess.Popen(  # noqa: S603 - numbers, and paths that cannot be taken for options
             command,
             env=ffmpeg_environment(),
             stdin=subprocess.PIPE,

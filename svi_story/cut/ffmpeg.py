@@ -22,17 +22,17 @@ ENVIRONMENT = (
 """The environment variables that ffmpeg gets: where programs and libraries are, and where to put files."""
 
 ASM = "SSE4.2"
-"""The instructions that x264 may use. Its AVX-512 code for `mbtree` takes 16 macroblocks at a time: where a
-row has no multiple of 16, it also takes what lies behind the row, memory that nobody wrote among it. Its code
-for SSSE3, SSE4.2 and AVX2 takes the row only; these three make the same bytes."""
+"""The instructions that x264 may use. Its AVX-512 code for `mbtree` reads 16 macroblocks at once: if a row's
+length is no multiple of 16, it also reads uninitialised memory behind the row. Its code for SSSE3, SSE4.2 and
+AVX2 reads only the row; these three write the same bytes."""
 
 
 @cache
 def ffmpeg_path() -> str:
-    """The ffmpeg that encodes: imageio-ffmpeg's own, or the one IMAGEIO_FFMPEG_EXE names.
+    """The ffmpeg that encodes: imageio-ffmpeg's own, or the one that IMAGEIO_FFMPEG_EXE names.
 
-    imageio-ffmpeg is asked only where it brings none: to try one, it starts it with the whole environment.
-    Raises RenderError where there is none.
+    imageio-ffmpeg searches for one only if none is bundled, because it runs what it finds with the whole
+    environment. Raises RenderError if there is none.
     """
     from imageio_ffmpeg import get_ffmpeg_exe
 
@@ -49,13 +49,13 @@ def ffmpeg_path() -> str:
 @cache
 def encoder_versions() -> tuple[str, str]:
     """The versions of ffmpeg and moviepy. Imports neither; raises RenderError without an ffmpeg."""
-    return _answer("-version").partition("\n")[0], version("moviepy")
+    return _output_of("-version").partition("\n")[0], version("moviepy")
 
 
 @cache
 def check_encoder(name: str) -> None:
-    """Raises RenderError where the ffmpeg that encodes has not this encoder."""
-    if f"Encoder {name} " not in _answer("-hide_banner", "-h", f"encoder={name}"):
+    """Raises RenderError if ffmpeg does not have this encoder."""
+    if f"Encoder {name} " not in _output_of("-hide_banner", "-h", f"encoder={name}"):
         what = f"{ffmpeg_path()} has no encoder {name}; write `codec: h264`, or set IMAGEIO_FFMPEG_EXE to one"
         raise RenderError(f"{what} that has")
 
@@ -63,20 +63,19 @@ def check_encoder(name: str) -> None:
 def ffmpeg_environment() -> dict[str, str]:
     """The environment that ffmpeg starts with: an allow-list, so that the film does not depend on the rest.
 
-    What an allocator does with memory (MALLOC_*, GLIBC_TUNABLES, LD_PRELOAD), where ffmpeg writes a report
-    (FFREPORT) and which language it speaks are not for the environment to say.
+    The environment must not change how memory is allocated (MALLOC_*, GLIBC_TUNABLES, LD_PRELOAD), where
+    ffmpeg writes reports (FFREPORT), or the language of its messages.
     """
     return {name: os.environ[name] for name in ENVIRONMENT if name in os.environ} | {"LC_ALL": "C"}
 
 
 @cache
 def portable_options(encoder: str) -> tuple[str, ...]:
-    """Options that make an encoder's output the same on every CPU and whatever is in memory.
+    """Options that make an encoder's output the same on every CPU, and independent of uninitialised memory.
 
-    They change what an encoder gets wrong and nothing else, so no content address holds them. x264 says
-    itself which instructions it found and which it will use. That is read first and afterwards, because it
-    believes whoever says that a CPU has some, and uses none at all where it does not know a name. Raises
-    RenderError where ffmpeg does not run.
+    They only avoid errors of the encoder, so they are in no key. x264 logs the instructions that it uses.
+    They are compared before and after, because x264 uses instructions that it was given even if the CPU lacks
+    them, and none at all if it does not know a name. Raises RenderError if ffmpeg does not run.
     """
     if encoder != "libx264" or ASM not in _instructions():
         return ()
@@ -86,7 +85,7 @@ def portable_options(encoder: str) -> tuple[str, ...]:
 
 
 def _instructions(*options: str) -> list[str]:
-    """What x264 says it will use of this CPU: such as SSSE3, AVX2, NEON; empty if it does not say."""
+    """The CPU instructions that x264 will use, such as SSSE3, AVX2, NEON; empty if its log lists none."""
     black = ("-f", "rawvideo", "-pix_fmt", "yuv420p", "-s", "16x16", "-i", "-")
     encode = ("-c:v", "libx264", *options, "-f", "null", "-")
     log = _run("-hide_banner", "-nostats", "-loglevel", "info", *black, *encode, data=bytes(384)).stderr
@@ -94,8 +93,8 @@ def _instructions(*options: str) -> list[str]:
     return found[1].decode(errors="replace").split() if found else []
 
 
-def _answer(*options: str) -> str:
-    """What ffmpeg answers. Raises RenderError where it does not run."""
+def _output_of(*options: str) -> str:
+    """The standard output of ffmpeg. Raises RenderError if it does not run."""
     return _run(*options).stdout.decode(errors="replace")
 
 
@@ -113,11 +112,11 @@ def _run(*options: str, data: bytes = b"") -> subprocess.CompletedProcess[bytes]
 
 @cache
 def import_moviepy() -> None:
-    """Import moviepy with its programs chosen.
+    """Import moviepy, with the programs that it uses already chosen.
 
-    Its own `moviepy.config` takes them from the environment, to which it adds what a `.env` in any folder
-    above it says, and runs them. The environment belongs to all threads, so that module is replaced.
-    Raises RenderError where there is no ffmpeg that runs.
+    The real `moviepy.config` takes them from the environment, into which it loads a `.env` file from any
+    folder above, and runs them. The environment is shared by all threads, so the module is replaced.
+    Raises RenderError if no ffmpeg runs.
     """
     encoder_versions()
     config = ModuleType("moviepy.config")

@@ -38,7 +38,7 @@ class FrameSource(Protocol):
 
 
 class PieceFrames:
-    """The film frames of one piece, each computed when it is read.
+    """The frames of one piece of a film, each computed when it is read.
 
     One entry is open at a time, two inside a fade; memory does not grow with the number of frames. Use it
     as a context manager: it closes what it opened.

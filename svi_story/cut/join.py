@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 
 
 UNDECODED = {"skip_frame": "all"}
-"""Opening a file decodes a frame to probe it, which is not needed here; without, it is ten times as fast."""
+"""Opening a file decodes a frame to probe it, which is not needed here; this makes it ten times as fast."""
 
 
 class PieceError(RenderError):
@@ -44,7 +44,7 @@ class PieceError(RenderError):
 
 
 class _StreamFormat(NamedTuple):
-    """What all pieces of one film have in common."""
+    """The properties that all pieces of one film must share."""
 
     codec: str
     width: int
@@ -120,7 +120,7 @@ def _frames(
     numbers: list[int] = []
     try:
         for packet in source.demux(video=0):
-            if not packet.size:  # the demuxer's last one says only that there are no more
+            if not packet.size:  # the demuxer's last, empty packet marks the end
                 continue
             number, rest = divmod(packet.pts or 0, ticks.numerator)
             if rest or number < len(numbers) - encoding.codec.reorder or packet.is_corrupt:
@@ -131,15 +131,15 @@ def _frames(
         raise PieceError(piece, f"cannot be read ({error.strerror})") from error
     due = video.frames  # a truncated file still states how many it had
     if not due or sorted(numbers) != list(range(due)):
-        raise PieceError(piece, "is damaged: it has not every frame once")
+        raise PieceError(piece, "is damaged: frames are missing or repeated")
 
 
 LONGEST_CUE = 65_535
-"""Bytes: what a sample of text can count."""
+"""Bytes, the most that a text sample can have."""
 
 FASTEST = 48_000
-"""Ticks in a second of the sound's clock. libav ends a caption when another track's packet has a greater
-number, whatever their clocks are."""
+"""Ticks in a second of the sound's clock. libav ends a caption when another track's packet has a greater time
+stamp, even if their clocks differ."""
 
 _CONTROLS = re.compile(r"[\x00-\x09\x0b-\x1f\x7f-\x9f\u2028\u2029]")
 
@@ -207,7 +207,7 @@ def _texts(cues: Sequence[Cue], fps: Fraction, stream: SubtitleStream) -> Iterat
 
 
 def _plain(text: str) -> bytes:
-    """Text as a track holds it: UTF-8, line feeds, nothing invisible, cut between two characters."""
+    """Text for a text track: UTF-8, line feeds, no control characters, cut between two characters."""
     lines = _CONTROLS.sub("", text.replace("\r\n", "\n").replace("\r", "\n")).strip()
     raw = lines.encode("utf-8", "replace")[:LONGEST_CUE]
     return raw.decode("utf-8", "ignore").encode()
@@ -224,7 +224,7 @@ def _text_packet(raw: bytes, start: int, stop: int, stream: SubtitleStream, fps:
 
 
 LONGEST_TITLE = 255
-"""Bytes: what one of the two lists of chapters in an mp4 can count."""
+"""Bytes, the most that one of the two chapter lists of an mp4 can hold."""
 
 SLACK = Fraction(1, 40)
 """Seconds that a sound may be too short: about a packet of AAC."""
@@ -336,5 +336,5 @@ def _timed(packets: Iterable[Packet[Any]], *, at_end: bool = False) -> Timed:
 
 
 def _text(value: str) -> str:
-    """What a C string in UTF-8 can hold of it."""
+    """The text as a C string in UTF-8: without NUL and lone surrogates."""
     return value.replace("\0", "").encode("utf-8", "replace").decode()

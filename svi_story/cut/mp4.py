@@ -1,4 +1,4 @@
-"""The boxes of an mp4 file: read, added to, never moved."""
+"""Reads and adds boxes of an mp4 file, without moving existing ones."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ ENABLED = 1
 
 @dataclass(frozen=True)
 class Box:
-    """Where a box's content lies in the file: bytes [start, stop)."""
+    """A box, and the position of its content in the file: bytes [start, stop)."""
 
     kind: bytes
     start: int
@@ -56,7 +56,7 @@ def add_xmp(file: BinaryIO, packet: bytes) -> None:
 
 
 def read_xmp(path: Path) -> bytes:
-    """The XMP packet of an mp4, nothing decoded; empty for any other file, and for what cannot be read."""
+    """The XMP packet of an mp4, not decoded; empty for any other file, and for one that cannot be read."""
     try:
         with open_regular(path) as file:
             for box in islice(boxes(file, 0, file.seek(0, 2)), MOST_BOXES):

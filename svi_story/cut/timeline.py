@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 
 TITLE_CARD, END_CARD = "(title card)", "(end card)"
-"""The names of cards where clips have ids; no clip's id starts like that."""
+"""Names of cards, used like ids of clips; no clip's id starts with a bracket."""
 
 
 @dataclass(frozen=True)
@@ -85,13 +85,13 @@ class BlendedFrame(NamedTuple):
 
 @dataclass(frozen=True)
 class BlackFade:
-    """Frames that come out of black one after another, or go into it.
+    """A fade from black or to black.
 
     The first of a rising one and the last of a falling one are black.
     """
 
     start: int
-    """Its first frame, in whatever the fade belongs to; may lie before that."""
+    """Its first frame, relative to the film or piece; negative if the fade starts before it."""
     frames: int
     rising: bool
 
@@ -111,12 +111,12 @@ class BlackFade:
 
 @dataclass(frozen=True)
 class RateConversion:
-    """How frames are repeated to reach a higher rate: frame i of a run is seen at i * rate - offset."""
+    """Repeats frames to reach a higher rate: frame i of a run starts at i * rate - offset."""
 
     rate: Fraction = Fraction(1)
     """Frames of the film for one of the board, 1 or more."""
     offset: Fraction = Fraction(0)
-    """How much of its first frame's time a run leaves to the run before it, in frames of the film."""
+    """The part of its first frame's time that belongs to the run before it, in frames of the film."""
 
     def frames(self, count: int) -> int:
         """How many frames of the film a run of `count` becomes."""
@@ -136,9 +136,9 @@ class RateConversion:
 class Piece:
     """A run of film frames that is encoded together.
 
-    Plain: one span, the part of a segment that no fade touches. Fade: `spans` come in over `under`, with as
-    many frames each; it belongs to the later clip. Frame i of an n-frame fade shows (i+1)/(n+1) of the
-    incoming picture, so neither its first nor its last frame repeats a neighbour.
+    Without a fade: one span, the part of a segment outside fades. With a fade: `spans` fade in over `under`,
+    which has as many frames; the piece belongs to the later clip. Frame i of an n-frame fade has (i+1)/(n+1)
+    of the incoming picture, so neither its first nor its last frame repeats a neighbour.
     """
 
     spans: tuple[Span, ...]
@@ -150,7 +150,7 @@ class Piece:
     caption_frames: tuple[int, int] | None = None
     """Those that show the caption, [first, stop), counted before any is repeated; None for all of them."""
     black_fades: tuple[BlackFade, ...] = ()
-    """What darkens its frames, counted before any is repeated."""
+    """Fades that darken its frames, counted before any is repeated."""
     conversion: RateConversion = RateConversion()
 
     def __post_init__(self) -> None:
@@ -220,12 +220,12 @@ def _card(name: str, card: Card | None) -> Sequence[TimelineClip]:
 
 
 def card_key(card: Card) -> str:
-    """The key of a card's picture, as entries have theirs."""
+    """The key of a card's picture, in the form of an entry's key."""
     return key_of({"card": card.text})
 
 
 def ranges_of(plan: FilmPlan) -> Mapping[str, tuple[int, int]]:
-    """Where every clip and card lies in the film: its first frame, and the first one after it."""
+    """The position of every clip and card in the film: its first frame, and the first one after it."""
     return ranges(timeline_clips(plan), plan.cut.fps / plan.fps)
 
 

@@ -1,4 +1,4 @@
-"""What changed between the previous film and a plan, in words; and what of a film is compared for it."""
+"""The differences between the previous film and a plan, as sentences."""
 
 from __future__ import annotations
 
@@ -255,7 +255,7 @@ def _reasons(old: ClipDescription, new: ClipDescription) -> dict[str, str]:
 
 
 def _size(clip: ClipDescription) -> object:
-    """The resolution, by whatever inputs its engine has for it."""
+    """The resolution, from the key inputs of any engine."""
     inputs = _flat(clip.segments[0].inputs) if clip.segments else {}
     sides = inputs.get("size") or [inputs.get("width"), inputs.get("height")]
     return "x".join(map(str, sides)) if isinstance(sides, list) else sides
@@ -266,7 +266,7 @@ _HASH = re.compile("[0-9a-f]{64}")
 
 
 def _from_to(was: object, now: object) -> str:
-    """What changed in a value: ` from 0 to 5`, `: "raising" became "rising"`; empty for what says nothing."""
+    """A change of a value: ` from 0 to 5`, `: "raising" became "rising"`; empty for values like hashes."""
     if isinstance(was, str) and isinstance(now, str) and " " in was + now:
         return _words_that_changed(was.split(), now.split())
     shown = [_shown(each) for each in (was, now)]
@@ -287,7 +287,7 @@ def _words_that_changed(was: list[str], now: list[str]) -> str:
 
 
 def _shown(value: object) -> str:
-    """A value in a few characters; empty for one that says nothing to an author."""
+    """A value in a few characters; empty for one that means nothing to authors, such as a hash."""
     if isinstance(value, dict):
         value = value.get("text") or value.get("path")
     if isinstance(value, list):
@@ -327,7 +327,7 @@ def _change(was: Json, now: Json) -> str:
 
 
 def _content(value: Json) -> Json:
-    """A recording, or several, without the files' names: only their content counts."""
+    """A recording or several, without file names, as only their content counts."""
     if isinstance(value, list):
         return [_content(each) if isinstance(each, dict) else each for each in value]
     if isinstance(value, dict):

@@ -131,7 +131,7 @@ class Fingerprints:
     def recording(self, path: Path) -> Recording:
         """An audio file, read completely once for each state of it. Raises InputError.
 
-        The bytes that are hashed are those that were read, because later readers trust a file with that hash.
+        Exactly the bytes that were decoded are hashed, because later readers trust a file with that hash.
         """
         state = _file_state(path)
         samples = self.known.get(_samples_key(state))
@@ -169,7 +169,7 @@ def _samples_key(state: str) -> str:
 
 
 def _file_state(path: Path) -> str:
-    """What changes whenever a file's content does; reading a file without one reports the error."""
+    """A text that changes whenever the file does; a missing file is reported when it is read."""
     try:
         stat = os.stat(path)  # noqa: PTH116 - Path.stat raises ValueError for a NUL in some versions, as this does
     except (OSError, ValueError):

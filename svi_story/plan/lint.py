@@ -328,7 +328,7 @@ def _short_prompt(board: BoardFile, _plan: FilmPlan) -> Iterator[Found]:
         if words < FEWEST_WORDS:
             what = (
                 f"{words} {'word' if words == 1 else 'words'}: short prompts let the reference win, and the "
-                "subject snaps back to its pose; say who, where, what moves and how, in 40 to 80 words"
+                "subject snaps back to its pose; describe who, where, what moves and how, in 40 to 80 words"
             )
             yield ("clips", index, "prompt"), what
 

@@ -124,7 +124,7 @@ class Sound:
         return self.start + Fraction(self.recording.samples, SAMPLE_RATE)
 
     def describe(self, resolver: Resolver) -> dict[str, Json]:
-        """It as JSON, with the name that the board uses."""
+        """The sound as JSON, with the file name that the board uses."""
         return {
             "path": resolver.name(self.recording.path),
             "sha256": self.recording.sha256,
@@ -262,9 +262,9 @@ class FilmPlan:
     cut: Cut
     lints: tuple[Lint, ...] = ()
     same_scene: bool | None = None
-    """Whether the film is to keep its scene and light; None: as its prompts say."""
+    """Whether the film is to keep its scene and light; None if that follows from its prompts."""
     resolver: Resolver = field(compare=False, repr=False, kw_only=True)
-    """What the board calls its files."""
+    """Maps paths to the names on the board, and back."""
 
     @cached_property
     def segments(self) -> tuple[Segment, ...]:

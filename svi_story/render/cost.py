@@ -1,4 +1,4 @@
-"""What a schedule costs: passes, model changes, bytes moved, and time, as measured in earlier renders."""
+"""The cost of a schedule: passes, model changes, bytes moved, and time as measured in earlier renders."""
 
 from __future__ import annotations
 
@@ -132,7 +132,7 @@ class Calibration:
                     self.add(setting, kind, seconds)
 
     def save(self) -> None:
-        """Add it to this machine's file. One that cannot be written is done without."""
+        """Add it to this machine's file, if that can be written."""
         if not self.times:
             return
         every = Calibration.load()
@@ -170,7 +170,7 @@ ASSEMBLY = Setting("assembly")
 
 @contextmanager
 def calibrated(segments: Mapping[Name, Timed], report: Reporter) -> Iterator[Reporter]:
-    """A reporter that passes everything on, and keeps what it learns when all is over, interrupted or not."""
+    """A reporter that passes every event on, and finally saves the times it measured, interrupted or not."""
     listener = Listener(segments, report)
     try:
         yield listener
@@ -179,15 +179,15 @@ def calibrated(segments: Mapping[Name, Timed], report: Reporter) -> Iterator[Rep
 
 
 class Listener:
-    """Learns from events how long things take."""
+    """Measures from events how long things take."""
 
     def __init__(self, segments: Mapping[Name, Timed], report: Reporter) -> None:
         self._segments = segments
         self._report = report
         self._settings: dict[str, Setting] = {}
-        """By engine, the one at work last."""
+        """By engine; the one that was used last comes last."""
         self._loading = 0.0
-        """Seconds of a phase under way that went into loading."""
+        """Seconds of the current phase that were spent on loading."""
         self._sizes = {board: str(timed.segment.size) for (board, *_), timed in segments.items()}
         self._joining: dict[Path, float] = {}
         """When the joining of a board's film started."""
@@ -263,7 +263,7 @@ class Moves:
 
 @dataclass(frozen=True)
 class Cost:
-    """What rendering everything that is missing costs one engine."""
+    """The cost of rendering everything that is missing with one engine."""
 
     engine: str
     segments: int
@@ -283,7 +283,7 @@ class Cost:
 
 @dataclass(frozen=True)
 class Batch:
-    """The films of one engine, and how far they are."""
+    """The films of one engine, and which of their segments are missing."""
 
     engine: str
     films: Sequence[Sequence[Segment]]
@@ -305,12 +305,12 @@ class Batch:
         }
 
     def works(self, mode: str) -> tuple[Work, ...]:
-        """All the work, in the order that a mode asks for."""
+        """All the work, in the order in which it is done in a memory mode."""
         return schedule(self.films, self.missing, self.phases, one_at_a_time=mode in SHARED)
 
 
 def cost_of(batch: Batch, modes: Iterable[str], calibration: Calibration, setting: Setting | None) -> Cost:
-    """What a batch costs, on each of these modes; its time in the setting where it was measured last."""
+    """The cost of a batch in each of these memory modes; its time in the setting that was measured last."""
     segments = batch.segments
     works = batch.works(setting.memory if setting else "resident")
     forwards = _forwards(works, batch.experts)
@@ -388,7 +388,7 @@ def _seconds(calibration: Calibration, setting: Setting | None, kind: WorkKind) 
 
 
 def costs_of(jobs: Sequence[Job], store_of: Callable[[Job], Store]) -> list[Cost]:
-    """What making all that is missing costs, setup by setup; boards without keys are left out."""
+    """The cost of everything that is missing, for each group of boards; boards without keys are left out."""
     from svi_story.render.runner import Group
 
     calibration = Calibration.load(dict.fromkeys(job.place.settings.cache for job in jobs))

@@ -1,6 +1,6 @@
-"""Can this machine render? One check for each requirement, with a remedy where it is not met.
+"""Checks whether this machine can render: one check for each requirement, with a remedy if it is not met.
 
-Works without torch, without a GPU and without weights: that is when it is needed.
+Works without torch, without a GPU and without weights, as it is needed most where these are missing.
 """
 
 from __future__ import annotations
@@ -104,26 +104,26 @@ def check_fonts() -> Check:
     missing = [name for name in BUNDLED.values() if not (FOLDER / name).is_file()]
     if missing:
         what = f"{len(missing)} of {len(BUNDLED)} are missing, as {missing[0]}"
-        return Check("fonts", "lacking", what, "install svi-story again: its files are not whole")
+        return Check("fonts", "lacking", what, "install svi-story again: its files are incomplete")
     return Check("fonts", "ok", f"{len(BUNDLED)} bundled")
 
 
 def check_disk(name: str, folder: Path) -> Check:
-    """Room where films or finished segments go; the folder need not be there yet."""
+    """Free space where films or finished segments go; the folder need not exist yet."""
     there = next(path for path in (folder.absolute(), *folder.absolute().parents) if path.exists())
     if not there.is_dir() or not os.access(there, os.W_OK):
         remedy = "name another folder (-o, --cache), or fix its permissions"
         return Check(name, "lacking", f"{there} cannot be written", remedy)
     free = shutil.disk_usage(there).free
     detail = f"{gib(free)} free at {folder}"
-    remedy = f"free some, or name another folder (-o, --cache); see {suggest('cache gc')}"
+    remedy = f"free some space, or name another folder (-o, --cache); see {suggest('cache gc')}"
     if free < GIB // 2:
         return Check(name, "lacking", detail, remedy)
     return Check(name, "warn", detail, remedy) if free < 10 * GIB else Check(name, "ok", detail)
 
 
 def check_memory(expert: int) -> Check:
-    """RAM, beside what one expert takes in bfloat16."""
+    """RAM, compared with what one expert takes in bfloat16."""
     import psutil
 
     from svi_story.engines.svi.device import free_ram
@@ -170,7 +170,7 @@ def check_torch(expert: int) -> Iterator[Check]:
 
 
 def check_gpu(expert: int, cuda_build: str) -> Check:
-    """The GPU that torch would use. Small weights do without one."""
+    """The GPU that torch would use. Small weights run without one."""
     if cuda_build:
         import torch
 
@@ -187,7 +187,7 @@ def check_gpu(expert: int, cuda_build: str) -> Check:
         why = "a Mac has no CUDA, and Apple's GPU (MPS) is not supported"
         remedy = f"use a machine with an NVIDIA GPU; {PREVIEW}"
     elif not listed:
-        why = "no NVIDIA driver answers"
+        why = "no NVIDIA driver was found"
         remedy = f"use a machine with an NVIDIA GPU and its driver; {PREVIEW}"
     elif cuda_build:
         remedy = f"the driver is too old for CUDA {cuda_build}, or hidden (CUDA_VISIBLE_DEVICES, containers)"
@@ -216,7 +216,7 @@ def ask_nvidia_smi() -> str:
     """The first GPU as nvidia-smi reports it; empty where there is none."""
     command = ["nvidia-smi", "--query-gpu=name,memory.total,driver_version", "--format=csv,noheader"]
     try:
-        done = subprocess.run(  # noqa: S603 - the driver's own tool, and no text of a stranger
+        done = subprocess.run(  # noqa: S603 - the driver's own tool, without untrusted text
             command, stdin=subprocess.DEVNULL, capture_output=True, check=True, timeout=30
         )
         name, memory, driver = done.stdout.decode(errors="replace").splitlines()[0].split(", ")
@@ -274,7 +274,7 @@ def check_weights(weights: Weights) -> Iterator[Check]:
         else:
             statuses = [weights.status(part) for part in parts_for(variant)]
             files, size = sum(len(each.files) for each in statuses), sum(each.bytes for each in statuses)
-            yield Check(name, "ok", f"{files} files, {size / 1e9:.1f} GB, headers whole")
+            yield Check(name, "ok", f"{files} files, {size / 1e9:.1f} GB, headers complete")
 
 
 def check_every_byte(places: Places) -> Check:

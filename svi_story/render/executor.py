@@ -174,7 +174,7 @@ class LocalExecutor:
     def enter(self, name: str) -> Engine:
         """The engine of that name, entered once and prepared for everything that is missing.
 
-        What failed once fails again.
+        If that fails, every later call raises the same error.
         """
         if name in self._failures:
             raise self._failures[name]
@@ -343,7 +343,7 @@ def carry_of(entry: Entry, count: int) -> Carry:
 
 
 def system_error(error: Exception, path: Path, host: str = "") -> Exception:
-    """The StoryError for an error of the system, about `path` if it names no file; any other as it is."""
+    """The StoryError for a MemoryError or OSError, about `path` if it names no file; others unchanged."""
     if isinstance(error, MemoryError):
         where = f" on {host}" if host else ""
         remedy = "close other programs, then run the same command again: everything rendered so far is kept"

@@ -36,13 +36,13 @@ LARGEST = 2**26
 WIDTH = 240
 """Pixels, at most."""
 FRAMES_APART = 4
-"""Of the segment's frames every fourth is shown: the latents of the models here stand for four, too."""
+"""Every fourth frame of a segment is shown; a frame of latents of today's models stands for four, too."""
 FIRST_STEPS = (2, 4)
-"""After these there is a preview in any case, unless there are none."""
+"""After these steps the preview is always updated, unless previews are off."""
 DRAWING_SECONDS = 2.0
-"""Between two previews while frames are drawn."""
+"""Between two updates while frames are decoded."""
 CLOSE_SECONDS = 5.0
-"""To wait at the end for a disk that does not answer."""
+"""How long to wait at the end for a slow disk."""
 
 
 def live_preview(film: Path) -> Path:
@@ -92,17 +92,17 @@ class SegmentShown:
 
 @dataclass
 class _Animation:
-    """A clip, as it is so far."""
+    """The clip that a preview shows, as far as it is rendered."""
 
     parts: dict[int, Sequence[Frame]]
     """Pictures, by segment."""
     seconds: float
-    """That each is shown."""
+    """How long each picture is shown."""
     size: tuple[int, int]
 
 
 class LivePreview:
-    """Shows segments in the previews of their films. A reporter, too: a finished film has no preview.
+    """Shows segments in the previews of their films. Also a reporter: previews of finished films are removed.
 
     `films` are the films by board.
     """
@@ -113,7 +113,7 @@ class LivePreview:
         self._clips: dict[tuple[Path, str], _Animation] = {}
         """Clips being rendered, by board and clip: with several workers, several at a time."""
         self._pending: dict[Path, _Animation | None] = {}
-        """What the thread is to write, by board; None: remove the preview."""
+        """What the thread will write, by board; None: remove the preview."""
         self._changed = Condition()
         self._closing = False
         self._thread = Thread(target=self._write_all, name="live preview", daemon=True)
@@ -143,7 +143,7 @@ class LivePreview:
             self._put(segment.board, self._clips[name])
 
     def close(self) -> None:
-        """Write no more, and remove what is there."""
+        """Stop writing, and remove every preview."""
         with self._changed:
             self._pending = dict.fromkeys(self._films)
             self._closing = True
@@ -170,7 +170,7 @@ class LivePreview:
 
 
 def _write(path: Path, animation: _Animation | None) -> None:
-    """Write a preview, or remove it; a file that is not ours stays."""
+    """Write a preview, or remove it; a file that svi-story did not write is kept."""
 
     def may_be_replaced(_temporary: Path) -> bool:
         return is_ours(path) or not os.path.lexists(path)
@@ -200,7 +200,7 @@ def _write(path: Path, animation: _Animation | None) -> None:
 
 
 def is_ours(path: Path) -> bool:
-    """Whether a live preview lies there: it says so itself, and the ledger need not know every one."""
+    """Whether the file is a live preview. Its metadata show that; previews are not recorded in the ledger."""
     try:
         return not path.is_symlink() and MARK in read_regular(path, LARGEST)
     except OSError:
@@ -214,7 +214,7 @@ def _size(segment: Segment) -> tuple[int, int]:
 
 
 def _scaled(frame: Frame, size: tuple[int, int]) -> Frame:
-    """A frame made small at once: a film's frames take much memory."""
+    """A smaller copy of a frame, as full frames would take much memory."""
     import numpy as np
 
     picture = Image.fromarray(frame)

@@ -1,4 +1,4 @@
-"""What a run is doing, as its events tell: for progress bars, `status` and the page of `watch`."""
+"""The state of a run, computed from its events: for progress bars, `status` and the page of `watch`."""
 
 from __future__ import annotations
 
@@ -69,7 +69,7 @@ class SegmentProgress:
     """That are decoded."""
     of_frames: int = 0
     seen: float = 0.0
-    """When it was heard of last."""
+    """When its last event happened."""
     _steps: deque[tuple[float, int]] = field(default_factory=lambda: deque(maxlen=6))
 
     @property
@@ -86,12 +86,12 @@ class SegmentProgress:
     def add_step(self, step: int, steps: int, at: float) -> None:
         """One more step is done."""
         self.state, self.step, self.steps = "sampling", step, steps
-        if self._steps and step < self._steps[-1][1]:  # it was begun anew
+        if self._steps and step < self._steps[-1][1]:  # the segment was started again
             self._steps.clear()
         self._steps.append((at, step))
         (first_at, first), count = self._steps[0], step - self._steps[0][1]
         if len(self._steps) > 1 and count > 0:
-            # the first step of a phase has loading in it: forget it as soon as there is another one
+            # the first step of a phase includes loading: ignore it as soon as there is another one
             if len(self._steps) > 2:
                 first_at, first = self._steps[1]
                 count = step - first
@@ -109,7 +109,7 @@ class BoardProgress:
     message: str = ""
     """Why it failed, was refused or is delayed."""
     started: dict[tuple[str, int], SegmentProgress] = field(default_factory=dict)
-    """The segments that were met, by clip and index."""
+    """The segments that had any event so far, by clip and index."""
 
     @property
     def finished(self) -> int:
@@ -137,7 +137,7 @@ class Progress:
         self.doing = "preparing"
         """What takes time now, for people."""
         self.current: Name | None = None
-        """The segment that is worked on; with several workers, the one that was heard of last."""
+        """The segment that is worked on; with several workers, the one with the latest event."""
         self.memory: DeviceMemory | None = None
         self.left: TimeLeft | None = None
         self.left_at = 0.0
@@ -176,7 +176,7 @@ class Progress:
         return f"{self.doing}{f' ({steps})' if steps else ''}"
 
     def _active(self) -> list[str]:
-        """What each worker is doing, those that were heard of last."""
+        """What each worker is doing: as many segments as there are workers, by their latest events."""
         found = [
             (segment.seen, f"{clip} {_steps(segment) if segment.state == 'sampling' else segment.state}")
             for board in self.boards.values()

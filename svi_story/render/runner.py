@@ -243,8 +243,8 @@ def requests_of(
 class BatchRunner:
     """Renders boards together: a segment that several of them share is rendered once.
 
-    A board that fails transiently is put off until all others have ended, and then started again: what was
-    rendered of it is in the cache.
+    A board that fails transiently is started again after all others have ended; its finished segments are in
+    the cache.
     """
 
     def __init__(

@@ -70,13 +70,13 @@ WAITING = 10_000
 LOST = 90.0
 """Seconds without a renewal after which a run on another host counts as dead."""
 CLOSE_SECONDS = 5.0
-"""To wait at the end for a disk that does not answer."""
+"""How long to wait at the end for a slow disk."""
 HANG_FACTOR = 5
-"""A run hangs that is silent for so much longer than the longest pause so far in such a phase."""
+"""A run without events counts as hanging after this many times the longest pause so far in such a phase."""
 HANG_SECONDS = 120.0
 """Shorter pauses are never reported."""
 HANG_UNKNOWN = 1800.0
-"""The same, in a phase that was never finished before: loading from a slow disk, compiling."""
+"""Seconds after which it counts as hanging in a phase that was never timed: loading, compiling."""
 
 POLL = 1.0
 """Seconds between two looks for a request, and two renewals of a log's time of modification."""
@@ -84,14 +84,14 @@ CONTROL = "control"
 """The folder for requests, which only the user who renders may enter."""
 STOP = "stop"
 NEW_WORK = (BoardStarted, SegmentStarted, PhaseStarted, StepDone)
-"""What happens after a finished clip where more is left to do than joining the film."""
+"""Events after a finished clip that show that more is left to do than joining the film."""
 STOPS: Mapping[Stop, str] = {"clip": "after the current clip", "now": "now"}
 
 RunState = Literal["running", "hanging", "died", "done", "failed", "stopped", "interrupted"]
 
 
 class StopRequested(KeyboardInterrupt):
-    """The run was asked to stop."""
+    """The user requested that the run stops."""
 
 
 class RunLog:
@@ -110,7 +110,7 @@ class RunLog:
         self._done: RunDone | None = None
         self._thread: Thread | None = None
         self.stop: Stop | None = None
-        """What was requested."""
+        """The stop that was requested, if any."""
         self._clip_done = False
         """Whether a clip was finished since then."""
 
@@ -151,7 +151,7 @@ class RunLog:
             return
         opened = RunOpened(*_this_process(), Path.cwd(), self._command, __version__)
         newest: dict[type, float] = {}
-        looked = time.monotonic()
+        polled = time.monotonic()
         for log in logs:
             log.write(self._line(time.time(), opened))
         while True:
@@ -160,9 +160,9 @@ class RunLog:
                 item = self._queue.get(timeout=POLL)
             except Empty:
                 item = ()
-            if time.monotonic() - looked >= POLL:
-                looked = time.monotonic()
-                self._beat(logs)
+            if time.monotonic() - polled >= POLL:
+                polled = time.monotonic()
+                self._poll(logs)
             if item is None:
                 break
             if not item:
@@ -178,8 +178,8 @@ class RunLog:
         for log in logs:
             log.close()
 
-    def _beat(self, logs: Sequence[_LogFile]) -> None:
-        """Show that the process lives; notice a request to stop, and interrupt the main thread at once."""
+    def _poll(self, logs: Sequence[_LogFile]) -> None:
+        """Show that the process is alive; if a stop is requested, interrupt the main thread."""
         for log in logs:
             log.renew()
         found = next((stop for log in logs if (stop := requested_stop(log.folder))), None)
@@ -206,7 +206,7 @@ class _LogFile:
         """Whether the last line was written in part only."""
 
     def write(self, line: bytes, *, last: bool = False) -> None:
-        """Append a line, unless the log is full or the disk does not take it."""
+        """Append a line, unless the log is full or the disk fails."""
         if self._size > LARGEST and not last:
             return
         left = b"\n" + line if self._torn else line
@@ -218,7 +218,7 @@ class _LogFile:
                 left = left[written:]
 
     def renew(self) -> None:
-        """Set the time of modification: the process lives."""
+        """Set the time of modification, which shows that the process is alive."""
         with suppress(OSError):
             os.utime(self.folder / EVENTS)
 
@@ -244,7 +244,7 @@ def _opened(layout: Layout, run: str) -> _LogFile | None:
 
 @contextmanager
 def run_log(caches: Iterable[Path], report: Reporter, command: Sequence[str]) -> Iterator[RunLog]:
-    """The log of a run; however it ends, the log says so."""
+    """The log of a run. How the run ends is written into it, whatever happens."""
     log = RunLog(caches, report, command)
     try:
         yield log
@@ -261,7 +261,7 @@ def run_log(caches: Iterable[Path], report: Reporter, command: Sequence[str]) ->
 
 
 def requested_stop(folder: Path) -> Stop | None:
-    """What a run's control folder asks for; a folder that others may write to is not believed."""
+    """The stop that is requested in a run's control folder; a folder that others can write to is ignored."""
     try:
         if not is_private(folder / CONTROL):
             return None
@@ -309,7 +309,7 @@ def _this_process() -> tuple[str, str, int, float]:
 
 
 def _namespace() -> str:
-    """Where process ids count: containers on one host may have the same ones."""
+    """The namespace of process ids: containers on one host may use the same ids."""
     with suppress(OSError):
         return str(os.stat("/proc/self/ns/pid").st_ino) if sys.platform == "linux" else ""  # noqa: PTH116
     return ""
@@ -326,7 +326,7 @@ def _start_of(process: int) -> float | None:
 
 @dataclass(frozen=True)
 class RunReport:
-    """What a run log says about its run at some moment."""
+    """The state of a run at some moment, from its log."""
 
     run: str
     state: RunState
@@ -404,7 +404,7 @@ class LogReader:
         return RunReport(self.run, state, progress, silent, longest or None)
 
     def _is_alive(self) -> bool:
-        """Whether its process is there, which on another host the age of its log says."""
+        """Whether its process exists; for another host, whether its log was written a short time ago."""
         opened = self.progress.opened
         if opened and (opened.host, opened.namespace) == (socket.gethostname(), _namespace()):
             start = _start_of(opened.process)

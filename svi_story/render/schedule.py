@@ -34,7 +34,7 @@ FIRST = -1
 
 @dataclass(frozen=True)
 class Work:
-    """One thing to do."""
+    """One step of the schedule."""
 
     kind: Kind
     key: str = ""
@@ -100,7 +100,7 @@ def waves(missing: Iterable[Segment]) -> list[tuple[Segment, ...]]:
 
 
 def loads(works: Iterable[Work], models: Collection[str]) -> int:
-    """How often one of these models has to come to the device, where only one model fits."""
+    """How often one of these models has to be moved to the device, where only one model fits."""
     return sum(model in models for model, _ in groupby(work.model for work in works if work.model))
 
 
@@ -137,11 +137,11 @@ class Chain:
 
     segments: tuple[Segment, ...]
     length: int
-    """Of the longest way from its first segment to an end, other chains that hang on it included."""
+    """Of the longest path from its first segment to an end, including chains that branch off."""
 
     @property
     def after(self) -> str | None:
-        """The segment it continues from: there, or of another chain; None where a picture is the start."""
+        """The key of the segment that it continues from; None if it starts from a picture."""
         return self.segments[0].parent
 
     @property
@@ -153,7 +153,7 @@ class Chain:
 def chains_of(wanted: Sequence[Segment], missing: Collection[str]) -> tuple[Chain, ...]:
     """The missing segments as chains, the longest first.
 
-    `wanted` lists parents first. Where two segments continue from one, the longer way goes on in its chain,
+    `wanted` lists parents first. Where two segments continue from one, the longer branch stays in its chain,
     and the other one starts a chain of its own.
     """
     segments = {segment.key: segment for segment in wanted if segment.key in missing}
@@ -162,13 +162,13 @@ def chains_of(wanted: Sequence[Segment], missing: Collection[str]) -> tuple[Chai
     for key, segment in reversed(segments.items()):
         length[key] = 1 + max((length[child] for child in children[key]), default=0)
         children[segment.parent].insert(0, key)
-    heirs = {key: max(children[key], key=length.__getitem__) for key in segments if children[key]}
-    starts = [key for key, segment in segments.items() if heirs.get(segment.parent or "") != key]
+    following = {key: max(children[key], key=length.__getitem__) for key in segments if children[key]}
+    starts = [key for key, segment in segments.items() if following.get(segment.parent or "") != key]
     chains: list[Chain] = []
     for start in starts:
         keys = [start]
-        while keys[-1] in heirs:
-            keys.append(heirs[keys[-1]])
+        while keys[-1] in following:
+            keys.append(following[keys[-1]])
         chains.append(Chain(tuple(segments[key] for key in keys), length[start]))
     return tuple(sorted(chains, key=lambda chain: -chain.length))
 
@@ -181,7 +181,7 @@ def ready(chains: Iterable[Chain], missing: Collection[str]) -> list[Chain]:
 def share(waiting: int, workers: int, *, one_at_a_time: bool) -> int:
     """How many of the waiting chains a free worker takes.
 
-    One, where all models fit its device. Where they take turns, several share each change of models: half of
-    an even share, so that the last ones to be given are small and all workers end at about the same time.
+    One, where all models fit its device. Where they take turns, several, as each change of models then serves
+    all of them: half of an even share, so that the last shares are small and all workers finish together.
     """
     return ceil(waiting / (2 * workers)) if one_at_a_time and waiting else min(waiting, 1)

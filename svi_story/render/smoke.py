@@ -1,9 +1,9 @@
-"""Two short clips with the real engine, and what they show: the set-up check of the SVI authors.
+"""Renders two short clips with the real engine and checks them: the installation test of the SVI authors.
 
-Their words: if the person returns with a similar appearance, it is set up correctly. Whether it is the same
-person is for eyes. What can be counted: that everything runs and stays finite, that the LoRAs change every
-layer they are for, that the conditioning is the anchor's, that the experts read it, and whether the second
-clip is nearer to the anchor with the anchor than with an empty picture in its place.
+In their test a person leaves the picture; the installation is correct if they return with a similar
+appearance. The user judges whether it is the same person. Checked here: everything runs and all numbers are
+finite, the LoRAs change every layer that they should, the conditioning is the anchor's, the experts react to
+it, and the second clip is closer to the anchor than one rendered with an empty picture as its anchor.
 """
 
 from __future__ import annotations
@@ -49,18 +49,18 @@ PROMPTS = (
     "The camera is panning back to the left, and the same subject is in the middle of the frame again.",
 )
 FULL_WIDTH = 5120
-"""The width of the 14B experts: only with them do pictures mean something."""
+"""The width of the 14B experts; pictures of smaller ones mean nothing."""
 NOT_JUDGED = (
-    "not judged: with experts smaller than the 14B ones this shows that everything runs, is finite and in "
-    "its place, not that a subject returns"
+    "not judged: experts smaller than the 14B ones show only that everything runs and that all numbers are "
+    "finite, not that a subject returns"
 )
 PICTURE = "doctor-smoke{}.png"
-"""With a number where a file has the name that this svi-story did not write."""
+"""With a number if another file has this name already."""
 
 
 @dataclass(frozen=True)
-class Trial:
-    """What the clips are made with."""
+class SmokeTest:
+    """The settings of the test."""
 
     models: ModelFolders
     variant: Variant
@@ -76,39 +76,39 @@ class Trial:
 
 
 @dataclass(frozen=True)
-class Made:
-    """One clip."""
+class RenderedClip:
+    """A clip that was rendered."""
 
     latents: Latents
     frames: Frames
 
     def carry(self) -> Carry:
-        """What the next clip gets."""
+        """What the next clip continues from."""
         return Carry(DEFAULT, self.latents, list(self.frames[-1:]))
 
 
-class Nowhere:
-    """A checkpoint that keeps nothing."""
+class NoCheckpoint:
+    """A checkpoint that stores nothing."""
 
     def load(self) -> Latents | None:
-        """Nothing was kept."""
+        """Nothing was saved."""
         return None
 
     def save(self, state: Latents) -> None:
-        """Keep nothing."""
+        """Do nothing."""
 
 
-def make(trial: Trial, show: Print) -> Iterator[Check]:
-    """Make the clips and say what they show. Raises InputError or RenderError where they cannot be made."""
+def make(test: SmokeTest, show: Print) -> Iterator[Check]:
+    """Render the clips and check them. Raises InputError or RenderError if they cannot be rendered."""
     from svi_story.engines.base import open_anchor
     from svi_story.engines.svi.engine import Svi, SviOptions
     from svi_story.plan.fingerprints import Fingerprints
 
     with tempfile.TemporaryDirectory(prefix="svi-story-") as folder:
         fingerprints = Fingerprints(Path(folder) / "memo.json")
-        first, second, empty = segments(trial, Path(folder), fingerprints)
+        first, second, empty = segments(test, Path(folder), fingerprints)
         start = time.monotonic()
-        engine = Svi(SviOptions(trial.models, dtype=trial.dtype), fingerprints.file)
+        engine = Svi(SviOptions(test.models, dtype=test.dtype), fingerprints.file)
         with engine:
             for note in engine.notes(first):
                 show(f"note: {note}")
@@ -124,15 +124,15 @@ def make(trial: Trial, show: Print) -> Iterator[Check]:
         anchor = open_anchor(first.anchor)
         yield Check("smoke: clips", "ok", _summary(first, seconds, kernel))
         weights = engine.identity.found
-        yield check_loras(trial.variant, weights, fingerprints.file)
+        yield check_loras(test.variant, weights, fingerprints.file)
         yield check_conditioning(weights, second, away.carry(), anchor)
         yield check_reading(back, blind)
         yield check_return(weights, anchor, back, blind)
-        yield Check("smoke: pictures", "ok", str(save_pictures(trial, anchor, (away, back, blind))))
+        yield Check("smoke: pictures", "ok", str(save_pictures(test, anchor, (away, back, blind))))
 
 
-def segments(trial: Trial, folder: Path, fingerprints: Fingerprints) -> tuple[Segment, Segment, Segment]:
-    """The two clips, and the second with an empty anchor. Raises InputError for settings that are none."""
+def segments(test: SmokeTest, folder: Path, fingerprints: Fingerprints) -> tuple[Segment, Segment, Segment]:
+    """The two clips, and the second with an empty anchor. Raises InputError for invalid settings."""
     from PIL import Image
 
     from svi_story.plan.resolve import plan_film
@@ -140,12 +140,12 @@ def segments(trial: Trial, folder: Path, fingerprints: Fingerprints) -> tuple[Se
     from svi_story.storyboard.templates import create
 
     template = create("minimal", folder / "template")
-    reference = trial.reference or min(template.parent.glob("images/*"))
+    reference = test.reference or min(template.parent.glob("images/*"))
     if not reference.is_file():
         raise InputError(Problem("no such image; check the path", file=str(reference)))
-    engine = {"variant": trial.variant, "steps": trial.steps, "max_frames": trial.frames}
+    engine = {"variant": test.variant, "steps": test.steps, "max_frames": test.frames}
     clips = [{"prompt": prompt} for prompt in PROMPTS]
-    written = {"version": 1, "resolution": trial.size, "engine": engine, "clips": clips}
+    written = {"version": 1, "resolution": test.size, "engine": engine, "clips": clips}
     board = folder / "smoke.yaml"
     board.write_text(json.dumps({**written, "reference": str(reference.resolve())}), "utf-8")
     try:
@@ -160,9 +160,9 @@ def segments(trial: Trial, folder: Path, fingerprints: Fingerprints) -> tuple[Se
     return first, second, replace(second, anchor=anchor)
 
 
-def _clip(engine: Svi, segment: Segment, carry: Carry | None) -> Made:
-    latents = engine.sample(segment, carry, Nowhere(), lambda _done, _steps: None)
-    return Made(latents, np.stack(list(engine.decode(segment, latents))))
+def _clip(engine: Svi, segment: Segment, carry: Carry | None) -> RenderedClip:
+    latents = engine.sample(segment, carry, NoCheckpoint(), lambda _done, _steps: None)
+    return RenderedClip(latents, np.stack(list(engine.decode(segment, latents))))
 
 
 def _summary(segment: Segment, seconds: float, kernel: str) -> str:
@@ -171,7 +171,7 @@ def _summary(segment: Segment, seconds: float, kernel: str) -> str:
 
 
 def check_loras(variant: Variant, weights: Weights, digest: Digest) -> Check:
-    """Whether the variant's pair changes every layer that SVI's LoRAs are for (the engine refuses less)."""
+    """Checks that the variant's pair changes every layer of SVI's LoRAs (otherwise the engine refuses it)."""
     from svi_story.engines.svi.weights.candidates import EXPERTS
     from svi_story.engines.svi.weights.loading import read_transformer
     from svi_story.engines.svi.weights.locate import SVI
@@ -189,7 +189,7 @@ def check_loras(variant: Variant, weights: Weights, digest: Digest) -> Check:
 
 
 def check_conditioning(weights: Weights, segment: Segment, carry: Carry, anchor: Frame) -> Check:
-    """Whether what the experts see besides the noise is, number for number, the variant's arrangement."""
+    """Checks that the conditioning has exactly the values that the variant prescribes."""
     import torch
 
     from svi_story.engines.svi import conditioning, vae
@@ -224,8 +224,8 @@ def check_conditioning(weights: Weights, segment: Segment, carry: Carry, anchor:
     return Check("smoke: conditioning", "ok", f"{what}; the mask is on the first frame alone")
 
 
-def check_reading(back: Made, blind: Made) -> Check:
-    """Whether the anchor makes any difference to the experts."""
+def check_reading(back: RenderedClip, blind: RenderedClip) -> Check:
+    """Checks that the anchor changes what the experts predict."""
     with_anchor, without = (made.latents["latents"].astype(np.float64) for made in (back, blind))
     difference = float(np.abs(with_anchor - without).mean() / without.std())
     detail = f"an empty anchor changes the second clip by {difference:.2f} standard deviations"
@@ -235,8 +235,8 @@ def check_reading(back: Made, blind: Made) -> Check:
     return Check("smoke: anchor read", "ok", detail)
 
 
-def check_return(weights: Weights, anchor: Frame, back: Made, blind: Made) -> Check:
-    """How near the second clip's later half is to the anchor, with and without it. Not more than a hint."""
+def check_return(weights: Weights, anchor: Frame, back: RenderedClip, blind: RenderedClip) -> Check:
+    """How similar the second half of clip 2 is to the anchor, with and without it. Only an indication."""
     near, far = (_nearness(made.frames, anchor) for made in (back, blind))
     detail = f"likeness of clip 2's later half to the anchor: {near:.3f}, with an empty anchor {far:.3f}"
     if not is_full_size(weights):
@@ -261,7 +261,7 @@ def _nearness(frames: Frames, anchor: Frame) -> float:
 
 
 def _coarse(frame: Frame) -> NDArray[np.float64]:
-    """A picture's light and dark in coarse squares: what is where, not how it is drawn."""
+    """The brightness of a picture in squares of 16 pixels: its layout, without details."""
     rows, columns = frame.shape[0] // 16 * 16, frame.shape[1] // 16 * 16
     squares = frame[:rows, :columns].astype(np.float64).mean(axis=2)
     coarse: NDArray[np.float64] = squares.reshape(rows // 16, 16, columns // 16, 16).mean(axis=(1, 3))
@@ -275,17 +275,19 @@ def _likeness(some: NDArray[np.floating], other: NDArray[np.floating]) -> float:
     return float(some @ other / scale) if scale else 0.0
 
 
-def save_pictures(trial: Trial, anchor: Frame, clips: tuple[Made, Made, Made]) -> Path:
+def save_pictures(
+    test: SmokeTest, anchor: Frame, clips: tuple[RenderedClip, RenderedClip, RenderedClip]
+) -> Path:
     """The anchor, then each clip's first, middle and last frame in a row of its own. Returns the file."""
     from PIL import Image
 
     rows = [np.concatenate([anchor] * 3, axis=1)]
     shown = ((made.frames[at] for at in (0, len(made.frames) // 2, -1)) for made in clips)
     rows += [np.concatenate(list(frames), axis=1) for frames in shown]
-    with disk(trial.folder, "making room for the pictures"):
-        make_folder(trial.folder.absolute())
-    names = (trial.folder / PICTURE.format(f"-{number}" if number > 1 else "") for number in count(1))
-    target = next(name for name in names if not os.path.lexists(name) or trial.outputs.is_ours(name))
-    with trial.outputs.file(target) as temporary, disk(target):
+    with disk(test.folder, "making room for the pictures"):
+        make_folder(test.folder.absolute())
+    names = (test.folder / PICTURE.format(f"-{number}" if number > 1 else "") for number in count(1))
+    target = next(name for name in names if not os.path.lexists(name) or test.outputs.is_ours(name))
+    with test.outputs.file(target) as temporary, disk(target):
         Image.fromarray(np.concatenate(rows, axis=0)).save(temporary)
     return target

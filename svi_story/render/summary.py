@@ -127,7 +127,7 @@ class PlanSummary(JsonModel):
 
 
 class RunSummary(JsonModel):
-    """A run, as its log tells."""
+    """A run, read from its log."""
 
     run: str
     state: RunState = Field(
@@ -150,7 +150,7 @@ class StatesSummary(JsonModel):
 
 
 def summarise(job: Job, store: Store, *, why: bool) -> BoardSummary:
-    """A board as it is planned, and how far it is; `why` also compares it with the last film."""
+    """A board's plan and the state of its segments; `why` also compares it with the last film."""
     plan = job.plan
     return BoardSummary(
         board=str(job.place.board),
@@ -248,7 +248,7 @@ def reasons(job: Job) -> tuple[str, ...]:
         return (f"cannot tell: {job.missing}",)
     record = read_record(job.place.film)
     if record is None and _is_there(job.place.film):
-        return ("there is a film, but what made it is not recorded: everything is compared as new",)
+        return ("there is a film, but no record of what it was made from: everything counts as new",)
     if record is None:
         return ("no film has been made yet: everything is new",)
     origin = Layout(job.place.cache).origin
@@ -261,7 +261,7 @@ def _other_origin(origin: str | None, record: Record) -> str:
     """The explanation for a film whose segments came from another cache than this one's would."""
     made = "segments that a bundle brought" if record.bundle else "segments that this bundle did not bring"
     own = "those that this bundle brings" if origin else "this cache's own"
-    return f"the film that is there is made of {made}; it is assembled again from {own}"
+    return f"the existing film is made of {made}; it is assembled again from {own}"
 
 
 def _beside_the_board(job: Job, record: Record) -> str:
@@ -271,7 +271,7 @@ def _beside_the_board(job: Job, record: Record) -> str:
         return "nothing changed since the last film"
     if record.recipe == recipe:
         if job.place.film.exists():
-            return "the film's file is not as it was made; move it away, to have it assembled again"
+            return "the film's file was changed; move it away to have it assembled again"
         return "the film's file is missing; it is assembled again, no frame is rendered"
     return "no frame changed since the last film; it is assembled again"
 

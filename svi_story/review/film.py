@@ -1,4 +1,4 @@
-"""The review of a board: every finished frame measured once, in order, and what is wrong with it."""
+"""The review of a board: measures every finished frame once, in order, and finds faults."""
 
 from __future__ import annotations
 
@@ -146,7 +146,7 @@ class ChainReader:
             in_strip = {(2 * each + 1) * total // (2 * self._strip) for each in range(self._strip)}
             for segment in segments:
                 start, entry = len(measures), self._entries[clip][segment]
-                assert entry is not None, "runs hold what is finished"
+                assert entry is not None, "runs contain finished segments only"
                 self._check_latents(entry, clip, segment)
                 before = sum(each.contributes for each in shot.segments[:segment])
                 for frame, (measure, small) in _measured(entry, shot.segments[segment], previous, self._top):
@@ -226,9 +226,9 @@ class ChainReader:
 
 
 def _same_scene(plan: FilmPlan, clips: Iterable[int]) -> bool:
-    """Whether a run is to keep its scene and light: the board says so, or its prompts are nearly alike.
+    """Whether a run should keep its scene and light: the board says so, or its prompts are nearly alike.
 
-    What all prompts of a board end with is its style, and says nothing about a scene.
+    The text that all prompts of a board end with is its style, which is not about the scene.
     """
     if plan.same_scene is not None:
         return plan.same_scene

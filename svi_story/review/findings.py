@@ -1,4 +1,4 @@
-"""What is wrong with a run's frames, with place, value and threshold, and what to try against it."""
+"""Faults of a run's frames, with place, value and threshold, and remedies for them."""
 
 from __future__ import annotations
 
@@ -228,7 +228,7 @@ def _blurred(run: Run, frames: slice) -> Iterator[Defect]:
 
 
 def _is_same_content(run: Run, frames: slice, soft: Flags) -> bool:
-    """Whether frames look soft that show what was sharper before, not something else."""
+    """Whether soft frames show the same content that was sharper before, and not something else."""
     reach = int(run.fps / RATE) + 1
     places = (round(seconds * run.fps) - frames.start for seconds in run.softened)
     return any(soft[max(each - reach, 0) : max(each + reach, 0)].any() for each in places)
@@ -292,15 +292,15 @@ def broken_seam(run: Run, segment: RunSegment, seam: Seam) -> Iterator[Defect]:
 
 
 def _keeps_direction(series: MeasureSeries, frame: int) -> bool:
-    """Whether the motion has one direction before and after a step: a camera that turns back rests too."""
+    """Whether the motion has the same direction before and after a step, unlike a turning camera."""
     before, after = series.flow[frame - 1], series.flow[min(frame + 1, len(series) - 1)]
     return float((before * after).sum()) > 0
 
 
 def remedies(kind: str, segment: Segment, engine: str) -> tuple[str, ...]:
-    """What to try against a defect of a segment, best first; only what fits the segment's settings."""
+    """Remedies for a defect of a segment, best first; only those that fit the segment's settings."""
     if not spec_of(engine).is_model:
-        return ("Render the clip again: frames that did not come out of this engine are replaced.",)
+        return ("Render the clip again: frames that this engine did not render are replaced.",)
     return tuple(_REMEDIES[kind](segment))
 
 
@@ -350,7 +350,7 @@ def _against_drift(segment: Segment) -> Iterator[str]:
 def against_degradation(what: What, clip: str, is_first: bool, segment: Segment) -> tuple[str, ...]:  # noqa: FBT001
     """What to try where a run degrades from a clip on."""
     if not spec_of(segment.engine).is_model:
-        return ("Render the clip again: frames that did not come out of this engine are replaced.",)
+        return ("Render the clip again: frames that this engine did not render are replaced.",)
     texts = []
     if is_first:
         texts.append(
@@ -369,7 +369,7 @@ def against_degradation(what: What, clip: str, is_first: bool, segment: Segment)
 
 
 def against_in_film(kind: str, period: float = 0) -> tuple[str, ...]:
-    """What to try against a defect of a film of unknown origin; `period`: distance of repeated frames."""
+    """Remedies for a defect of a film of unknown origin; `period`: distance of repeated frames."""
     if kind == "degradation":
         return (
             "Errors accumulate: make the clips from there on again, starting from a clean picture.",

@@ -87,7 +87,7 @@ class ClipReview:
     entries: tuple[Entry | None, ...] = ()
     """One for each segment."""
     run: Run | None = None
-    """The run that holds its frames; None where none is finished."""
+    """The run that contains its frames; None where none is finished."""
     in_run: slice = field(default_factory=lambda: slice(0, 0))
     """Its frames in the run."""
 
@@ -100,7 +100,7 @@ class ClipReview:
     def seconds_spent(self) -> tuple[float, float] | None:
         """Seconds of sampling and of decoding of the finished segments; None where they were not recorded.
 
-        Entries may come from anybody: what is no plausible number of seconds is ignored.
+        Entries may be untrusted, so implausible numbers are ignored.
         """
         pairs = []
         for entry in self.entries:

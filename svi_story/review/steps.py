@@ -1,4 +1,4 @@
-"""What differences between neighbouring frames of any film say: re-timing, cuts, repeated and frozen frames.
+"""Findings from differences between neighbouring frames of any film: re-timing, cuts, repeats, stills.
 
 `change` is always the mean absolute difference of each frame's luma to the frame before, in levels of 255.
 """
@@ -152,7 +152,7 @@ def find_series(change: Floats) -> tuple[list[int], float]:
     followed = [_follow(places.tolist(), first, period) for first in firsts for period in periods]
     hits, period = max(followed, key=lambda each: (len(each[0]), each[1]), default=([], 0.0))
     possible = (len(change) - 1 - hits[0]) / period + 1 if hits else 0
-    # Where repeats are everywhere, some of them are at any distance
+    # If frames are repeated everywhere, repeats can be found at any distance
     enough = len(hits) >= max(LEAST_REPEATS, 0.4 * possible, 0.5 * len(places))
     return (hits, period) if enough else ([], 0.0)
 

@@ -75,7 +75,7 @@ _MARK = re.compile(
   | (?:\*\*)?(?:prompt|scene|shot|clip)\s+\d{1,4}\s*[:.)–—-](?:\*\*)?\s+ )""",
     re.VERBOSE | re.IGNORECASE,
 )
-"""What numbers or marks an entry of a list."""
+"""The number or bullet of a list entry."""
 _RULE = re.compile(r"[-*_=]{3,}|```.*|~~~.*")
 _QUOTES = ('""', "''", "“”", "„“", "„”", "””", "«»", "‘’", "「」", "『』")
 _JSON_LISTS = ("prompts", "clips", "scenes", "shots")
@@ -141,7 +141,7 @@ class PromptFile:
     # one prompt per line
 
     def _in_lines(self) -> Found:
-        """Every line, without what numbers it. In a list, other lines go on with an entry, or are ignored."""
+        """Every line, without its number. In a list, lines without one continue an entry, or are ignored."""
         lines = [(number, line) for number, line in enumerate(self.text.split("\n"), 1)]
         is_list = any(_MARK.match(f"{line.strip()} ") for _, line in lines)
         found: Found = []
@@ -360,7 +360,7 @@ def _unquoted(text: str) -> str:
     return text
 
 
-# Text that means itself without quotes: it starts with a letter, and neither ": " nor " #" is in it.
+# Text that YAML reads literally without quotes: it starts with a letter and contains neither ": " nor " #".
 _PLAIN = re.compile(r"[^\W\d_](?:[^\s:#]|:(?=[^\s])|(?<=[^\s])#| (?=[^\s#]))*")
 
 
@@ -369,7 +369,7 @@ def read_prompts(path: Path, report: Reporter = lambda _event: None) -> tuple[st
 
     That is `prompts = [...]` or a bare list of texts in Python, which is never executed.
 
-    Raises InputError with what is wrong, by line. What is ignored, and a comma that is probably missing, are
+    Raises InputError with every problem, by line. Ignored lines and commas that are probably missing are
     reported as Warned.
     """
     return PromptFile(decode(read_bytes(path), str(path)), str(path), report).prompts()

@@ -1,4 +1,4 @@
-"""File names as authors write them: from other systems, and nearly right."""
+"""Finds files by the names that authors write: with another system's separators, or misspelled."""
 
 from __future__ import annotations
 

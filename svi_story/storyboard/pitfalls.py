@@ -1,6 +1,6 @@
-"""What YAML reads in another way than it looks: comments, escapes, and characters that look like others.
+"""Text that YAML reads differently than it looks: comments, escapes, and characters that look like others.
 
-A file may be valid and still mean something else, so this looks at how values are written.
+A file may be valid and still mean something else, so these checks look at how values are written.
 """
 
 from __future__ import annotations
@@ -73,7 +73,7 @@ class ScalarSource(NamedTuple):
 
 
 def name_of(char: str) -> str:
-    """A character that cannot be told by looking at it, as `a no-break space (U+00A0)`."""
+    """The name of a character that cannot be recognised by its look, as `a no-break space (U+00A0)`."""
     name = unicodedata.name(char, "invisible character").lower()
     return f"{'an' if name[0] in 'aeiou' else 'a'} {name} (U+{ord(char):04X})"
 
@@ -86,7 +86,7 @@ def without_lookalikes(text: str) -> str:
 
 
 def lookalike_in(text: str) -> str:
-    """The first character of a text that looks like a usual one, or like nothing, by its name; or nothing."""
+    """The name of the first character that is invisible or resembles a common one; empty for none."""
     for char in text[:_LONGEST_LINE]:
         if _BLANKS.match(char) or char not in (without_lookalikes(char), *" \t\n"):
             return name_of(char)
@@ -96,7 +96,7 @@ def lookalike_in(text: str) -> str:
 def misread_lines(
     text: str, values: Iterable[ScalarSource], fields: Collection[str]
 ) -> Iterator[tuple[int, str, bool]]:
-    """Lines that look like a field or an item and are none: the line, why, and whether it is part of a text.
+    """Lines that look like a field or an item but are not: the line, why, and whether it is part of a text.
 
     Lines of quoted texts and of blocks may contain anything.
     """
@@ -123,9 +123,9 @@ def _misread(line: str, fields: Collection[str], *, indented: bool) -> str:
 
 
 def cut_off(value: ScalarSource, *, failed: bool = False) -> str:
-    """What a comment cuts off an unquoted text; empty when it is probably meant as a comment.
+    """A message if a comment cuts off an unquoted text; empty if it is probably meant as a comment.
 
-    That has a space after its `#`, unless something is wrong with the text (`failed`).
+    A comment is meant where a space follows the `#`, unless the value is invalid (`failed`).
     """
     if not value.is_plain or not (_COMMENT if failed else _TIGHT_COMMENT).match(value.rest):
         return ""
@@ -137,7 +137,7 @@ def cut_off(value: ScalarSource, *, failed: bool = False) -> str:
 
 
 def escapes(value: ScalarSource, *, is_path: bool) -> str:
-    """What a backslash in double quotes is read as; empty when none could be meant as itself."""
+    """A message if a backslash in double quotes is read as an escape; empty if that is probably meant."""
     pattern = _ESCAPE if is_path else _RARE_ESCAPE
     found = pattern.search(value.source) if value.source.startswith('"') else None
     if found is None:

@@ -37,7 +37,7 @@ class Conflict:
 
 
 def find_conflicts(story: Storyboard, ids: Sequence[str]) -> Iterator[Conflict]:
-    """Everything in a board that contradicts something else in it."""
+    """Every contradiction between fields of a board."""
     engine, spec = story.engine, spec_of(story.engine.name)
     previews = (other.settings.model_fields for other in specs() if other.follows_board)
     for name in sorted(engine.model_fields_set.difference({"name"}, spec.settings.model_fields, *previews)):

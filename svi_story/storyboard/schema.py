@@ -316,7 +316,7 @@ class Storyboard(Part):
 
     @property
     def rate(self) -> Fraction:
-        """Frames per second: as written, else as the engine has it."""
+        """Frames per second: as written, otherwise the engine's default."""
         return self.fps if "fps" in self.model_fields_set else spec_of(self.engine.name).fps
 
     @model_validator(mode="after")
@@ -334,7 +334,7 @@ def resolved_ids(clips: Sequence[Clip]) -> tuple[str, ...]:
 
 
 def default_id(index: int) -> str:
-    """The id of a clip without one. It has no total width: one more clip must not rename the others."""
+    """The id of a clip without one. Independent of the number of clips, so that adding one changes no id."""
     return f"clip-{index + 1:02d}"
 
 

@@ -100,7 +100,7 @@ class FolderResolver:
 
 @dataclass(frozen=True)
 class BoardFile:
-    """A storyboard that was read, and what messages need to name its places."""
+    """A storyboard that was read, with the line numbers and names that messages need."""
 
     path: Path
     """As the user gave it."""
@@ -116,7 +116,7 @@ class BoardFile:
     named: tuple[NamedFile, ...]
     """Every file that it names; one that is named twice comes twice."""
     unquoted: tuple[FieldError, ...]
-    """Texts that probably mean something else than YAML reads, for want of quotes."""
+    """Texts without quotes, which YAML probably reads differently than they are meant."""
 
     def file(self, name: str) -> Path:
         """The path of a file that this board names."""
@@ -146,7 +146,7 @@ def _known_id(ids: Sequence[str], index: int) -> str:
 def _written_id(data: object, index: int) -> str:
     """A clip's id in a board that may be invalid."""
     try:
-        name = data["clips"][index]["id"]  # type: ignore[index]  # whatever is not so is an error below
+        name = data["clips"][index]["id"]  # type: ignore[index]  # a wrong type raises one of the errors below
     except (LookupError, TypeError):
         name = None
     return name if isinstance(name, str) and name.isprintable() and len(name) <= 60 else default_id(index)
@@ -168,9 +168,9 @@ _TOP_LEVEL = re.compile(r"""^["']?(version|clips)["']?[ \t]*:""", re.MULTILINE)
 
 
 def is_storyboard(path: Path) -> bool:
-    """Whether a YAML file means to be a storyboard: it has `version` and `clips` at the top level.
+    """Whether a YAML file is meant as a storyboard: it has `version` and `clips` at the top level.
 
-    True for a file that cannot be read: what is wrong with it is for `load` to say.
+    True for a file that cannot be read, so that `load` reports the error.
     """
     try:
         text = decode(read_bytes(path), str(path))
@@ -227,7 +227,7 @@ def _load(path: Path, resolver: Resolver) -> BoardFile:
 
 
 def _explained(loc: Loc, what: str, document: Document) -> str:
-    """What is wrong at a place, with the cause where the way it is written shows that."""
+    """A problem, with its probable cause if the spelling of the value shows one."""
     places = (loc, (*loc, "path"), loc[:-1])
     place = next((each for each in places if each in document.written), None)
     if lookalike := lookalike_in(str(loc[-1]) if loc else ""):

@@ -1,4 +1,4 @@
-"""Names and values that other tools use, and what a storyboard has instead."""
+"""Field names and values of other tools, with the storyboard's equivalents, for error messages."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _WEIGHTS = (
     "with `engine: {name: svi}`"
 )
 _NEGATIVE = "it is `negative_prompt`"
-_CAMERA = "say in the prompt what the camera does"
+_CAMERA = "describe in the prompt what the camera does"
 _INCLUDE = "a board is one file; put repeated words into `let:` and render several boards in one folder"
 _SAMPLER = "the sampler is fixed, as in the authors' scripts; set `steps` and `shift` under `engine:`"
 _LENGTH = "a clip's length is `duration: 5s` or `frames: 81`"
@@ -92,7 +92,7 @@ def other_transition(value: object) -> str:
 
 
 def other_size(value: object) -> str:
-    """What to write instead of a size in another form; empty for what is none."""
+    """What to write instead of a size in another form; empty if the value is no size."""
     if not isinstance(value, str):
         return ""
     text = value.strip()

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 Data = dict[str, Any]
 
 MOST_ERRORS = 500
-"""Further errors are counted, not listed: a hostile file costs no time."""
+"""Further errors are counted, not listed, so that a hostile file costs no time."""
 
 PARTS: Mapping[str, type[BaseModel]] = {
     "": schema.Storyboard,

@@ -37,17 +37,17 @@ COOKIE = "svi-story"
 POLL = 1.0
 """Seconds between two looks at the runs."""
 ALIVE = 15.0
-"""Seconds between two signs of life on a quiet stream."""
+"""Seconds between two keep-alive events on a quiet stream."""
 SEND_SECONDS = 30.0
-"""A client that takes longer to read what it was sent is cut off."""
+"""A client that takes longer to receive data is disconnected."""
 REQUEST_SECONDS = 15.0
-"""A client that takes longer to send its request is cut off."""
+"""A client that takes longer to send its request is disconnected."""
 STREAMS = 64
 MEDIA = 32
 """Streams and files that are sent at a time."""
 CONNECTIONS = 400
 LARGEST_REQUEST = 1024
-"""Bytes of what is posted."""
+"""Bytes of the body of a POST request."""
 HEADERS = {
     "Cache-Control": "no-store",
     "Content-Security-Policy": (
@@ -124,7 +124,7 @@ class WatchServer:
             await (refused or self._app)(scope, receive, send_in_time)
 
     def _refusal(self, request: Request) -> Response | None:
-        """What a request gets that may not be answered."""
+        """The response to a request that is not allowed; None if it is."""
         if not self._is_ours(request.headers.getlist("host")):
             return PlainTextResponse(UNKNOWN_NAME, 400)
         if not request.url.path.startswith(f"{self.prefix}/"):
@@ -169,7 +169,7 @@ class WatchServer:
             task.cancel()
 
     async def _look(self) -> None:
-        """Look at the boards and runs as long as somebody watches, and tell the streams what changed."""
+        """Read the state of boards and runs while a page is open, and publish changes to the streams."""
         while True:
             if self._streams:
                 async with self._lock:

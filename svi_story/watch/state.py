@@ -106,7 +106,7 @@ class Watched:
         self._rows: list[Json] = []
 
     def refresh(self) -> Json:
-        """What the page shows now. Slow when boards are planned; never raises for what a board has."""
+        """What the page shows now. Slow when boards are planned; invalid boards do not raise."""
         now = time.monotonic()
         if now - self._planned > PLAN_SECONDS or self._signature != self._sign():
             self._plan()
@@ -159,7 +159,7 @@ class Watched:
         return False
 
     def _sign(self) -> object:
-        """Changes when a board's file changes."""
+        """A value that changes when a board's file changes."""
         places = [board.job.place.board for board in self._boards.values()]
         return [_changed(path) for path in (*places, *(each.board for each in self._rejected))]
 
@@ -264,7 +264,7 @@ def _boards_of(report: RunReport) -> Mapping[str, BoardProgress]:
 
 @lru_cache(4096)
 def _real(path: Path) -> str:
-    """The path without links; remembered, because it is asked for every second."""
+    """The path without links; cached, because it is needed every second."""
     return os.path.realpath(path)
 
 
@@ -305,8 +305,8 @@ def _row(number: int, board: _Board, progress: BoardProgress | None, *, is_runni
 def _cell(index: int, shot: Shot, board: _Board, progress: BoardProgress | None, *, is_running: bool) -> Json:
     """A clip for the page."""
     done = sum(segment.key in board.contents for segment in shot.segments)
-    met = progress.started if progress else {}
-    states = [met.get((shot.id, segment.index)) for segment in shot.segments]
+    started = progress.started if progress else {}
+    states = [started.get((shot.id, segment.index)) for segment in shot.segments]
     state = "waiting"
     if done == len(shot.segments):
         state = "done"
