@@ -17,14 +17,13 @@ from test_svi_cli import FLAGS, reference_board
 from test_xmp import properties
 
 from svi_story.cache.entry import Entry
-from svi_story.cut.extras import IPTC, OWN, TRAINED, XMP, Chapter, Cue
+from svi_story.cut.extras import IPTC, OWN, TRAINED, XMP, Chapter, Cue, extras_of
 from svi_story.enginespec import EngineOptions
 from svi_story.plan.diff import describe_film
 from svi_story.plan.fingerprints import Fingerprints
 from svi_story.plan.keys import with_keys
 from svi_story.plan.resolve import plan_film
 from svi_story.render.jobs import Job, Place
-from svi_story.render.metadata import extras_of
 from svi_story.render.record import is_up_to_date, read_record, write_record
 from svi_story.settings import load_settings
 from svi_story.storyboard.source import load

@@ -1,18 +1,31 @@
-"""Everything in a film file besides pictures: metadata, chapters, captions, XMP. `stop` is exclusive."""
+"""Everything in a film file besides pictures: title, chapters, captions, and how the film was made.
+
+Ranges of frames are [start, stop).
+"""
 
 from __future__ import annotations
 
+import json
 import re
 from dataclasses import dataclass, field
 from itertools import zip_longest
 from typing import TYPE_CHECKING
 from xml.sax.saxutils import escape
 
+from svi_story import __version__
+from svi_story.cut.timeline import caption_ranges_of
+from svi_story.enginespec import spec_of
+from svi_story.plan.keys import canonical
+
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
+    from collections.abc import Iterable, Iterator, Mapping
     from pathlib import Path
 
     from svi_story.plan.keys import Json
+    from svi_story.plan.model import FilmPlan
+
+    Ranges = Mapping[str, tuple[int, int]]
+    """Clip id -> its first film frame, and the first one after it."""
 
 
 @dataclass(frozen=True)
@@ -74,6 +87,14 @@ def ordered_cues(cues: Iterable[Cue]) -> list[Cue]:
     ]
 
 
+TOOL = f"svi-story {__version__}"
+
+LONGEST_BEGINNING = 60
+"""Characters of a prompt in a chapter's title."""
+
+FILES = ("weights", "svi_loras", "loras")
+"""The key inputs of a segment that are hashes of the model's files."""
+
 RDF = "http://www.w3.org/1999/02/22-rdf-syntax-ns#"
 DC = "http://purl.org/dc/elements/1.1/"
 XMP = "http://ns.adobe.com/xap/1.0/"
@@ -95,32 +116,22 @@ _NOT_XML = re.compile("[^\t\n\r\x20-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
 """What XML 1.0 cannot hold, however it is escaped."""
 
 
-@dataclass(frozen=True)
-class XmpFields:
-    """The content of a film's XMP packet. It contains no time of writing."""
-
-    title: str
-    tool: str
-    """Name and version."""
-    system: str
-    """The trained model that generated the pictures; empty where none did."""
-    facts: Mapping[str, str]
-    """More, in the namespace of svi-story; the names are XML names."""
-
-
-def xmp_packet(about: XmpFields) -> bytes:
+def xmp_packet(title: str, tool: str, system: str, facts: Mapping[str, str]) -> bytes:
     """An XMP packet in UTF-8: same values, same bytes. Text is escaped; what XML cannot hold is left out.
+
+    `tool` is a name and version; `system` is the trained model that generated the pictures, empty for none;
+    `facts` are written in the namespace of svi-story, and their names are XML names.
 
     Written as text: `ElementTree` takes prefixes from one table for the whole process, and several threads
     may write packets at once.
     """
-    title = _element("rdf:li", about.title, ' xml:lang="x-default"')
-    properties = [f"<dc:title><rdf:Alt>{title}</rdf:Alt></dc:title>", _element("xmp:CreatorTool", about.tool)]
-    if about.system:
+    item = _element("rdf:li", title, ' xml:lang="x-default"')
+    properties = [f"<dc:title><rdf:Alt>{item}</rdf:Alt></dc:title>", _element("xmp:CreatorTool", tool)]
+    if system:
         properties.append(_element("Iptc4xmpExt:DigitalSourceType", TRAINED))
-        properties.append(_element("Iptc4xmpExt:AISystemUsed", about.system))
-    properties += [_element(f"svistory:{name}", value) for name, value in about.facts.items()]
-    unused = {*(() if about.system else ("Iptc4xmpExt",)), *(() if about.facts else ("svistory",))}
+        properties.append(_element("Iptc4xmpExt:AISystemUsed", system))
+    properties += [_element(f"svistory:{name}", value) for name, value in facts.items()]
+    unused = {*(() if system else ("Iptc4xmpExt",)), *(() if facts else ("svistory",))}
     spaces = "".join(f' xmlns:{prefix}="{uri}"' for prefix, uri in _PREFIXES.items() if prefix not in unused)
     description = f'<rdf:Description rdf:about="">{"".join(properties)}</rdf:Description>'
     text = f"<x:xmpmeta{spaces}><rdf:RDF>{description}</rdf:RDF></x:xmpmeta>"
@@ -138,3 +149,78 @@ def _element(name: str, value: str, attributes: str = "") -> str:
 def is_own_packet(packet: bytes) -> bool:
     """Whether an XMP packet is one that svi-story wrote."""
     return OWN.encode() in packet
+
+
+def extras_of(plan: FilmPlan, ranges: Ranges) -> Extras:
+    """Everything in a film besides pictures and sound. Same board, same versions: same bytes, so no dates.
+
+    The storyboard's text is in the XMP packet, not in the metadata, which every player loads.
+    """
+    comment = {
+        "tool": TOOL,
+        "storyboard": plan.board.name,
+        "storyboard_sha256": plan.digest,
+        "engine": plan.engine,
+    }
+    facts = {
+        "storyboard": plan.source,
+        "storyboardName": plan.board.name,
+        "storyboardSha256": plan.digest,
+        "engine": plan.engine,
+        "engineRevision": ", ".join(
+            sorted({str(segment.inputs.get("revision")) for segment in plan.segments})
+        ),
+    }
+    model_files: dict[bytes, Json] = {}
+    for segment in plan.segments:
+        inputs = segment.inputs.get("inputs")
+        used = {name: inputs[name] for name in FILES if name in inputs} if isinstance(inputs, dict) else {}
+        if used:
+            model_files.setdefault(canonical(used), used)
+    if model_files:
+        facts["modelFiles"] = canonical(list(model_files.values())).decode()
+    model = spec_of(plan.engine).system(plan.segments[0].options)
+    return Extras(
+        metadata={"title": plan.title, "comment": json.dumps(comment, ensure_ascii=False)},
+        chapters=tuple(_chapters(plan, ranges)),
+        captions=captions_of(plan) if plan.cut.soft else (),
+        captions_on=not plan.cut.burnt,
+        xmp=xmp_packet(plan.title, TOOL, model, facts),
+    )
+
+
+def captions_of(plan: FilmPlan) -> tuple[Cue, ...]:
+    """The clips' captions, for as long as they are visible."""
+    ranges = caption_ranges_of(plan)
+    return tuple(
+        Cue(shot.caption, *ranges[shot.id])
+        for shot in plan.shots
+        if shot.caption.strip() and _is_visible(shot.id, ranges)
+    )
+
+
+def _chapters(plan: FilmPlan, ranges: Ranges) -> Iterator[Chapter]:
+    """One for every clip, and one for each card, so that the first chapter starts at 0."""
+    visible = [(shot, *ranges[shot.id]) for shot in plan.shots if _is_visible(shot.id, ranges)]
+    if visible and visible[0][1]:
+        yield Chapter(plan.title, 0, visible[0][1])
+    for shot, start, stop in visible:
+        yield Chapter(f"{shot.id}: {_beginning(shot.prompt)}", start, stop)
+    card = plan.cut.end_card
+    if card and visible:
+        yield Chapter(_beginning(card.text), visible[-1][2], plan.frames)
+
+
+def _is_visible(clip: str, ranges: Ranges) -> bool:
+    """Whether a clip has frames of its own, besides those that it shares with the clip that fades in."""
+    first, stop = ranges.get(clip, (0, 0))
+    return first < stop
+
+
+def _beginning(prompt: str) -> str:
+    """The first words, on one line."""
+    text = " ".join(prompt.split())
+    if len(text) <= LONGEST_BEGINNING:
+        return text
+    cut = text[:LONGEST_BEGINNING]
+    return f"{cut.rsplit(' ', 1)[0]}…"

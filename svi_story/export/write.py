@@ -13,6 +13,7 @@ from svi_story.cache.layout import FRAMES
 from svi_story.cache.outputs import is_plain, place_of
 from svi_story.cut.captions import card as draw_card
 from svi_story.cut.captions import srt
+from svi_story.cut.extras import captions_of
 from svi_story.cut.frames import PieceFrames, Still
 from svi_story.cut.timeline import Piece, Span, timeline_clips
 from svi_story.errors import InputError, Problem
@@ -28,7 +29,6 @@ from svi_story.export.media import (
 )
 from svi_story.export.otio import MediaRange, as_bytes, is_timeline, timeline, timeline_items
 from svi_story.files import disk, make_folder, read_regular, remove_stale_temps, sha256_file
-from svi_story.render.metadata import captions_of
 from svi_story.render.outputs import (
     EDITED,
     FOREIGN,

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 from svi_story.cut.audio import audio_inputs, mix, soundtrack_of
 from svi_story.cut.captions import CAPTION, CARD, card, fits
 from svi_story.cut.encode import encode_piece, encoding_of, piece_inputs
+from svi_story.cut.extras import extras_of
 from svi_story.cut.ffmpeg import check_encoder, import_moviepy
 from svi_story.cut.frames import Still
 from svi_story.cut.join import join
@@ -31,7 +32,6 @@ from svi_story.events import (
 from svi_story.files import disk, make_folder
 from svi_story.media.text import unseen
 from svi_story.plan.keys import key_of
-from svi_story.render.metadata import extras_of
 from svi_story.render.record import captions_beside, is_finished, partial_film, recipe_of, write_record
 
 if TYPE_CHECKING:

@@ -19,6 +19,7 @@ from svi_story.cache.outputs import Outputs, is_plain
 from svi_story.cut.audio import audio_inputs, soundtrack_of
 from svi_story.cut.captions import srt
 from svi_story.cut.encode import encoding_of, piece_inputs
+from svi_story.cut.extras import extras_of
 from svi_story.cut.timeline import pieces_of, ranges_of
 from svi_story.events import Warned
 from svi_story.fields import JsonModel
@@ -29,7 +30,6 @@ from svi_story.plan.diff import (
     SegmentDescription,
 )
 from svi_story.plan.keys import key_of
-from svi_story.render.metadata import extras_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
