@@ -1,4 +1,4 @@
-"""The house: imports go down only, rooms stay small, and nothing heavy is loaded at the door."""
+"""Rules for the code: imports only go down, modules stay small, heavy imports are late."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ import svi_story
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-HOUSE = Path(svi_story.__file__).parent
-ROOMS = [
+PACKAGE = Path(svi_story.__file__).parent
+PACKAGES = [
     *("errors", "units", "events", "event_json", "portable", "commands", "files", "fields", "media"),
     *("enginespec", "storyboard", "settings", "plan", "cache", "engines", "cut", "bundle", "review"),
     *("render", "export", "api", "watch", "cli"),
 ]
 HEAVY = ("torch", "diffusers", "transformers", "moviepy", "av", "ray")
-MODULES = sorted(path for path in HOUSE.rglob("*.py") if path.parent != HOUSE or path.stem in ROOMS)
+MODULES = sorted(path for path in PACKAGE.rglob("*.py") if path.parent != PACKAGE or path.stem in PACKAGES)
 
 
 @cache
@@ -42,15 +42,15 @@ def for_every_module(check: Callable[[Path], None]) -> Callable[[], None]:
             try:
                 check(path)
             except AssertionError as error:
-                failures.append(f"{path.relative_to(HOUSE)}: {error}")
+                failures.append(f"{path.relative_to(PACKAGE)}: {error}")
         assert not failures, "\n".join(failures)
 
     test.__doc__ = check.__doc__
     return test
 
 
-def room_of(module: str) -> str:
-    """The room that a dotted module name lies in; empty for the package itself."""
+def package_of(module: str) -> str:
+    """The package that a dotted module name is in; empty for the package itself."""
     return module.split(".")[1] if module.startswith("svi_story.") else ""
 
 
@@ -67,28 +67,28 @@ def imports_of(path: Path) -> set[str]:
 
 @for_every_module
 def test_imports_go_down_only(path: Path) -> None:
-    room = path.relative_to(HOUSE).parts[0].removesuffix(".py")
+    package = path.relative_to(PACKAGE).parts[0].removesuffix(".py")
     for module in imports_of(path):
-        other = room_of(module)
-        if other in ROOMS:
-            assert ROOMS.index(other) <= ROOMS.index(room), f"{room} looks up into {module}"
+        other = package_of(module)
+        if other in PACKAGES:
+            assert PACKAGES.index(other) <= PACKAGES.index(package), f"{package} looks up into {module}"
 
 
-def test_every_room_has_its_place() -> None:
-    rooms = {path.relative_to(HOUSE).parts[0].removesuffix(".py") for path in MODULES}
-    assert rooms <= set(ROOMS)
+def test_every_package_has_its_place() -> None:
+    packages = {path.relative_to(PACKAGE).parts[0].removesuffix(".py") for path in MODULES}
+    assert packages <= set(PACKAGES)
 
 
 @for_every_module
 def test_only_the_cli_prints_or_exits(path: Path) -> None:
-    if path.relative_to(HOUSE).parts[0] == "cli":
+    if path.relative_to(PACKAGE).parts[0] == "cli":
         return
     for node in ast.walk(tree_of(path)):
         if isinstance(node, ast.Call):
             assert ast.unparse(node.func) not in ("print", "exit", "sys.exit"), f"line {node.lineno}"
 
 
-SPEAKERS = {
+MAY_PRINT = {
     *("cli/terminal.py", "cli/console.py"),  # where all is brought onto one line
     *("cli/__init__.py", "cli/app.py"),  # whose words are their own
 }
@@ -97,7 +97,7 @@ SPEAKERS = {
 @for_every_module
 def test_whatever_is_told_goes_through_one_place(path: Path) -> None:
     """There, control characters and line breaks in names are escaped."""
-    if path.relative_to(HOUSE).as_posix() not in SPEAKERS:
+    if path.relative_to(PACKAGE).as_posix() not in MAY_PRINT:
         for node in ast.walk(tree_of(path)):
             if isinstance(node, ast.Call):
                 name = ast.unparse(node.func)
@@ -107,7 +107,7 @@ def test_whatever_is_told_goes_through_one_place(path: Path) -> None:
 
 
 @for_every_module
-def test_rooms_stay_small(path: Path) -> None:
+def test_modules_and_packages_stay_small(path: Path) -> None:
     text = path.read_text("utf-8")
     assert text.count("\n") <= 500
     for node in ast.walk(tree_of(path)):
@@ -116,7 +116,7 @@ def test_rooms_stay_small(path: Path) -> None:
 
 
 @pytest.mark.parametrize("command", [["--help"], ["schema"], ["render", "--help"], ["validate", "--help"]])
-def test_nothing_heavy_is_loaded_at_the_door(command: list[str]) -> None:
+def test_nothing_heavy_is_imported_at_the_start(command: list[str]) -> None:
     program = (
         "import sys, atexit; sys.argv = ['svi-story', *sys.argv[1:]]\n"
         "from svi_story.cli import main\n"
@@ -209,7 +209,7 @@ def changes_of_process(path: Path) -> set[str]:
 
 @for_every_module
 def test_no_thread_changes_what_all_threads_share(path: Path) -> None:
-    name = path.relative_to(HOUSE).as_posix()
+    name = path.relative_to(PACKAGE).as_posix()
     assert {(name, change) for change in changes_of_process(path)} <= ALONE
 
 
@@ -324,7 +324,7 @@ LIBRARIES = ("av", "Image", "archive")
 
 @for_every_module
 def test_files_are_read_with_svi_story_files_alone(path: Path) -> None:
-    if path.relative_to(HOUSE).as_posix() in READERS:
+    if path.relative_to(PACKAGE).as_posix() in READERS:
         return
     for node in ast.walk(tree_of(path)):
         if isinstance(node, ast.Call):

@@ -8,6 +8,7 @@ import subprocess
 import sys
 from dataclasses import replace
 from fractions import Fraction
+from hashlib import sha256
 from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -40,25 +41,36 @@ if TYPE_CHECKING:
 
 PACKAGE = Path(svi_story.__file__).parent
 WITH_LIFE = """
-import sys
-sys.path.insert(0, sys.argv.pop(1))
+import io, json, sys
+from contextlib import redirect_stdout
+sys.path.insert(0, sys.argv[1])
 from svi_story.enginespec import register
 from life_engine.spec import SPEC
 register(SPEC)
-from svi_story.cli import main
-main()
+from svi_story.cli.app import app
+answers = []
+for words in json.loads(sys.argv[2]):
+    with redirect_stdout(io.StringIO()) as out:
+        try:
+            app(words)
+        except SystemExit as ended:
+            if ended.code:
+                raise
+    answers.append(out.getvalue())
+print(json.dumps(answers))
 """
 ENGINES = ("svi", "animatic")
 KNOW_WEIGHTS = ("cli/models.py", "render/doctor.py", "render/smoke.py")
 """What looks at the weights themselves, whichever engine a board names."""
 
 
-def run(*words: object) -> str:
-    """A command of the CLI with the engine registered; its standard output."""
-    command = [sys.executable, "-c", WITH_LIFE, str(Path(__file__).parent), *map(str, words)]
+def run(*commands: tuple[object, ...]) -> list[str]:
+    """Commands of the CLI, in a process in which the engine is registered; the standard output of each."""
+    given = json.dumps([[str(word) for word in words] for words in commands])
+    command = [sys.executable, "-c", WITH_LIFE, str(Path(__file__).parent), given]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
-    return done.stdout
+    return list(json.loads(done.stdout))
 
 
 @pytest.fixture
@@ -73,33 +85,41 @@ def board(write_board: Write) -> Path:
 
 
 def test_a_board_is_planned_rendered_and_exported_with_its_grid_rate_and_overlap(board: Path) -> None:
-    planned = json.loads(run("plan", board, "--json"))["boards"][0]
+    plan, render, status, again, review, preview, export = run(
+        ("plan", board, "--json"),
+        ("render", board),
+        ("status", board, "--json"),
+        ("render", board, "--json"),
+        ("review", board, "--json"),
+        ("preview", board),
+        ("export", board, "--to", "otio"),
+    )
+    planned = json.loads(plan)["boards"][0]
     contributes = [[segment["contributes"] for segment in clip["segments"]] for clip in planned["clips"]]
     assert contributes == [[33, 33 - 9, 25 - 9], [17 - 9], [17]]
-    film = Path(run("render", board).strip())
+    film = Path(render.strip())
     with av.open(film) as container:
         video = container.streams.video[0]
         assert (video.average_rate, video.width, video.height) == (Fraction(24), 128, 64)
         frames = [frame.to_ndarray(format="gray") for frame in container.decode(video)]
     assert len(frames) == 98
     assert any((one != other).any() for one, other in pairwise(frames))
-    before = film.read_bytes()
-    status = json.loads(run("status", board, "--json"))["boards"][0]
-    assert (status["state"], status["cached"], status["to_render"]) == ("up to date", 5, 0)
-    assert "segment_started" not in run("render", board, "--json")
-    assert film.read_bytes() == before
-    assert json.loads(run("review", board, "--json"))["engine"] == "life"
-    for command in (("preview", board), ("export", board, "--to", "otio")):
-        assert Path(run(*command).strip()).stat().st_size
+    state = json.loads(status)["boards"][0]
+    assert (state["state"], state["cached"], state["to_render"]) == ("up to date", 5, 0)
+    assert "segment_started" not in again
+    record = json.loads(film.with_suffix(".json").read_text("utf-8"))
+    assert record["sha256"] == sha256(film.read_bytes()).hexdigest()
+    assert json.loads(review)["engine"] == "life"
+    for written in (preview, export):
+        assert Path(written.strip()).stat().st_size
 
 
 def test_its_settings_reach_the_key(board: Path) -> None:
-    film = Path(run("render", board).strip())
-    before = film.read_bytes()
-    board.write_text(board.read_text().replace("cell: 4", "cell: 8"))
-    assert json.loads(run("status", board, "--json"))["boards"][0]["to_render"] == 5
-    run("render", board)
-    assert film.read_bytes() != before
+    other = board.with_name("other.yaml")
+    other.write_text(board.read_text().replace("cell: 4", "cell: 8"))
+    one, status, another = run(("render", board), ("status", other, "--json"), ("render", other))
+    assert json.loads(status)["boards"][0]["to_render"] == 5
+    assert Path(another.strip()).read_bytes() != Path(one.strip()).read_bytes()
 
 
 @pytest.mark.parametrize("engines", [("life", "animatic"), ("animatic", "life")], ids="-".join)

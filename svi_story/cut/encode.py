@@ -169,8 +169,8 @@ def encode_piece(
 
     Frames are read one by one, each entry opened once and at most two at a time. `turn` is held only while
     frames are read: another thread can begin the next piece while x264 empties its queue of this one.
-    Raises RenderError where ffmpeg or the disk fails; errors of reading or of `on_frame` are raised unchanged.
-    Neither leaves a file or a process behind.
+    Raises RenderError where ffmpeg or the disk fails; errors of reading or of `on_frame` are raised
+    unchanged. Neither leaves a file or a process behind.
     """
     with atomic_file(target) as temporary:
         try:
