@@ -167,4 +167,4 @@ def test_a_film_that_was_altered(write_board: Write, svi_story: Run, tmp_path: P
     assert "the film's file was changed; move it away to have it assembled again" in told
     (tmp_path / "renders/board.mp4").unlink()
     told = svi_story("plan", board, *ANIMATIC, "--why").out
-    assert "the film's file is missing" + NEUTRAL in told
+    assert "the film's file is missing; it is assembled again, no frame is rendered" in told

@@ -59,11 +59,13 @@ def new(
     svi-story new my-film --template scenes
     svi-story new --list
     """
+    from svi_story.enginespec import specs
     from svi_story.storyboard import templates
 
     board = templates.create(template, Path(name))
     answer(str(board))
-    preview = suggest("render", "--engine", "animatic", path=name)
+    engine = next(spec.name for spec in specs() if spec.follows_board)
+    preview = suggest("render", "--engine", engine, path=name)
     complain(f"next: {suggest('validate', path=name)}", f"      {preview}")
 
 
