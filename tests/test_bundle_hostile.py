@@ -8,6 +8,7 @@ import resource
 import shutil
 import stat
 import time
+import zipfile
 import zlib
 from dataclasses import replace
 from pathlib import Path
@@ -82,6 +83,14 @@ def test_the_zips_of_these_tests_would_do(members: dict[str, bytes], svi_story: 
     assert svi_story("validate", BUNDLE).code == 0
     honest(BUNDLE, with_manifest(members))
     assert svi_story("validate", BUNDLE).code == 0
+
+
+def test_a_zip_of_something_else_is_called_so(svi_story: Run) -> None:
+    with zipfile.ZipFile(BUNDLE, "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("film/board.yaml", "version: 1\n")
+    refused(
+        svi_story, "is a zip, but not a bundle: it contains no manifest.json; unpack it and name the board"
+    )
 
 
 LINK, DEVICE, PIPE, FOLDER = (

@@ -84,6 +84,37 @@ def test_import_turns_prompts_into_a_board(svi_story: Run, picture: Path, tmp_pa
     assert svi_story("import", "prompt.txt", "--reference", picture, "-o", "deep/sea.yaml").code == 2
 
 
+def test_import_says_where_there_are_too_few_prompts(svi_story: Run, picture: Path) -> None:
+    Path("two.txt").write_text("The sea.\nThe sky.\n", "utf-8")
+    ended = svi_story("import", "two.txt", "-r", picture, "--clips", 9)
+    assert (ended.code, ended.err) == (0, "warning: two.txt has 2 prompts, fewer than --clips 9\n")
+
+
+@pytest.mark.parametrize(
+    ("start", "told"),
+    [
+        (b"\xff\xd8\xff\xe0JFIF", "but a picture; a board names it, as `reference: my file`"),
+        (b"\0\0\0\x1cftypavif", "but a picture"),
+        (b"RIFF\x24\0\0\0WAVEfmt ", "but a sound; a board names it, as a clip's `voice`"),
+        (b"ID3\x03\0", "but a sound"),
+        (b"\0\0\0\x20ftypisom", "but a film; `svi-story review 'my file'` examines it"),
+        (b"\x1aE\xdf\xa3", "but a film"),
+        (b"PK\x03\x04\x14\0\6\0", "but an archive or an Office document"),
+        (rb"{\rtf1\ansi A cat}", "but a document with fonts and pages; save it as plain text"),
+        (b'\x40\0\0\0\0\0\0\0{"a":', "but a file of weights; name its folder with --models"),
+    ],
+)
+def test_files_that_are_no_text_are_called_by_what_they_are(
+    svi_story: Run, picture: Path, start: bytes, told: str
+) -> None:
+    file = Path("my file")
+    for words, more in ((("render", file), 2_000_001), (("import", file, "-r", picture), 0)):
+        file.write_bytes(start + bytes(more))
+        ended = svi_story(*words)
+        assert (ended.code, ended.err.count("\n")) == (2, 1)
+        assert f"my file: is not a text file, {told}" in ended.err
+
+
 def test_import_runs_nothing(svi_story: Run, picture: Path, tmp_path: Path) -> None:
     (tmp_path / "prompt.txt").write_text("prompts = [__import__('os').mkdir('owned')]")
     ended = svi_story("import", "prompt.txt", "--reference", picture)
@@ -177,6 +208,15 @@ def test_cache_commands_take_boards_and_folders_of_projects(
     assert "in use" in svi_story("cache", "gc", projects[0]).err
     nowhere = svi_story("cache", "gc", "birds", "cats", "--yes")
     assert (nowhere.code, nowhere.err) == (2, "birds: does not exist; check the path\n")
+
+
+def test_watch_serves_no_page_about_nothing(svi_story: Run) -> None:
+    ended = svi_story("watch", "nowhere", "boards/none.yaml")
+    assert (ended.code, ended.out) == (2, "")
+    assert ended.err.splitlines() == [
+        "nowhere: does not exist; check the path",
+        "boards/none.yaml: does not exist; check the path",
+    ]
 
 
 def test_cache_verify_finds_damage(write_board: Write, svi_story: Run, tmp_path: Path) -> None:

@@ -143,6 +143,9 @@ def test_a_missing_comma_and_other_settings_are_warned_of() -> None:
         ("\ufeffA cat sits.", ("A cat sits.",)),
         ("1. A cat\n2) A dog\n(3) A cow\n4: A bee\n5.A fly\n", ("A cat", "A dog", "A cow", "A bee", "A fly")),
         ("- A cat\n* A dog\n+ A cow\n• A bee\n– A fly\n", ("A cat", "A dog", "A cow", "A bee", "A fly")),
+        ("A **white cat** runs\n*A* ***dog*** on `grass`\n", ("A white cat runs", "A dog on grass")),
+        ("It`s the cat`s 5 * 3 * 2 f**king (fog:1.2)", ("It`s the cat`s 5 * 3 * 2 f**king (fog:1.2)",)),
+        ("- **Scene 1:** A cat\n- **Scene 2**: A dog\n", ("A cat", "A dog")),
         ("## Scenes\n\n- [ ] A cat\n\n- [x] A dog\n---\n", ("A cat", "A dog")),
         (
             "```text\n1. A cat\n   sits\n   - by day\n2. A dog\nruns\n```\n",
@@ -170,6 +173,42 @@ def test_other_forms_of_lists_are_read(text: str, prompts: tuple[str, ...]) -> N
         pytest.fail(str(event))
 
     assert read_prompts(prompt_file(text), refuse) == prompts
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "prompts"),
+    [
+        ("a.csv", 'id,prompt,seconds\n1,"A cat, white",5\n\n2,"A\ndog",3\n', ("A cat, white", "A\ndog")),
+        ("a.CSV", "Prompt;Länge\r\nA cat, white;5\r\nA dog;3\r\n", ("A cat, white", "A dog")),
+        ("a.tsv", "n\ttext\n1\tA cat, white\n2\tA dog\n", ("A cat, white", "A dog")),
+        ("a.csv", "prompt\nA cat\nA dog\n", ("A cat", "A dog")),
+        ("a.csv", "A cat\nA dog\n", ("A cat", "A dog")),
+        (
+            "a.md",
+            "# Film\n| # | Prompt |\n|--:|:---|\n| 1 | A **cat** |\n| 2 | A dog |\n",
+            ("A cat", "A dog"),
+        ),
+        ("a.txt", "A cat, white\nA dog, brown\n", ("A cat, white", "A dog, brown")),
+    ],
+)
+def test_tables_are_read_by_their_column(name: str, text: str, prompts: tuple[str, ...]) -> None:
+    Path(name).write_bytes(text.encode())
+    assert read_prompts(Path(name)) == prompts
+
+
+def test_what_a_table_lacks_is_reported() -> None:
+    heard: list[Event] = []
+    table = Path("a.csv")
+    table.write_text("shot size,prompt,lens\nwide,A cat,35\n,,\nclose, ,50\n", "utf-8")
+    with pytest.raises(InputError, match=r'^a.csv:4: prompt "" is blank; describe what is seen$'):
+        read_prompts(table, heard.append)
+    assert heard == [Warned('a.csv:1: only prompts are read; ignored: "shot size", "lens"')]
+    table.write_text("wide,A cat\nclose,A dog\n", "utf-8")
+    with pytest.raises(InputError, match=r'^a.csv:1: no column is called prompt; .*: "wide", "A cat"$'):
+        read_prompts(table)
+    table.write_text("prompt\n" + "a" * 200_000, "utf-8")
+    with pytest.raises(InputError, match=r"^a.csv:2: is not CSV"):
+        read_prompts(table)
 
 
 def test_what_is_left_out_is_warned_of() -> None:

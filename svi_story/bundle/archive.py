@@ -116,6 +116,9 @@ def manifest_of(archive: ZipFile, path: Path) -> Manifest:
 
 def _check_members(infos: list[ZipInfo], path: Path) -> None:
     """No links, folders, devices, compression or encryption; no duplicate or truncated names."""
+    if all(info.filename != MANIFEST for info in infos):
+        what = f"is a zip, but not a bundle: it contains no {MANIFEST}"
+        raise _refused(path, f"{what}; unpack it and name the board in it, or {AGAIN}")
     seen: set[str] = set()
     for info in infos:
         name = info.orig_filename

@@ -84,8 +84,9 @@ def import_prompts(
 ) -> None:
     """Create a board from a file of prompts.
 
-    It has one prompt per line, or is a numbered or Markdown list, JSON, or upstream's `prompts = [...]`;
-    it is read as data, never run. Lines that start with # are comments. The image stays where it is.
+    It has one prompt per line, or is a numbered or Markdown list, a CSV file with a column `prompt`, JSON, or
+    upstream's `prompts = [...]`; it is read as data, never run. Lines that start with # are comments. The
+    image stays where it is.
 
     \b
     svi-story import prompt.txt --reference frame.jpg
@@ -97,6 +98,9 @@ def import_prompts(
     from svi_story.storyboard.importers import board_from_prompts, read_prompts, title_for, write_board
 
     texts = read_prompts(prompts, warn)
+    if clips and clips > len(texts):
+        count = "1 prompt" if len(texts) == 1 else f"{len(texts)} prompts"
+        complain(f"warning: {prompts} has {count}, fewer than --clips {clips}")
     check_picture(reference)
     board = output or Path(f"{prompts.stem}.yaml")
     relative = relative_path(reference.absolute(), board.absolute().parent)

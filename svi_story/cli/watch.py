@@ -56,6 +56,9 @@ def watch(
     from svi_story.watch.server import WatchServer, bind, serve
     from svi_story.watch.state import Watched
 
+    absent = [path for path in paths if not os.path.lexists(path)]
+    if len(absent) == len(paths):
+        raise InputError(*(Problem("does not exist; check the path", file=str(path)) for path in absent))
     own = settings_here().watch
     host, port = host or own.host, own.port if port is None else port
     try:

@@ -9,16 +9,45 @@ from codecs import BOM_UTF16_BE, BOM_UTF16_LE, BOM_UTF32_BE, BOM_UTF32_LE
 from contextlib import suppress
 from typing import TYPE_CHECKING
 
+from svi_story.commands import suggest
 from svi_story.errors import InputError, Problem
 from svi_story.fields import format_value
-from svi_story.files import CHANGED, UnfitError, read_regular, remove_stale_temps, rename_new, temp_name
+from svi_story.files import (
+    CHANGED,
+    UnfitError,
+    open_regular,
+    read_regular,
+    remove_stale_temps,
+    rename_new,
+    temp_name,
+)
 from svi_story.storyboard.names import nearest_file
 
 if TYPE_CHECKING:
     from pathlib import Path
 
 MAX_BYTES = 2_000_000
+LONGEST_MAGIC = 32
 
+_KINDS = (
+    (
+        rb"\xff\xd8\xff|\x89PNG|GIF8|BM.{4}\0|II\*\0|MM\0\*|RIFF....WEBP|....ftyp(?:avi[fs]|hei[cxms]|mif1)",
+        "a picture; a board names it, as `reference: {file}`",
+    ),
+    (
+        rb"....ftypM4[AB]|ID3[\x02-\x04]|\xff[\xf2-\xfb]|RIFF....WAVE|fLaC|OggS|FORM....AIF",
+        "a sound; a board names it, as a clip's `voice` or as `audio` under `cut:`",
+    ),
+    (rb"....ftyp|\x1aE\xdf\xa3|RIFF....AVI |\0\0\x01\xba", "a film; `{review}` examines it"),
+    (
+        rb"PK\x03\x04|PK\x05\x06|\x1f\x8b|7z\xbc\xaf|Rar!|\xd0\xcf\x11\xe0",
+        "an archive or an Office document; save what is in it as text",
+    ),
+    (rb"%PDF|\{\\rtf", "a document with fonts and pages; save it as plain text"),
+    (rb"\0\x05\x16\x07", "macOS metadata (AppleDouble); name the file without `._` at its start"),
+    (rb".{6}\0\0\{\"|GGUF", "a file of weights; name its folder with --models"),
+)
+"""How files start that are no text, what they are, and what to do with them."""
 _OTHER_ENCODINGS = (BOM_UTF32_LE, BOM_UTF32_BE, BOM_UTF16_LE, BOM_UTF16_BE)
 # U+0085, U+2028 and U+2029 break lines in some YAML and Python readers and not in others.
 FORBIDDEN = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\u2028\u2029\ufffe\uffff]")
@@ -50,6 +79,8 @@ def read_bytes(path: Path) -> bytes:
     try:
         return read_regular(path, MAX_BYTES)
     except UnfitError as error:
+        with suppress(OSError), open_regular(path) as file:
+            _check_kind(file.read(LONGEST_MAGIC), str(path))
         remedy = "run the same command again" if error.strerror == CHANGED else "split it into several"
         raise InputError(Problem(f"{error.strerror}; {remedy}", file=str(path))) from error
     except OSError as error:
@@ -59,6 +90,7 @@ def read_bytes(path: Path) -> bytes:
 
 def decode(raw: bytes, file: str) -> str:
     """UTF-8 bytes as text with `\\n` line breaks. Raises InputError for anything else."""
+    _check_kind(raw[:LONGEST_MAGIC], file)
     if raw.startswith(_OTHER_ENCODINGS):
         raise InputError(Problem("is UTF-16 or UTF-32; save it as UTF-8", file=file))
     try:
@@ -74,6 +106,14 @@ def decode(raw: bytes, file: str) -> str:
         what = f"an invisible character (U+{ord(found.group()):04X}) is not allowed here; remove it"
         raise InputError(Problem(what, file=file, line=line))
     return text
+
+
+def _check_kind(start: bytes, file: str) -> None:
+    """Raises InputError for a file that is no text, by its first bytes."""
+    for magic, kind in _KINDS:
+        if re.match(magic, start, re.DOTALL):
+            what = kind.format(file=file, review=suggest("review", path=file))
+            raise InputError(Problem(f"is not a text file, but {what}", file=file))
 
 
 def write_new(path: Path, raw: bytes) -> None:

@@ -1,4 +1,4 @@
-"""Imports prompt files: one prompt per line, numbered and Markdown lists, JSON, upstream's `prompts = [...]`.
+"""Imports prompt files: one prompt per line, lists, tables (Markdown, CSV), JSON, upstream's Python list.
 
 They are tokenized here and never executed. Python's own tokenizer and parser are not given untrusted files:
 some versions need gigabytes for a long line, or crash at deep nesting. Only single string literals are passed
@@ -8,11 +8,13 @@ to `ast`.
 from __future__ import annotations
 
 import ast
+import csv
 import json
 import re
 import warnings
 from dataclasses import dataclass, field
 from itertools import pairwise
+from pathlib import PurePath
 from typing import TYPE_CHECKING, NamedTuple, NoReturn
 
 from svi_story.errors import InputError, Problem
@@ -76,6 +78,12 @@ _MARK = re.compile(
     re.VERBOSE | re.IGNORECASE,
 )
 """The number or bullet of a list entry."""
+_LABEL = re.compile(
+    r"(?:\*\*)?(?:prompt|scene|shot|clip)\s+\d{1,4}\s*(?:[:.)–—-](?:\*\*)?|\*\*\s*[:.–—-])\s+", re.IGNORECASE
+)
+"""What numbers an entry behind its mark, as in `- **Scene 1:** A cat sleeps.`"""
+_EMPHASIS = re.compile(r"(?<![\w*])(\*{1,3}|`)(?=\S)([^*`]*+(?<=\S))\1(?![\w*])")
+"""Bold, italic and code in Markdown."""
 _RULE = re.compile(r"[-*_=]{3,}|```.*|~~~.*")
 _QUOTES = ('""', "''", "“”", "„“", "„”", "””", "«»", "‘’", "「」", "『』")
 _JSON_LISTS = ("prompts", "clips", "scenes", "shots")
@@ -111,7 +119,7 @@ class PromptFile:
     def prompts(self) -> tuple[str, ...]:
         """The prompts, in order. Raises InputError with what is wrong."""
         start = self.text[_COMMENTS.match(self.text).end() :][:1]  # type: ignore[union-attr]  # it always matches
-        found = self._in_json() if start in ("{", "[") else None
+        found = self._in_json() if start in ("{", "[") else self._in_table()
         if found is None:
             found = self._in_list() if self._is_list() else self._in_lines()
         if len(found) > MAX_PROMPTS:
@@ -160,11 +168,53 @@ class PromptFile:
                 what = f"is not a list of prompts, and code is never executed; {_HINT}"
                 raise InputError(Problem(what, file=self.file, line=number))
             else:
-                found.append((number, text[mark.end() if mark else 0 :]))
+                rest = text[mark.end() if mark else 0 :]
+                label = _LABEL.match(rest)
+                found.append((number, rest[label.end() if label else 0 :]))
                 indent, open_entry = depth, True
         if not found:
             raise InputError(Problem(f"has no prompts; {_HINT_LINES}", file=self.file))
-        return [(place, _unquoted(text)) for place, text in found]
+        return [(place, _unquoted(_without_emphasis(text))) for place, text in found]
+
+    # CSV, TSV and tables in Markdown
+
+    def _in_table(self) -> Found | None:
+        """The column with the prompts; None for what is no table."""
+        lines = [line.strip() for line in self.text.split("\n")]
+        told = [(number, line) for number, line in enumerate(lines, 1) if line and not line.startswith("#")]
+        if PurePath(self.file).suffix.lower() in (".csv", ".tsv"):
+            rows = self._csv()
+        elif told and all(line.startswith("|") for _, line in told):
+            rows = [(number, [cell.strip() for cell in line.strip("|").split("|")]) for number, line in told]
+            rows = [row for row in rows if not all(re.fullmatch(":?-+:?", cell) for cell in row[1])]
+        else:
+            return None
+        if not rows:
+            raise InputError(Problem(f"has no prompts; {_HINT_LINES}", file=self.file))
+        line, head = rows[0]
+        names = [name.strip().lower() for name in head]
+        column = next((names.index(name) for name in (*_JSON_TEXTS, *_JSON_LISTS) if name in names), -1)
+        if column < 0 and any(len(cells) > 1 for _, cells in rows):
+            listed = ", ".join(map(format_value, head[:8]))
+            what = f"no column is called prompt; call the one with the prompts so, in this line: {listed}"
+            raise InputError(Problem(what, self.file, line))
+        if others := [format_value(name) for place, name in enumerate(head) if place != column >= 0]:
+            self._warn(line, f"only prompts are read; ignored: {', '.join(others[:8])}")
+        found = ((number, "".join(cells[max(column, 0) :][:1])) for number, cells in rows[column >= 0 :])
+        return [(number, _without_emphasis(text.strip())) for number, text in found]
+
+    def _csv(self) -> list[tuple[int, list[str]]]:
+        """The rows of a CSV or TSV file that are not empty, each with its line. Raises InputError."""
+        head = self.text.lstrip("\n").partition("\n")[0]
+        sign = max(",;\t", key=head.count)  # Excel's depends on the country
+        reader, rows, number = csv.reader(self.text.splitlines(keepends=True), delimiter=sign), [], 1
+        try:
+            for cells in reader:
+                rows.append((number, cells))
+                number = reader.line_num + 1
+        except csv.Error as error:
+            raise InputError(Problem(f"is not CSV ({error}); correct it", self.file, number)) from error
+        return [(number, cells) for number, cells in rows if any(map(str.strip, cells))]
 
     # JSON
 
@@ -349,11 +399,14 @@ def _code(token: Token) -> str:
     return f"`{format_value(token.string)[1:-1]}`"
 
 
+def _without_emphasis(text: str) -> str:
+    """Text without Markdown's asterisks around words, which would be read as part of the prompt."""
+    return _EMPHASIS.sub(r"\2", text)
+
+
 def _unquoted(text: str) -> str:
-    """Text without the quotes, or the asterisks for bold type, around all of it."""
+    """Text without the quotes around all of it."""
     text = text.strip()
-    if len(text) > 4 and text.startswith("**") and text.find("**", 2) == len(text) - 2:
-        text = text[2:-2].strip()
     inside = text.rstrip(",")
     if len(inside) > 2 and f"{inside[0]}{inside[-1]}" in _QUOTES and inside[0] not in inside[1:-1]:
         return inside[1:-1].strip()
@@ -365,7 +418,7 @@ _PLAIN = re.compile(r"[^\W\d_](?:[^\s:#]|:(?=[^\s])|(?<=[^\s])#| (?=[^\s#]))*")
 
 
 def read_prompts(path: Path, report: Reporter = lambda _event: None) -> tuple[str, ...]:
-    """The prompts of a file: one per line, a numbered or Markdown list, JSON, or upstream's prompt.txt.
+    """The prompts of a file: one per line, a list, a table, JSON, or upstream's prompt.txt.
 
     That is `prompts = [...]` or a bare list of texts in Python, which is never executed.
 
