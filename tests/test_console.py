@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 import pytest
 from rich.cells import cell_len
 
-from svi_story.cli.console import Display
+from svi_story.cli.console import Display, Lines
 from svi_story.events import (
     BoardDelayed,
     BoardStarted,
@@ -24,6 +24,7 @@ from svi_story.events import (
     DeviceMemory,
     Event,
     FilmDone,
+    FramesDone,
     Hashing,
     JoinStarted,
     ModelLoading,
@@ -84,6 +85,14 @@ def test_what_is_happening_in_words(event: Event, now: str) -> None:
     assert progress(*started(A), event).now == now
 
 
+def test_the_bar_moves_with_the_steps_and_frames_of_a_segment() -> None:
+    done = SegmentDone(A, "sea", 0, "k", 1.0, 0.5, 0.5)
+    steps = [done, SegmentStarted(*ROOF, "k", 81), StepDone(*ROOF, 25, 50)]
+    assert progress(*started(A), *steps).fraction == pytest.approx((1 + 0.45) / 2)
+    decoded = FramesDone(*ROOF, 81, 81)
+    assert progress(*started(A), *steps, StepDone(*ROOF, 50, 50), decoded).fraction == pytest.approx(1)
+
+
 def test_seconds_per_step_without_the_loading_before_the_first() -> None:
     steps: list[Event | float] = [PhaseStarted(*ROOF, "high"), 300.0]
     for step in range(1, 5):
@@ -105,7 +114,10 @@ def test_of_several_boards_the_current_one_is_named() -> None:
 def test_of_several_workers_each_is_shown() -> None:
     workers = [WorkerStarted(1, "h", 7), WorkerStarted(2, "h", 8)]
     found = progress(*started(A), *workers, StepDone(*ROOF, 3, 8), 1.0, StepDone(A, "sea", 0, 1, 8))
-    assert found.now == "2 workers: roof step 3/8, sea step 1/8"
+    assert found.now == "2 workers: roof step 3/8; sea step 1/8"
+    frames = [FramesDone(B, "roof", 0, 18, 45), PhaseStarted(*ROOF, "high")]
+    found = progress(*started(A, B), *workers, *frames)
+    assert found.now == "2 workers: a/roof starting; b/roof decoding 18/45"
 
 
 def test_a_board_that_is_begun_anew_counts_its_segments_once() -> None:
@@ -158,6 +170,32 @@ def test_a_pipe_gets_a_line_for_each_board_and_segment(svi_story: Run, write_boa
     assert "board.yaml: done" in err[4]
     quiet = svi_story("render", write_board("other.yaml"), "--engine", "animatic", "--quiet")
     assert quiet.err == ""
+
+
+def test_a_log_says_every_minute_what_takes_long(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    clock = [1000.0]
+    monkeypatch.setattr("svi_story.cli.console.time.monotonic", lambda: clock[0])
+    lines = Lines()
+    for event in started(A):
+        lines(event)
+    for second in range(0, 200, 10):
+        clock[0] = 1000.0 + second
+        lines(ModelLoading("high", second * 2**30 // 10, 20 * 2**30))
+    assert capsys.readouterr().err.splitlines() == [
+        "a.yaml: 2 of 2 segments to render (2 clips)",
+        "loading the high-noise expert (7.0 GiB of 20.0 GiB)",
+        "loading the high-noise expert (14.0 GiB of 20.0 GiB)",
+    ]
+
+
+def test_before_a_run_starts_the_clock_shows_that_it_is_alive() -> None:
+    display = Display(lambda *_, **__: None)
+    assert display.lines(display._started + 65, 60) == ["preparing  1:05 so far"]
+    display(Hashing(Path("m/a-file-with-a-long-name.gguf"), 2**30, 2**31))
+    (line,) = display.lines(display._started + 65, 40)
+    assert line == "hashing a-file-with-a-l…  1:05 so far"
 
 
 def test_verbose_is_a_line_for_each_phase_and_no_steps(svi_story: Run, write_board: Write) -> None:

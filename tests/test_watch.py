@@ -207,7 +207,7 @@ def test_two_renders_and_a_run_of_ray_are_shown_at_the_same_time(site: Site, wri
     active = [run for run in state["runs"] if run["state"] == "running"]
     assert [run["boards"] for run in active] == [[2], [1], [0]]
     assert [run["workers"] for run in active] == [2, 0, 0]
-    assert active[0]["now"] == "2 workers: clip-01 step 2/8, clip-03 step 5/8"
+    assert active[0]["now"] == "2 workers: clip-01 step 2/8; clip-03 step 5/8"
     assert active[1]["now"].startswith("sampling clip clip-02 (step 3/8")
     cells = [clip["state"] for clip in state["boards"][2]["clips"]]
     assert cells == ["sampling", "sampling", "sampling"]  # clip 2 is another one that Ray renders

@@ -65,24 +65,37 @@ def show_phases(event: Event) -> None:
         show(event)
 
 
+QUIET_SECONDS = 60.0
+"""After which a log gets a line about what is going on."""
+
+
 class Lines:
-    """Shows a line for each board and segment, errors and warnings: for logs and pipes."""
+    """Shows a line for each board and segment, errors and warnings: for logs and pipes.
+
+    What takes long, such as loading a model, gets a line every minute.
+    """
 
     def __init__(self) -> None:
         self._progress = Progress()
+        self._shown = time.monotonic()
+        """When there was a line last."""
 
     def __call__(self, event: Event) -> None:
         """Show one event."""
-        self._progress.add(event, time.time())
-        match event:
-            case BoardStarted() | FilmDone():
-                show(event)
-            case SegmentDone():
-                left = left_of(self._progress)
-                count = f"{self._progress.finished} of {self._progress.segments} segments"
-                complain(f"{event} ({count}{f', {left}' if left else ''})")
-            case _:
-                warn(event)
+        progress = self._progress
+        progress.add(event, time.time())
+        left = left_of(progress)
+        if isinstance(event, BoardStarted | FilmDone):
+            show(event)
+        elif isinstance(event, SegmentDone):
+            count = f"{progress.finished} of {progress.segments} segments"
+            complain(f"{event} ({count}{f', {left}' if left else ''})")
+        elif isinstance(event, FREQUENT) and time.monotonic() - self._shown > QUIET_SECONDS:
+            complain(f"{progress.now}{f', {left}' if left else ''}")
+        else:
+            warn(event)
+            return
+        self._shown = time.monotonic()
 
 
 def lines_of(event: Event) -> tuple[str, ...]:
@@ -161,6 +174,7 @@ class Display:
     def __init__(self, keep: Callable[..., None]) -> None:
         self._keep = keep
         self._progress = Progress()
+        self._started = time.time()
         self._reviewed: ClipReviewed | FilmRead | None = None
         self._lock = Lock()
         """Events come from several threads, and lines are drawn in another one."""
@@ -191,13 +205,17 @@ class Display:
 
         if isinstance(self._reviewed, FilmRead):
             done, frames = self._reviewed.done, self._reviewed.frames
-            return [overall(self._reviewed.film.name, done, frames, [f"{done}/{frames} frames"], width)]
+            return [
+                overall(self._reviewed.film.name, done / max(frames, 1), [f"{done}/{frames} frames"], width)
+            ]
         if self._reviewed:
             done, clips = self._reviewed.done, self._reviewed.clips
-            return [overall(self._reviewed.board.name, done, clips, [f"{done}/{clips} clips"], width)]
+            return [
+                overall(self._reviewed.board.name, done / max(clips, 1), [f"{done}/{clips} clips"], width)
+            ]
         progress = self._progress
         if not progress.segments:
-            return [fit(progress.now, width)] if progress.latest else []
+            return [f"{fit(progress.now, width - 16)}  {clock(now - self._started)} so far"]
         boards = progress.boards
         name = "all boards"
         if progress.number_of_boards == 1 and boards:
@@ -216,7 +234,7 @@ class Display:
             gpu = ""
         doing = fit(progress.now, width - len(gpu) - 2 if gpu else width)
         return [
-            overall(name, progress.finished, progress.segments, [fact for fact in facts if fact], width),
+            overall(name, progress.fraction, [fact for fact in facts if fact], width),
             f"{doing}{' ' * (width - cell_len(doing) - len(gpu))}{gpu}" if gpu else doing,
         ]
 
@@ -225,8 +243,8 @@ BAR = range(8, 41)
 """How wide a bar may be."""
 
 
-def overall(name: str, done: int, total: int, facts: list[str], width: int) -> str:
-    """A line with a bar. In a narrow terminal, facts are left out, the last one first."""
+def overall(name: str, fraction: float, facts: list[str], width: int) -> str:
+    """A line with a bar, full at 1. In a narrow terminal, facts are left out, the last one first."""
     from rich.cells import cell_len
 
     for count in range(len(facts), 0, -1):
@@ -234,7 +252,7 @@ def overall(name: str, done: int, total: int, facts: list[str], width: int) -> s
         room = width - cell_len(name) - len(right) - 4
         if room >= BAR.start:
             size = min(room, BAR.stop - 1)
-            full = size * done // max(total, 1)
+            full = int(size * fraction)
             return f"{name}  {'━' * full}{'╌' * (size - full)}  {right}"
     return fit(f"{name}  {facts[0]}", width)
 

@@ -11,7 +11,14 @@ from typing import TYPE_CHECKING, Protocol, Self
 
 from svi_story.engines.base import Carry
 from svi_story.errors import InputError, TransientError
-from svi_story.events import FramesDone, PhaseDone, PhaseStarted, SegmentDone, SegmentStarted, StepDone
+from svi_story.events import (
+    FramesDone,
+    PhaseDone,
+    PhaseStarted,
+    SegmentDone,
+    SegmentStarted,
+    StepDone,
+)
 from svi_story.files import disk_error
 from svi_story.render.record import versions
 from svi_story.render.schedule import segment_works

@@ -12,6 +12,7 @@ from svi_story.events import (
     BoardRefused,
     BoardStarted,
     DeviceMemory,
+    EngineSettled,
     Event,
     FilmDone,
     FramesDone,
@@ -47,6 +48,8 @@ if TYPE_CHECKING:
 Ending = Literal["done", "failed", "stopped", "interrupted"]
 KEPT_MESSAGES = 50
 """Newest warnings."""
+SAMPLING = 0.9
+"""The part of a segment that is done when it is sampled: decoding is short."""
 MODEL_NAMES = {
     "high": "high-noise expert",
     "low": "low-noise expert",
@@ -76,6 +79,21 @@ class SegmentProgress:
     def is_finished(self) -> bool:
         """Whether it is in the cache."""
         return self.state in ("done", "cached")
+
+    @property
+    def fraction(self) -> float:
+        """How much of it is done, from 0 to 1; most of the time goes into sampling."""
+        if self.is_finished:
+            return 1.0
+        sampled = self.step / self.steps if self.steps else 0.0
+        return SAMPLING * sampled + (1 - SAMPLING) * self.frames / max(self.of_frames, 1)
+
+    @property
+    def activity(self) -> str:
+        """What is done with it, in short."""
+        if self.state == "decoding" and self.frames:
+            return f"decoding {self.frames}/{self.of_frames}"
+        return self.state if self.state != "sampling" else _steps(self) or "starting"
 
     def start_steps(self, at: float) -> None:
         """Forget how long steps took: another model may take longer."""
@@ -152,6 +170,12 @@ class Progress:
         return sum(board.finished for board in self.boards.values())
 
     @property
+    def fraction(self) -> float:
+        """How much of all segments is rendered, from 0 to 1."""
+        segments = (each for board in self.boards.values() for each in board.started.values())
+        return min(sum(each.fraction for each in segments) / max(self.segments, 1), 1.0)
+
+    @property
     def segment(self) -> SegmentProgress | None:
         """How far the current segment is."""
         if self.current is None:
@@ -164,7 +188,7 @@ class Progress:
     def now(self) -> str:
         """What it is doing, in a sentence; the board is named where there are several."""
         if len(self.workers) > 1:
-            return f"{len(self.workers)} workers: {', '.join(self._active()) or self.doing}"
+            return f"{len(self.workers)} workers: {'; '.join(self._active()) or self.doing}"
         board = self.current[0] if self.current else None
         named = f"{board}: " if board and self.number_of_boards > 1 else ""
         return f"{named}{self.activity}"
@@ -178,8 +202,8 @@ class Progress:
     def _active(self) -> list[str]:
         """What each worker is doing: as many segments as there are workers, by their latest events."""
         found = [
-            (segment.seen, f"{clip} {_steps(segment) if segment.state == 'sampling' else segment.state}")
-            for board in self.boards.values()
+            (segment.seen, f"{path.stem + '/' if self.number_of_boards > 1 else ''}{clip} {segment.activity}")
+            for path, board in self.boards.items()
             for (clip, _), segment in board.started.items()
             if not segment.is_finished and board.state in ("rendering", "waiting")
         ]
@@ -219,6 +243,7 @@ class Progress:
                 self.left, self.left_at = event, at
             case WorkerStarted():
                 self.workers[event.worker] = event.host
+                self._do("starting workers", f"starting {_count(len(self.workers), 'worker')}")
             case WorkerLost():
                 self.workers.pop(event.worker, None)
                 self.messages.append((at, str(event)))
@@ -230,12 +255,12 @@ class Progress:
     def _add_work(self, event: Event) -> None:
         """Take into account what takes time and belongs to no segment."""
         match event:
-            case Hashing():
+            case Hashing() if event.done < event.total:
                 self._do("hashing", f"hashing {event.path.name} ({_of(event.done, event.total)})")
             case ModelLoading():
                 name = MODEL_NAMES.get(event.model, event.model)
                 self._do(f"loading {event.model}", f"loading the {name} ({_of(event.done, event.total)})")
-            case ModelLoaded() | ModelMoved():
+            case Hashing() | ModelLoaded() | ModelMoved() | EngineSettled():
                 self._do("preparing", "preparing")
             case PromptsStarted():
                 self._do("encoding prompts", f"encoding {_count(event.prompts, 'prompt')}")

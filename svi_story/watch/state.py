@@ -240,6 +240,7 @@ class Watched:
             "step_seconds": segment.step_seconds if segment and shown else None,
             "finished": progress.finished,
             "segments": progress.segments,
+            "fraction": round(progress.fraction, 3),
             "started": progress.first,
             "ended": None if active else progress.latest,
             "end": progress.left_at + progress.left.seconds if active and progress.left else None,

@@ -73,9 +73,8 @@ function runCard(run) {
   const names = run.boards.map((number) => boards[number]?.name).filter(Boolean);
   const title = names.length > 3 ? `${names.slice(0, 3).join(", ")} and ${names.length - 3} more` : names.join(", ");
   const active = run.state === "running" || run.state === "hanging";
-  const done = run.segments ? run.finished / run.segments : 0;
   const bar = make("i");
-  bar.style.width = `${100 * done}%`;
+  bar.style.width = `${100 * run.fraction}%`;
   const what = make("div", { class: "what" },
     make("h3", {}, `${title} `, make("span", { class: `badge ${run.state}` }, run.state)),
     make("p", { class: "doing" }, active ? sentence(run.now) : ""),
