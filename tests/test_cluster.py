@@ -481,9 +481,11 @@ def test_a_segment_that_kills_every_worker_is_given_up_and_the_rest_is_made(head
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, pytest.param(signal.SIGTERM, marks=pytest.mark.slow)])
-def test_an_interrupt_ends_everything_that_was_started(number: signal.Signals, head: str) -> None:
+def test_an_interrupt_ends_everything_that_was_started(
+    number: signal.Signals, request: pytest.FixtureRequest
+) -> None:
     animatic_board("long.yaml", "1280x720", *(f"fog {n}" for n in range(9)))
-    address = ["--ray"] if number == signal.SIGINT else ["--ray", head]
+    address = ["--ray"] if number == signal.SIGINT else ["--ray", request.getfixturevalue("head")]
     long = Path("temporary").absolute()  # too long for sockets
     long.mkdir()
     run = start("storyboards", *ANIMATIC, *address, "--workers", "1", TMPDIR=str(long), **TOKEN)

@@ -60,7 +60,11 @@ def wide(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
     return board, render([board], folder / "plain", PLAIN)[board.stem]
 
 
-@pytest.mark.parametrize("condition", PERTURBED, ids=lambda condition: condition.name)
+@pytest.mark.parametrize(
+    "condition",
+    [PERTURBED[0], *(pytest.param(each, marks=pytest.mark.slow) for each in PERTURBED[1:])],
+    ids=lambda condition: condition.name,
+)
 def test_a_film_does_not_depend_on_what_glibc_leaves_in_memory(
     tmp_path: Path, wide: tuple[Path, str], condition: Condition
 ) -> None:

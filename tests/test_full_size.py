@@ -1,6 +1,6 @@
 """The engine at its full size on a GPU that does not exist (fake_gpu.py): `memory.py` claims what lives.
 
-By default with six of the 40 layers and few frames; `make full-size` runs all of it.
+`make slow` runs it with six of the 40 layers and few frames, `make full-size` runs all of it.
 """
 
 from __future__ import annotations
@@ -47,7 +47,10 @@ def measured(folder: Path, cases: list[dict[str, Any]], layers: int, frames: int
 
 @pytest.mark.parametrize(
     ("cases", "layers", "frames"),
-    [(FEW, 6, 9), pytest.param(FULL, 40, 81, marks=pytest.mark.full_size)],
+    [
+        pytest.param(FEW, 6, 9, marks=pytest.mark.slow),  # compiles C++ for torch
+        pytest.param(FULL, 40, 81, marks=pytest.mark.full_size),
+    ],
     ids=["few layers", "all layers"],
 )
 def test_what_is_claimed_is_what_lives(

@@ -166,7 +166,14 @@ def samples_of(path: Path) -> int:
         return guard.count_samples(path, file)
 
 
-@pytest.mark.parametrize("command", ["validate", "plan", "render"])
+def limit(monkeypatch: pytest.MonkeyPatch, limit: str) -> None:
+    """Start the process behind the guard again, with another limit."""
+    changed = f"from svi_story.media import guard_child; guard_child.{limit}; from svi"
+    monkeypatch.setattr(guard, "_BOOT", guard._BOOT.replace("from svi", changed))
+    guard.stop()
+
+
+@pytest.mark.parametrize("command", ["validate", pytest.param("plan", marks=pytest.mark.slow), "render"])
 def test_a_board_of_bombs_is_refused_for_little(write_board: Callable[..., Path], command: str) -> None:
     clips: list[dict[str, Any]] = []
     for name, make in {**PICTURES, **SOUNDS}.items():
@@ -198,16 +205,20 @@ def test_a_bundle_of_bombs_is_refused_for_little(write_board: Callable[..., Path
     assert peak < MEGABYTES
 
 
-def test_the_largest_picture_is_read(write_board: Callable[..., Path]) -> None:
-    """Ten thousand by ten thousand, with a palette and transparency: twelve kilobytes."""
+@pytest.mark.parametrize("side", [4000, pytest.param(10_000, marks=pytest.mark.slow)])
+def test_the_largest_picture_is_read(write_board: Callable[..., Path], side: int) -> None:
+    """Up to ten thousand by ten thousand, with a palette and transparency: twelve kilobytes."""
     palette = chunk(b"PLTE", bytes(6)) + chunk(b"tRNS", b"\x80\xff")
-    Path("large.png").write_bytes(png(10_000, 10_000, before=palette, kind=3))
+    Path("large.png").write_bytes(png(side, side, before=palette, kind=3))
     code, text, peak = measured("validate", write_board(reference="large.png"))
     assert code == 0, text
     assert peak < MEGABYTES
 
 
-def test_what_no_inspection_finds_is_stopped_by_the_limits(tmp_path: Path) -> None:
+def test_what_no_inspection_finds_is_stopped_by_the_limits(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    limit(monkeypatch, "SECONDS = 0.5")
     endless = tmp_path / "endless.png"  # Pillow takes such prefixes off one by one
     endless.write_bytes(png(8, 8, before=chunk(b"eXIf", b"Exif\0\0" * 2**20)))
     with pytest.raises(PictureError, match="takes more time to read than its size justifies"):
@@ -223,9 +234,7 @@ def test_a_sound_that_needs_too_much_memory_is_refused(
 ) -> None:
     path = write_sound(tmp_path / "a.wav", noise(48_000))
     assert samples_of(path) == 48_000
-    little = "from svi_story.media import guard_child; guard_child.SOUND_MEMORY = -(2**24); "
-    monkeypatch.setattr(guard, "_BOOT", guard._BOOT.replace("from svi", f"{little}from svi"))
-    guard.stop()
+    limit(monkeypatch, "SOUND_MEMORY = -(2**24)")
     with pytest.raises(SoundError):
         samples_of(path)
 

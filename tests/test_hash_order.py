@@ -34,7 +34,7 @@ def test_the_same_is_said_under_every_hash_seed(tmp_path: Path, write_board: Cal
         wrong = {f"{name}{n}x": n for n in range(5)}
         write_board(f"wrong/{name}.yaml", reference=picture, clips=[{"prompt": "x", **wrong}], **wrong)
     said = set()
-    for seed in range(5):
+    for seed in range(3):
         environment = {
             **os.environ,
             "PYTHONHASHSEED": str(seed),

@@ -256,8 +256,13 @@ def resident() -> list[support.Made]:
         return support.render(svi, switching())
 
 
-@pytest.mark.parametrize("mode", ["offload", "stream"])
-@pytest.mark.parametrize("keep", [True, False])
+@pytest.mark.parametrize(
+    ("mode", "keep"),
+    [
+        *(("offload", True), ("stream", False)),
+        *(pytest.param(*case, marks=pytest.mark.slow) for case in (("offload", False), ("stream", True))),
+    ],
+)
 def test_a_mode_never_changes_numbers(resident: list[support.Made], mode: MemoryMode, keep: bool) -> None:
     with made_by(Recorder(), memory=mode, free_memory=room(mode, keep=keep)) as svi:
         svi.prepare(switching())

@@ -5,9 +5,9 @@ from __future__ import annotations
 import json
 import os
 import shutil
-import signal
 import subprocess
 import sys
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -16,7 +16,6 @@ import torch
 
 if TYPE_CHECKING:
     from collections.abc import Callable
-    from pathlib import Path
 
     from conftest import Ended
 
@@ -27,21 +26,33 @@ STEPS = 7
 """One checkpoint, after the fifth."""
 OPTIONS = ("--models", support.MODELS, "--dtype", "float32")
 DYING = """
-import os, signal, sys, torch
+import json, os, signal, sys, torch
 torch.set_num_threads(1)
-from svi_story.engines.svi import {module}
-real, calls = {module}.{name}, 0
-
-def dying(*args, **options):
-    global calls
-    calls += 1
-    if calls == {call}:
-        os.kill(os.getpid(), signal.SIGKILL)
-    return real(*args, **options)
-
-{module}.{name} = dying
+import ftfy, transformers
+from diffusers import AutoencoderKLWan, WanTransformer3DModel
 from svi_story.cli import main
-main()
+from svi_story.engines.svi import sampler, vae
+
+def render(function, fatal):
+    module, name = function.split(".")
+    real, calls = getattr(globals()[module], name), 0
+
+    def dying(*args, **options):
+        nonlocal calls
+        calls += 1
+        if calls == fatal:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return real(*args, **options)
+
+    setattr(globals()[module], name, dying)
+    main()
+
+for number, (function, fatal) in enumerate(json.loads(sys.argv.pop(1))):
+    process = os.fork()
+    if process == 0:
+        os.dup2(os.open(f"told-{number}", os.O_WRONLY | os.O_CREAT), 1)
+        render(function, fatal)
+    assert os.waitstatus_to_exitcode(os.waitpid(process, 0)[1]) == -signal.SIGKILL, function
 """
 
 
@@ -58,15 +69,18 @@ def events(out: str) -> list[dict[str, Any]]:
     return [json.loads(line) for line in out.splitlines()]
 
 
-def killed(board: Path, module: str, name: str, call: int) -> list[dict[str, Any]]:
-    """The events of a render that SIGKILLs itself at the n-th call of a function of the engine."""
-    program = DYING.format(module=module, name=name, call=call)
-    command = [sys.executable, "-c", program, "render", str(board), "--json", *map(str, OPTIONS)]
+def killed(board: Path, *calls: tuple[str, int]) -> list[list[dict[str, Any]]]:
+    """The events of renders that SIGKILL themselves, each at the n-th call of a function of the engine.
+
+    They are forks of one process, so that the libraries are imported once.
+    """
+    command = [sys.executable, "-c", DYING, json.dumps(calls), "render", str(board), "--json"]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     done = subprocess.run(
-        command, capture_output=True, text=True, check=False, env={**os.environ, "OMP_NUM_THREADS": "1"}
+        [*command, *map(str, OPTIONS)], capture_output=True, text=True, check=False, env=environment
     )
-    assert done.returncode == -signal.SIGKILL, done.stderr
-    return events(done.stdout)
+    assert done.returncode == 0, done.stderr
+    return [events(Path(f"told-{number}").read_text("utf-8")) for number in range(len(calls))]
 
 
 def steps_of(told: list[dict[str, Any]], clip: str) -> list[int]:
@@ -79,11 +93,14 @@ def test_killed_in_sampling_and_in_decoding_the_film_is_the_same(board: Path, sv
     film = board.parent / "renders/board.mp4"
     passes = 2  # a step is a positive and a negative pass
 
-    first = killed(board, "sampler", "_velocity", 6 * passes + 1)
+    first, second, third = killed(
+        board,
+        ("sampler._velocity", 6 * passes + 1),
+        ("vae.decode", 1),
+        ("sampler._velocity", 5 * passes + 2),
+    )
     assert steps_of(first, "boat") == [1, 2, 3, 4, 5, 6]
-    second = killed(board, "vae", "decode", 1)
     assert steps_of(second, "boat") == [6, 7]
-    third = killed(board, "sampler", "_velocity", 5 * passes + 2)
     assert steps_of(third, "boat") == []
     assert steps_of(third, "cloud") == [1, 2, 3, 4, 5]
     assert not film.exists()

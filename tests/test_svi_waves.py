@@ -70,21 +70,21 @@ def films(folder: Path) -> dict[str, bytes]:
     return {film.name: film.read_bytes() for film in folder.glob("*.mp4")}
 
 
-def test_twelve_boards_of_five_clips_change_experts_twice_a_wave(
-    write_board: Write, svi_story: Run, tmp_path: Path
+@pytest.mark.parametrize(("count", "clips"), [(3, 2), pytest.param(12, 5, marks=pytest.mark.slow)])
+def test_boards_change_experts_twice_a_wave(
+    write_board: Write, svi_story: Run, tmp_path: Path, count: int, clips: int
 ) -> None:
-    boards = write_boards(
-        write_board, tmp_path, [f"b{n:02}" for n in range(12)], clips=5, engine={"steps": 2, "guidance": 1}
-    )
+    names = [f"b{n:02}" for n in range(count)]
+    boards = write_boards(write_board, tmp_path, names, clips=clips, engine={"steps": 2, "guidance": 1})
     ended = svi_story("render", boards, *OPTIONS, "--memory", "offload", "--json")
     assert ended.code == 0, ended.err
     told = events(ended.out)
     came = Counter(each["model"] for each in told if each["event"] in ("model_loaded", "model_moved"))
-    assert came["high"] == came["low"] == 5  # waves; clip by clip it would be 60
+    assert came["high"] == came["low"] == clips  # waves; clip by clip it would be count * clips
     runs = [model for model, _ in groupby(each["model"] for each in told if each["event"] == "phase_done")]
-    assert runs == ["vae", "high", "low"] * 5
-    assert sum(each["event"] == "segment_done" for each in told) == 60
-    assert sum(each["event"] == "film_done" for each in told) == 12
+    assert runs == ["vae", "high", "low"] * clips
+    assert sum(each["event"] == "segment_done" for each in told) == count * clips
+    assert sum(each["event"] == "film_done" for each in told) == count
 
 
 @pytest.mark.slow

@@ -9,7 +9,6 @@ from __future__ import annotations
 from contextlib import ExitStack, closing
 from dataclasses import dataclass, replace
 from fractions import Fraction
-from importlib.metadata import version
 from math import floor
 from typing import TYPE_CHECKING
 
@@ -20,6 +19,7 @@ from svi_story.cut.timeline import ranges_of
 from svi_story.errors import InputError, Problem, RenderError
 from svi_story.files import atomic_file, unwritable
 from svi_story.media.audio import RATE, RecordingReader
+from svi_story.plan.keys import version_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
@@ -139,8 +139,8 @@ def audio_inputs(soundtrack: Soundtrack) -> dict[str, Json]:
     return {
         "version": MIX_VERSION,
         "bitrate": BITRATE,
-        "av": version("av"),
-        "moviepy": version("moviepy"),
+        "av": version_of("av"),
+        "moviepy": version_of("moviepy"),
         "samples": soundtrack.samples,
         "tracks": [
             {

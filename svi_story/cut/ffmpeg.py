@@ -9,10 +9,10 @@ import subprocess
 import sys
 from functools import cache
 from importlib import resources
-from importlib.metadata import version
 from types import ModuleType
 
 from svi_story.errors import RenderError
+from svi_story.plan.keys import version_of
 
 ENVIRONMENT = (
     *("PATH", "LD_LIBRARY_PATH", "DYLD_LIBRARY_PATH", "DYLD_FALLBACK_LIBRARY_PATH"),
@@ -49,7 +49,7 @@ def ffmpeg_path() -> str:
 @cache
 def encoder_versions() -> tuple[str, str]:
     """The versions of ffmpeg and moviepy. Imports neither; raises RenderError without an ffmpeg."""
-    return _output_of("-version").partition("\n")[0], version("moviepy")
+    return _output_of("-version").partition("\n")[0], version_of("moviepy")
 
 
 @cache

@@ -8,12 +8,11 @@ from __future__ import annotations
 import json
 from contextlib import suppress
 from dataclasses import dataclass
-from importlib.metadata import version
 from typing import TYPE_CHECKING, Any, Protocol
 
 from svi_story.cut.join import count_frames
 from svi_story.files import atomic_file, disk, read_regular, sha256_file, unwritable
-from svi_story.plan.keys import key_of
+from svi_story.plan.keys import key_of, version_of
 from svi_story.portable import is_reserved
 
 if TYPE_CHECKING:
@@ -91,7 +90,7 @@ def media_inputs(spans: Sequence[Span], codec: MediaCodec, size: Size, fps: Frac
         "size": [size.width, size.height],
         "fps": str(fps),
         "spans": [[span.key, span.start, span.stop] for span in spans],
-        "av": version("av"),
+        "av": version_of("av"),
     }
 
 

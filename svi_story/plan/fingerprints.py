@@ -7,7 +7,6 @@ import hashlib
 import json
 import os
 from dataclasses import dataclass, field
-from importlib.metadata import version
 from typing import TYPE_CHECKING
 
 from svi_story.errors import InputError, Problem, RenderError
@@ -20,6 +19,7 @@ from svi_story.files import (
     remove_stale_temps,
     write_atomic,
 )
+from svi_story.plan.keys import version_of
 from svi_story.plan.model import Anchor, Recording, Size
 from svi_story.settings import user_cache
 
@@ -117,8 +117,8 @@ class Fingerprints:
     def anchor(self, path: Path, size: Size, fit: Fit) -> Anchor:
         """A reference image with the hash of its pixels after fit. Raises InputError for an invalid image."""
         state = _file_state(path)
-        memo_key = f"pixels {size} {fit} rules-{RULES} pillow-{version('pillow')} {state}"
-        size_key = f"picture-size rules-{RULES} pillow-{version('pillow')} {state}"
+        memo_key = f"pixels {size} {fit} rules-{RULES} pillow-{version_of('pillow')} {state}"
+        size_key = f"picture-size rules-{RULES} pillow-{version_of('pillow')} {state}"
         pixels, source = self.known.get(memo_key), self.known.get(size_key)
         if pixels is None or source is None:
             pixels, (width, height) = _hash_pixels(path, size, fit)
@@ -165,7 +165,7 @@ class Fingerprints:
 
 
 def _samples_key(state: str) -> str:
-    return f"samples {READING} rules-{RULES} av-{version('av')} {state}"
+    return f"samples {READING} rules-{RULES} av-{version_of('av')} {state}"
 
 
 def _file_state(path: Path) -> str:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import hashlib
 import json
 from dataclasses import replace
+from functools import cache
+from importlib.metadata import version
 from typing import TYPE_CHECKING, Protocol
 
 if TYPE_CHECKING:
@@ -33,6 +35,12 @@ class Identity(Protocol):
     def inputs(self, segment: Segment) -> Mapping[str, Json]:
         """The inputs that this engine's frames of the segment depend on, and no others."""
         ...
+
+
+@cache
+def version_of(package: str) -> str:
+    """The version of an installed package, which is looked up once."""
+    return version(package)
 
 
 def canonical(value: object) -> bytes:

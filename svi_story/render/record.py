@@ -8,7 +8,6 @@ import os
 import platform
 from contextlib import suppress
 from dataclasses import dataclass
-from importlib.metadata import version
 from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import Field, model_validator
@@ -29,7 +28,7 @@ from svi_story.plan.diff import (
     FilmDescription,
     SegmentDescription,
 )
-from svi_story.plan.keys import key_of
+from svi_story.plan.keys import key_of, version_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
@@ -321,7 +320,7 @@ def versions() -> dict[str, str]:
     return {
         "svi-story": __version__,
         "python": platform.python_version(),
-        **{package: version(package) for package in packages},
+        **{package: version_of(package) for package in packages},
     }
 
 

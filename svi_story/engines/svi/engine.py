@@ -6,7 +6,6 @@ import time
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
-from importlib.metadata import version
 from typing import TYPE_CHECKING, Self, TypeVar
 
 import numpy as np
@@ -43,6 +42,7 @@ from svi_story.engines.svi.weights.loading import Placement, load_vae
 from svi_story.engines.svi.weights.lora import LoraUse
 from svi_story.errors import InputError, RenderError, collect_problems
 from svi_story.events import DeviceMemory, EngineSettled, ModelLoaded
+from svi_story.plan.keys import version_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -212,7 +212,7 @@ class Svi:
             "torch": torch.__version__,
             "cuda": torch.version.cuda or "none",
             **self._identity.found.environment(),
-            **{package: version(package) for package in ("diffusers", "transformers", "ftfy")},
+            **{package: version_of(package) for package in ("diffusers", "transformers", "ftfy")},
         }
 
     @errors_without_tensors()
