@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import time
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import pytest
 from hypothesis import example, given, settings
@@ -13,15 +14,23 @@ from hypothesis import strategies as st
 from svi_story.errors import InputError
 from svi_story.events import Event, Warned
 from svi_story.fields import blank, text_problem
-from svi_story.storyboard.importers import board_from_prompts, read_prompts, title_for, write_board
+from svi_story.storyboard.importers import ImportedClip, read_clips, title_for
 from svi_story.storyboard.schema import MODELINE
 from svi_story.storyboard.source import load
+from svi_story.storyboard.templates import board_from_clips, write_board
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 
 def prompt_file(text: str | bytes) -> Path:
     path = Path("prompt.txt")
     path.write_bytes(text if isinstance(text, bytes) else text.encode())
     return path
+
+
+def prompts_of(path: Path, report: Callable[[Event], None] = lambda _: None) -> tuple[str, ...]:
+    return tuple(clip.prompt for clip in read_clips(path, report))
 
 
 @pytest.mark.parametrize(
@@ -50,7 +59,7 @@ def test_lists_of_texts_are_read(text: str, prompts: tuple[str, ...]) -> None:
     def refuse(event: Event) -> None:
         pytest.fail(str(event))
 
-    assert read_prompts(prompt_file(text), refuse) == prompts
+    assert prompts_of(prompt_file(text), refuse) == prompts
 
 
 @pytest.mark.parametrize(
@@ -121,7 +130,7 @@ def test_lists_of_texts_are_read(text: str, prompts: tuple[str, ...]) -> None:
 )
 def test_anything_else_is_refused_by_line(text: str | bytes, message: str) -> None:
     with pytest.raises(InputError) as caught:
-        read_prompts(prompt_file(text))
+        prompts_of(prompt_file(text))
     assert f"prompt.txt{message}" in str(caught.value) or message in str(caught.value)
     assert str(caught.value).replace("\n", "").isprintable()
 
@@ -129,7 +138,7 @@ def test_anything_else_is_refused_by_line(text: str | bytes, message: str) -> No
 def test_a_missing_comma_and_other_settings_are_warned_of() -> None:
     heard: list[Event] = []
     text = 'fps = 15\nprompts = [\n "one"\n "two",\n "three",\n]\n'
-    assert read_prompts(prompt_file(text), heard.append) == ("onetwo", "three")
+    assert prompts_of(prompt_file(text), heard.append) == ("onetwo", "three")
     assert heard == [
         Warned("prompt.txt:1: only `prompts` is read; `fps` is ignored"),
         Warned("prompt.txt:3: no comma after this text, so the next text continues it"),
@@ -172,7 +181,7 @@ def test_other_forms_of_lists_are_read(text: str, prompts: tuple[str, ...]) -> N
     def refuse(event: Event) -> None:
         pytest.fail(str(event))
 
-    assert read_prompts(prompt_file(text), refuse) == prompts
+    assert prompts_of(prompt_file(text), refuse) == prompts
 
 
 @pytest.mark.parametrize(
@@ -193,7 +202,7 @@ def test_other_forms_of_lists_are_read(text: str, prompts: tuple[str, ...]) -> N
 )
 def test_tables_are_read_by_their_column(name: str, text: str, prompts: tuple[str, ...]) -> None:
     Path(name).write_bytes(text.encode())
-    assert read_prompts(Path(name)) == prompts
+    assert prompts_of(Path(name)) == prompts
 
 
 def test_what_a_table_lacks_is_reported() -> None:
@@ -201,27 +210,92 @@ def test_what_a_table_lacks_is_reported() -> None:
     table = Path("a.csv")
     table.write_text("shot size,prompt,lens\nwide,A cat,35\n,,\nclose, ,50\n", "utf-8")
     with pytest.raises(InputError, match=r'^a.csv:4: prompt "" is blank; describe what is seen$'):
-        read_prompts(table, heard.append)
-    assert heard == [Warned('a.csv:1: only prompts are read; ignored: "shot size", "lens"')]
+        prompts_of(table, heard.append)
+    assert heard == [Warned('a.csv:1: not imported, and ignored: "shot size", "lens"')]
     table.write_text("wide,A cat\nclose,A dog\n", "utf-8")
     with pytest.raises(InputError, match=r'^a.csv:1: no column is called prompt; .*: "wide", "A cat"$'):
-        read_prompts(table)
+        prompts_of(table)
     table.write_text("prompt\n" + "a" * 200_000, "utf-8")
     with pytest.raises(InputError, match=r"^a.csv:2: is not CSV"):
-        read_prompts(table)
+        prompts_of(table)
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "clips"),
+    [
+        (
+            "a.csv",
+            "prompt,Negative prompt,steps\nA cat,dogs,30\nA dog,,\nA cow\n",
+            [
+                {"prompt": "A cat", "negative_prompt": "dogs", "steps": 30},
+                {"prompt": "A dog"},
+                {"prompt": "A cow"},
+            ],
+        ),
+        (
+            "a.csv",
+            'id;duration;prompt;caption\n01;5s;A cat;12\n02;2.5;"A ""wet""\ndog";"Rain: a lot"\n',
+            [
+                {"id": "01", "prompt": "A cat", "duration": 5, "caption": "12"},
+                {"id": "02", "prompt": 'A "wet"\ndog', "duration": 2.5, "caption": "Rain: a lot"},
+            ],
+        ),
+        (
+            "a.md",
+            "| transition | prompt | seed |\n|--|--|--|\n| | A cat | 1 |\n| cut | A dog | |\n",
+            [{"prompt": "A cat", "seed": 1}, {"prompt": "A dog", "transition": "cut"}],
+        ),
+        (
+            "a.json",
+            '{"clips": [{"text": "Cat", "seed": 7, "caption": {"text": "A", "to": 1}, "id": null}, "Dog"]}',
+            [{"prompt": "Cat", "seed": 7}, {"prompt": "Dog", "caption": None}],
+        ),
+    ],
+)
+def test_tables_and_json_have_other_fields_of_clips(
+    name: str, text: str, clips: list[dict[str, Any]]
+) -> None:
+    def refuse(event: Event) -> None:
+        pytest.fail(str(event))
+
+    Path(name).write_bytes(text.encode())
+    found = read_clips(Path(name), refuse)
+    Path("anchor.png").touch()
+    Path("board.yaml").write_text(board_from_clips(found, "anchor.png", "t"), "utf-8", newline="")
+    story = load(Path("board.yaml")).story
+    assert len(story.clips) == len(clips)
+    for clip, expected in zip(story.clips, clips, strict=True):
+        assert {field: getattr(clip, field) for field in expected} == expected
+        assert clip.model_fields_set <= {*expected, "caption"}
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "message"),
+    [
+        ("a.csv", "prompt,steps\nA cat,many\n", 'a.csv:2: steps: "many" is not a whole number;'),
+        ("a.csv", "prompt,steps\nA cat,5\n,5\n", 'a.csv:3: prompt "" is blank'),
+        ("a.csv", "prompt,id\nA cat,a\nA dog,a\n", 'a.csv:3: id: "a" is the id of clips[0] too'),
+        ("a.csv", "prompt,transition\nA cat,cut\n", "a.csv:2: transition: the first clip has no"),
+        ("a.json", '[{"prompt": "A", "steps": 0}]', "a.json: [0].steps: 0 is less than 1; use 1 or more"),
+        ("a.json", '{"clips": [{"prompt": "A", "seed": [1]}]}', "a.json: clips[0].seed: a list is not"),
+    ],
+)  # fmt: skip
+def test_fields_that_are_wrong_are_refused_at_their_place(name: str, text: str, message: str) -> None:
+    Path(name).write_text(text, "utf-8")
+    with pytest.raises(InputError) as caught:
+        read_clips(Path(name))
+    assert message in str(caught.value)
 
 
 def test_what_is_left_out_is_warned_of() -> None:
     heard: list[Event] = []
     text = "Here are two prompts:\n\n1. A cat\n2. A dog\n\nShall I go on?\n"
-    assert read_prompts(prompt_file(text), heard.append) == ("A cat", "A dog")
-    assert read_prompts(prompt_file('{"fps": 15, "clips": [{"prompt": "A cow"}]}'), heard.append) == (
-        "A cow",
-    )
+    assert prompts_of(prompt_file(text), heard.append) == ("A cat", "A dog")
+    assert prompts_of(prompt_file('{"fps": 15, "clips": [{"prompt": "A cow"}]}'), heard.append) == ("A cow",)
     assert heard == [
         Warned('prompt.txt:1: is not part of the list, and is ignored: "Here are two prompts:"'),
         Warned('prompt.txt:6: is not part of the list, and is ignored: "Shall I go on?"'),
-        Warned('prompt.txt: only prompts are read; ignored: "fps"'),
+        Warned('prompt.txt: not imported, and ignored: "fps"'),
     ]
 
 
@@ -229,7 +303,7 @@ def test_nothing_in_a_prompt_file_is_run() -> None:
     harm = "__import__('pathlib').Path('harm').touch()"
     for text in (f"prompts = [{harm}]", f"x = {harm}\nprompts = ['a']", f'[f"{{{harm}}}"]', f"{harm}"):
         with contextlib.suppress(InputError):
-            read_prompts(prompt_file(text))
+            prompts_of(prompt_file(text))
         assert not Path("harm").exists()
 
 
@@ -261,7 +335,7 @@ def test_hostile_prompt_files_are_refused_soon(text: str) -> None:
     heard: list[Event] = []
     start = time.process_time()
     with pytest.raises(InputError):
-        read_prompts(prompt_file(text), heard.append)
+        prompts_of(prompt_file(text), heard.append)
     assert time.process_time() - start < 10
     assert len(heard) <= 20
 
@@ -273,18 +347,18 @@ def test_files_that_are_none_are_refused() -> None:
         ("/dev/zero", "is not a regular"),
     ):
         with pytest.raises(InputError, match=reason):
-            read_prompts(Path(path))
+            prompts_of(Path(path))
     with Path("huge.txt").open("wb") as file:
         file.truncate(10**12)
     with pytest.raises(InputError, match="is larger than 2,000,000 bytes"):
-        read_prompts(Path("huge.txt"))
+        prompts_of(Path("huge.txt"))
 
 
 @settings(deadline=None)
 @given(st.binary(max_size=200))
 def test_any_bytes(raw: bytes) -> None:
     with contextlib.suppress(InputError):
-        assert read_prompts(prompt_file(raw))
+        assert prompts_of(prompt_file(raw))
 
 
 @settings(deadline=None)
@@ -295,7 +369,7 @@ def test_any_bytes(raw: bytes) -> None:
 )
 def test_any_signs(signs: list[str]) -> None:
     with contextlib.suppress(InputError):
-        assert read_prompts(prompt_file("".join(signs)))
+        assert prompts_of(prompt_file("".join(signs)))
 
 
 fit_texts = st.text(st.characters(codec="utf-8"), min_size=1).filter(
@@ -315,7 +389,9 @@ def test_every_prompt_comes_through_exactly(prompts: list[str], reference: str, 
     if name in ("", ".", "..") or len(name.encode()) > 200 or blank(name):
         name = "anchor.png"
     Path(name).write_bytes(b"")
-    Path("board.yaml").write_text(board_from_prompts(prompts, name, title), "utf-8", newline="")
+    Path("board.yaml").write_text(
+        board_from_clips(map(ImportedClip, prompts), name, title), "utf-8", newline=""
+    )
     story = load(Path("board.yaml")).story
     assert [clip.prompt for clip in story.clips] == prompts
     assert story.reference == name
@@ -324,7 +400,7 @@ def test_every_prompt_comes_through_exactly(prompts: list[str], reference: str, 
 
 def test_an_imported_board_is_pleasant_to_read() -> None:
     prompts = ["A cat sits by the window; rain falls.", "Close-up: it blinks.", "猫跳下来。"]
-    assert board_from_prompts(prompts, "images/cat.jpg", "Rain").splitlines() == [
+    assert board_from_clips(map(ImportedClip, prompts), "images/cat.jpg", "Rain").splitlines() == [
         MODELINE,
         "version: 1",
         "title: Rain",
@@ -339,7 +415,7 @@ def test_an_imported_board_is_pleasant_to_read() -> None:
 @pytest.mark.parametrize("reference", ["", "a\nb.png", "caf\udce9.png"])
 def test_a_reference_that_no_board_can_name_is_refused(reference: str) -> None:
     with pytest.raises(InputError, match="the reference"):
-        board_from_prompts(["A"], reference, "t")
+        board_from_clips([ImportedClip("A")], reference, "t")
 
 
 def test_a_board_is_written_once_and_whole(monkeypatch: pytest.MonkeyPatch) -> None:

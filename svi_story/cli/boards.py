@@ -86,7 +86,8 @@ def import_prompts(
 
     It has one prompt per line, or is a numbered or Markdown list, a CSV file with a column `prompt`, JSON, or
     upstream's `prompts = [...]`; it is read as data, never run. Lines that start with # are comments. The
-    image stays where it is.
+    image stays where it is. CSV and JSON may also have a clip's `duration`, `negative_prompt`, `steps` and
+    other fields, by these names.
 
     \b
     svi-story import prompt.txt --reference frame.jpg
@@ -95,16 +96,17 @@ def import_prompts(
     from svi_story.cli.console import warn
     from svi_story.files import relative_path
     from svi_story.media.guard import check_picture
-    from svi_story.storyboard.importers import board_from_prompts, read_prompts, title_for, write_board
+    from svi_story.storyboard.importers import read_clips, title_for
+    from svi_story.storyboard.templates import board_from_clips, write_board
 
-    texts = read_prompts(prompts, warn)
-    if clips and clips > len(texts):
-        count = "1 prompt" if len(texts) == 1 else f"{len(texts)} prompts"
+    found = read_clips(prompts, warn)
+    if clips and clips > len(found):
+        count = "1 prompt" if len(found) == 1 else f"{len(found)} prompts"
         complain(f"warning: {prompts} has {count}, fewer than --clips {clips}")
     check_picture(reference)
     board = output or Path(f"{prompts.stem}.yaml")
     relative = relative_path(reference.absolute(), board.absolute().parent)
-    write_board(board, board_from_prompts(texts[:clips], relative, title_for(prompts)))
+    write_board(board, board_from_clips(found[:clips], relative, title_for(prompts)))
     answer(str(board))
 
 

@@ -15,18 +15,19 @@ import warnings
 from dataclasses import dataclass, field
 from itertools import pairwise
 from pathlib import PurePath
+from types import MappingProxyType
 from typing import TYPE_CHECKING, NamedTuple, NoReturn
 
 from svi_story.errors import InputError, Problem
 from svi_story.events import Warned
-from svi_story.fields import LONGEST_TEXT, blank, format_value, joined_surrogates, text_problem
-from svi_story.storyboard.files import FORBIDDEN, decode, read_bytes, write_new
-from svi_story.storyboard.schema import MODELINE
-from svi_story.storyboard.templates import SUFFIXES
+from svi_story.fields import LONGEST_TEXT, blank, format_path, format_value, joined_surrogates, text_problem
+from svi_story.storyboard.files import decode, read_bytes
+from svi_story.storyboard.schema import Clip
+from svi_story.storyboard.validation import validate
 from svi_story.storyboard.yaml12 import scalar
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Iterable, Iterator, Mapping
     from pathlib import Path
 
     from svi_story.events import Reporter
@@ -89,8 +90,21 @@ _QUOTES = ('""', "''", "“”", "„“", "„”", "””", "«»", "‘’",
 _JSON_LISTS = ("prompts", "clips", "scenes", "shots")
 _JSON_TEXTS = ("prompt", "text", "description")
 
-Found = list[tuple[int | str, str]]
-"""Prompts, each after its place: a line, or a place in JSON."""
+_FIELDS = frozenset(Clip.model_fields) - {"prompt", "reference", "loras", "voice", "sounds"}
+"""Fields of a clip that tables and JSON may have too: all but files, which are relative to the board."""
+_WORDS = ("id", "negative_prompt", "caption")
+"""Those that are text in a table, whatever it looks like."""
+
+
+class ImportedClip(NamedTuple):
+    """A prompt, and other fields of its clip as a board has them."""
+
+    prompt: str
+    fields: Mapping[str, object] = MappingProxyType({})
+
+
+Found = list[tuple[int | str, ImportedClip]]
+"""Clips, each after its place: a line, or a place in JSON."""
 
 
 class Token(NamedTuple):
@@ -116,8 +130,8 @@ class PromptFile:
     problems: list[Problem] = field(default_factory=list)
     warnings: int = 0
 
-    def prompts(self) -> tuple[str, ...]:
-        """The prompts, in order. Raises InputError with what is wrong."""
+    def clips(self) -> tuple[ImportedClip, ...]:
+        """The clips, in order. Raises InputError with what is wrong."""
         start = self.text[_COMMENTS.match(self.text).end() :][:1]  # type: ignore[union-attr]  # it always matches
         found = self._in_json() if start in ("{", "[") else self._in_table()
         if found is None:
@@ -125,11 +139,23 @@ class PromptFile:
         if len(found) > MAX_PROMPTS:
             what = f"has more than {MAX_PROMPTS:,} prompts; split it"
             raise InputError(Problem(what, file=self.file))
-        for place, text in found:
-            self._check(place, text)
+        for place, clip in found:
+            self._check(place, clip.prompt)
+        if not self.problems and any(clip.fields for _, clip in found):
+            self._check_fields(found)
         if self.problems:
             raise InputError(*self.problems)
-        return tuple(text for _, text in found)
+        return tuple(clip for _, clip in found)
+
+    def _check_fields(self, found: Found) -> None:
+        """As on a board."""
+        clips = [{"prompt": clip.prompt, **clip.fields} for _, clip in found]
+        checked = validate({"version": 1, "reference": "-", "clips": clips})
+        for loc, what in (*checked.errors, *((each.loc, each.text()) for each in checked.conflicts)):
+            place = found[loc[1]][0] if len(loc) > 1 and isinstance(loc[1], int) else 0
+            path = format_path(loc[2:])
+            line, path = (place, path) if isinstance(place, int) else (0, f"{place}.{path}")
+            self.problems.append(Problem(what, file=self.file, line=line, path=path))
 
     def _check(self, place: int | str, text: str) -> None:
         reason = text_problem(text)
@@ -152,7 +178,7 @@ class PromptFile:
         """Every line, without its number. In a list, lines without one continue an entry, or are ignored."""
         lines = [(number, line) for number, line in enumerate(self.text.split("\n"), 1)]
         is_list = any(_MARK.match(f"{line.strip()} ") for _, line in lines)
-        found: Found = []
+        found: list[tuple[int, str]] = []
         indent, open_entry = 0, False
         for number, line in lines:
             text = line.strip()
@@ -174,12 +200,12 @@ class PromptFile:
                 indent, open_entry = depth, True
         if not found:
             raise InputError(Problem(f"has no prompts; {_HINT_LINES}", file=self.file))
-        return [(place, _unquoted(_without_emphasis(text))) for place, text in found]
+        return [(place, ImportedClip(_unquoted(_without_emphasis(text)))) for place, text in found]
 
     # CSV, TSV and tables in Markdown
 
     def _in_table(self) -> Found | None:
-        """The column with the prompts; None for what is no table."""
+        """The column with the prompts, and those that are fields of clips; None for what is no table."""
         lines = [line.strip() for line in self.text.split("\n")]
         told = [(number, line) for number, line in enumerate(lines, 1) if line and not line.startswith("#")]
         if PurePath(self.file).suffix.lower() in (".csv", ".tsv"):
@@ -192,16 +218,28 @@ class PromptFile:
         if not rows:
             raise InputError(Problem(f"has no prompts; {_HINT_LINES}", file=self.file))
         line, head = rows[0]
-        names = [name.strip().lower() for name in head]
+        names = [name.strip().lower().replace(" ", "_") for name in head]
         column = next((names.index(name) for name in (*_JSON_TEXTS, *_JSON_LISTS) if name in names), -1)
         if column < 0 and any(len(cells) > 1 for _, cells in rows):
             listed = ", ".join(map(format_value, head[:8]))
             what = f"no column is called prompt; call the one with the prompts so, in this line: {listed}"
             raise InputError(Problem(what, self.file, line))
-        if others := [format_value(name) for place, name in enumerate(head) if place != column >= 0]:
-            self._warn(line, f"only prompts are read; ignored: {', '.join(others[:8])}")
-        found = ((number, "".join(cells[max(column, 0) :][:1])) for number, cells in rows[column >= 0 :])
-        return [(number, _without_emphasis(text.strip())) for number, text in found]
+        fields = {name: place for place, name in enumerate(names) if name in _FIELDS and place != column >= 0}
+        others = [name for place, name in enumerate(head) if place not in (column, *fields.values())]
+        self._report_ignored(others if column >= 0 else (), line)
+        found: Found = []
+        for number, cells in rows[column >= 0 :]:
+            written = {
+                name: cells[at].strip() for name, at in fields.items() if "".join(cells[at:][:1]).strip()
+            }
+            values = {name: text if name in _WORDS else scalar(text) for name, text in written.items()}
+            text = "".join(cells[max(column, 0) :][:1]).strip()
+            found.append((number, ImportedClip(_without_emphasis(text), values)))
+        return found
+
+    def _report_ignored(self, names: Iterable[str], line: int = 0) -> None:
+        if ignored := ", ".join(map(format_value, [*names][:8])):
+            self._warn(line, f"not imported, and ignored: {ignored}")
 
     def _csv(self) -> list[tuple[int, list[str]]]:
         """The rows of a CSV or TSV file that are not empty, each with its line. Raises InputError."""
@@ -229,7 +267,7 @@ class PromptFile:
             data = self._json_lines(error)
         if is_list and not any(isinstance(each, dict) for each in data):
             fit = data and all(isinstance(each, str) and not text_problem(each) for each in data)
-            return [(0, each) for each in data] if fit and not any(map(blank, data)) else None
+            return [(0, ImportedClip(each)) for each in data] if fit and not any(map(blank, data)) else None
         ignored: dict[str, None] = {}
         name = ""
         if isinstance(data, dict) and not any(isinstance(data.get(key), str) for key in _JSON_TEXTS):
@@ -249,16 +287,19 @@ class PromptFile:
             key = next((key for key in _JSON_TEXTS if isinstance(each, dict) and key in each), "")
             text = each.get(key) if isinstance(each, dict) else each
             if isinstance(text, str):
-                found.append((place, joined_surrogates(text)))
-                ignored.update(dict.fromkeys(other for other in (each if key else ()) if other != key))
+                others = {name: value for name, value in each.items() if name != key} if key else {}
+                fields = {
+                    name: others[name] for name in others if name in _FIELDS and others[name] is not None
+                }
+                found.append((place, ImportedClip(joined_surrogates(text), fields)))
+                ignored.update(dict.fromkeys(name for name in others if name not in _FIELDS))
             else:
                 got = format_value(text if key else each)
                 what = f'{got} is not a prompt; write "...", or {{"prompt": "..."}}'
                 self.problems.append(Problem(what, file=self.file, path=place))
         if not found and not self.problems:
             raise InputError(Problem(f"the list of prompts is empty; {_HINT_LINES}", file=self.file))
-        if ignored:
-            self._warn(0, f"only prompts are read; ignored: {', '.join(map(format_value, [*ignored][:8]))}")
+        self._report_ignored(ignored)
         return found
 
     def _json_lines(self, error: Exception) -> list[object]:
@@ -266,13 +307,9 @@ class PromptFile:
         try:
             return [json.loads(line) for line in self.text.splitlines() if line.strip()]
         except (ValueError, RecursionError):
-            line = error.lineno if isinstance(error, json.JSONDecodeError) else 0
-            reason = (
-                error.msg if isinstance(error, json.JSONDecodeError) else "too deep, or a too long number"
-            )
-            raise InputError(
-                Problem(f"is not JSON ({reason}); correct it", file=self.file, line=line)
-            ) from error
+            reason = getattr(error, "msg", "too deep, or a too long number")
+            problem = Problem(f"is not JSON ({reason}); correct it", self.file, getattr(error, "lineno", 0))
+            raise InputError(problem) from error
 
     # a list of texts in Python
 
@@ -284,7 +321,7 @@ class PromptFile:
             what = f"a second list of prompts, after the one on line {lists[0][0].first}; keep one"
             self._stop(lists[1][0], what)
         found: Found = [
-            (item[0].first, joined_surrogates("".join(map(self._literal, item))))
+            (item[0].first, ImportedClip(joined_surrogates("".join(map(self._literal, item)))))
             for item in self._items(lists[0])
         ]
         if not found:
@@ -413,54 +450,15 @@ def _unquoted(text: str) -> str:
     return text
 
 
-# Text that YAML reads literally without quotes: it starts with a letter and contains neither ": " nor " #".
-_PLAIN = re.compile(r"[^\W\d_](?:[^\s:#]|:(?=[^\s])|(?<=[^\s])#| (?=[^\s#]))*")
-
-
-def read_prompts(path: Path, report: Reporter = lambda _event: None) -> tuple[str, ...]:
-    """The prompts of a file: one per line, a list, a table, JSON, or upstream's prompt.txt.
+def read_clips(path: Path, report: Reporter = lambda _event: None) -> tuple[ImportedClip, ...]:
+    """The clips of a file: a prompt per line, a list, a table, JSON, or upstream's prompt.txt.
 
     That is `prompts = [...]` or a bare list of texts in Python, which is never executed.
 
     Raises InputError with every problem, by line. Ignored lines and commas that are probably missing are
     reported as Warned.
     """
-    return PromptFile(decode(read_bytes(path), str(path)), str(path), report).prompts()
-
-
-def board_from_prompts(prompts: Iterable[str], reference: str, title: str) -> str:
-    """A board, as YAML, with one clip per prompt. A title that cannot be written is left out.
-
-    Raises InputError for a reference that cannot be written in a board.
-    """
-    reason = text_problem(reference, one_line=True) or (
-        "is blank; name the image" if blank(reference) else ""
-    )
-    if reason:
-        raise InputError(Problem(f"the reference {format_value(reference)} {reason}"))
-    titled = not blank(title) and not text_problem(title, one_line=True)
-    return "\n".join(
-        [
-            MODELINE,
-            "version: 1",
-            *([f"title: {_as_scalar(title)}"] if titled else []),
-            f"reference: {_as_scalar(reference)}",
-            "clips:",
-            *(f"  - prompt: {_as_scalar(prompt)}" for prompt in prompts),
-            "",
-        ]
-    )
-
-
-def write_board(path: Path, text: str) -> None:
-    """Write a new board completely or not at all.
-
-    Raises InputError for a name without a board's suffix, and when the file exists or cannot be written.
-    """
-    if path.suffix not in SUFFIXES:
-        what = f"is not a name for a board; end it in .yaml, as {path.stem or 'board'}.yaml"
-        raise InputError(Problem(what, file=str(path)))
-    write_new(path, text.encode())
+    return PromptFile(decode(read_bytes(path), str(path)), str(path), report).clips()
 
 
 def title_for(prompts: Path) -> str:
@@ -468,11 +466,3 @@ def title_for(prompts: Path) -> str:
     if prompts.stem.lower() not in ("prompt", "prompts"):
         return prompts.stem
     return prompts.parent.resolve().name or prompts.stem
-
-
-def _as_scalar(text: str) -> str:
-    """Text as a YAML scalar that reads back exactly: plain where possible, else in double quotes."""
-    if _PLAIN.fullmatch(text) and scalar(text) is text and not FORBIDDEN.search(text):
-        return text
-    quoted = json.dumps(text, ensure_ascii=False)
-    return FORBIDDEN.sub(lambda match: f"\\u{ord(match.group()):04x}", quoted)

@@ -1,16 +1,24 @@
-"""Templates for new boards and projects: a folder each, with `board.yaml` and its images."""
+"""New boards: from templates, a folder each with `board.yaml` and its images, and from imported clips."""
 
 from __future__ import annotations
 
 import json
+import re
 import shutil
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from svi_story.errors import InputError, Problem
-from svi_story.fields import format_value, nearest, text_problem
+from svi_story.fields import blank, format_value, nearest, text_problem
 from svi_story.files import read_regular, remove_stale_temps, temp_name
-from svi_story.storyboard.files import MAX_BYTES, unwritable, write_new
-from svi_story.storyboard.schema import SCHEMA_FILE, json_schema
+from svi_story.storyboard.files import FORBIDDEN, MAX_BYTES, unwritable, write_new
+from svi_story.storyboard.schema import MODELINE, SCHEMA_FILE, json_schema
+from svi_story.storyboard.yaml12 import scalar
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator
+
+    from svi_story.storyboard.importers import ImportedClip
 
 BOARD = "board.yaml"
 SUFFIXES = (".yaml", ".yml")
@@ -135,3 +143,56 @@ def _refuse_existing(place: Path) -> None:
 
 def _exists(place: Path) -> bool:
     return place.exists() or place.is_symlink()
+
+
+# Text that YAML reads literally without quotes: it starts with a letter and contains neither ": " nor " #".
+_PLAIN = re.compile(r"[^\W\d_](?:[^\s:#]|:(?=[^\s])|(?<=[^\s])#| (?=[^\s#]))*")
+
+
+def board_from_clips(clips: Iterable[ImportedClip], reference: str, title: str) -> str:
+    """A board, as YAML. A title that cannot be written is left out.
+
+    Raises InputError for a reference that cannot be written in a board.
+    """
+    reason = text_problem(reference, one_line=True) or (
+        "is blank; name the image" if blank(reference) else ""
+    )
+    if reason:
+        raise InputError(Problem(f"the reference {format_value(reference)} {reason}"))
+    titled = not blank(title) and not text_problem(title, one_line=True)
+    return "\n".join(
+        [
+            MODELINE,
+            "version: 1",
+            *([f"title: {_as_scalar(title)}"] if titled else []),
+            f"reference: {_as_scalar(reference)}",
+            "clips:",
+            *("\n    ".join(_fields_of(clip)) for clip in clips),
+            "",
+        ]
+    )
+
+
+def _fields_of(clip: ImportedClip) -> Iterator[str]:
+    yield f"  - prompt: {_as_scalar(clip.prompt)}"
+    for name, value in clip.fields.items():
+        yield f"{name}: {_as_scalar(value) if isinstance(value, str) else json.dumps(value)}"
+
+
+def write_board(path: Path, text: str) -> None:
+    """Write a new board completely or not at all.
+
+    Raises InputError for a name without a board's suffix, and when the file exists or cannot be written.
+    """
+    if path.suffix not in SUFFIXES:
+        what = f"is not a name for a board; end it in .yaml, as {path.stem or 'board'}.yaml"
+        raise InputError(Problem(what, file=str(path)))
+    write_new(path, text.encode())
+
+
+def _as_scalar(text: str) -> str:
+    """Text as a YAML scalar that reads back exactly: plain where possible, else in double quotes."""
+    if _PLAIN.fullmatch(text) and scalar(text) is text and not FORBIDDEN.search(text):
+        return text
+    quoted = json.dumps(text, ensure_ascii=False)
+    return FORBIDDEN.sub(lambda match: f"\\u{ord(match.group()):04x}", quoted)
