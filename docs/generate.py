@@ -23,6 +23,7 @@ from svi_story.event_json import json_name
 from svi_story.plan.model import Size
 from svi_story.render.record import Record
 from svi_story.render.summary import PlanSummary, StatesSummary
+from svi_story.render.takes import TakesSummary
 from svi_story.review.summary import ReviewSummary
 from svi_story.storyboard.schema import json_schema
 from svi_story.units import GIB, gib
@@ -33,7 +34,7 @@ if TYPE_CHECKING:
     from svi_story.engines.svi.memory import Needs
 
 COMMANDS = (
-    (), ("new",), ("import",), ("validate",), ("plan",), ("preview",), ("render",), ("status",),
+    (), ("new",), ("import",), ("validate",), ("plan",), ("preview",), ("render",), ("status",), ("takes",),
     ("watch",), ("stop",),
     ("export",), ("review",),
     ("cache",), ("cache", "ls"), ("cache", "verify"), ("cache", "gc"),
@@ -160,7 +161,7 @@ def tables_page(page: str) -> str:
     return page
 
 
-MODELS: tuple[type[BaseModel], ...] = (PlanSummary, StatesSummary, ReviewSummary, Record)
+MODELS: tuple[type[BaseModel], ...] = (PlanSummary, StatesSummary, TakesSummary, ReviewSummary, Record)
 """What is printed or written as JSON."""
 
 
@@ -188,7 +189,7 @@ def event_table() -> str:
                 fields[ast.unparse(part.target)] = about.rstrip(".")
         found[node.name] = fields, " ".join((ast.get_docstring(node) or "").split())
     for name, (fields, about) in found.items():
-        if name not in ("Event", "SegmentEvent"):
+        if name not in ("Event", "BoardEvent", "SegmentEvent"):
             explained = (f"`{field}`" + (f" ({what})" if what else "") for field, what in fields.items())
             rows.append(f"| `{json_name(name)}` | {about} | {', '.join(explained)} |")
     return "\n".join(rows) + "\n"

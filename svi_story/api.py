@@ -14,6 +14,7 @@ from __future__ import annotations
 
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypedDict, Unpack
 
@@ -28,6 +29,7 @@ from svi_story.render.jobs import (
     notices,
     prepare,
     resolve,
+    select,
 )
 from svi_story.render.runner import PREVIEW_EVERY, Outcome, RenderRequest, render_boards
 from svi_story.render.runs import run_log
@@ -39,6 +41,7 @@ from svi_story.render.summary import (
     status_of,
     summarise,
 )
+from svi_story.render.takes import TakesSummary, requested_takes, takes_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -46,6 +49,8 @@ if TYPE_CHECKING:
     from svi_story.events import Event, Reporter
     from svi_story.plan.fingerprints import Fingerprints
     from svi_story.plan.model import FilmPlan
+    from svi_story.render.jobs import NumbersOfTakes
+    from svi_story.storyboard.source import BoardFile
 
 __all__ = [
     "CheckedBoard",
@@ -59,6 +64,7 @@ __all__ = [
     "prepare_jobs",
     "render",
     "status",
+    "takes",
     "validate",
 ]
 
@@ -150,9 +156,31 @@ def status(*paths: str | Path, report: Reporter = _ignore, **options: Unpack[Opt
     return Status(StatesSummary(boards=states, runs=runs_of(caches)), tuple(jobs), tuple(rejected))
 
 
+def takes(
+    board: str | Path, *clips: str, report: Reporter = _ignore, **options: Unpack[Options]
+) -> TakesSummary:
+    """The takes of one board's clips, or of some: those of the board, and those that were ever requested.
+
+    Raises InputError where the board cannot be planned, or has no such clip.
+    """
+    paths = [Path(board)]
+    jobs, rejected, _ = prepare_jobs(paths, options, report)
+    problems = [problem for each in rejected for problem in each.error.problems]
+    if len(jobs) > 1:
+        problems = [Problem(f"holds {len(jobs)} boards; name one of them", file=str(board))]
+    if len(jobs) != 1:
+        raise InputError(*problems)
+    (job,) = jobs
+    store = job.place.store(report)
+    if numbers := requested_takes(job, store):
+        (job,), _, _ = prepare_jobs(paths, options, _ignore, lambda _board: numbers)
+    return takes_of(job, store, clips)
+
+
 def render(  # noqa: PLR0913 - every one is an option of the command
     *paths: str | Path,
     only: Sequence[str] = (),
+    takes: int = 0,
     draft: bool = False,
     force: Sequence[str] = (),
     retries: int = 2,
@@ -165,7 +193,8 @@ def render(  # noqa: PLR0913 - every one is an option of the command
     """Render films; how each board ended.
 
     `only` are clips to render, with those that they continue from, as films of their own instead of the whole
-    film; `draft` renders a quick draft beside the film; `force` are clips to render again, or `all`. `ray` is
+    film; `takes` is how many takes to make of them, or of all clips, 0 for as many as the board says; `draft`
+    renders one take of a quick draft beside the film; `force` are clips to render again, or `all`. `ray` is
     the address of a Ray cluster, or `local` for all GPUs of this machine. `preview_every` is the number of
     steps between two live previews, 0 for none. `command` is noted in the run log.
     """
@@ -177,20 +206,25 @@ def render(  # noqa: PLR0913 - every one is an option of the command
     workers = settings_of[0].workers if settings_of else 0
     with run_log(caches, report, command) as log, _cluster(ray, workers) as cluster:
         fingerprints = fingerprints_for(places, log)
-        jobs, rejected = prepare(places, fingerprints, engine_options, draft=draft)
+        numbers = partial(_numbers_of_takes, only=only, takes=takes) if takes else None
+        jobs, rejected = prepare(places, fingerprints, engine_options, draft=draft, takes=numbers)
         for event in notices(jobs):
             log(event)
         return render_boards(jobs, rejected, request, fingerprints, log, cluster)
 
 
+def _numbers_of_takes(board: BoardFile, only: Sequence[str], takes: int) -> dict[int, int]:
+    return dict.fromkeys(select(board.ids, only or board.ids, board.path), takes)
+
+
 def prepare_jobs(
-    paths: Sequence[Path], options: Options, report: Reporter
+    paths: Sequence[Path], options: Options, report: Reporter, takes: NumbersOfTakes | None = None
 ) -> tuple[list[Job], list[Rejected], Fingerprints]:
     """Every board, planned, with its cache keys; those that cannot be; and the hashes of their files."""
     settings, engine_options = _split(options)
     places = find_places(paths, settings, report)
     fingerprints = fingerprints_for(places, report)
-    jobs, rejected = prepare(places, fingerprints, engine_options)
+    jobs, rejected = prepare(places, fingerprints, engine_options, takes=takes)
     for event in notices(jobs):
         report(event)
     fingerprints.save(WORTH_SAVING)

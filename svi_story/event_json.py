@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from dataclasses import asdict
+from dataclasses import MISSING, asdict, fields
 from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, get_type_hints
@@ -21,10 +21,10 @@ def json_name(kind: str) -> str:
 
 def as_json(event: Event) -> dict[str, object]:
     """An event as a JSON object: `{"event": "step_done", ...}`, paths as text."""
-    fields = {key: str(value) if isinstance(value, Path) else value for key, value in asdict(event).items()}
+    values = {key: str(value) if isinstance(value, Path) else value for key, value in asdict(event).items()}
     if isinstance(event, EngineSettled):
-        fields["rung"] = event.memory  # the old name of the field, for programs that read it
-    return {"event": json_name(type(event).__name__), **fields}
+        values["rung"] = event.memory  # the old name of the field, for programs that read it
+    return {"event": json_name(type(event).__name__), **values}
 
 
 def from_json(found: Mapping[str, Any]) -> Event | None:
@@ -32,7 +32,12 @@ def from_json(found: Mapping[str, Any]) -> Event | None:
     kind, types = _kinds().get(str(found.get("event")), (None, {}))
     if kind is None:
         return None
-    values = {name: _value(found.get(name), wanted) for name, wanted in types.items()}
+    optional = {each.name for each in fields(kind) if each.default is not MISSING}
+    values = {
+        name: _value(found.get(name), wanted)
+        for name, wanted in types.items()
+        if name in found or name not in optional
+    }
     return None if None in values.values() else kind(**values)
 
 

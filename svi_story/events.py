@@ -6,13 +6,20 @@ The docstrings of events and fields are the table in docs/json.md.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path  # noqa: TC003 - run logs are read by these annotations
 
 
 @dataclass(frozen=True)
 class Event:
     """Something that happened. Its text is a message for the user."""
+
+
+@dataclass(frozen=True)
+class BoardEvent(Event):
+    """Something that happened to a board, or to its film."""
+
+    board: Path
 
 
 @dataclass(frozen=True)
@@ -27,13 +34,11 @@ class Warned(Event):
 
 @dataclass(frozen=True)
 class Hashing(Event):
-    """A large file is being hashed; its hash is remembered until the file changes."""
+    """A large file is being hashed; its hash is remembered until it changes. Numbers of bytes."""
 
     path: Path
     done: int
-    """bytes"""
     total: int
-    """bytes"""
 
     def __str__(self) -> str:
         return f"{self.path}: {self.done} of {self.total} bytes hashed"
@@ -71,7 +76,6 @@ class RunOpened(Event):
     """the working directory: paths of other events are relative to it"""
     command: tuple[str, ...]
     version: str
-    """of svi-story"""
 
     def __str__(self) -> str:
         return f"process {self.process} on {self.host}: {' '.join(self.command)}"
@@ -100,10 +104,9 @@ class RunStarted(Event):
 
 
 @dataclass(frozen=True)
-class BoardRefused(Event):
+class BoardRefused(BoardEvent):
     """A board is invalid, or its engine is missing something; nothing of it was started."""
 
-    board: Path
     problems: tuple[str, ...]
 
     def __str__(self) -> str:
@@ -123,31 +126,38 @@ class RunDone(Event):
 
 
 @dataclass(frozen=True)
-class BoardStarted(Event):
+class BoardStarted(BoardEvent):
     """A board's rendering starts."""
 
-    board: Path
     film: Path
     clips: int
     segments: int
     to_render: int
+    takes: int = 0
+    """to render after the film, besides those that it uses"""
 
     def __str__(self) -> str:
-        return f"{self.board}: {self.to_render} of {self.segments} segments to render ({self.clips} clips)"
+        clips = f"{self.clips} clips" + (f", {self.takes} more takes" if self.takes else "")
+        return f"{self.board}: {self.to_render} of {self.segments} segments to render ({clips})"
 
 
 @dataclass(frozen=True)
-class SegmentEvent(Event):
+class SegmentEvent(BoardEvent):
     """Something that happened to a segment."""
 
-    board: Path
     clip: str
     segment: int
+    take: int = field(default=1, kw_only=True)
+
+    @property
+    def name(self) -> tuple[Path, str, int, int]:
+        """Board, clip, take and index: the segment's `name`."""
+        return self.board, self.clip, self.take, self.segment
 
     @property
     def where(self) -> str:
         """The segment's name in messages."""
-        return f"{self.board}: {self.clip}/{self.segment}"
+        return f"{self.board}: {self.clip}/{self.segment}" + f" (take {self.take})" * (self.take > 1)
 
 
 @dataclass(frozen=True)
@@ -218,12 +228,10 @@ class PromptsStarted(Event):
 
 @dataclass(frozen=True)
 class DeviceMemory(Event):
-    """How much memory of the GPU is in use, by all programs together."""
+    """How many bytes of the GPU's memory are in use, by all programs together."""
 
     used: int
-    """bytes"""
     total: int
-    """bytes"""
 
     def __str__(self) -> str:
         return f"GPU memory: {self.used / 2**30:.1f} of {self.total / 2**30:.1f} GiB in use"
@@ -260,12 +268,11 @@ class EngineSettled(Event):
 
 @dataclass(frozen=True)
 class WorkerStarted(Event):
-    """A worker process is ready to render (`--ray`)."""
+    """A worker is ready to render (`--ray`); `process` is its process id."""
 
     worker: int
     host: str
     process: int
-    """the process id"""
 
     def __str__(self) -> str:
         return f"worker {self.worker}: started on {self.host}, process {self.process}"
@@ -281,8 +288,8 @@ class WorkerLost(Event):
     reason: str
 
     def __str__(self) -> str:
-        place = f" on {self.host}" if self.host else ""
-        return f"worker {self.worker}{place}: lost: {self.reason}; its work goes to others"
+        name = f"worker {self.worker}" + (f" on {self.host}" if self.host else "")
+        return f"{name}: lost: {self.reason}; its work goes to others"
 
 
 @dataclass(frozen=True)
@@ -345,65 +352,55 @@ class FramesDone(SegmentEvent):
 
 @dataclass(frozen=True)
 class SegmentDone(SegmentEvent):
-    """A segment was rendered and is in the cache."""
+    """A segment was rendered and is in the cache. `seconds` are those of sampling and decoding."""
 
     key: str
     seconds: float
     sampling: float
-    """of these seconds"""
     decoding: float
-    """of these seconds"""
 
     def __str__(self) -> str:
         return f"{self.where}: done in {self.seconds:.1f} s"
 
 
 @dataclass(frozen=True)
-class ClipDone(Event):
-    """All segments of a clip are in the cache."""
+class ClipDone(BoardEvent):
+    """All segments of a clip's take are in the cache."""
 
-    board: Path
     clip: str
+    take: int = 1
 
     def __str__(self) -> str:
-        return f"{self.board}: {self.clip}: complete"
+        return f"{self.board}: {self.clip}{f' (take {self.take})' * (self.take > 1)}: complete"
 
 
 @dataclass(frozen=True)
-class PieceDone(Event):
-    """A piece of the film was encoded, usually one clip."""
+class PieceDone(BoardEvent):
+    """A piece of the film was encoded in so many seconds, usually one clip, or a card (by its name)."""
 
-    board: Path
     clip: str
-    """its clip, or the name of the card"""
     frames: int
-    """of the film"""
     seconds: float
-    """spent"""
 
     def __str__(self) -> str:
         return f"{self.board}: {self.clip}: {self.frames} frames encoded in {self.seconds:.1f} s"
 
 
 @dataclass(frozen=True)
-class SoundDone(Event):
-    """The film's sound was mixed."""
+class SoundDone(BoardEvent):
+    """The film's sound was mixed: so many seconds (`length`) in `seconds`."""
 
-    board: Path
     length: float
-    """of the sound"""
     seconds: float
-    """spent"""
 
     def __str__(self) -> str:
         return f"{self.board}: {self.length:.1f} s of sound mixed in {self.seconds:.1f} s"
 
 
 @dataclass(frozen=True)
-class PreviewDone(Event):
+class PreviewDone(BoardEvent):
     """The preview film of the finished clips was updated."""
 
-    board: Path
     preview: Path
     frames: int
 
@@ -412,10 +409,9 @@ class PreviewDone(Event):
 
 
 @dataclass(frozen=True)
-class JoinStarted(Event):
+class JoinStarted(BoardEvent):
     """The joining of all pieces into the film starts."""
 
-    board: Path
     film: Path
     pieces: int
 
@@ -424,27 +420,34 @@ class JoinStarted(Event):
 
 
 @dataclass(frozen=True)
-class FilmDone(Event):
-    """The film is complete."""
+class FilmDone(BoardEvent):
+    """The film is complete; `seconds` is its length."""
 
-    board: Path
     film: Path
     frames: int
     seconds: float
-    """length of the film"""
     made: bool
     """false if it was up to date already"""
 
     def __str__(self) -> str:
-        state = "done" if self.made else "up to date"
-        return f"{self.board}: {state}: {self.frames} frames, {self.seconds:.2f} s"
+        length = f"{self.frames} frames, {self.seconds:.2f} s"
+        return f"{self.board}: {'done' if self.made else 'up to date'}: {length}"
 
 
 @dataclass(frozen=True)
-class BoardDelayed(Event):
+class TakesDone(BoardEvent):
+    """All takes that the film does not use are in the cache."""
+
+    takes: int
+
+    def __str__(self) -> str:
+        return f"{self.board}: {self.takes} more takes are rendered"
+
+
+@dataclass(frozen=True)
+class BoardDelayed(BoardEvent):
     """A board failed with a transient error, and is started again after all others."""
 
-    board: Path
     message: str
 
     def __str__(self) -> str:
@@ -452,10 +455,9 @@ class BoardDelayed(Event):
 
 
 @dataclass(frozen=True)
-class MediaDone(Event):
+class MediaDone(BoardEvent):
     """A media file for an editor was written (`export --media`)."""
 
-    board: Path
     media: Path
     made: bool
     """false if it was up to date already"""
@@ -465,10 +467,9 @@ class MediaDone(Event):
 
 
 @dataclass(frozen=True)
-class ClipReviewed(Event):
+class ClipReviewed(BoardEvent):
     """All finished frames of a clip were measured (`review`)."""
 
-    board: Path
     clip: str
     done: int
     clips: int
@@ -487,10 +488,9 @@ class FilmRead(Event):
 
 
 @dataclass(frozen=True)
-class BoardFailed(Event):
+class BoardFailed(BoardEvent):
     """A board could not be finished; what was rendered is kept."""
 
-    board: Path
     message: str
 
     def __str__(self) -> str:

@@ -138,7 +138,7 @@ def test_a_disturbed_time_moves_nothing(times: list[float]) -> None:
 
 BOARD = Path("a.yaml")
 TASKS = film(["a1"])
-SEGMENTS = {(BOARD, segment.clip, 0): Timed("fake", segment, lambda: PHASES) for segment in TASKS}
+SEGMENTS = {(BOARD, segment.clip, 1, 0): Timed("fake", segment, lambda: PHASES) for segment in TASKS}
 
 
 def listen(*told: Event) -> Calibration:

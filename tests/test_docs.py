@@ -85,7 +85,17 @@ def test_every_command_that_takes_boards_has_the_same_options() -> None:
                 for each in command.params
                 if each.name in wanted
             }
-    assert sorted(found) == ["export", "plan", "preview", "render", "review", "status", "validate", "watch"]
+    assert sorted(found) == [
+        "export",
+        "plan",
+        "preview",
+        "render",
+        "review",
+        "status",
+        "takes",
+        "validate",
+        "watch",
+    ]
     assert set(found["render"]) == wanted
     for name, options in found.items():
         assert options == found["render"], name

@@ -31,8 +31,9 @@ SEGMENTS = film(["abcd"])
 
 def remaining(known: Calibration | None = None, frames: int = 0) -> tuple[RemainingTime, list[Event]]:
     seen: list[Event] = []
-    wanted = {(each.board, each.clip, each.index): Timed("svi", each, lambda: PHASES) for each in SEGMENTS}
-    found = RemainingTime(wanted, frames, frames * 512, 0, known or Calibration(), seen.append)
+    wanted = {each.name: Timed("svi", each, lambda: PHASES) for each in SEGMENTS}
+    shown = {each.key for each in SEGMENTS}
+    found = RemainingTime(wanted, shown, frames, frames * 512, 0, known or Calibration(), seen.append)
     return found, seen
 
 
@@ -70,8 +71,8 @@ def test_a_phase_under_way_counts_at_its_own_pace(monkeypatch: pytest.MonkeyPatc
     monkeypatch.setattr(time, "monotonic", lambda: now)
     long = (replace(PHASES[1], until=40, passes=80),)
     first = SEGMENTS[0]
-    wanted = {(first.board, first.clip, first.index): Timed("svi", first, lambda: long)}
-    found = RemainingTime(wanted, 0, 0, 0, Calibration(), lambda _event: None)
+    wanted = {first.name: Timed("svi", first, lambda: long)}
+    found = RemainingTime(wanted, {first.key}, 0, 0, 0, Calibration(), lambda _event: None)
     found(PhaseStarted(first.board, first.clip, first.index, "high"))
     for step in range(1, 11):
         now += 5.0

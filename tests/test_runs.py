@@ -78,7 +78,7 @@ def test_every_event_is_read_as_it_was_written(kind: type) -> None:
         "bool": True,
         "tuple[str, ...]": ("a", "b"),
     }
-    event = kind(*(samples[str(field.type)] for field in fields(kind)))
+    event = kind(**{field.name: samples[str(field.type)] for field in fields(kind)})
     found = from_json(json.loads(json.dumps(as_json(event))))
     assert found == event
 

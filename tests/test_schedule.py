@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from svi_story.engines.base import Phase
-from svi_story.render.schedule import FIRST, Work, loads, schedule, segment_works, waves
+from svi_story.render.schedule import FIRST, Work, chains_of, loads, schedule, segment_works, waves
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -34,10 +34,28 @@ class Case:
     """Phases of a segment."""
     lora_sets: dict[str, str]
     in_turns: bool
+    takes: tuple[Segment, ...] = ()
+    """Of takes that no film uses."""
 
     @property
     def wanted(self) -> list[Segment]:
-        return [segment for film in self.films for segment in film]
+        return [*(segment for film in self.films for segment in film), *self.takes]
+
+    @property
+    def later(self) -> set[str]:
+        """The keys of the takes' segments."""
+        return {segment.key for segment in self.takes}
+
+    @property
+    def groups(self) -> list[tuple[Segment, ...]]:
+        """The waves of all films, then those of the takes."""
+        missing = {segment.key: segment for segment in self.wanted if segment.key in self.missing}
+        first = [segment for key, segment in missing.items() if key not in self.later]
+        return waves(first) + waves(missing[key] for key in missing if key in self.later)
+
+    def in_waves(self) -> tuple[Work, ...]:
+        """What makes the segments where models take turns."""
+        return segment_works(self.wanted, self.missing, self.phases, one_at_a_time=True, later=self.later)
 
     def phases(self, segment: Segment) -> Sequence[Phase]:
         lora_set = self.lora_sets[segment.key]
@@ -49,7 +67,7 @@ class Case:
         return every[3 - self.count :][self.begun.get(segment.key, 0) :]
 
     def works(self) -> tuple[Work, ...]:
-        return schedule(self.films, self.missing, self.phases, one_at_a_time=self.in_turns)
+        return schedule(self.films, self.missing, self.phases, one_at_a_time=self.in_turns, takes=self.takes)
 
 
 def film(*chains: str) -> tuple[Segment, ...]:
@@ -68,12 +86,20 @@ films = st.lists(st.lists(chains, min_size=1, max_size=4).map(lambda words: film
 @st.composite
 def cases(draw: st.DrawFn) -> Case:
     made = tuple(draw(films))
-    keys = sorted({segment.key for each in made for segment in each})
+    in_films = sorted({segment.key for each in made for segment in each})
+    parents = draw(st.lists(st.sampled_from(["", *in_films]), max_size=4))
+    words = [(parent, draw(st.text("xy", min_size=1, max_size=2))) for parent in parents]
+    takes = tuple(
+        replace(segment(""), key=parent + word[: end + 1], parent=(parent + word[:end]) or None)
+        for parent, word in words
+        for end in range(len(word))
+    )
+    keys = [*in_films, *sorted({segment.key for segment in takes})]
     count = draw(st.integers(1, 3))
     missing = draw(st.sets(st.sampled_from(keys))) if keys else set()
     begun = {key: draw(st.integers(0, count)) for key in sorted(missing)}
     lora_sets = {key: draw(st.sampled_from("xyz")) for key in keys}
-    return Case(made, frozenset(missing), begun, count, lora_sets, draw(st.booleans()))
+    return Case(made, frozenset(missing), begun, count, lora_sets, draw(st.booleans()), takes)
 
 
 @given(cases())
@@ -140,9 +166,22 @@ def test_texts_come_first_and_films_as_soon_as_they_can(case: Case) -> None:
 
 
 @given(cases())
+def test_no_film_waits_for_a_take_that_it_does_not_use(case: Case) -> None:
+    works = case.works()
+    last = max((place for place, work in enumerate(works) if work.kind == "cut"), default=FIRST)
+    takes = [place for place, work in enumerate(works) if work.key in case.later]
+    assert all(place > last for place in takes)
+    assert all(works[place].kind in ("sample", "decode") for place in takes), "no film is made of them"
+    chains = chains_of(case.wanted, case.missing, case.later)
+    assert [chain.keys[0] in case.later for chain in chains] == sorted(
+        chain.keys[0] in case.later for chain in chains
+    )
+    assert sorted(key for chain in chains for key in chain.keys) == sorted(case.missing)
+
+
+@given(cases())
 def test_models_change_by_the_longest_chain_and_not_by_the_number_of_chains(case: Case) -> None:
-    works = segment_works(case.wanted, case.missing, case.phases, one_at_a_time=True)
-    groups = waves({segment.key: segment for segment in case.wanted if segment.key in case.missing}.values())
+    works, groups = case.in_waves(), case.groups
     needed = [
         {phase.model for segment in group for phase in case.phases(segment)} & set(EXPERTS)
         for group in groups
@@ -153,7 +192,7 @@ def test_models_change_by_the_longest_chain_and_not_by_the_number_of_chains(case
 
 @given(cases())
 def test_a_wave_uses_each_lora_set_once(case: Case) -> None:
-    works = segment_works(case.wanted, case.missing, case.phases, one_at_a_time=True)
+    works = case.in_waves()
     for _, wave in groupby(works, key=lambda work: work.kind == "decode"):
         for _, run in groupby((work.phase for work in wave if work.phase), key=lambda phase: phase.place):
             worn = [lora_set for lora_set, _ in groupby(phase.lora_set for phase in run)]

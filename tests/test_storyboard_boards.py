@@ -102,6 +102,7 @@ def test_every_field_reaches_the_model() -> None:
     assert street.transition == Fade(fade=Fraction(2, 5))
     assert (street.duration, street.reference) == (Fraction(3, 2), "./images/anchor.png")
     assert (home.duration, home.transition) == (Fraction(30), "cut")
+    assert (home.takes, home.pick, end.takes, end.pick) == (3, 2, 1, 1)
     assert end.transition == Dip(dip=Fraction(1))
 
 

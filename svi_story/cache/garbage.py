@@ -8,7 +8,7 @@ import os
 import secrets
 from contextlib import nullcontext, suppress
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Literal, NamedTuple
 
 from svi_story.cache.entry import ENTRY, PIECE, open_entry, read_manifest, verify_folder
 from svi_story.cache.layout import BOARD_FOLDER, CHECKPOINT, LATENTS, TRASH, names, own_cache
@@ -44,6 +44,18 @@ if TYPE_CHECKING:
 
 LARGEST_RECORD = 16 * 2**20
 """Bytes; a film of the most segments takes 3 MB."""
+MOST_REQUESTED = 50_000
+"""Segments of takes that a film's record lists, the newest: 8 MB."""
+
+
+class Requested(NamedTuple):
+    """A segment that was once requested for a film, of a take that the film may not use any more."""
+
+    base_key: str
+    """The key that it would have if every clip had its first take only."""
+    key: str
+    take: int
+    """The take's number."""
 
 
 @dataclass(frozen=True)
@@ -55,6 +67,8 @@ class FilmReferences:
     keys: frozenset[str]
     """Of entries."""
     pieces: frozenset[str]
+    requested: tuple[Requested, ...] = ()
+    """Every segment of every take that was ever requested, as long as picks alone can bring it back."""
 
     @property
     def exists(self) -> bool:
@@ -74,32 +88,57 @@ class InUse:
 
 
 def record_film(
-    layout: Layout, film: Path, board: Path, keys: Iterable[str], pieces: Iterable[str] | None
+    layout: Layout,
+    film: Path,
+    board: Path,
+    keys: Iterable[str],
+    pieces: Iterable[str] | None,
+    takes: Iterable[tuple[str, str, int]] = (),
 ) -> None:
     """Record which entries and pieces a film uses, replacing its record; None keeps its old pieces.
 
-    Paths are relative to the cache, so that a project can be moved with its cache.
+    `takes` are all segments that were requested now, as `Requested`. Those that were requested before stay
+    listed while their base keys are among these: then only picks differ. Paths are relative to the cache, so
+    that a project can be moved with its cache.
     """
     layout.create()
-    name = relative_path(film, layout.root)
-    path = layout.films / f"{hashlib.sha256(os.fsencode(name)).hexdigest()}.json"
+    keys = sorted(set(keys))
+    path = _record_path(layout, film)
     before = _read(path, layout.root)
     if pieces is None:
         pieces = before.pieces if before else ()
-    record = {
-        "film": name,
+    now = {each.key: each for each in (Requested(*take) for take in takes)}
+    bases = {each.base_key for each in now.values()}
+    listed = before.requested or [Requested(key, key, 1) for key in before.keys] if before else []
+    earlier = [each for each in listed if each.base_key in bases and each.key not in now]
+    requested = [*earlier, *now.values()][-MOST_REQUESTED:]
+    record: dict[str, Json] = {
+        "film": relative_path(film, layout.root),
         "board": relative_path(board, layout.root),
-        "keys": sorted(set(keys)),
-        "pieces": sorted(set(pieces)),
+        "keys": [*keys],
+        "pieces": [*sorted(set(pieces))],
     }
+    if {each.key for each in requested} - set(keys):
+        record["requested"] = [[*each] for each in requested]
     doing = "recording what the film uses"
     with disk(path, doing):
         make_folder(layout.films)
     write_atomic(path, json.dumps(record, indent=1).encode(), doing)
 
 
-def keys_in_use(layout: Layout, report: Reporter) -> InUse:
-    """The keys of all films that exist, or whose board does."""
+def requested_for(layout: Layout, film: Path) -> tuple[Requested, ...]:
+    """Every segment that was requested for a film, as its record lists them."""
+    found = _read(_record_path(layout, film), layout.root)
+    return found.requested if found else ()
+
+
+def _record_path(layout: Layout, film: Path) -> Path:
+    name = relative_path(film, layout.root)
+    return layout.films / f"{hashlib.sha256(os.fsencode(name)).hexdigest()}.json"
+
+
+def keys_in_use(layout: Layout, report: Reporter, *, takes: bool = True) -> InUse:
+    """The keys of all films that exist, or whose board does; with `takes`, of those that no film uses too."""
     keys: set[str] = set()
     complete = True
     for path, film in _records(layout):
@@ -108,6 +147,8 @@ def keys_in_use(layout: Layout, report: Reporter) -> InUse:
             report(Warned(f"{path} is damaged: while it is there, everything counts as used by a film"))
         elif film.exists:
             keys |= film.keys | film.pieces
+            if takes:
+                keys |= {each.key for each in film.requested}
     return InUse(frozenset(keys), complete)
 
 
@@ -132,7 +173,10 @@ def _read(path: Path, root: Path) -> FilmReferences | None:
     try:
         record = json.loads(read_regular(path, LARGEST_RECORD))
         film, board = root / str(record["film"]), root / str(record["board"])
-        return FilmReferences(film, board, frozenset(record["keys"]), frozenset(record["pieces"]))
+        requested = tuple(
+            Requested(str(base), str(key), int(take)) for base, key, take in record.get("requested", ())
+        )
+        return FilmReferences(film, board, frozenset(record["keys"]), frozenset(record["pieces"]), requested)
     except (OSError, ValueError, KeyError, TypeError, RecursionError):
         return None
 
@@ -150,9 +194,14 @@ class Garbage:
     """The key whose lock protects it, if any."""
 
 
-def garbage(layout: Layout, report: Reporter, now: float, min_age: timedelta) -> list[Garbage]:
-    """What may be deleted: not used for `min_age`, by no film, and not in progress."""
-    in_use = keys_in_use(layout, report)
+def garbage(
+    layout: Layout, report: Reporter, now: float, min_age: timedelta, *, takes: bool = False
+) -> list[Garbage]:
+    """What may be deleted: not used for `min_age`, by no film, and not in progress.
+
+    `takes`: also what was requested as a take of a clip, and no film uses.
+    """
+    in_use = keys_in_use(layout, report, takes=not takes)
     old = now - min_age.total_seconds()
     unused = [item for item in _candidates(layout) if not _is_needed(layout, item, in_use)]
     found = [_garbage(path, "half deleted") for path in layout.trash()]
@@ -161,9 +210,11 @@ def garbage(layout: Layout, report: Reporter, now: float, min_age: timedelta) ->
     return [item for item in found if paths.isdisjoint(item.path.parents)]
 
 
-def delete(layout: Layout, report: Reporter, items: Iterable[Garbage]) -> list[Garbage]:
+def delete(
+    layout: Layout, report: Reporter, items: Iterable[Garbage], *, takes: bool = False
+) -> list[Garbage]:
     """Delete what is still garbage; returns what was deleted. A kill leaves no partial entry."""
-    in_use = keys_in_use(layout, report)
+    in_use = keys_in_use(layout, report, takes=not takes)
     return [item for item in items if not _is_needed(layout, item, in_use) and _delete(layout, item)]
 
 

@@ -16,7 +16,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal, TypeVar
 
 from svi_story.cache.entry import ENTRY, PIECE, Entry, open_entry, publish, verify_folder, write_manifest
-from svi_story.cache.garbage import Garbage, delete, garbage, record_film, usage, verify
+from svi_story.cache.garbage import (
+    Garbage,
+    delete,
+    garbage,
+    record_film,
+    requested_for,
+    usage,
+    verify,
+)
 from svi_story.cache.layout import CHECKPOINT, LATENTS, PIECE_FILE, Layout
 from svi_story.cache.quarantine import FORCED, move_to_quarantine, quarantine, quarantined_for
 from svi_story.cache.work import TensorFile, WorkFolder, private_folder, warn_of_wait
@@ -26,7 +34,7 @@ from svi_story.files import CorruptError, disk, is_writable, locked, sync
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
-    from svi_story.cache.garbage import Usage, Verified
+    from svi_story.cache.garbage import Requested, Usage, Verified
     from svi_story.events import Reporter
     from svi_story.plan.keys import Json
 
@@ -142,15 +150,24 @@ class Store:
         return frozenset(missing & quarantined_for(self.layout, FORCED)) if missing else frozenset()
 
     def remember_film(
-        self, film: Path, board: Path, keys: Iterable[str], pieces: Iterable[str] | None
+        self,
+        film: Path,
+        board: Path,
+        keys: Iterable[str],
+        pieces: Iterable[str] | None,
+        takes: Iterable[tuple[str, str, int]] = (),
     ) -> None:
         """Record what a film uses, or will use: `gc` keeps it while the film or its board exists.
 
-        None keeps the pieces that are recorded. In a read-only cache nothing is recorded, as `gc` deletes
-        nothing there.
+        None keeps the pieces that are recorded. `takes` are the segments of all takes, as `Requested`. In a
+        read-only cache nothing is recorded, as `gc` deletes nothing there.
         """
         if not self._is_read_only:
-            record_film(self.layout, film, board, keys, pieces)
+            record_film(self.layout, film, board, keys, pieces, takes)
+
+    def requested(self, film: Path) -> tuple[Requested, ...]:
+        """Every segment of every take that was ever requested for a film, where there were several takes."""
+        return requested_for(self.layout, film)
 
     def usage(self) -> Iterator[Usage]:
         """What is in the cache; files are not read."""
@@ -160,13 +177,18 @@ class Store:
         """Every entry and piece, every byte verified; damaged ones are quarantined with a warning."""
         return verify(self.layout, self.report)
 
-    def garbage(self, now: float, min_age: timedelta = timedelta(days=7)) -> list[Garbage]:
-        """What may be deleted at `now` (seconds since the epoch). It stays until `delete`."""
-        return garbage(self.layout, self.report, now, min_age)
+    def garbage(
+        self, now: float, min_age: timedelta = timedelta(days=7), *, takes: bool = False
+    ) -> list[Garbage]:
+        """What may be deleted at `now` (seconds since the epoch). It stays until `delete`.
 
-    def delete(self, items: Iterable[Garbage]) -> list[Garbage]:
-        """Delete what still is garbage; returns what was deleted."""
-        return delete(self.layout, self.report, items)
+        With `takes`, takes that no film uses are garbage too.
+        """
+        return garbage(self.layout, self.report, now, min_age, takes=takes)
+
+    def delete(self, items: Iterable[Garbage], *, takes: bool = False) -> list[Garbage]:
+        """Delete what still is garbage; returns what was deleted. `takes` is as in `garbage`."""
+        return delete(self.layout, self.report, items, takes=takes)
 
     def _layouts(self, key: str) -> Iterator[Layout]:
         """The caches in which a key is looked up."""

@@ -98,12 +98,16 @@ def gc(
     projects: Projects = None,
     cache: Cache = None,
     yes: Annotated[bool, typer.Option("--yes", help="Delete; without this they are only listed.")] = False,
+    takes: Annotated[
+        bool,
+        typer.Option("--takes", help="Also those takes that no film uses, with what continued from them."),
+    ] = False,
     as_json: AsJson = False,
 ) -> None:
     """Delete what is not needed any more.
 
     That is what no existing film or board uses and nothing has used for a week; only with --yes. It also says
-    what is kept, and until when.
+    what is kept, and until when. Takes that no film uses are kept too, unless --takes says otherwise.
 
     \b
     svi-story cache gc                  what would be deleted
@@ -111,11 +115,12 @@ def gc(
     svi-story cache gc my-film --yes    of the project in that folder
     """
     stores = stores_of(projects, cache)
-    found: list[list[Garbage]] = [store.garbage(time.time()) for store in stores]
+    found: list[list[Garbage]] = [store.garbage(time.time(), takes=takes) for store in stores]
     items: Sequence[Garbage] = [item for garbage in found for item in garbage]
     kept = _kept([item for store in stores for item in store.usage()], {item.path for item in items})
     if yes:
-        items = [item for store, garbage in zip(stores, found, strict=True) for item in store.delete(garbage)]
+        pairs = zip(stores, found, strict=True)
+        items = [item for store, garbage in pairs for item in store.delete(garbage, takes=takes)]
     if as_json:
         answer_json([_plain(asdict(item)) for item in items])
     else:

@@ -23,6 +23,7 @@ from svi_story.events import (
     FilmDone,
     FilmRead,
     SegmentDone,
+    TakesDone,
     Warned,
     WorkerLost,
 )
@@ -38,7 +39,7 @@ if TYPE_CHECKING:
     from svi_story.events import Reporter
 
 
-KEPT = (BundleOpened, FilmDone, Warned, WorkerLost, BoardDelayed, BoardFailed, BoardRefused)
+KEPT = (BundleOpened, FilmDone, TakesDone, Warned, WorkerLost, BoardDelayed, BoardFailed, BoardRefused)
 """Events whose messages stay in the terminal, above the progress."""
 
 
@@ -85,7 +86,7 @@ class Lines:
         progress = self._progress
         progress.add(event, time.time())
         left = left_of(progress)
-        if isinstance(event, BoardStarted | FilmDone):
+        if isinstance(event, BoardStarted | FilmDone | TakesDone):
             show(event)
         elif isinstance(event, SegmentDone):
             count = f"{progress.finished} of {progress.segments} segments"

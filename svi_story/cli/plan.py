@@ -1,4 +1,4 @@
-"""The commands that show what would be rendered, and how far it is: plan and status."""
+"""The commands that show what would be rendered, and how far it is: plan, status and takes."""
 
 from __future__ import annotations
 
@@ -9,16 +9,18 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from svi_story.cli.jobs import exit_for, report_jobs, report_lints
-from svi_story.cli.options import AsJson, BoardOptions, Paths, with_board_options
-from svi_story.cli.terminal import answer, answer_json, shorten, table
+from svi_story.cli.options import AsJson, Board, BoardOptions, Paths, with_board_options
+from svi_story.cli.terminal import answer, answer_json, complain, shorten, table
 from svi_story.units import gib
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
     from svi_story.engines import MemoryNeed
     from svi_story.plan.model import Shot
     from svi_story.render.cost import Cost
     from svi_story.render.jobs import Job
-    from svi_story.render.summary import BoardSummary, ClipSummary
+    from svi_story.render.summary import BoardSummary, ClipSummary, SegmentSummary
 
 TITLES = ("#", "clip", "seconds", "frames", "asked", "by pass", "seed", "state", "prompt")
 
@@ -27,6 +29,7 @@ def register(app: typer.Typer) -> None:
     """Add this module's commands."""
     app.command()(plan)
     app.command()(status)
+    app.command()(takes)
 
 
 @with_board_options
@@ -91,6 +94,54 @@ def status(paths: Paths, options: BoardOptions, as_json: AsJson = False) -> None
     exit_for(found.jobs, found.rejected)
 
 
+@with_board_options
+def takes(
+    board: Board,
+    clip: Annotated[
+        str, typer.Argument(metavar="[CLIP]", help="A clip by id or number, or several as 2-4.")
+    ] = "",
+    *,
+    options: BoardOptions,
+    as_json: AsJson = False,
+) -> None:
+    """List the takes of a board's clips, and how to pick one.
+
+    They are those of the board, and those that were ever made with `render --takes`.
+
+    \b
+    svi-story takes board.yaml
+    svi-story takes board.yaml window
+    """
+    from svi_story import api
+    from svi_story.cli.console import warn
+    from svi_story.commands import suggest
+
+    found = api.takes(board, *([clip] if clip else []), report=warn, **options.given())
+    if as_json:
+        answer_json(found.model_dump())
+        return
+    titles = ("#", "clip", "take", "seed", "state", "seconds", "film", "pick it with")
+    rows = [
+        (
+            str(each.number),
+            each.id,
+            str(take.number),
+            str(take.seed),
+            take.state or "-",
+            "" if take.seconds is None else f"{take.seconds:.1f}",
+            take.file or "",
+            "(picked)" if take.picked else take.command,
+        )
+        for each in found.clips
+        for take in each.takes
+    ]
+    answer(*table(titles, rows, optional=("seed", "seconds")))
+    for each in found.clips:
+        if len(each.takes) > 1 and not all(take.file for take in each.takes):
+            words = ("--only", each.id, "--takes", str(len(each.takes)))
+            complain(f"to watch them, write a film of each: {suggest('render', *words, path=board)}")
+
+
 def _board(job: Job, summary: BoardSummary) -> list[str]:
     """A board as text."""
     from svi_story.enginespec import spec_of
@@ -98,10 +149,11 @@ def _board(job: Job, summary: BoardSummary) -> list[str]:
     shown = spec_of(job.plan.engine).describe(job.segments[0].options)
     settings = ", ".join(f"{name} {value}" for name, value in shown.items())
     engine = f"engine {job.plan.engine}: {settings}" if settings else f"engine {job.plan.engine}"
-    rows = (
-        _row(number, shot, clip, job)
+    rows = [
+        row
         for number, (shot, clip) in enumerate(zip(job.plan.shots, summary.clips, strict=True), 1)
-    )
+        for row in (_row(number, shot, clip, job), *_take_rows(clip))
+    ]
     return [
         f"{summary.board} -> {summary.film}",
         f"{summary.frames} frames, {summary.seconds:.2f} s at {summary.fps} fps, {job.plan.size}, {engine}",
@@ -124,19 +176,33 @@ def _memory(mode: str, need: MemoryNeed) -> str:
 
 
 def _row(number: int, shot: Shot, clip: ClipSummary, job: Job) -> tuple[str, ...]:
-    states = Counter(segment.state for segment in clip.segments if segment.state)
-    state = next(iter(states), "") if len(states) < 2 else f"{states['cached']}/{len(shot.segments)} cached"
+    take = f"(take {shot.pick} of {len(shot.takes)})" if shot.other_takes else ""
     return (
         str(number),
-        f"{shot.id} {_mark(number, shot)}".rstrip(),
+        " ".join(part for part in (shot.id, take, _mark(number, shot)) if part),
         f"{float(shot.frames / job.plan.fps):.2f}",
         str(shot.frames),
         str(shot.asked_frames),
         "+".join(str(segment.frames) for segment in shot.segments),
         str(shot.seed),
-        state or "-",
+        _state(clip.segments),
         shorten(shot.prompt, 100),
     )
+
+
+def _take_rows(clip: ClipSummary) -> Iterator[tuple[str, ...]]:
+    """The takes that the film does not use: what differs from the picked one."""
+    for take in clip.other_takes:
+        passes = "+".join(str(segment.frames) for segment in take.segments)
+        yield "", f"  take {take.number}", "", "", "", passes, str(take.seed), _state(take.segments), ""
+
+
+def _state(segments: Sequence[SegmentSummary]) -> str:
+    """How far a clip is; `-` where the keys are not known."""
+    states = Counter(segment.state for segment in segments if segment.state)
+    if len(states) < 2:
+        return next(iter(states), None) or "-"
+    return f"{states['cached']}/{len(segments)} cached"
 
 
 def _mark(number: int, shot: Shot) -> str:
@@ -153,6 +219,8 @@ def _cost(cost: Cost) -> list[str]:
         return [f"{cost.engine}: every segment is cached"]
     segments = "1 segment" if cost.segments == 1 else f"{cost.segments} segments"
     head = f"{cost.engine}: {segments} to render, {cost.waves} of them one after another at most"
+    if cost.takes:
+        head += f", {cost.takes} for other takes after the films"
     passes = ", ".join(f"{count} forward passes {expert}" for expert, count in cost.forwards.items())
     moves = [
         f"moved with --memory {mode}: {gib(moves.bytes)}, experts come to the device {moves.loads} times"

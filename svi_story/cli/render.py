@@ -41,6 +41,27 @@ if TYPE_CHECKING:
     from svi_story.render.runner import Outcome
 
 
+MOST_TAKES = 99
+Only = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--only",
+        metavar="CLIP",
+        help="Render this clip and what it continues from, and write a film of each of its takes: an id, "
+        "a number, or a range such as 2-4.",
+    ),
+]
+Takes = Annotated[
+    int,
+    typer.Option(
+        "--takes",
+        metavar="N",
+        min=0,
+        max=MOST_TAKES,
+        help="Render N takes of the clips of --only, or of every clip, whatever the board says.",
+        show_default=False,
+    ),
+]
 PreviewEvery = Annotated[
     int,
     typer.Option(
@@ -74,15 +95,8 @@ def register(app: typer.Typer) -> None:
 def render(
     paths: Paths,
     options: BoardOptions,
-    only: Annotated[
-        list[str] | None,
-        typer.Option(
-            "--only",
-            metavar="CLIP",
-            help="Render this clip and what it continues from, and write a film of it: an id, a number, "
-            "or a range such as 2-4 (a film of each).",
-        ),
-    ] = None,
+    only: Only = None,
+    takes: Takes = 0,
     draft: Annotated[
         bool,
         typer.Option("--draft", help="A quick draft beside the film: preset draft, at half the size."),
@@ -113,6 +127,7 @@ def render(
     svi-story render boards/ -o films
     svi-story render boards/ --ray             on all GPUs of this machine
     svi-story render board.yaml --only window --force window
+    svi-story render board.yaml --only window --takes 3
     svi-story render board.yaml --draft        renders/board.draft.mp4
     """
     from svi_story import api
@@ -124,6 +139,8 @@ def render(
         given["workers"] = workers
     if workers and not ray:
         raise typer.BadParameter("is for --ray", param_hint="--workers")
+    if takes and draft:
+        raise typer.BadParameter("does not go with --draft, which makes one take", param_hint="--takes")
     command = [PROGRAM, *sys.argv[1:]]
     with _then_run(on_done) as about:
         try:
@@ -131,6 +148,7 @@ def render(
                 outcomes = api.render(
                     *paths,
                     only=only or (),
+                    takes=takes,
                     draft=draft,
                     force=force or (),
                     retries=retries,

@@ -29,6 +29,7 @@ from svi_story.export.media import (
 )
 from svi_story.export.otio import MediaRange, as_bytes, is_timeline, timeline, timeline_items
 from svi_story.files import disk, make_folder, read_regular, remove_stale_temps, sha256_file
+from svi_story.render.jobs import protect
 from svi_story.render.outputs import (
     EDITED,
     FOREIGN,
@@ -108,7 +109,7 @@ def export_otio(
                     for each, path in files
                 ]
             )
-    store.remember_film(job.place.film, job.place.board, entries, None)
+    protect(job, store, None)
     copies = sound_copies(job, target, codec)
     for recording, copy in copies.items():
         if outputs.keeps(copy) or _is_copy(recording)(copy):

@@ -71,6 +71,10 @@ class ClipDescription:
     """Frames that go through black between the previous clip and it."""
     finish: Mapping[str, Json] = field(default_factory=dict)
     """Its `caption`, `caption_frames`, `voices` and `sounds`; unknown ones are left out."""
+    pick: int = 1
+    """The number of the take that the film uses."""
+    takes: int = 1
+    """How many takes it has."""
 
     @property
     def keys(self) -> tuple[str, ...]:
@@ -119,6 +123,8 @@ def describe_film(plan: FilmPlan) -> FilmDescription:
             shot.fade,
             shot.dip,
             shot.describe_finish(plan.resolver),
+            shot.pick,
+            len(shot.takes),
         )
         for shot in plan.shots
     )
@@ -131,11 +137,12 @@ def what_changed(old: FilmDescription, new: FilmDescription) -> tuple[str, ...]:
     changes = _clip_changes(old.clips, new.clips, matches)
     reported = {reason for change in changes for reason in change.reasons}
     lines = [*_setting_changes(old, new, reported), *_cut_changes(old.clips, new.clips, matches, reported)]
+    takes = list(_take_changes(old.clips, new.clips, matches))
     if changes:
-        return (*_sentences(changes), *lines)
-    if not lines and old.digest != new.digest:
+        return (*_sentences(changes), *lines, *takes)
+    if not lines and not takes and old.digest != new.digest:
         lines = ["a setting that affects no frame of this engine, or a comment, changed"]
-    return tuple(f"{line}{ONLY_CUT}" for line in lines)
+    return (*(f"{line}{ONLY_CUT}" for line in lines), *takes)
 
 
 # Which clip is which. Default ids count places, so they move when a clip is inserted or removed.
@@ -248,6 +255,9 @@ def _reasons(old: ClipDescription, new: ClipDescription) -> dict[str, str]:
     if "resolution" in words:  # the pixels of the reference image are hashed after it is fitted to it
         words.pop("reference image", None)
         words["resolution"] = _from_to(_size(old), _size(new))
+    if old.pick != new.pick and "seed" in words:
+        words = {("pick" if word == "seed" else word): value for word, value in words.items()}
+        words["pick"] = _from_to(old.pick, new.pick)
     for word in ("id", "reference image"):  # the sentence names both ids; pixels are hashed
         if word in words:
             words[word] = ""
@@ -364,6 +374,13 @@ def _caption_time(clip: ClipDescription) -> str:
     if not clip.finish.get("caption"):
         return ""
     return f"in frames {frames[0]} to {frames[1]}" if isinstance(frames, list) else "in all frames"
+
+
+def _take_changes(old: Clips, new: Clips, matches: Matches) -> Iterator[str]:
+    for now, was in sorted(matches.items()):
+        before, after = old[was].takes, new[now].takes
+        if before != after:
+            yield f"takes of clip {now + 1} ({new[now].id}) changed from {before} to {after}"
 
 
 def _transition(clip: ClipDescription) -> tuple[str, int]:

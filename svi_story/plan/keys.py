@@ -10,7 +10,7 @@ from importlib.metadata import version
 from typing import TYPE_CHECKING, Protocol
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable, Mapping, Sequence
 
     from svi_story.plan.model import FilmPlan, Segment
 
@@ -55,18 +55,15 @@ def key_of(inputs: Mapping[str, Json]) -> str:
 
 
 def with_keys(plan: FilmPlan, identity_of: Callable[[str], Identity]) -> FilmPlan:
-    """The plan with every segment's key; a segment's key includes its parent's.
+    """The plan with every segment's key, of all takes; a segment's key includes its parent's.
 
     `identity_of` gives an engine's identity by the engine's name. Raises InputError when an engine is missing
     something that its frames depend on.
     """
-    shots = []
-    parent: str | None = None
-    for shot in plan.shots:
-        if shot.starts_chain:
-            parent = None
-        segments = []
-        for segment in shot.segments:
+
+    def keyed(segments: Sequence[Segment], parent: str | None) -> tuple[Segment, ...]:
+        found: list[Segment] = []
+        for segment in segments:
             identity = identity_of(segment.engine)
             inputs: dict[str, Json] = {
                 "key_version": KEY_VERSION,
@@ -75,7 +72,27 @@ def with_keys(plan: FilmPlan, identity_of: Callable[[str], Identity]) -> FilmPla
                 "inputs": dict(identity.inputs(segment)),
                 "parent": parent,
             }
-            segments.append(replace(segment, key=key_of(inputs), parent=parent, inputs=inputs))
-            parent = segments[-1].key
-        shots.append(replace(shot, segments=tuple(segments)))
+            key = key_of(inputs)
+            found.append(replace(segment, key=key, parent=parent, base_key=key, inputs=inputs))
+            parent = key
+        return tuple(found)
+
+    shots = []
+    parent: str | None = None
+    base_parent: str | None = None
+    for shot in plan.shots:
+        if shot.starts_chain:
+            parent = base_parent = None
+        first, *_ = takes = shot.takes
+        base = keyed(first.segments, base_parent)
+        found = []
+        for take in takes:
+            segments = base
+            if take is not first or parent != base_parent:
+                segments = keyed(take.segments, parent)
+                pairs = zip(segments, base, strict=True)
+                segments = tuple(replace(segment, base_key=other.key) for segment, other in pairs)
+            found.append(replace(take, segments=segments))
+        shots.append(shot.with_takes(found))
+        parent, base_parent = shots[-1].segments[-1].key, base[-1].key
     return replace(plan, shots=tuple(shots))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from fractions import Fraction
 from functools import cached_property
 from math import ceil
@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Literal
 from svi_story.enginespec.sampling import Sampler
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
 
     from svi_story.enginespec.sampling import Lora
     from svi_story.errors import Problem
@@ -76,14 +76,23 @@ class Segment:
     """The engine's own settings, from `EngineSpec.options`."""
     loras: tuple[Lora, ...] = ()
     """The board's, then the clip's."""
+    take: int = 1
+    """The number of the take that it belongs to; only the seed depends on it."""
     key: str = ""
     """Its cache key, 64 hex digits; empty while the engine is missing something that the key depends on."""
     parent: str | None = None
     """The key of the segment it continues from; None where a chain starts."""
+    base_key: str = ""
+    """The key that it would have if every clip had its first take only: the same whatever is picked."""
     inputs: Mapping[str, Json] = field(default_factory=dict, compare=False, repr=False)
     """Everything that went into the key."""
     board: Path = field(default=Path(), compare=False)
     """Its board, as the user named it; used in events."""
+
+    @property
+    def name(self) -> tuple[Path, str, int, int]:
+        """Board, clip, take and index: the same as of its events."""
+        return self.board, self.clip, self.take, self.index
 
     @property
     def sampler(self) -> Sampler:
@@ -201,15 +210,28 @@ class Cut:
 
 
 @dataclass(frozen=True)
+class Take:
+    """One version of a clip. Takes differ by their seeds alone, and all continue from the same segment."""
+
+    number: int
+    """From 1."""
+    seed: int
+    """Of its first segment."""
+    segments: tuple[Segment, ...]
+
+
+@dataclass(frozen=True)
 class Shot:
     """One clip of the board, resolved: its segments, its sound and how it follows the previous clip."""
 
     id: str
     prompt: str
     seed: int
+    """Of the picked take."""
     asked_frames: int
     """The frames that the author asked for, before rounding to the engine's grid."""
     segments: tuple[Segment, ...]
+    """Of the picked take."""
     starts_chain: bool
     fade: int = 0
     """Frames this clip shares with the previous one; 0 unless `transition: {fade: ...}`."""
@@ -220,6 +242,26 @@ class Shot:
     """The clip's frames that show it, [first, stop); None for all of them."""
     voices: tuple[Sound, ...] = ()
     sounds: tuple[Sound, ...] = ()
+    pick: int = 1
+    """The number of the take that the film uses, and that the next clip continues from."""
+    other_takes: tuple[Take, ...] = ()
+    """The takes that are not picked, by number."""
+
+    @property
+    def takes(self) -> tuple[Take, ...]:
+        """Every take, by number, the picked one among them."""
+        picked = Take(self.pick, self.seed, self.segments)
+        return tuple(sorted((picked, *self.other_takes), key=lambda take: take.number))
+
+    def with_takes(self, takes: Sequence[Take]) -> Shot:
+        """The shot with these takes, the picked one among them, in the place of its own."""
+        picked = next(take for take in takes if take.number == self.pick)
+        others = tuple(take for take in takes if take.number != self.pick)
+        return replace(self, seed=picked.seed, segments=picked.segments, other_takes=others)
+
+    def only(self, take: Take) -> Shot:
+        """The shot as if this were its only take."""
+        return replace(self, seed=take.seed, segments=take.segments, pick=take.number, other_takes=())
 
     @property
     def frames(self) -> int:
@@ -268,8 +310,13 @@ class FilmPlan:
 
     @cached_property
     def segments(self) -> tuple[Segment, ...]:
-        """Every segment, in film order."""
+        """Every segment of the film, in order."""
         return tuple(segment for shot in self.shots for segment in shot.segments)
+
+    @cached_property
+    def other_segments(self) -> tuple[Segment, ...]:
+        """Every segment of the takes that are not picked, in film order, then by take."""
+        return tuple(segment for shot in self.shots for take in shot.other_takes for segment in take.segments)
 
     @property
     def frames(self) -> int:

@@ -11,7 +11,19 @@ from svi_story.enginespec import spec_of
 from svi_story.enginespec.sampling import Lora
 from svi_story.errors import InputError, Problem
 from svi_story.plan.lint import lints
-from svi_story.plan.model import Anchor, Card, Cut, FilmPlan, Music, Recording, Segment, Shot, Size, Sound
+from svi_story.plan.model import (
+    Anchor,
+    Card,
+    Cut,
+    FilmPlan,
+    Music,
+    Recording,
+    Segment,
+    Shot,
+    Size,
+    Sound,
+    Take,
+)
 from svi_story.plan.timing import frames_of, nearest_contribution, smallest_inside, split
 from svi_story.storyboard.cut_schema import (
     CardSettings,
@@ -24,7 +36,8 @@ from svi_story.storyboard.cut_schema import (
 from svi_story.storyboard.schema import SIDES, Resolution
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Iterator, Mapping, Sequence
+    from pathlib import Path
 
     from svi_story.fields import Loc
     from svi_story.plan.fingerprints import Fingerprints
@@ -32,6 +45,9 @@ if TYPE_CHECKING:
     from svi_story.storyboard.source import BoardFile
 
 SEED_STRIDE = 42
+"""Between the seeds of clips."""
+TAKE_STRIDE = 1_000_003
+"""Between the seeds of a clip's takes."""
 LARGEST_SEED = 2**63 - 1
 MOST_SEGMENTS = 20_000
 """More than a day of film at the usual length of a segment; limits the time spent on an untrusted board."""
@@ -40,20 +56,26 @@ DEFAULT_CRF = {"h264": 18, "av1": 30}
 DEFAULT_PRESET = {"h264": "medium", "av1": "8"}
 
 
-def plan_film(board: BoardFile, fingerprints: Fingerprints, engine: str | None = None) -> FilmPlan:
-    """Resolve a board, optionally for another engine than it names. Raises InputError with every problem."""
-    return _Planner(board, fingerprints, engine).film()
+def plan_film(
+    board: BoardFile, fingerprints: Fingerprints, engine: str | None = None, name: Path | None = None
+) -> FilmPlan:
+    """Resolve a board, optionally for another engine than it names. Raises InputError with every problem.
+
+    `name` is what the user calls the board, where that is not the path of its file.
+    """
+    return _Planner(board, fingerprints, engine, name or board.path).film()
 
 
 def draft_of(board: BoardFile) -> BoardFile:
-    """The board as a draft: preset `draft`, half the size; its steps, guidance and shift are ignored."""
+    """A board as a draft: preset `draft`, half the size, one take, without the steps, guidance and shift."""
     story = board.story
     spec = spec_of(story.engine.name)
     size = (story.resolution.width, story.resolution.height) if story.resolution else spec.size
     width, height = (max((side // 2 + 8) // 16 * 16, SIDES[0]) for side in size)
     sampler = {"preset": "draft", "steps": None, "guidance": None, "shift": None}
     own = {name: value for name, value in sampler.items() if name in spec.settings.model_fields}
-    clips = tuple(clip.model_copy(update={"steps": None, "guidance": None}) for clip in story.clips)
+    plain = {"steps": None, "guidance": None, "takes": 1, "pick": 1}
+    clips = tuple(clip.model_copy(update=plain) for clip in story.clips)
     changes = {
         "engine": story.engine.model_copy(update=own),
         "resolution": Resolution(width=width, height=height),
@@ -62,11 +84,21 @@ def draft_of(board: BoardFile) -> BoardFile:
     return replace(board, story=story.model_copy(update=changes))
 
 
+def with_takes(board: BoardFile, takes: Mapping[int, int]) -> BoardFile:
+    """The board with other numbers of takes, by clip; not less than the number of the picked one."""
+    clips = tuple(
+        clip.model_copy(update={"takes": max(takes.get(index, clip.takes), clip.pick)})
+        for index, clip in enumerate(board.story.clips)
+    )
+    return replace(board, story=board.story.model_copy(update={"clips": clips}))
+
+
 class _Planner:
     """Plans the film of one board and collects every problem found on the way."""
 
-    def __init__(self, board: BoardFile, fingerprints: Fingerprints, engine: str | None) -> None:
+    def __init__(self, board: BoardFile, fingerprints: Fingerprints, engine: str | None, name: Path) -> None:
         self.board = board
+        self.name = name
         self.story = board.story
         self.fingerprints = fingerprints
         own = spec_of(board.story.engine.name)
@@ -100,9 +132,10 @@ class _Planner:
             self.problems += found
             shot = None if found else self.shot(index, clip, place, anchor)
             known.append(shot)
-            segments += len(shot.segments) if shot else 0
+            segments += len(shot.segments) * clip.takes if shot else 0
             if segments > MOST_SEGMENTS:
-                what = f"up to here the film has {segments} segments, more than {MOST_SEGMENTS}"
+                of_takes = " with all takes" if any(each.takes > 1 for each in story.clips) else ""
+                what = f"up to here the film has {segments} segments{of_takes}, more than {MOST_SEGMENTS}"
                 what += "; split the board"
                 self.problems.append(board.problem(("clips", index), what))
                 break
@@ -224,18 +257,21 @@ class _Planner:
                 anchor=anchor,
                 engine=self.spec.name,
                 options=options,
-                board=board.path,
+                board=self.name,
                 loras=loras,
             )
             segments.append(segment)
             first_frame += frames - overlap
         sounds = (self.sound(each, ("clips", index, "sounds", n)) for n, each in enumerate(clip.sounds))
+        are_too_many = clip.takes * len(segments) > MOST_SEGMENTS  # then it is refused, and one will do
+        numbers = (clip.pick,) if are_too_many else range(1, clip.takes + 1)
+        takes = {number: _take(number, segments) for number in numbers}
         return Shot(
             id=board.ids[index],
             prompt=prompt,
-            seed=seed,
+            seed=takes[clip.pick].seed,
             asked_frames=asked,
-            segments=tuple(segments),
+            segments=takes[clip.pick].segments,
             starts_chain=starts_chain,
             fade=frames_of(clip.transition.fade, story.rate) if isinstance(clip.transition, Fade) else 0,
             dip=frames_of(clip.transition.dip, story.rate) if isinstance(clip.transition, Dip) else 0,
@@ -243,6 +279,8 @@ class _Planner:
             caption_frames=self.caption_frames(index, clip.caption, sum(passes) - overlaps),
             voices=voices,
             sounds=tuple(sounds),
+            pick=clip.pick,
+            other_takes=tuple(take for take in takes.values() if take.number != clip.pick),
         )
 
     def caption_frames(
@@ -295,6 +333,13 @@ class _Planner:
             yield board.problem(("clips", index, "transition", "dip"), what)
 
 
+def _take(number: int, segments: Sequence[Segment]) -> Take:
+    """A take of the clip whose first take has these segments."""
+    offset = TAKE_STRIDE * (number - 1)
+    own = tuple(replace(segment, seed=segment.seed + offset, take=number) for segment in segments)
+    return Take(number, own[0].seed, own)
+
+
 def _carry_problems(board: BoardFile, shots: list[Shot], least: int) -> Iterator[Problem]:
     """Segments that are continued and have fewer than `least` frames to carry over."""
     for index, shot in enumerate(shots):
@@ -310,23 +355,24 @@ def _carry_problems(board: BoardFile, shots: list[Shot], least: int) -> Iterator
 
 
 def _seed_problems(board: BoardFile, shots: list[Shot]) -> Iterator[Problem]:
-    """Seeds out of range, and two segments of one chain that share one."""
+    """Seeds out of range, and two clips of one chain that share one; those of all takes."""
     owners: dict[int, str] = {}
     for index, shot in enumerate(shots):
         if shot.starts_chain:
             owners = {}
-        last = shot.seed + len(shot.segments) - 1
+        last = max(take.seed for take in shot.takes) + len(shot.segments) - 1
         if last > LARGEST_SEED:
             what = f"the clip's seeds reach {last}, more than {LARGEST_SEED}; use a smaller seed"
             yield board.problem(("clips", index, "seed"), what)
-        shared = next((s.seed for s in shot.segments if s.seed in owners), None)
+        seeds = [segment.seed for take in shot.takes for segment in take.segments]
+        shared = next((seed for seed in seeds if seed in owners), None)
         if shared is not None and not board.story.allow_repeated_seeds:
             what = (
                 f"seed {shared} is used by clip {owners[shared]} of the same chain too, which makes them "
                 "look alike; give this clip another `seed`, or set `allow_repeated_seeds: true`"
             )
             yield board.problem(("clips", index, "seed"), what)
-        owners |= {segment.seed: shot.id for segment in shot.segments}
+        owners |= dict.fromkeys(seeds, shot.id)
 
 
 def _fade_problems(board: BoardFile, shots: Sequence[Shot | None], cut: Cut) -> Iterator[Problem]:

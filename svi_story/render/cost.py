@@ -45,8 +45,8 @@ if TYPE_CHECKING:
     from svi_story.render.runner import Group
     from svi_story.render.schedule import Phases, Work
 
-    Name = tuple[Path, str, int]
-    """Of a segment: board, clip, index."""
+    Name = tuple[Path, str, int, int]
+    """Of a segment: board, clip, take, index."""
 
 
 FILE = "calibration.json"
@@ -207,7 +207,7 @@ class Listener:
             case PhaseDone():
                 self._phase(event)
             case SegmentDone():
-                self._learn((event.board, event.clip, event.segment), "decode", event.decoding)
+                self._learn(event.name, "decode", event.decoding)
                 self._loading = 0.0
             case PieceDone():
                 self._learn_assembly("encode", event.board, event.seconds / max(event.frames, 1))
@@ -229,7 +229,7 @@ class Listener:
             self.learnt.add(self._settings[engine], WorkKind(f"{how} {event.model}"), event.seconds)
 
     def _phase(self, event: PhaseDone) -> None:
-        name = (event.board, event.clip, event.segment)
+        name = event.name
         spent, self._loading = max(event.seconds - self._loading, 0.0), 0.0
         if name not in self._segments:
             return
@@ -267,6 +267,9 @@ class Cost:
 
     engine: str
     segments: int
+    """Those of `takes` among them."""
+    takes: int
+    """Segments of takes that no film uses."""
     waves: int
     """Missing segments of the longest chain."""
     forwards: Mapping[str, int]
@@ -291,6 +294,8 @@ class Batch:
     phases: Phases
     sizes: ModelSizes | None
     """None for an engine without experts."""
+    takes: Sequence[Segment] = ()
+    """Of all takes that the films do not use."""
 
     @property
     def experts(self) -> tuple[str, ...]:
@@ -300,13 +305,13 @@ class Batch:
     @property
     def segments(self) -> dict[str, Segment]:
         """The missing segments, each once, parents first."""
-        return {
-            segment.key: segment for film in self.films for segment in film if segment.key in self.missing
-        }
+        every = [*(segment for film in self.films for segment in film), *self.takes]
+        return {segment.key: segment for segment in every if segment.key in self.missing}
 
     def works(self, mode: str) -> tuple[Work, ...]:
         """All the work, in the order in which it is done in a memory mode."""
-        return schedule(self.films, self.missing, self.phases, one_at_a_time=mode in SHARED)
+        in_turns = mode in SHARED
+        return schedule(self.films, self.missing, self.phases, one_at_a_time=in_turns, takes=self.takes)
 
 
 def cost_of(batch: Batch, modes: Iterable[str], calibration: Calibration, setting: Setting | None) -> Cost:
@@ -329,6 +334,7 @@ def cost_of(batch: Batch, modes: Iterable[str], calibration: Calibration, settin
     return Cost(
         engine=batch.engine,
         segments=len(segments),
+        takes=len(segments.keys() - {segment.key for film in batch.films for segment in film}),
         waves=len(waves(segments.values())),
         forwards=forwards,
         moves=moves,
@@ -404,11 +410,15 @@ def costs_of(jobs: Sequence[Job], store_of: Callable[[Job], Store]) -> list[Cost
 
 def _cost(setup: Group, jobs: Sequence[Job], store: Store, calibration: Calibration) -> Cost:
     (engine,), options = setup.engines, setup.options
-    films = [job.segments for job in jobs]
-    keys = {segment.key for film in films for segment in film}
+    keys = {segment.key for job in jobs for segment in job.every_segment}
     missing = frozenset(key for key in keys if store.state(key) != "cached")
     batch = Batch(
-        engine, films, missing, _Left(engine, store, options), implementation_of(engine).model_sizes(options)
+        engine,
+        [job.segments for job in jobs],
+        missing,
+        _Left(engine, store, options),
+        implementation_of(engine).model_sizes(options),
+        [segment for job in jobs for segment in job.plan.other_segments],
     )
     modes = spec_of(engine).memory_modes if options.memory == "auto" else (options.memory,)
     cost = cost_of(batch, modes, calibration, calibration.newest(engine, options.dtype, options.memory))

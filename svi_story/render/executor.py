@@ -80,10 +80,11 @@ class Executor(Protocol):
         """Forget what failed transiently, so that it is tried again."""
         ...
 
-    def render(self, segments: Sequence[Segment]) -> Iterator[Result]:
+    def render(self, segments: Sequence[Segment], later: Sequence[Segment] = ()) -> Iterator[Result]:
         """Render those of these segments that are not in the cache, each once; yields each result at once.
 
-        `segments` lists parents before those that continue from them, and may list one several times.
+        `segments` lists parents before those that continue from them, and may list one several times. `later`
+        are more segments, which may continue from them, and are rendered after all of them.
         """
         ...
 
@@ -96,14 +97,19 @@ class SegmentQueue:
     """By key, parents first. A segment of several boards is reported under the first one's name."""
     entries: dict[str, Entry] = field(default_factory=dict)
     failed: set[str] = field(default_factory=set)
+    later: frozenset[str] = frozenset()
+    """The keys of those that are rendered after all others."""
 
     @classmethod
-    def of(cls, segments: Iterable[Segment]) -> SegmentQueue:
-        """The queue of these segments, each once."""
+    def of(cls, segments: Iterable[Segment], later: Iterable[Segment] = ()) -> SegmentQueue:
+        """The queue of these segments, each once, `later` at the end."""
         wanted: dict[str, Segment] = {}
         for segment in segments:
             wanted.setdefault(segment.key, segment)
-        return cls(wanted)
+        first = frozenset(wanted)
+        for segment in later:
+            wanted.setdefault(segment.key, segment)
+        return cls(wanted, later=frozenset(wanted) - first)
 
     def is_missing(self, key: str) -> bool:
         """Whether a segment is neither ready nor failed."""
@@ -204,9 +210,9 @@ class LocalExecutor:
         """Whether models of an entered engine take turns on the device."""
         return any(engine.one_at_a_time for engine in self._entered.values())
 
-    def render(self, segments: Sequence[Segment]) -> Iterator[Result]:
+    def render(self, segments: Sequence[Segment], later: Sequence[Segment] = ()) -> Iterator[Result]:
         """See `Executor.render`. When an engine changes its memory mode, the rest is scheduled again."""
-        queue = SegmentQueue.of(segments)
+        queue = SegmentQueue.of(segments, later)
         yield from queue.look_up(self._store)
         phases_done: defaultdict[str, int] = defaultdict(int)
         seconds: defaultdict[str, float] = defaultdict(float)
@@ -224,7 +230,7 @@ class LocalExecutor:
             in_turns = self.one_at_a_time
             keys = {segment.key for segment in missing}
             wanted = list(queue.wanted.values())
-            for work in segment_works(wanted, keys, phases, one_at_a_time=in_turns):
+            for work in segment_works(wanted, keys, phases, one_at_a_time=in_turns, later=queue.later):
                 if not queue.is_missing(work.key):
                     continue
                 try:
@@ -274,12 +280,12 @@ class _Task:
     def sample(self, phase: Phase, *, last: bool) -> float:
         """Sample to the end of a phase, unless the latents are there; returns the seconds it took."""
         start, steps = time.monotonic(), 0
-        self.report(PhaseStarted(*self.name, phase.model))
+        self.report(PhaseStarted(*self.name, phase.model, take=self.take))
 
         def on_step(step: int, total: int) -> None:
             nonlocal steps
             steps += 1
-            self.report(StepDone(*self.name, step, total))
+            self.report(StepDone(*self.name, step, total, take=self.take))
             if self.previews:
                 self.previews.sampled(self.segment, self.engine, step)
 
@@ -289,7 +295,7 @@ class _Task:
             else:
                 self.engine.advance(self.segment, self._carry(), self.folder.checkpoint, on_step, phase)
         spent = time.monotonic() - start
-        self.report(PhaseDone(*self.name, phase.model, steps, round(spent, 3)))
+        self.report(PhaseDone(*self.name, phase.model, steps, round(spent, 3), take=self.take))
         return spent
 
     def publish(self, sampling: float) -> Entry:
@@ -297,9 +303,11 @@ class _Task:
         segment, start = self.segment, time.monotonic()
         latents: Latents | None = self.folder.latents()
         if latents is None:  # they were damaged meanwhile
-            latents = self._latents(lambda step, total: self.report(StepDone(*self.name, step, total)))
+            latents = self._latents(
+                lambda step, total: self.report(StepDone(*self.name, step, total, take=self.take))
+            )
             self.folder.save_latents(latents)
-        self.report(PhaseStarted(*self.name, "decode"))
+        self.report(PhaseStarted(*self.name, "decode", take=self.take))
         frames = self._reported(self.engine.decode(segment, latents))
         self.folder.write_frames(frames, segment.fps, segment.frames)
         decoding = time.monotonic() - start
@@ -313,17 +321,22 @@ class _Task:
         }
         entry = self.folder.publish(segment.inputs, notes)
         seconds = (round(sampling + decoding, 3), round(sampling, 3), round(decoding, 3))
-        self.report(SegmentDone(*self.name, segment.key, *seconds))
+        self.report(SegmentDone(*self.name, segment.key, *seconds, take=self.take))
         return entry
 
     @property
     def name(self) -> tuple[Path, str, int]:
-        """The segment's name in events."""
+        """The segment's name in events, without the take."""
         return self.segment.board, self.segment.clip, self.segment.index
+
+    @property
+    def take(self) -> int:
+        """The number of its take."""
+        return self.segment.take
 
     def report_start(self) -> None:
         """Report that the segment's rendering starts."""
-        self.report(SegmentStarted(*self.name, self.segment.key, self.segment.frames))
+        self.report(SegmentStarted(*self.name, self.segment.key, self.segment.frames, take=self.take))
 
     def _latents(self, on_step: OnStep) -> Latents:
         return self.engine.sample(self.segment, self._carry(), self.folder.checkpoint, on_step)
@@ -339,7 +352,7 @@ class _Task:
         for done, frame in enumerate(frames, 1):
             yield frame
             if done * 10 // total > (done - 1) * 10 // total:
-                self.report(FramesDone(*self.name, done, total))
+                self.report(FramesDone(*self.name, done, total, take=self.take))
 
 
 def carry_of(entry: Entry, count: int) -> Carry:

@@ -27,12 +27,14 @@ from svi_story.events import (
     PieceDone,
     PreviewDone,
     SoundDone,
+    TakesDone,
     Warned,
 )
 from svi_story.files import disk, make_folder
 from svi_story.media.text import unseen
 from svi_story.plan.keys import key_of
-from svi_story.render.record import captions_beside, is_finished, partial_film, recipe_of, write_record
+from svi_story.render.jobs import protect
+from svi_story.render.record import captions_beside, partial_film, recipe_of, write_record
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -130,7 +132,7 @@ class Film:
             shot = self._job.plan.shots[number]
             keys = {segment.key for segment in shot.segments}
             if not keys & self._waiting:
-                self._context.report(ClipDone(self._board, shot.id))
+                self._context.report(ClipDone(self._board, shot.id, shot.pick))
         if not self._waiting:
             self._finish()
 
@@ -158,7 +160,7 @@ class Film:
         write_record(job, recipe_of(job), self._entries, captions.ours, context.outputs)
         captions.write(context.outputs, context.report)
         pieces = [key for key, _ in encoded] + ([self._sound[0]] if self._sound else [])
-        _protect(job, pieces, context)
+        protect(job, context.store, pieces)
         with self._partial_film:
             remove_partial_film(job, context.outputs)
         environments = ((each.clip, self._entries[each.key].environment) for each in job.segments)
@@ -255,38 +257,70 @@ def by_content(piece: Piece, contents: Mapping[str, str]) -> Piece:
 
 
 class Films:
-    """The films of one board: the whole film, or one of each clip that is to be rendered."""
+    """The films of one board: the whole film, or one of each clip that is to be rendered, and other takes.
+
+    `wanted` are the segments of the films, and what they continue from; `takes` those of takes that the film
+    does not use. They come after it, so that a take that fails stops no film.
+    """
 
     def __init__(
-        self, job: Job, films: Sequence[Job], wanted: Sequence[Segment], context: RenderContext
+        self,
+        job: Job,
+        films: Sequence[Job],
+        wanted: Sequence[Segment],
+        takes: Sequence[Segment],
+        context: RenderContext,
     ) -> None:
         self._job = job
-        self._wanted = wanted
+        self._wanted = (*wanted, *takes)
         self._context = context
         self._films = [(Film(each, context), {segment.key for segment in each.segments}) for each in films]
         self._encoder = encoding_of(job.plan).codec.encoder
-        self._waiting = {segment.key for segment in wanted}
-        shown = {shot.id for each in films for shot in each.plan.shots}
-        self._parents = [segment for segment in wanted if segment.clip not in shown]
+        self._waiting = {segment.key for segment in self._wanted}
+        self._needed = {segment.key for segment in wanted}
+        shown = set[str]().union(*(keys for _, keys in self._films))
+        self._others = [segment for segment in self._wanted if segment.key not in shown]
+        """Those that no film shows."""
+        self._clips_with: defaultdict[str, set[tuple[str, int]]] = defaultdict(set)
+        """Clip and take of the others, by key."""
+        for segment in self._others:
+            self._clips_with[segment.key].add((segment.clip, segment.take))
+        self._takes = len({(segment.clip, segment.take) for segment in takes if segment.key not in shown})
+        self.failure: Exception | None = None
+        """Why a take could not be rendered, if one could not."""
 
-    def start(self) -> None:
-        """Check everything that the films need, and report what will be rendered."""
-        check_encoder(self._encoder)
-        import_moviepy()  # without ffmpeg, no GPU time is spent
-        _start(self._job, self._wanted, self._context)
+    def start(self, segments: int) -> None:
+        """Check everything that is needed, and report what will be rendered, of so many segments in all."""
+        if self._films:
+            check_encoder(self._encoder)
+            import_moviepy()  # without ffmpeg, no GPU time is spent
+        counts = (segments, self._takes)
+        _start(self._job, self._wanted, counts, self._context)
         for film, _ in self._films:
             film.start()
 
     def add(self, ready: SegmentReady) -> bool:
-        """Add a finished segment; returns whether all films are complete, and were written."""
+        """Add a finished segment; returns whether films are written, and takes rendered or failed."""
         key = ready.segment.key
         self._waiting.discard(key)
         for film, keys in self._films:
             if key in keys:
                 film.add(ready)
-        for clip in dict.fromkeys(segment.clip for segment in self._parents if segment.key == key):
-            if all(segment.key not in self._waiting for segment in self._parents if segment.clip == clip):
-                self._context.report(ClipDone(self._job.place.board, clip))
+        board = self._job.place.board
+        for clip, take in sorted(self._clips_with.get(key, ())):
+            keys = {each.key for each in self._others if (each.clip, each.take) == (clip, take)}
+            if keys.isdisjoint(self._waiting):
+                self._context.report(ClipDone(board, clip, take))
+        if not self._waiting and self._takes and not self.failure:
+            self._context.report(TakesDone(board, self._takes))
+        return not self._waiting
+
+    def fail(self, key: str, error: Exception) -> bool:
+        """Note that a segment failed; returns the same as `add`. Raises the error where a film needs it."""
+        if key in self._needed:
+            raise error
+        self.failure = self.failure or error
+        self._waiting.discard(key)
         return not self._waiting
 
     def cancel(self) -> None:
@@ -295,15 +329,11 @@ class Films:
             film.cancel()
 
 
-def finish_if_up_to_date(films: Sequence[Job], context: RenderContext) -> bool:
-    """Whether all films exist as they would be rendered; if so, they are protected from `gc` and reported."""
-    if not all(is_finished(job, context.store) for job in films):
-        return False
-    for job in films:
-        _protect(job, None, context)
-        remove_partial_film(job, context.outputs)
-        _report_film(job, context, made=False)
-    return True
+def report_finished(job: Job, context: RenderContext) -> None:
+    """Report a film that is up to date, and protect it from `gc`."""
+    protect(job, context.store, None)
+    remove_partial_film(job, context.outputs)
+    _report_film(job, context, made=False)
 
 
 def remove_partial_film(job: Job, outputs: Outputs) -> None:
@@ -337,23 +367,22 @@ def _enumerated(clips: list[str]) -> str:
     return first if len(clips) <= MOST_NAMED else f"{first} and {len(clips) - MOST_NAMED} more"
 
 
-def _start(job: Job, wanted: Sequence[Segment], context: RenderContext) -> None:
-    """Report what will be rendered, and check everything that it needs. Raises InputError."""
-    _protect(job, None, context)
+def _start(job: Job, wanted: Sequence[Segment], counts: tuple[int, int], context: RenderContext) -> None:
+    """Report what will be rendered, and check everything that it needs. Raises InputError.
+
+    `counts` are those of all segments, and of the takes to render after the film.
+    """
+    protect(job, context.store, None)
     place = job.place
     missing = [segment for segment in wanted if context.store.state(segment.key) != "cached"]
-    context.report(BoardStarted(place.board, place.film, len(job.plan.shots), len(wanted), len(missing)))
+    segments, takes = counts
+    shots = len(job.plan.shots)
+    context.report(BoardStarted(place.board, place.film, shots, segments, len(missing), takes))
     notes = [note for segment in missing for note in context.executor.notes(segment)]
     for note in dict.fromkeys(notes):
         context.report(Warned(f"{place.board}: {note}"))
     if missing:
         context.executor.check(missing)
-
-
-def _protect(job: Job, pieces: Sequence[str] | None, context: RenderContext) -> None:
-    """Protect what the film is made of from `cache gc`; None keeps the pieces it had."""
-    keys = [segment.key for segment in job.segments]
-    context.store.remember_film(job.place.film, job.place.board, keys, pieces)
 
 
 def _report_film(job: Job, context: RenderContext, *, made: bool) -> None:

@@ -23,7 +23,7 @@ from svi_story.events import BundleOpened, Warned
 from svi_story.files import folds_case, short_path
 from svi_story.plan.fingerprints import Fingerprints
 from svi_story.plan.keys import with_keys
-from svi_story.plan.resolve import draft_of, plan_film
+from svi_story.plan.resolve import draft_of, plan_film, with_takes
 from svi_story.render.record import partial_film
 from svi_story.settings import STORYBOARDS, load_settings, project_root
 from svi_story.storyboard.files import absent
@@ -34,9 +34,12 @@ if TYPE_CHECKING:
 
     from svi_story.events import Event, Reporter
     from svi_story.plan.keys import Identity
-    from svi_story.plan.model import FilmPlan, Segment
+    from svi_story.plan.model import FilmPlan, Segment, Take
     from svi_story.settings import Settings
     from svi_story.storyboard.source import BoardFile
+
+    NumbersOfTakes = Callable[[BoardFile], Mapping[int, int]]
+    """How many takes of clips to make instead of the board's number, by 0-based place in the film."""
 
 SUFFIXES = (".yaml", ".yml")
 CACHE = Path("renders") / ".cache"
@@ -91,11 +94,18 @@ class Job:
     """The user's, with what a bundle was packed for where the user asked for nothing else."""
     missing: InputError | None = None
     """What the engine is missing, so that no cache key can be computed; None when nothing is."""
+    is_clip: bool = False
+    """Whether it is a film of one clip alone."""
 
     @property
     def segments(self) -> tuple[Segment, ...]:
-        """Every segment, in film order."""
+        """Every segment of the film, in order."""
         return self.plan.segments
+
+    @property
+    def every_segment(self) -> tuple[Segment, ...]:
+        """Every segment of the film, then those of the takes that are not picked."""
+        return (*self.plan.segments, *self.plan.other_segments)
 
     def require_keys(self) -> None:
         """Raises InputError when the engine is missing something."""
@@ -270,11 +280,12 @@ def resolve(
     *,
     find_weights: bool = False,
     draft: bool = False,
+    takes: NumbersOfTakes | None = None,
 ) -> tuple[list[tuple[Place, FilmPlan]], list[Rejected]]:
     """Load and plan every board, bundles unpacked; errors in one do not affect the others.
 
     With `find_weights`, a bundle's LoRAs are looked for below the project's models. `draft`: as
-    a draft, with a film of its own.
+    a draft, with a film of its own. `takes` changes how many takes clips have.
     """
     plans: list[tuple[Place, FilmPlan]] = []
     rejected: list[Rejected] = []
@@ -286,8 +297,11 @@ def resolve(
             place, board, engine = _loaded(given, fingerprints, find_weights=find_weights)
             if draft:
                 board = draft_of(board)
+            elif takes:
+                board = with_takes(board, takes(board))
             film = given.film.with_suffix(DRAFT) if draft else given.film
-            plans.append((replace(place, film=film), plan_film(board, fingerprints, engine)))
+            plan = plan_film(board, fingerprints, engine, place.board)
+            plans.append((replace(place, film=film), plan))
         except InputError as error:
             rejected.append(Rejected(given.board, error))
         except RenderError as error:
@@ -322,13 +336,14 @@ def prepare(
     asked: Mapping[str, Any] | None = None,
     *,
     draft: bool = False,
+    takes: NumbersOfTakes | None = None,
 ) -> tuple[list[Job], list[Rejected]]:
-    """Load, plan and key every board; `draft` is as in `resolve`.
+    """Load, plan and key every board; `draft` and `takes` are as in `resolve`.
 
     `asked` are the fields of EngineOptions that the user asked for, besides settings; for others a bundle may
     have been packed with other values.
     """
-    plans, rejected = resolve(places, fingerprints, find_weights=True, draft=draft)
+    plans, rejected = resolve(places, fingerprints, find_weights=True, draft=draft, takes=takes)
 
     @cache
     def identity(name: str, options: EngineOptions) -> Identity:
@@ -346,16 +361,11 @@ def prepare(
             memory=settings.memory,
             **{**packed, **(asked or {})},
         )
-        shots = (
-            replace(shot, segments=tuple(replace(each, board=place.board) for each in shot.segments))
-            for shot in plan.shots
-        )
-        named = replace(plan, shots=tuple(shots))  # events name the board as the user does
         try:
-            jobs.append(Job(place, with_keys(named, partial(identity, options=options)), options))
+            jobs.append(Job(place, with_keys(plan, partial(identity, options=options)), options))
         except InputError as error:
             problems = dict.fromkeys(map(plan.resolver.rephrase, error.problems))
-            jobs.append(Job(place, named, options, InputError(*problems)))
+            jobs.append(Job(place, plan, options, InputError(*problems)))
     return jobs, rejected
 
 
@@ -372,20 +382,20 @@ def notices(jobs: Iterable[Job]) -> Iterator[Event]:
         for folder in job.place.fallbacks:
             other_cache = Layout(folder)
             if folder not in fallbacks and any(
-                segment.key and other_cache.entry(segment.key).is_dir() for segment in job.segments
+                segment.key and other_cache.entry(segment.key).is_dir() for segment in job.every_segment
             ):
                 fallbacks.add(folder)
                 what = f"segments are also taken from {short_path(folder)}, where they were kept before"
                 yield Warned(f"{what}; new ones go to {short_path(job.place.cache)}")
 
 
-def select(job: Job, names: Sequence[str]) -> tuple[int, ...]:
-    """The clips that a user names, by 0-based place in the film, each once and in film order.
+def select(ids: Sequence[str], names: Sequence[str], board: Path) -> tuple[int, ...]:
+    """Those of a board's clips that a user names, by 0-based place in the film, each once and in film order.
 
     A name is a clip's id, else a number from 1, else a range of them: `window`, `3`, `2-4`, `window-street`.
     Raises InputError for clips that the board does not have.
     """
-    places = {shot.id: place for place, shot in enumerate(job.plan.shots)}
+    places = {clip: place for place, clip in enumerate(ids)}
 
     def place_of_clip(name: str) -> int | None:
         is_number = name.isdecimal() and 1 <= int(name) <= len(places)
@@ -408,12 +418,12 @@ def select(job: Job, names: Sequence[str]) -> tuple[int, ...]:
         named = [f"{place + 1} ({clip})" for clip, place in places.items()]
         clips = ", ".join(named if len(named) <= MOST_NAMED else [*named[: MOST_NAMED - 1], "...", named[-1]])
         what = f"has no clip {', '.join(unknown)}; name one by id or number, or several as 2-4: {clips}"
-        raise InputError(Problem(what, file=str(job.place.board)))
+        raise InputError(Problem(what, file=str(board)))
     return tuple(sorted(chosen))
 
 
 def with_parents(job: Job, clips: Iterable[int]) -> tuple[Segment, ...]:
-    """The segments of these clips and of all that they continue from, in film order."""
+    """The film's segments of these clips and of all that they continue from, in order."""
     shots = job.plan.shots
     wanted: set[int] = set()
     for last in clips:
@@ -422,17 +432,37 @@ def with_parents(job: Job, clips: Iterable[int]) -> tuple[Segment, ...]:
     return tuple(segment for index in sorted(wanted) for segment in shots[index].segments)
 
 
-def film_of_clip(job: Job, clip: int) -> Job:
-    """A film of one clip alone, with its captions and sounds, in a folder beside the film."""
-    plan, film = job.plan, job.place.film
-    shot = plan.shots[clip]
+def path_of_clip(job: Job, clip: int, take: int = 0) -> Path:
+    """Where a film of one clip goes, in a folder beside the film: of its picked take, or of another one."""
+    name = f"{clip + 1}-{job.plan.shots[clip].id}" + (f"~take{take}" if take else "")
+    return job.place.film.with_suffix(".clips") / f"{name}{FILM}"
+
+
+def film_of_clip(job: Job, clip: int, take: Take) -> Job:
+    """A film of one take of a clip alone, with the clip's captions and sounds."""
+    plan, shot = job.plan, job.plan.shots[clip]
+    title, number = f"{plan.title}: {shot.id}", 0
+    if take.number != shot.pick:
+        title, number = f"{title}, take {take.number}", take.number
     return replace(
         job,
-        place=replace(job.place, film=film.with_suffix(".clips") / f"{clip + 1}-{shot.id}{FILM}"),
+        is_clip=True,
+        place=replace(job.place, film=path_of_clip(job, clip, number)),
         plan=replace(
             plan,
-            title=f"{plan.title}: {shot.id}",
-            shots=(replace(shot, fade=0, dip=0, starts_chain=True),),
+            title=title,
+            shots=(replace(shot.only(take), fade=0, dip=0, starts_chain=True),),
             cut=replace(plan.cut, fade_in=0, fade_out=0, title_card=None, end_card=None, music=None),
         ),
     )
+
+
+def protect(job: Job, store: Store, pieces: Iterable[str] | None) -> None:
+    """Protect what a film is made of, and all takes, from `cache gc`; None keeps the pieces it had.
+
+    Until the film and its board are deleted; a film of a clip protects nothing once it is deleted itself.
+    """
+    takes = [(segment.base_key, segment.key, segment.take) for segment in job.every_segment]
+    keys = [segment.key for segment in job.segments]
+    film = job.place.film
+    store.remember_film(film, film if job.is_clip else job.place.board, keys, pieces, takes)

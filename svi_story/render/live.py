@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 from PIL import Image
 
 from svi_story.errors import StoryError
-from svi_story.events import BoardFailed, ClipDone, FilmDone
+from svi_story.events import BoardFailed, ClipDone, FilmDone, TakesDone
 from svi_story.files import atomic_file, read_regular
 
 if TYPE_CHECKING:
@@ -110,8 +110,8 @@ class LivePreview:
     def __init__(self, films: Mapping[Path, Path], report: Reporter) -> None:
         self._films = films
         self._report = report
-        self._clips: dict[tuple[Path, str], _Animation] = {}
-        """Clips being rendered, by board and clip: with several workers, several at a time."""
+        self._clips: dict[tuple[Path, str, int], _Animation] = {}
+        """Clips being rendered, by board, clip and take: with several workers, several at a time."""
         self._pending: dict[Path, _Animation | None] = {}
         """What the thread will write, by board; None: remove the preview."""
         self._changed = Condition()
@@ -121,10 +121,10 @@ class LivePreview:
 
     def __call__(self, event: Event) -> None:
         """Pass an event on; forget clips that are done, and remove the preview of a film that is."""
-        if isinstance(event, ClipDone | FilmDone | BoardFailed):
-            clip = event.clip if isinstance(event, ClipDone) else None
+        if isinstance(event, ClipDone | FilmDone | TakesDone | BoardFailed):
+            clip = (event.clip, event.take) if isinstance(event, ClipDone) else None
             with self._changed:
-                done = [name for name in self._clips if name[0] == event.board and clip in (None, name[1])]
+                done = [name for name in self._clips if name[0] == event.board and clip in (None, name[1:])]
                 for name in done:
                     del self._clips[name]
                 if clip is None:
@@ -135,7 +135,7 @@ class LivePreview:
         """Show a segment, with what is known of its clip."""
         if not frames or segment.board not in self._films:
             return
-        name = (segment.board, segment.clip)
+        name = (segment.board, segment.clip, segment.take)
         with self._changed:
             before = self._clips.get(name)
             parts = {**(before.parts if before else {}), segment.index: frames}

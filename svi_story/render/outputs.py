@@ -287,7 +287,7 @@ def check_films(
     for job in jobs:
         store = job.place.store(report)
         missing = (
-            segment for segment in job.segments if segment.key and store.state(segment.key) != "cached"
+            segment for segment in job.every_segment if segment.key and store.state(segment.key) != "cached"
         )
         if not is_writable(job.place.cache) and any(missing):
             board = job.place.board

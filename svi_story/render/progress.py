@@ -32,6 +32,7 @@ from svi_story.events import (
     SegmentReused,
     SegmentStarted,
     StepDone,
+    TakesDone,
     TimeLeft,
     Warned,
     WorkerLost,
@@ -42,8 +43,8 @@ from svi_story.units import gib
 if TYPE_CHECKING:
     from pathlib import Path
 
-    Name = tuple[Path, str, int]
-    """Of a segment: board, clip, index."""
+    Name = tuple[Path, str, int, int]
+    """Of a segment: board, clip, take, index."""
 
 Ending = Literal["done", "failed", "stopped", "interrupted"]
 KEPT_MESSAGES = 50
@@ -126,8 +127,10 @@ class BoardProgress:
     state: Literal["waiting", "rendering", "joining", "done", "failed", "refused", "delayed"] = "waiting"
     message: str = ""
     """Why it failed, was refused or is delayed."""
-    started: dict[tuple[str, int], SegmentProgress] = field(default_factory=dict)
-    """The segments that had any event so far, by clip and index."""
+    takes: int = 0
+    """To render after the film."""
+    started: dict[tuple[str, int, int], SegmentProgress] = field(default_factory=dict)
+    """The segments that had any event so far, by clip, take and index."""
 
     @property
     def finished(self) -> int:
@@ -180,9 +183,8 @@ class Progress:
         """How far the current segment is."""
         if self.current is None:
             return None
-        board, clip, index = self.current
-        found = self.boards.get(board)
-        return found.started.get((clip, index)) if found else None
+        found = self.boards.get(self.current[0])
+        return found.started.get(self.current[1:]) if found else None
 
     @property
     def now(self) -> str:
@@ -204,7 +206,7 @@ class Progress:
         found = [
             (segment.seen, f"{path.stem + '/' if self.number_of_boards > 1 else ''}{clip} {segment.activity}")
             for path, board in self.boards.items()
-            for (clip, _), segment in board.started.items()
+            for (clip, _, _), segment in board.started.items()
             if not segment.is_finished and board.state in ("rendering", "waiting")
         ]
         return sorted(text for _, text in sorted(found, reverse=True)[: len(self.workers)])
@@ -223,7 +225,8 @@ class Progress:
         if isinstance(event, SegmentEvent):
             self._add_to_segment(event, at)
         elif isinstance(
-            event, BoardStarted | BoardDelayed | BoardFailed | BoardRefused | JoinStarted | FilmDone
+            event,
+            BoardStarted | BoardDelayed | BoardFailed | BoardRefused | JoinStarted | FilmDone | TakesDone,
         ):
             self._add_to_board(event)
         else:
@@ -272,7 +275,7 @@ class Progress:
             case BoardStarted():
                 board = self._board(event.board)
                 board.film, board.clips, board.segments = event.film, event.clips, event.segments
-                board.state, board.message = "rendering", ""
+                board.takes, board.state, board.message = event.takes, "rendering", ""
             case BoardDelayed() | BoardFailed():
                 board = self._board(event.board)
                 board.state = "delayed" if isinstance(event, BoardDelayed) else "failed"
@@ -288,14 +291,18 @@ class Progress:
                 self._do("joining", f"joining {event.film.name} ({_count(event.pieces, 'piece')})")
             case FilmDone():
                 board = self._board(event.board)
-                board.film, board.state, board.message = event.film, "done", ""
+                board.film, board.message = event.film, ""
+                board.state = "rendering" if board.takes else "done"
                 self._do("preparing", "preparing")
+            case TakesDone():
+                board = self._board(event.board)
+                board.takes, board.state = 0, "done"
             case _:
                 pass
 
     def _add_to_segment(self, event: SegmentEvent, at: float) -> None:
         board = self._board(event.board)
-        name = (event.clip, event.segment)
+        name = (event.clip, event.take, event.segment)
         if isinstance(event, SegmentReused):
             if name not in board.started or not board.started[name].is_finished:
                 board.started[name] = SegmentProgress("cached")
@@ -345,7 +352,8 @@ def _steps(segment: SegmentProgress | None) -> str:
 
 
 def _segment_name(event: SegmentEvent) -> str:
-    return f"clip {event.clip}" + (f", segment {event.segment + 1}" if event.segment else "")
+    take = f", take {event.take}" if event.take > 1 else ""
+    return f"clip {event.clip}{take}" + (f", segment {event.segment + 1}" if event.segment else "")
 
 
 def _count(count: int, thing: str) -> str:

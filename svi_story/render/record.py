@@ -94,6 +94,14 @@ class SegmentRecord(JsonModel):
     seconds: dict[str, Any] = Field({}, description="`sampling`, `decoding`; null where it was not noted")
 
 
+class TakeRecord(JsonModel):
+    """A take of a clip that the film does not use, but that was to be rendered after it."""
+
+    number: int = Field(description="from 1")
+    seed: int
+    keys: tuple[str, ...] = Field(description="of its segments")
+
+
 class ClipRecord(JsonModel):
     """A clip."""
 
@@ -110,6 +118,8 @@ class ClipRecord(JsonModel):
         {}, description="`caption`, `voices` and `sounds` (recordings as in `music`)"
     )
     segments: tuple[SegmentRecord, ...]
+    pick: int = Field(1, description="the number of the take that the film uses: `segments` are its own")
+    other_takes: tuple[TakeRecord, ...] = Field((), description="the other takes")
 
 
 class Record(JsonModel):
@@ -173,6 +183,8 @@ class Record(JsonModel):
                 clip.fade,
                 clip.dip,
                 clip.finish,
+                clip.pick,
+                1 + len(clip.other_takes),
             )
             for clip in self.clips
         )
@@ -294,6 +306,13 @@ def _clip(shot: Shot, job: Job, makers: _Makers) -> ClipRecord:
                 **makers.of(segment),
             )
             for segment in shot.segments
+        ),
+        pick=shot.pick,
+        other_takes=tuple(
+            TakeRecord(
+                number=take.number, seed=take.seed, keys=tuple(segment.key for segment in take.segments)
+            )
+            for take in shot.other_takes
         ),
     )
 

@@ -27,7 +27,7 @@ from svi_story.events import (
 from svi_story.render.cost import Calibration, Setting, WorkKind
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Collection, Mapping, Sequence
 
     from svi_story.engines.base import Phase
     from svi_story.events import Event, Reporter
@@ -65,11 +65,12 @@ class _Segment:
 class RemainingTime:
     """A reporter that passes events on, and reports from time to time how much time is left.
 
-    `segments` are all that are wanted, `frames` and `pixels` those of all films, `known` are times of earlier
-    runs.
+    `segments` are all that are wanted, `shown` the keys of those that films show, `frames` and `pixels` those
+    of all films, `known` are times of earlier runs.
     """
 
     segments: Mapping[Name, Timed]
+    shown: Collection[str]
     frames: int
     pixels: int
     films: int
@@ -119,7 +120,7 @@ class RemainingTime:
             case WorkerLost():
                 self._workers.discard(event.worker)
             case SegmentEvent():
-                segment = self._segments.get((event.board, event.clip, event.segment))
+                segment = self._segments.get(event.name)
                 if segment:
                     with suppress(StoryError):
                         self._learn_of(segment, event, now)
@@ -149,7 +150,7 @@ class RemainingTime:
                 segment.finished = True
                 self._add(segment.timed, "decode", event.decoding)
             case SegmentReused():
-                if not segment.finished:  # what shows it was encoded with it
+                if not segment.finished and segment.timed.segment.key in self.shown:  # its piece is encoded
                     self._encoded_before += segment.timed.segment.contributes
                 segment.finished = True
             case _:

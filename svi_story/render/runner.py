@@ -31,10 +31,11 @@ from svi_story.events import (
 )
 from svi_story.render.cost import Calibration, Timed, calibrated
 from svi_story.render.executor import LocalExecutor, SegmentFailed, system_error
-from svi_story.render.film import Films, RenderContext, finish_if_up_to_date
+from svi_story.render.film import Films, RenderContext, report_finished
 from svi_story.render.jobs import Rejected, film_of_clip, select, with_parents
 from svi_story.render.live import LivePreview, Previews
 from svi_story.render.outputs import check_films
+from svi_story.render.record import is_finished
 from svi_story.render.remaining import RemainingTime
 
 if TYPE_CHECKING:
@@ -86,7 +87,7 @@ class Outcome:
     message: str = ""
     """The errors; the traceback for a bug."""
     films: tuple[Path, ...] = ()
-    """What was rendered: the film, or a film of each clip."""
+    """What is complete: the film, or a film of each clip and take."""
 
 
 @dataclass(frozen=True)
@@ -95,30 +96,58 @@ class BoardRequest:
 
     job: Job
     films: tuple[Job, ...]
-    """The films to make: the board's, or one of each clip that is wanted."""
+    """The films to make: the board's, or one of each take of the clips that are wanted."""
     wanted: tuple[Segment, ...]
-    """Every segment that must be in the cache in the end, in film order."""
+    """Every segment of the board's film that is needed for them, in film order."""
+    takes: tuple[Segment, ...]
+    """Every segment of takes that the board's film does not use; they are rendered after all others."""
     forced: tuple[Segment, ...]
 
     @classmethod
     def of(cls, job: Job, request: RenderRequest) -> BoardRequest:
         """Raises InputError when the board's engine is missing something, or the board has no such clip."""
         job.require_keys()
-        clips = select(job, request.only)
-        wanted = with_parents(job, clips) if clips else job.segments
-        within = {segment.clip for segment in wanted}
+        board = job.place.board
         ids = [shot.id for shot in job.plan.shots]
+        clips = select(ids, request.only, board)
+        wanted = with_parents(job, clips) if clips else job.segments
+        chosen = {ids[clip] for clip in clips or range(len(ids))}
+        takes = tuple(segment for segment in job.plan.other_segments if segment.clip in chosen)
+        within = {segment.clip for segment in wanted}
         again = [name for name in request.force if name != "all" or name in ids]
-        forced = within if len(again) < len(request.force) else {ids[clip] for clip in select(job, again)}
+        forced = (
+            within if len(again) < len(request.force) else {ids[clip] for clip in select(ids, again, board)}
+        )
         if outside := forced - within:
             what = f"--force {', '.join(sorted(outside))}: not among the clips that --only renders"
-            raise InputError(Problem(what, file=str(job.place.board)))
+            raise InputError(Problem(what, file=str(board)))
         return cls(
             job,
             films_of(job, request.only),
             wanted,
-            tuple(segment for segment in wanted if segment.clip in forced),
+            takes,
+            tuple(segment for segment in (*wanted, *takes) if segment.clip in forced),
         )
+
+    def left(self, store: Store) -> BoardRequest:
+        """The same without films that are up to date and takes that are there, and without what they need."""
+        films = tuple(film for film in self.films if not is_finished(film, store))
+        in_films = {segment.key for film in self.films for segment in film.segments}
+        due = [segment.key for film in films for segment in film.segments]
+        due += [
+            take.key for take in self.takes if take.key not in in_films and store.state(take.key) != "cached"
+        ]
+        parents = {segment.key: segment.parent for segment in (*self.wanted, *self.takes)}
+        needed: set[str] = set()
+        for key in due:
+            above: str | None = key
+            while above and above not in needed:
+                needed.add(above)
+                above = parents[above]
+        wanted, takes = (
+            tuple(segment for segment in some if segment.key in needed) for some in (self.wanted, self.takes)
+        )
+        return replace(self, films=films, wanted=wanted, takes=takes)
 
     @property
     def done(self) -> Outcome:
@@ -127,8 +156,15 @@ class BoardRequest:
 
 
 def films_of(job: Job, only: Sequence[str]) -> tuple[Job, ...]:
-    """The films that a request makes of a board: its own, or one of each clip. Raises as `select`."""
-    return tuple(film_of_clip(job, clip) for clip in select(job, only)) if only else (job,)
+    """The films that a request makes of a board: its own, or one of each take of clips; as `select`."""
+    if not only:
+        return (job,)
+    shots = job.plan.shots
+    return tuple(
+        film_of_clip(job, clip, take)
+        for clip in select([shot.id for shot in shots], only, job.place.board)
+        for take in shots[clip].takes
+    )
 
 
 @dataclass(frozen=True)
@@ -144,7 +180,7 @@ class Group:
     @property
     def wanted(self) -> tuple[Segment, ...]:
         """Every segment of its boards."""
-        return tuple(segment for request in self.requests for segment in request.wanted)
+        return tuple(segment for each in self.requests for segment in (*each.wanted, *each.takes))
 
 
 def render_boards(
@@ -203,6 +239,7 @@ def _with_time_left(
     films = [film.plan for each in requests for film in each.films]
     return RemainingTime(
         segments,
+        shown={segment.key for plan in films for segment in plan.segments},
         frames=sum(plan.frames for plan in films),
         pixels=sum(plan.frames * plan.size.width * plan.size.height for plan in films),
         films=len(films),
@@ -214,13 +251,13 @@ def _with_time_left(
 def _timed(requests: Sequence[BoardRequest]) -> dict[Name, Timed]:
     """Every segment that is wanted, for the calibration to listen to."""
     return {
-        (segment.board, segment.clip, segment.index): Timed(
+        segment.name: Timed(
             segment.engine,
             segment,
             partial(implementation_of(segment.engine).phases_of, each.job.options, segment),
         )
         for each in requests
-        for segment in each.wanted
+        for segment in (*each.wanted, *each.takes)
     }
 
 
@@ -261,7 +298,8 @@ class BatchRunner:
 
     def run(self, requests: Sequence[BoardRequest]) -> Iterator[Outcome]:
         """Render everything that can be rendered; yields how each board ended, as soon as it has."""
-        self._report(RunStarted(len(requests), sum(len(each.wanted) for each in requests)))
+        count = sum(len(each.wanted) + len(each.takes) for each in requests)
+        self._report(RunStarted(len(requests), count))
         with _encoder_threads() as encoder:
             for group in _groups(requests):
                 store = Store(group.cache, self._report, group.fallbacks)
@@ -287,7 +325,7 @@ class BatchRunner:
             context.executor.retry()
             yield from self._run_once(again, context, forced, delayed)
         for board, error in delayed.items():
-            yield self._failed(board, error)
+            yield self._failed(requests[board], error, context.store)
 
     def _run_once(
         self,
@@ -298,6 +336,8 @@ class BatchRunner:
     ) -> Iterator[Outcome]:
         """Start every board, render the segments of all, and hand each to the boards that want it."""
         films: dict[Path, Films] = {}
+        wanted: list[Segment] = []
+        takes: list[Segment] = []
         boards_of: defaultdict[str, list[Path]] = defaultdict(list)
 
         def fail(board: Path, error: Exception) -> Iterator[Outcome]:
@@ -309,28 +349,26 @@ class BatchRunner:
                 delayed[board] = error
                 self._report(BoardDelayed(board, str(error)))
             else:
-                yield self._failed(board, error)
+                yield self._failed(requested[board], error, context.store)
 
         requested = {each.job.place.board: each for each in requests}
         for board, each in requested.items():
             try:
-                if not each.forced and finish_if_up_to_date(each.films, context):
+                left = self._left(each, context, forced)
+                if not left.films and not left.takes:
                     yield each.done
                     continue
-                for segment in each.forced:  # once, whichever boards share it and are started again
-                    if segment.key not in forced:
-                        context.store.quarantine(segment.key, FORCED)
-                        forced.add(segment.key)
-                film = Films(each.job, each.films, each.wanted, context)
-                film.start()
+                film = Films(each.job, left.films, left.wanted, left.takes, context)
+                film.start(len(each.wanted) + len(each.takes))
             except Exception as error:  # noqa: BLE001 - one board must not stop the others
                 yield from fail(board, error)
                 continue
             films[board] = film
-            for key in dict.fromkeys(segment.key for segment in each.wanted):
+            wanted += left.wanted
+            takes += left.takes
+            for key in dict.fromkeys(segment.key for segment in (*left.wanted, *left.takes)):
                 boards_of[key].append(board)
-        wanted = [segment for each in requests if each.job.place.board in films for segment in each.wanted]
-        for result in context.executor.render(wanted):
+        for result in context.executor.render(wanted, takes):
             boards = boards_of[result.segment.key]
             for board in [board for board in boards if board in films]:
                 try:
@@ -343,19 +381,49 @@ class BatchRunner:
                     yield requested[board].done
 
     def _add(self, film: Films, board: Path, result: Result, *, first: bool) -> bool:
-        """Add a segment to the films; whether all are complete. Raises the segment's error."""
+        """Add a segment to the films; whether all is over. Raises the error of one that failed."""
         if isinstance(result, SegmentFailed):
-            raise result.error
-        if not result.fresh or not first:
-            segment = result.segment
-            self._report(SegmentReused(board, segment.clip, segment.index, segment.key))
-        return film.add(result)
+            is_over = film.fail(result.segment.key, result.error)
+        else:
+            if not result.fresh or not first:
+                self._report(_reused(board, result.segment))
+            is_over = film.add(result)
+        if is_over and film.failure:
+            raise film.failure
+        return is_over
 
-    def _failed(self, board: Path, error: Exception) -> Outcome:
+    def _left(self, request: BoardRequest, context: RenderContext, forced: set[str]) -> BoardRequest:
+        """What is left of a request; what is there is reported. `forced` are the keys set aside so far."""
+        if request.forced:
+            for segment in request.forced:  # once, whichever boards share it and are started again
+                if segment.key not in forced:
+                    context.store.quarantine(segment.key, FORCED)
+                    forced.add(segment.key)
+            return request
+        left = request.left(context.store)
+        for film in request.films:
+            if film not in left.films:
+                report_finished(film, context)
+        if left.films or left.takes:
+            needed = {segment.key for segment in (*left.wanted, *left.takes)}
+            for segment in (*request.wanted, *request.takes):
+                if segment.key not in needed:
+                    self._report(_reused(request.job.place.board, segment))
+        return left
+
+    def _failed(self, request: BoardRequest, error: Exception, store: Store) -> Outcome:
+        board = request.job.place.board
+        films: list[Path] = []
+        with suppress(StoryError, OSError):
+            films = [each.place.film for each in request.films if is_finished(each, store)]
         known = isinstance(error, StoryError)
         message = str(error) if known else "".join(traceback.format_exception(error))
         self._report(BoardFailed(board, message))
-        return Outcome(board, "failed" if known else "bug", message)
+        return Outcome(board, "failed" if known else "bug", message, tuple(films))
+
+
+def _reused(board: Path, segment: Segment) -> SegmentReused:
+    return SegmentReused(board, segment.clip, segment.index, segment.key, take=segment.take)
 
 
 def wait(seconds: float) -> None:

@@ -57,14 +57,21 @@ class Work:
 
 
 def schedule(
-    films: Sequence[Sequence[Segment]], missing: Collection[str], phases: Phases, *, one_at_a_time: bool
+    films: Sequence[Sequence[Segment]],
+    missing: Collection[str],
+    phases: Phases,
+    *,
+    one_at_a_time: bool,
+    takes: Sequence[Segment] = (),
 ) -> tuple[Work, ...]:
-    """Everything from the texts to the cut films, in order. A film is the segments it is made of.
+    """Everything from the texts to the cut films and the other takes, in order.
 
-    A film's pieces are encoded as its segments are finished, and it is cut right after its last one.
+    A film is the segments it is made of; its pieces are encoded as its segments are finished, and it is cut
+    right after its last one. `takes` are the segments of takes that no film uses: they come after all films.
     """
-    wanted = [segment for film in films for segment in film]
-    segments = segment_works(wanted, missing, phases, one_at_a_time=one_at_a_time)
+    made = [segment for film in films for segment in film]
+    later = {segment.key for segment in takes}.difference(segment.key for segment in made)
+    segments = segment_works([*made, *takes], missing, phases, one_at_a_time=one_at_a_time, later=later)
     after = _edits(films, {work.key: place for place, work in enumerate(segments) if work.kind == "decode"})
     works = [Work("text")] if any(work.kind == "sample" for work in segments) else []
     works += after[FIRST]
@@ -74,14 +81,23 @@ def schedule(
 
 
 def segment_works(
-    wanted: Sequence[Segment], missing: Collection[str], phases: Phases, *, one_at_a_time: bool
+    wanted: Sequence[Segment],
+    missing: Collection[str],
+    phases: Phases,
+    *,
+    one_at_a_time: bool,
+    later: Collection[str] = (),
 ) -> tuple[Work, ...]:
     """What makes the missing segments: parents come before those that continue from them.
 
-    `wanted` lists parents first, as films do.
+    `wanted` lists parents first, as films do. `later` are keys that come after all others: no other segment
+    continues from theirs.
     """
     segments = {segment.key: segment for segment in wanted if segment.key in missing}
-    groups = waves(segments.values()) if one_at_a_time else [(segment,) for segment in segments.values()]
+    groups: list[tuple[Segment, ...]] = []
+    for is_later in (False, True):
+        due = [segment for key, segment in segments.items() if (key in later) == is_later]
+        groups += waves(due) if one_at_a_time else [(segment,) for segment in due]
     return tuple(
         work
         for number, group in enumerate(groups)
@@ -150,8 +166,10 @@ class Chain:
         return tuple(segment.key for segment in self.segments)
 
 
-def chains_of(wanted: Sequence[Segment], missing: Collection[str]) -> tuple[Chain, ...]:
-    """The missing segments as chains, the longest first.
+def chains_of(
+    wanted: Sequence[Segment], missing: Collection[str], later: Collection[str] = ()
+) -> tuple[Chain, ...]:
+    """The missing segments as chains, the longest first, those of `later` (keys) after all others.
 
     `wanted` lists parents first. Where two segments continue from one, the longer branch stays in its chain,
     and the other one starts a chain of its own.
@@ -170,7 +188,7 @@ def chains_of(wanted: Sequence[Segment], missing: Collection[str]) -> tuple[Chai
         while keys[-1] in following:
             keys.append(following[keys[-1]])
         chains.append(Chain(tuple(segments[key] for key in keys), length[start]))
-    return tuple(sorted(chains, key=lambda chain: -chain.length))
+    return tuple(sorted(chains, key=lambda chain: (chain.keys[0] in later, -chain.length)))
 
 
 def ready(chains: Iterable[Chain], missing: Collection[str]) -> list[Chain]:

@@ -46,6 +46,14 @@ class SegmentSummary(JsonModel):
     path: str | None = Field(description="the entry's folder")
 
 
+class TakeSummary(JsonModel):
+    """A take of a clip that the film does not use; it is rendered after the film."""
+
+    number: int = Field(description="from 1")
+    seed: int
+    segments: tuple[SegmentSummary, ...] = Field(description="with the same fields as the clip's")
+
+
 class ClipSummary(JsonModel):
     """A clip."""
 
@@ -55,6 +63,8 @@ class ClipSummary(JsonModel):
     asked_frames: int = Field(description="what the author asked for")
     fade: int = Field(description="frames shared with the clip before")
     segments: tuple[SegmentSummary, ...]
+    pick: int = Field(description="the number of the take that the film uses; `seed` and `segments` are its")
+    other_takes: tuple[TakeSummary, ...] = Field(description="the takes that the film does not use")
 
 
 class BoardSummary(JsonModel):
@@ -78,7 +88,7 @@ class BoardSummary(JsonModel):
 
 
 class StatusSummary(JsonModel):
-    """A board of `status --json`. The numbers of segments are null where keys cannot be computed."""
+    """A board of `status --json`. The numbers of segments (of all takes) are null where keys are unknown."""
 
     board: str
     film: str = Field(description="the film's path")
@@ -100,6 +110,7 @@ class EngineSummary(JsonModel):
 
     engine: str
     segments: int = Field(description="to render")
+    takes: int = Field(description="those of them that belong to takes which no film uses")
     waves: int = Field(description="missing segments in the longest chain")
     forwards: dict[str, int] = Field(description="forward passes, by expert")
     memory: dict[str, MovesSummary] = Field(description="by memory mode")
@@ -180,6 +191,15 @@ def _clip(shot: Shot, store: Store) -> ClipSummary:
         asked_frames=shot.asked_frames,
         fade=shot.fade,
         segments=tuple(_segment(segment, store) for segment in shot.segments),
+        pick=shot.pick,
+        other_takes=tuple(
+            TakeSummary(
+                number=take.number,
+                seed=take.seed,
+                segments=tuple(_segment(segment, store) for segment in take.segments),
+            )
+            for take in shot.other_takes
+        ),
     )
 
 
@@ -205,6 +225,7 @@ def schedule_of(costs: Sequence[Cost]) -> ScheduleSummary:
             EngineSummary(
                 engine=cost.engine,
                 segments=cost.segments,
+                takes=cost.takes,
                 waves=cost.waves,
                 forwards=dict(cost.forwards),
                 memory={
@@ -282,7 +303,7 @@ def _is_there(film: Path) -> bool:
 
 def status_of(job: Job, store: Store) -> StatusSummary:
     """How far a board's film is."""
-    states = None if job.missing else Counter(store.state(segment.key) for segment in job.segments)
+    states = None if job.missing else Counter(store.state(segment.key) for segment in job.every_segment)
     state: Literal["up to date", "outdated", "missing"]
     if states and is_finished(job, store):
         state = "up to date"

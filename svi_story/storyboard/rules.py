@@ -73,6 +73,10 @@ def _clip_conflicts(index: int, clip: Clip, story: Storyboard) -> Iterator[Confl
     if clip.duration == "voice" and clip.voice is None:
         what = "the clip has no `voice`; add one, or write the length, as `duration: 5s`"
         yield Conflict(duration, what, (duration, ("clips", index, "voice")))
+    if clip.pick > clip.takes:
+        pick, takes = ("clips", index, "pick"), ("clips", index, "takes")
+        what = f"{clip.pick} is more than `takes` ({clip.takes}); use a smaller one, or `takes: {clip.pick}`"
+        yield Conflict(pick, what, (pick, takes))
     caption = clip.caption
     if isinstance(caption, TimedCaption) and caption.to is not None and caption.to <= caption.from_:
         what = f"`to` ({float(caption.to):g} s) is not after `from` ({float(caption.from_):g} s)"

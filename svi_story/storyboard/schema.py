@@ -73,14 +73,11 @@ NOT_YET = frozenset(
     {
         "clips.end_frame",
         "clips.end_reference",
-        "clips.pick",
         "clips.start_video",
-        "clips.takes",
         "clips.video",
         "end_frame",
         "end_reference",
         "start_video",
-        "takes",
         "video",
     }
 )
@@ -98,6 +95,7 @@ MODELINE = f"# yaml-language-server: $schema={SCHEMA_FILE}"
 """A board's first line: editors look for the schema beside the board."""
 
 SIDES = (16, 4096)
+MOST_TAKES = 99
 
 _SIZE_NAMES = {"480p": (832, 480), "720p": (1280, 720)}
 _SIZE = re.compile("([0-9]{1,5})x([0-9]{1,5})")
@@ -196,6 +194,12 @@ class Clip(Part):
         None,
         examples=[1234],
         description="The clip's seed. Default: the board's + 42 for each clip before it in its chain.",
+    )
+    takes: Annotated[int, Field(ge=1, le=MOST_TAKES)] = Field(
+        1, examples=[3], description="Versions of the clip to render, which differ by their seeds."
+    )
+    pick: Annotated[int, Field(ge=1, le=MOST_TAKES)] = Field(
+        1, examples=[2], description="The take that the film uses and that the next clip continues from."
     )
     guidance: GuidanceField | None = Field(
         None, examples=[6.0], description="As engine.guidance, for this clip only."

@@ -307,7 +307,7 @@ def _cell(index: int, shot: Shot, board: _Board, progress: BoardProgress | None,
     """A clip for the page."""
     done = sum(segment.key in board.contents for segment in shot.segments)
     started = progress.started if progress else {}
-    states = [started.get((shot.id, segment.index)) for segment in shot.segments]
+    states = [started.get((shot.id, segment.take, segment.index)) for segment in shot.segments]
     state = "waiting"
     if done == len(shot.segments):
         state = "done"

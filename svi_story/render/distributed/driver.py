@@ -90,6 +90,8 @@ class Request:
     wanted: Mapping[str, Segment]
     entries: dict[str, Entry]
     """Those that are in the cache."""
+    later: frozenset[str]
+    """As in `SegmentQueue`."""
     given: Mapping[str, Given]
     """What the commands repeat that messages suggest."""
 
@@ -146,7 +148,7 @@ def carry_out(request: Request, workers: int, folder: Path, connection: Connecti
         store = Store(request.cache, connection.send, request.fallbacks)
         start, count = worker_start(request, workers)
         queue = WorkerPool(
-            request.wanted, request.entries, store, count, start, lambda: last_log_line(folder)
+            request.wanted, request.entries, store, count, start, lambda: last_log_line(folder), request.later
         )
         try:
             for message in queue.render():
@@ -240,8 +242,9 @@ class WorkerPool(SegmentQueue):
         count: int,
         start: StartWorker,
         last_log_line: Callable[[], str] = str,
+        later: frozenset[str] = frozenset(),
     ) -> None:
-        super().__init__(wanted, entries)
+        super().__init__(wanted, entries, later=later)
         self._store = store
         self._report = store.report
         self._count = count
@@ -255,7 +258,7 @@ class WorkerPool(SegmentQueue):
         """Why no worker is left, when none is."""
         self._since = 0.0
         """When the first worker was requested; infinite once one has started or the warning was given."""
-        self._names = {(segment.board, segment.clip, segment.index): key for key, segment in wanted.items()}
+        self._names = {segment.name: key for key, segment in wanted.items()}
 
     def render(self) -> Iterator[Result | SegmentShown]:
         """Render what is missing, with as many workers as there is work for; yields their previews, too."""
@@ -286,7 +289,7 @@ class WorkerPool(SegmentQueue):
         """The chains that can start now."""
         assigned = {key for worker in self._workers for key in worker.unfinished}
         keys = {segment.key for segment in missing}
-        return ready(chains_of(list(self.wanted.values()), keys - assigned), keys)
+        return ready(chains_of(list(self.wanted.values()), keys - assigned, self.later), keys)
 
     def _assign(self, worker: WorkerHandle, waiting: Sequence[Chain]) -> None:
         """Assign the first of the waiting chains to an idle worker: its share of them."""
@@ -300,7 +303,8 @@ class WorkerPool(SegmentQueue):
         before = dict.fromkeys(chain.after for chain in chains if chain.after)
         for chain in chains:
             first, count = self.wanted[chain.keys[0]], len(chain.segments)
-            self._report(ChainGiven(first.board, first.clip, first.index, worker.number, count))
+            name = (first.board, first.clip, first.index)
+            self._report(ChainGiven(*name, worker.number, count, take=first.take))
         worker.messages = worker.actor.render.options(num_returns="streaming").remote(
             [portable_segment(self.wanted[key]) for key in before],
             [[portable_segment(segment) for segment in chain.segments] for chain in chains],
@@ -335,7 +339,7 @@ class WorkerPool(SegmentQueue):
             if not isinstance(message, Event):
                 return worker, message
             if isinstance(message, SegmentEvent):
-                worker.last = self._names.get((message.board, message.clip, message.segment), "")
+                worker.last = self._names.get(message.name, "")
             self._report(message)
 
     def _handle(self, worker: WorkerHandle, message: Message | None) -> Iterator[Result]:

@@ -150,14 +150,17 @@ class RayExecutor:
     def retry(self) -> None:
         """Nothing is kept: a cluster that was lost is joined again."""
 
-    def render(self, segments: Sequence[Segment]) -> Iterator[Result]:
-        """See `Executor.render`. Raises InputError when the cluster cannot be joined for the first time."""
-        rendering = self._render(segments)
+    def render(self, segments: Sequence[Segment], later: Sequence[Segment] = ()) -> Iterator[Result]:
+        """See `Executor.render`. Raises InputError when the cluster cannot be joined for the first time.
+
+        `later` are assigned where nothing else can be started, so that no worker is idle.
+        """
+        rendering = self._render(segments, later)
         self._under_way.callback(rendering.close)  # whoever reads it may be interrupted
         return rendering
 
-    def _render(self, segments: Sequence[Segment]) -> Generator[Result, None, None]:
-        queue = SegmentQueue.of(segments)
+    def _render(self, segments: Sequence[Segment], later: Sequence[Segment]) -> Generator[Result, None, None]:
+        queue = SegmentQueue.of(segments, later)
         yield from queue.look_up(self._store)
         if not queue.missing():
             return
@@ -176,6 +179,7 @@ class RayExecutor:
         root, fallbacks = self._store.layout.root, self._store.fallbacks
         request = Request(
             *(self._options, root, fallbacks, probe, self._previews.every, queue.wanted, queue.entries),
+            later=queue.later,
             given=repeated(),
         )
         for message in session.messages(request):
