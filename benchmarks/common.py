@@ -52,6 +52,8 @@ class Took:
     """User and system time, children's included."""
     peak: float = 0.0
     """Of the process and its children together, shared pages counted once; 0 when nobody looked."""
+    written: float = 0.0
+    """MB that the process and its children wrote to disks; 0 when nobody looked."""
 
     @property
     def free(self) -> float:
@@ -72,8 +74,13 @@ def timed(work: Callable[[], object]) -> Took:
     return Took(wall, _queued("thread-self") - queued, _cpu() - cpu)
 
 
-def run_alone(command: Sequence[str | Path], folder: Path) -> Took:
-    """What a command costs as a process of its own, children included. RuntimeError when it fails."""
+def run_alone(
+    command: Sequence[str | Path], folder: Path, kill_when: Callable[[], bool] | None = None
+) -> Took:
+    """What a command costs as a process of its own, children included. RuntimeError when it fails.
+
+    With `kill_when` all its processes are killed as soon as that is true; RuntimeError when it never is.
+    """
     with tempfile.TemporaryFile() as log:
         start = time.perf_counter()
         process = subprocess.Popen(
@@ -86,15 +93,27 @@ def run_alone(command: Sequence[str | Path], folder: Path) -> Took:
             start_new_session=True,
         )
         with _watched(process.pid) as peaks:
+            if kill_when:
+                _kill_when(process.pid, kill_when)
             os.waitid(os.P_PID, process.pid, os.WEXITED | os.WNOWAIT)
             wall = time.perf_counter() - start
         queued = _queued(str(process.pid))  # a process that is over, and not yet waited for, still tells
+        written = _written(process.pid)
         _, status, usage = os.wait4(process.pid, 0)
         process.returncode = os.waitstatus_to_exitcode(status)
-        if process.returncode:
+        if process.returncode != (-signal.SIGKILL if kill_when else 0):
             log.seek(0)
             raise RuntimeError(f"{command} ended with {process.returncode}: {log.read()[-2000:].decode()}")
-    return Took(wall, queued, usage.ru_utime + usage.ru_stime, max(peaks, default=0.0))
+    return Took(wall, queued, usage.ru_utime + usage.ru_stime, max(peaks, default=0.0), written)
+
+
+def _kill_when(session: int, due: Callable[[], bool]) -> None:
+    """Kill a session's processes once it is due, unless its first process ends before."""
+    while not os.waitid(os.P_PID, session, os.WEXITED | os.WNOWAIT | os.WNOHANG):
+        if due():
+            os.killpg(session, signal.SIGKILL)
+            return
+        time.sleep(0.01)
 
 
 @contextmanager
@@ -131,6 +150,12 @@ def _memory(session: int) -> float:
                 shares = (process / "smaps_rollup").read_text("ascii")
                 total += int(re.findall(r"^Pss:\s+(\d+) kB", shares, re.MULTILINE)[0])
     return total * 1024 / 1e6
+
+
+def _written(process: int) -> float:
+    """MB that a process and its children, as far as it waited for them, wrote to disks."""
+    counts = Path("/proc", str(process), "io").read_text("ascii")
+    return int(re.findall(r"^write_bytes: (\d+)$", counts, re.MULTILINE)[0]) / 1e6
 
 
 def _queued(process: str) -> float:
