@@ -97,7 +97,7 @@ def tiny_models(place: Placement, size: Size, frames: int) -> Case:
     """The checkpoint that the tests use, loaded by our loader."""
     layout = find_weights(ModelFolders((MODELS,))).models()
     high, low = (
-        load_transformer(read_transformer(files), place, lambda _, entry: place.take(entry)).model
+        load_transformer(read_transformer(files), place, place.take).model
         for files in (layout.high, layout.low)
     )
     return Case("tests' checkpoint", high, low, load_vae(layout.vae, place), size, frames)

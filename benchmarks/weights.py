@@ -65,7 +65,7 @@ def forward(root: Path) -> Tensor:
     """One pass of the high-noise expert on the reference inputs."""
     place = Placement(support.CPU, torch.float32)
     blueprint = read_transformer(support.find_models(root).high)
-    model = load_transformer(blueprint, place, lambda _, entry: place.take(entry)).model
+    model = load_transformer(blueprint, place, place.take).model
     given = support.units()
     x = torch.cat([given["dit/x"], given["dit/y"]], dim=1)
     with torch.no_grad():

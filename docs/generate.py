@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import json
 import re
+from itertools import groupby, product
 from pathlib import Path
 from types import UnionType
 from typing import TYPE_CHECKING, Any, Literal, Union, get_args, get_origin
@@ -18,6 +19,7 @@ from svi_story.engines.svi.device import FreeMemory
 from svi_story.engines.svi.memory import HOST, MODES, choose, needs_of, vae_need
 from svi_story.engines.svi.vae import STRIPS
 from svi_story.engines.svi.weights.architecture import A14B
+from svi_story.enginespec import PRECISIONS
 from svi_story.errors import InputError
 from svi_story.event_json import json_name
 from svi_story.plan.model import Size
@@ -38,7 +40,8 @@ COMMANDS = (
     ("watch",), ("stop",),
     ("export",), ("review",),
     ("cache",), ("cache", "ls"), ("cache", "verify"), ("cache", "gc"),
-    ("models",), ("models", "list"), ("models", "check"), ("models", "download"), ("doctor",), ("config",),
+    ("models",), ("models", "list"), ("models", "check"), ("models", "download"), ("models", "prepare"),
+    ("doctor",), ("config",),
     ("schema",),
 )  # fmt: skip
 
@@ -95,15 +98,24 @@ FRAMES, PASSES = 81, 100
 
 
 def memory_table() -> str:
-    """What each memory mode needs for the published models in bfloat16, 81 frames, as a Markdown table."""
-    titles = ("", "mode", "sampling", "decoding", "text", "GPU, at most", "RAM, at least", "RAM, better")
-    rows = ["|".join(("", *(f" {title} " if title else " " for title in titles), "")), f"|{'---|' * 8}"]
-    for name, size in SIZES:
-        needs = needs_of(A14B, 2, size, FRAMES)
+    """What each memory mode needs for the published models, 81 frames, as a Markdown table."""
+    titles = (
+        "weights",
+        "mode",
+        "sampling",
+        "decoding",
+        "text",
+        "GPU, at most",
+        "RAM, at least",
+        "RAM, better",
+    )
+    rows = [f"| size | {' | '.join(titles)} |", f"|{'---|' * 9}"]
+    for (name, size), weights in product(SIZES, PRECISIONS):
+        needs = needs_of(A14B, 2, size, FRAMES, int8=weights == "int8")
         for mode in MODES:
             need = needs[mode]
             phases = (need.sampling.total, need.decoding.total, need.text.total)
-            cells = [f"{name} ({size})", f"`{mode}`", *map(gib, phases), f"**{gib(need.gpu)}**"]
+            cells = [f"{name} ({size})", weights, f"`{mode}`", *map(gib, phases), f"**{gib(need.gpu)}**"]
             rows.append(f"| {' | '.join([*cells, gib(need.ram), gib(need.ram_kept)])} |")
     return "\n".join(rows) + "\n"
 
@@ -114,18 +126,19 @@ def free_on(card: int, ram: int) -> FreeMemory:
 
 
 def card_table(rams: Sequence[int]) -> str:
-    """What `auto` chooses on a machine, as a Markdown table."""
-    titles = ("GPU", "RAM", "size", "`auto` chooses", "GPU memory", "RAM", "copied to the GPU", "read", "VAE")
-    rows = [f"| {' | '.join(titles)} |", f"|{'---|' * 9}"]
-    for card in (12, 16, 24, 32, 48, 80, 141):
-        for ram in rams:
-            for name, size in SIZES:
-                cells = card_cells(free_on(card, ram), needs_of(A14B, 2, size, FRAMES), size)
-                rows.append(f"| {' | '.join([f'{card} GB', f'{ram} GB', name, *cells])} |")
+    """What `auto` chooses on machines, as a Markdown table; those with the same plan are in one row."""
+    titles = ("GPU", "size", "weights", "RAM", "`auto` chooses", "GPU memory", "RAM", "copied", "read", "VAE")
+    rows = [f"| {' | '.join(titles)} |", f"|{'---|' * 10}"]
+    for card, (name, size), weights in product((12, 16, 24, 32, 48, 80, 141), SIZES, PRECISIONS):
+        needs = needs_of(A14B, 2, size, FRAMES, int8=weights == "int8")
+        plans = [(tuple(card_cells(free_on(card, ram), needs, size, weights)), ram) for ram in rams]
+        for cells, alike in groupby(plans, key=lambda plan: plan[0]):
+            machines = ", ".join(str(ram) for _, ram in alike)
+            rows.append(f"| {' | '.join([f'{card} GB', name, weights, f'{machines} GB', *cells])} |")
     return "\n".join(rows) + "\n"
 
 
-def card_cells(free: FreeMemory, needs: Needs, size: Size) -> list[str]:
+def card_cells(free: FreeMemory, needs: Needs, size: Size, weights: str) -> list[str]:
     """The plan for one machine and size; what is copied and read per clip."""
     try:
         plan = choose("auto", free, needs)
@@ -138,14 +151,17 @@ def card_cells(free: FreeMemory, needs: Needs, size: Size) -> list[str]:
         gpu = need.gpu
     ram = HOST if plan.mode == "resident" else need.ram_kept if plan.keep else HOST + streamed
     loaded = 0 if plan.mode == "resident" else 2 * (expert.whole - streamed)
-    read = 0 if plan.keep else 2 * 4 * A14B.expert
+    sources, prepared = 2 * 4 * A14B.expert, 2 * expert.whole
+    read = "-" if plan.keep else gib(sources)
+    if not plan.keep and weights == "int8":
+        read = f"{gib(prepared)} ({gib(sources)})"
     vae = "whole"
     if need.decoding.total > free.vram:
         fits = (n for n in STRIPS if vae_need(A14B, size, FRAMES, n).minimum <= free.vram)
         vae = next((f"{n} strips" for n in fits), "tiles")
     what = f"`{plan.mode}`" + (f", {plan.resident_blocks} of {expert.blocks} blocks stay" if streamed else "")
-    moved = (gib(count) if count else "-" for count in (loaded + PASSES * streamed, read))
-    return [what, gib(gpu), gib(ram), *moved, vae]
+    moved = loaded + PASSES * streamed
+    return [what, gib(gpu), gib(ram), gib(moved) if moved else "-", read, vae]
 
 
 def tables_page(page: str) -> str:

@@ -82,6 +82,7 @@ class Options(TypedDict, total=False):
     memory: str
     attention: str
     workers: int
+    weights: str
     dtype: str
     vae: str
 

@@ -251,16 +251,15 @@ class TimeLeft(Event):
 
 @dataclass(frozen=True)
 class EngineSettled(Event):
-    """An engine chose its settings for this machine, or another memory mode when memory ran out."""
+    """An engine chose its settings, or a smaller `memory` mode (also as `rung`) when memory ran out."""
 
     engine: str
     device: str
     dtype: str
     attention: str
     memory: str
-    """the memory mode; `rung` is the same"""
     allocator: str = ""
-    """the settings of torch's allocator of GPU memory; empty without a GPU"""
+    weights: str = "bf16"
 
     def __str__(self) -> str:
         return f"{self.engine}: {self.dtype} on {self.device}, --memory {self.memory}, {self.attention}"
@@ -317,11 +316,12 @@ class ModelLoading(Event):
 
 @dataclass(frozen=True)
 class ModelLoaded(Event):
-    """A model was read from its files."""
+    """A model has so many bytes in memory, for which so many were read from files; or its LoRAs changed."""
 
     model: str
     bytes: int
     seconds: float
+    read: int = 0
 
     def __str__(self) -> str:
         return f"{self.model}: {self.bytes / 2**30:.2f} GiB loaded in {self.seconds:.1f} s"

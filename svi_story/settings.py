@@ -13,9 +13,17 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 from platformdirs import user_cache_path, user_config_path
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    ValidationError,
+    model_serializer,
+)
 
-from svi_story.enginespec import KERNELS, engine_names
+from svi_story.enginespec import KERNELS, PRECISIONS, engine_names
 from svi_story.errors import InputError, Problem
 from svi_story.events import Warned
 from svi_story.fields import format_value, nearest, text_problem, wrong
@@ -68,6 +76,27 @@ class WatchSettings(BaseModel):
     )
 
 
+class WeightSettings(BaseModel):
+    """How weights are held, and the files to use for roles, which are its other fields."""
+
+    model_config = ConfigDict(extra="allow", frozen=True)
+    __pydantic_extra__: dict[str, Path] = Field(init=False)
+
+    precision: Annotated[str, _choice(lambda: PRECISIONS)] | None = None
+    """None: bf16, unless a bundle says otherwise."""
+
+    @model_serializer
+    def _set(self) -> dict[str, str]:
+        """What is set, as a settings file has it."""
+        held = {"precision": self.precision} if self.precision else {}
+        return {**held, **{role: str(file) for role, file in self.files}}
+
+    @property
+    def files(self) -> tuple[tuple[str, Path], ...]:
+        """Roles and their files."""
+        return tuple((self.__pydantic_extra__ or {}).items())
+
+
 class Settings(BaseModel):
     """What a machine, a user or a project decides. All paths are resolved."""
 
@@ -79,10 +108,11 @@ class Settings(BaseModel):
     models: Annotated[tuple[Path, ...], BeforeValidator(_listed), Field(min_length=1)] = Field(
         description="where the weights are: a folder or a list of folders", examples=['["/data/models"]']
     )
-    weights: dict[str, Path] = Field(
-        {},
-        description="the file to use for a role, where several would do",
-        examples=['{high = "/data/high.safetensors"}'],
+    weights: WeightSettings = Field(
+        WeightSettings(),
+        description=f"how experts are held in memory: {', '.join(PRECISIONS)}; or a table with that as "
+        "`precision`, and the file to use for a role, where several would do",
+        examples=['"int8"', '{precision = "int8", high = "/data/high.safetensors"}'],
     )
     cache: Path = Field(
         description="where finished segments are kept; a project's must be inside the project",
@@ -169,7 +199,7 @@ def settings_by_source(root: Path, options: Mapping[str, object]) -> list[tuple[
         if _owner(file) is None:
             continue
         written, line_of = _read(file)
-        values = {name: _resolved(name, value, file.parent) for name, value in written.items()}
+        values = {name: _resolved(name, _table(name, value), file.parent) for name, value in written.items()}
         checked = dict(values)
         if isinstance(values.get(USER_ONLY), dict) and not is_project:
             checked |= {f"{USER_ONLY}.{key}": value for key, value in checked.pop(USER_ONLY).items()}
@@ -186,11 +216,11 @@ def settings_by_source(root: Path, options: Mapping[str, object]) -> list[tuple[
         sources.append((str(file), values))
     variables = {name: PREFIX + name.upper() for name in Settings.model_fields if name != USER_ONLY}
     environment = {
-        (variable, name): _resolved(name, _from_text(name, text), Path.cwd())
+        (variable, name): _resolved(name, _table(name, _from_text(name, text)), Path.cwd())
         for name, variable in variables.items()
         if (text := os.environ.get(variable))
     }
-    given = {("option", name): value for name, value in options.items()}
+    given = {("option", name): _table(name, value) for name, value in options.items()}
     for (source, name), value in (environment | given).items():
         if what := _problem(name, value, is_project=False):
             problems.append(Problem(what, path=name if source == "option" else source))
@@ -209,9 +239,8 @@ def _defaults(root: Path) -> dict[str, Any]:
     if not models.is_dir() and Path("models").is_dir():
         models = Path("models").absolute()
     renders = root / "renders"
-    paths = {"models": (models,), "cache": renders / ".cache", "output": renders}
-    fields = Settings.model_fields.items()
-    return {name: paths[name] if field.is_required() else field.default for name, field in fields}
+    here = {"models": (models,), "weights": {}, "cache": renders / ".cache", "output": renders}
+    return {name: here.get(name, field.default) for name, field in Settings.model_fields.items()}
 
 
 def _read(file: Path) -> tuple[dict[str, Any], Callable[[str], int]]:
@@ -238,8 +267,13 @@ def _from_text(name: str, text: str) -> Any:
         return text.split(os.pathsep)
     if name == "weights":
         pairs = [part.partition("=") for part in text.split(os.pathsep)]
-        return {role: path for role, _, path in pairs} if all(path for *_, path in pairs) else text
+        return {role if path else "precision": path or role for role, _, path in pairs}
     return int(text) if name == "workers" and text.isdecimal() else text
+
+
+def _table(name: str, value: Any) -> Any:
+    """A value as it is merged: the name of a precision alone stands for a table."""
+    return {"precision": value} if name == "weights" and isinstance(value, str) else value
 
 
 def _resolved(name: str, value: Any, folder: Path) -> Any:
@@ -249,7 +283,8 @@ def _resolved(name: str, value: Any, folder: Path) -> Any:
     if isinstance(value, list):
         return [_resolved(name, each, folder) for each in value]
     if isinstance(value, dict):
-        return {role: _resolved(name, path, folder) for role, path in value.items()}
+        paths = {role: path for role, path in value.items() if role != "precision"}
+        return {**value, **{role: _resolved(name, path, folder) for role, path in paths.items()}}
     return folder / _expand(value) if isinstance(value, str) and value else value
 
 
@@ -276,7 +311,7 @@ def _problem(name: str, value: Any, *, is_project: bool) -> str:
         first = error.errors(include_url=False)[0]
         if first["type"] == "wrong":
             return first["msg"]
-        (example,) = model.model_fields[key].examples or [""]
+        example = (model.model_fields[key].examples or [""])[0]
         return f"{format_value(value)} cannot be used; write {key} = {example}"
     return ""
 

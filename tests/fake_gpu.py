@@ -233,8 +233,14 @@ def run(folder: Path, case: dict[str, Any]) -> list[dict[str, Any]]:
     settings = support.sampler("2.0-pro", steps=2, guidance=Guidance(5.0, 5.0), shift=1.0, boundary=0.9)
     segment = support.segment(0, "2.0-pro", settings, frames=frames, size=size)
     free = FreeMemory(int(case["vram"] * GIB), int(case["ram"] * GIB))
+    precision = case.get("weights", "bf16")
     options = SviOptions(
-        support.folders(models), device="cuda", attention="torch-flash", memory=case["mode"], free_memory=free
+        support.folders(models),
+        device="cuda",
+        attention="torch-flash",
+        memory=case["mode"],
+        precision=precision,
+        free_memory=free,
     )
     phases: list[dict[str, Any]] = []
     live, loading_peaks = Live(), list[int]()
@@ -253,7 +259,8 @@ def run(folder: Path, case: dict[str, Any]) -> list[dict[str, Any]]:
         phases.append({"phase": name, "claimed_gpu": claimed, "claimed_ram": ram, **found})
         live.reset()
 
-    needs = needs_of(count_parameters(support.find_models(models)), 2, size, frames)
+    counts = count_parameters(support.find_models(models))
+    needs = needs_of(counts, 2, size, frames, int8=precision == "int8")
     engine = Svi(options, digest=str, anchor_pixels=lambda _: picture(), report=report)
     with FakeTensorMode(allow_non_fake_inputs=True), live, engine as svi:
         svi.prepare([segment])

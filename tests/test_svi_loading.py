@@ -34,7 +34,7 @@ SHARDS = tuple(f"diffusion_pytorch_model-0000{i}-of-00002.safetensors" for i in 
 def load_expert(files: ModelFiles, place: loading.Placement = F32) -> WanTransformer3DModel:
     """An expert without LoRAs."""
     blueprint = loading.read_transformer(files)
-    return loading.load_transformer(blueprint, place, lambda _, entry: place.take(entry)).model
+    return loading.load_transformer(blueprint, place, place.take).model
 
 
 def forward(model: WanTransformer3DModel) -> Tensor:

@@ -92,7 +92,7 @@ def merged(uses: list[LoraUse], place: Placement = F32) -> dict[str, Tensor]:
     """The weights that some LoRAs change, merged."""
     entries = read_transformer(support.find_models(support.MODELS).high).entries
     recipes = lora.recipes(uses, SHAPES)
-    return {name: lora.merge(entries[name], recipe, place) for name, recipe in recipes.items()}
+    return {name: place.take_merged(name, entries[name], recipe)[name] for name, recipe in recipes.items()}
 
 
 def same(one: dict[str, Tensor], other: dict[str, Tensor]) -> bool:

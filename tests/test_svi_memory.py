@@ -226,9 +226,9 @@ def tiny() -> Needs:
     return needs_of(count_parameters(support.find_models(support.MODELS)), 4, Size(80, 64), 5)
 
 
-def room(mode: MemoryMode, *, keep: bool = True) -> FreeMemory:
+def room(mode: MemoryMode, *, keep: bool = True, needs: Needs | None = None) -> FreeMemory:
     """Room for a mode, without `keep` for one expert in memory; to stream, for none of its blocks."""
-    needs = tiny()
+    needs = needs or tiny()
     vram = needs["stream"].sampling.total - 1 if mode == "stream" else PLENTY.vram
     return FreeMemory(vram, PLENTY.ram if keep else needs[mode].ram)
 
@@ -303,11 +303,18 @@ def test_too_little_memory_is_told_before_anything_is_loaded(monkeypatch: pytest
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("precision", ["bf16", "int8"])
 @pytest.mark.parametrize("mode", MODES)
-def test_ram_stays_the_same_over_a_hundred_segments(mode: MemoryMode) -> None:
+def test_ram_stays_the_same_over_a_hundred_segments(mode: MemoryMode, precision: str) -> None:
+    needs = needs_of(
+        count_parameters(support.find_models(support.MODELS)),
+        *(4, Size(80, 64), 5),
+        int8=precision == "int8",
+    )
     clip = support.segment(0, "2.0-pro", support.sampler("2.0-pro", steps=2), frames=5)
     process, used = psutil.Process(), list[int]()
-    with made_by(Recorder(), memory=mode, free_memory=room(mode, keep=False)) as svi:
+    free = room(mode, keep=False, needs=needs)
+    with made_by(Recorder(), memory=mode, precision=precision, free_memory=free) as svi:
         for seed in range(100):
             one = replace(clip, seed=seed)
             list(svi.decode(one, svi.sample(one, None, Memory(), support.ignore_step)))

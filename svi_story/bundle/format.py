@@ -12,7 +12,14 @@ import re
 from pathlib import PurePath
 from typing import TYPE_CHECKING, Annotated, Any, Literal, Self
 
-from pydantic import AfterValidator, Field, ValidationError, model_validator
+from pydantic import (
+    AfterValidator,
+    Field,
+    SerializerFunctionWrapHandler,
+    ValidationError,
+    model_serializer,
+    model_validator,
+)
 
 from svi_story.cache.entry import ENTRY
 from svi_story.enginespec import engine_names, spec_of
@@ -99,20 +106,30 @@ class FrameSettings(Part):
     engine: Annotated[str, AfterValidator(_known_engine)]
     dtype: Literal["bfloat16", "float32"]
     vae: Literal["whole", "strips", "tiles"]
+    precision: Literal["bf16", "int8"] = "bf16"
+    """How experts are held; left out of the manifest at its default, as in older ones."""
+
+    @model_serializer(mode="wrap")
+    def _without_default(self, serialize: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        written: dict[str, Any] = serialize(self)
+        return {name: value for name, value in written.items() if (name, value) != ("precision", "bf16")}
 
     @property
     def options(self) -> dict[str, Any]:
         """The fields of EngineOptions among them."""
-        return {"dtype": self.dtype, "vae": self.vae}
+        return {"dtype": self.dtype, "vae": self.vae, "precision": self.precision}
 
     def __str__(self) -> str:
-        options = {"dtype": self.dtype, "vae": f"vae {self.vae}"}
-        return ", ".join([self.engine, *(options[name] for name in spec_of(self.engine).frame_options)])
+        held = "" if self.precision == "bf16" else f"{self.precision} weights"
+        options = {"dtype": self.dtype, "vae": f"vae {self.vae}", "precision": held}
+        words = [self.engine, *(options[name] for name in spec_of(self.engine).frame_options)]
+        return ", ".join(word for word in words if word)
 
 
 def settings_of(engine: str, options: EngineOptions) -> FrameSettings:
     """The settings that change a film's frames, apart from its board."""
-    return FrameSettings.model_validate({"engine": engine, "dtype": options.dtype, "vae": options.vae})
+    given = {"dtype": options.dtype, "vae": options.vae, "precision": options.precision}
+    return FrameSettings.model_validate({"engine": engine, **given})
 
 
 class Manifest(Part):

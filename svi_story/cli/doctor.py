@@ -17,6 +17,7 @@ from svi_story.cli.options import (
     Engine,
     Models,
     Output,
+    Weights,
     one_of,
     settings_here,
 )
@@ -55,6 +56,7 @@ def doctor(
     frames: Annotated[int, typer.Option("--frames", min=9, help="Frames per clip for --smoke.")] = 33,
     steps: Annotated[int, typer.Option("--steps", min=1, help="Sampling steps for --smoke.")] = 12,
     dtype: Dtype = "bfloat16",
+    weights: Weights = "",
     as_json: AsJson = False,
 ) -> None:
     """Check whether this machine can render, and how to fix what is missing.
@@ -77,19 +79,20 @@ def doctor(
     from svi_story.render.doctor import Places, check_every_byte, examine
     from svi_story.render.smoke import SmokeTest
 
-    settings = settings_here(models=models, output=output, cache=cache, engine=engine)
-    wanted = settings.engine or DEFAULT
-    weights, films = model_folders(settings), short_path(settings.output)
+    settings = settings_here(models=models, output=output, cache=cache, engine=engine, weights=weights)
+    wanted, precision = settings.engine or DEFAULT, settings.weights.precision or "bf16"
+    where, films = model_folders(settings), short_path(settings.output)
     numbers = one_of(dtype, DTYPES, "--dtype")
-    places = Places(weights, films, short_path(settings.cache))
+    places = Places(where, films, short_path(settings.cache), precision)
     findings = list(examine(wanted, places))
     if spec_of(wanted).uses_weights and full:
         findings.append(check_every_byte(places))
     if spec_of(wanted).uses_weights and smoke:
         made = variant_named(variant) or "2.0"
         test = SmokeTest(
-            *(weights, made, size, frames, steps, numbers, reference, films),
+            *(where, made, size, frames, steps, numbers, reference, films),
             outputs=Outputs(settings.cache),
+            precision=precision,
         )
         findings += _smoke(test)
     ready = all(finding.state != "lacking" for finding in findings)

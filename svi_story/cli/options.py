@@ -59,6 +59,14 @@ Dtype = Annotated[
     str,
     typer.Option("--dtype", metavar="NAME", help="Data type of the experts: bfloat16 (default) or float32."),
 ]
+Weights = Annotated[
+    str,
+    typer.Option(
+        "--weights",
+        metavar="NAME",
+        help="How the experts are held: bf16 (default), or int8, which needs half the memory.",
+    ),
+]
 Memory = Annotated[
     str,
     typer.Option(
@@ -112,6 +120,7 @@ class BoardOptions:
     engine: Engine = ""
     models: Models = None
     dtype: Dtype = ""
+    weights: Weights = ""
     vae: Vae = ""
     memory: Memory = ""
     attention: Attention = ""
@@ -131,10 +140,11 @@ class BoardOptions:
 
 def given_settings(**options: object) -> dict[str, object]:
     """Those of the options that were given, as fields of `Settings`. Raises a usage error."""
-    from svi_story.enginespec import KERNELS, engine_names
+    from svi_story.enginespec import KERNELS, PRECISIONS, engine_names
     from svi_story.settings import MEMORY_MODES
 
-    for name, known in (("engine", engine_names()), ("memory", MEMORY_MODES), ("attention", KERNELS)):
+    names = {"engine": engine_names(), "memory": MEMORY_MODES, "attention": KERNELS, "weights": PRECISIONS}
+    for name, known in names.items():
         if value := options.get(name):
             one_of(str(value), known, f"--{name}")
     return {name: value for name, value in options.items() if value}

@@ -235,7 +235,7 @@ def _time(cost: Cost) -> str:
         return f"time: unknown until something similar has been rendered on this machine ({what})"
     about = timedelta(seconds=max(1, round(cost.seconds)))
     setting = cost.setting
-    where = ", ".join(
-        part for part in (setting.device, setting.dtype, setting.attention, setting.memory) if part
-    )
+    held = "" if setting.weights == "bf16" else f"{setting.weights} weights"
+    parts = (setting.device, setting.dtype, held, setting.attention, setting.memory)
+    where = ", ".join(part for part in parts if part)
     return f"time: about {about}, as measured on this machine" + (f" ({where})" if where else "")

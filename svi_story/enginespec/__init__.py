@@ -6,11 +6,12 @@ A new engine is a module with a `SPEC`, a package that implements it, and its li
 from __future__ import annotations
 
 from svi_story.enginespec import animatic, svi
-from svi_story.enginespec.base import KERNELS, EngineOptions, EngineSpec, Training
+from svi_story.enginespec.base import KERNELS, PRECISIONS, EngineOptions, EngineSpec, Training
 
 __all__ = [
     "DEFAULT",
     "KERNELS",
+    "PRECISIONS",
     "EngineOptions",
     "EngineSpec",
     "Training",

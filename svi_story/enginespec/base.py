@@ -23,6 +23,9 @@ KERNELS = (
 )
 """Attention kernels by name; `auto` takes the first that is there and fits."""
 
+PRECISIONS = ("bf16", "int8")
+"""How experts are held in memory; bf16 stands for the type that they compute in."""
+
 
 @dataclass(frozen=True)
 class EngineOptions:
@@ -36,6 +39,8 @@ class EngineOptions:
     """The attention kernel by name."""
     memory: str = "auto"
     """The memory mode: auto, resident, offload or stream."""
+    precision: str = "bf16"
+    """How the experts are held in memory: bf16 or int8."""
     vae: str = "whole"
     """How the VAE works: on whole pictures, in strips (other last bits), or in tiles, which may show."""
     threads: int = 0

@@ -141,7 +141,7 @@ SPEC = EngineSpec(
         }
     ),
     memory_modes=("resident", "offload", "stream"),
-    frame_options=("dtype", "vae"),
+    frame_options=("dtype", "precision", "vae"),
     needs_gpu=True,
     uses_weights=True,
 )

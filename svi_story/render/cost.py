@@ -73,6 +73,13 @@ class Setting:
     dtype: str = ""
     attention: str = ""
     memory: Annotated[str, Field(validation_alias=AliasChoices("memory", "rung"))] = ""
+    weights: str = "bf16"
+
+    @classmethod
+    def of(cls, event: EngineSettled) -> Setting:
+        """The setting that an engine chose."""
+        about = (event.engine, event.device, event.dtype, event.attention, event.memory)
+        return cls(*about, event.weights)
 
 
 @dataclass(frozen=True)
@@ -147,13 +154,14 @@ class Calibration:
             make_folder(user_cache())
             write_atomic(user_cache() / FILE, text.encode("utf-8"))
 
-    def newest(self, engine: str, dtype: str, mode: str) -> Setting | None:
+    def newest(self, engine: str, dtype: str, mode: str, weights: str = "bf16") -> Setting | None:
         """The setting that was used last and is like this one; `auto` is any mode."""
         like = [
             setting
             for setting in self.times
             if setting.engine == engine
             and setting.dtype in ("", dtype)
+            and setting.weights == weights
             and (mode == "auto" or setting.memory in ("", mode))
         ]
         return like[-1] if like else None
@@ -198,8 +206,7 @@ class Listener:
         self._report(event)
         match event:
             case EngineSettled():
-                about = (event.engine, event.device, event.dtype, event.attention, event.memory)
-                self._settings[event.engine] = Setting(*about)
+                self._settings[event.engine] = Setting.of(event)
             case ModelLoaded():
                 self._load("load", event)
             case ModelMoved():
@@ -421,7 +428,8 @@ def _cost(setup: Group, jobs: Sequence[Job], store: Store, calibration: Calibrat
         [segment for job in jobs for segment in job.plan.other_segments],
     )
     modes = spec_of(engine).memory_modes if options.memory == "auto" else (options.memory,)
-    cost = cost_of(batch, modes, calibration, calibration.newest(engine, options.dtype, options.memory))
+    setting = calibration.newest(engine, options.dtype, options.memory, options.precision)
+    cost = cost_of(batch, modes, calibration, setting)
     if cost.seconds is None:
         return cost
     return replace(cost, seconds=_with_assembly(cost.seconds, jobs, missing, calibration))

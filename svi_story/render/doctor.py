@@ -61,6 +61,8 @@ class Places:
     models: ModelFolders
     films: Path
     cache: Path
+    precision: str = "bf16"
+    """How experts are held in memory: bf16 or int8."""
 
 
 def examine(engine: str, places: Places) -> Iterator[Check]:
@@ -75,9 +77,12 @@ def examine(engine: str, places: Places) -> Iterator[Check]:
     from svi_story.engines.svi.weights.locate import find_weights
 
     weights = find_weights(places.models)
-    yield check_memory(expert_bytes(weights))
-    yield from check_torch(expert_bytes(weights))
+    expert = expert_bytes(weights, places.precision)
+    yield check_memory(expert, places.precision)
+    yield from check_torch(expert)
     yield from check_weights(weights)
+    if places.precision == "int8":
+        yield check_prepared(weights)
 
 
 def check_system() -> Check:
@@ -122,8 +127,8 @@ def check_disk(name: str, folder: Path) -> Check:
     return Check(name, "warn", detail, remedy) if free < 10 * GIB else Check(name, "ok", detail)
 
 
-def check_memory(expert: int) -> Check:
-    """RAM, compared with what one expert takes in bfloat16."""
+def check_memory(expert: int, precision: str = "bf16") -> Check:
+    """RAM, compared with what one expert takes."""
     import psutil
 
     from svi_story.engines.svi.device import free_ram
@@ -132,19 +137,24 @@ def check_memory(expert: int) -> Check:
     detail = f"{gib(available)} of {gib(psutil.virtual_memory().total)} available"
     if expert and available < expert:
         remedy = "close other programs; experts that do not fit the GPU wait in RAM"
-        return Check("RAM", "warn", f"{detail}; an expert takes {gib(expert)} in bfloat16", remedy)
+        held = "int8" if precision == "int8" else "bfloat16"
+        return Check("RAM", "warn", f"{detail}; an expert takes {gib(expert)} in {held}", remedy)
     return Check("RAM", "ok", detail)
 
 
-def expert_bytes(weights: Weights) -> int:
-    """What one expert takes in bfloat16, from its headers; 0 where there is none."""
+def expert_bytes(weights: Weights, precision: str = "bf16") -> int:
+    """What one expert takes in memory, from its headers; 0 where there is none."""
     from math import prod
 
+    from svi_story.engines.svi.weights.architecture import is_quantized
     from svi_story.engines.svi.weights.formats import read_shards
 
     if "high" not in weights.used:
         return 0
-    return sum(2 * prod(entry.shape) for entry in read_shards(weights.used["high"].files).values())
+    entries = read_shards(weights.used["high"].files)
+    int8 = precision == "int8"
+    sizes = {name: 1 if int8 and is_quantized(name, entry.shape) else 2 for name, entry in entries.items()}
+    return sum(size * prod(entries[name].shape) for name, size in sizes.items())
 
 
 def check_torch(expert: int) -> Iterator[Check]:
@@ -275,6 +285,24 @@ def check_weights(weights: Weights) -> Iterator[Check]:
             statuses = [weights.status(part) for part in parts_for(variant)]
             files, size = sum(len(each.files) for each in statuses), sum(each.bytes for each in statuses)
             yield Check(name, "ok", f"{files} files, {size / 1e9:.1f} GB, headers complete")
+
+
+def check_prepared(weights: Weights) -> Check:
+    """The experts that were prepared in int8, whatever their LoRAs."""
+    from svi_story.engines.svi.weights.prepared import read_manifest
+
+    experts: list[str] = []
+    problems: list[str] = []
+    for file in weights.prepared:
+        try:
+            experts.append(read_manifest(file).origin.expert)
+        except StoryError as error:
+            problems.append(str(error))
+    counts = ", ".join(f"{experts.count(name)} {name}-noise" for name in ("high", "low"))
+    detail = "; ".join([f"{counts} experts; the LoRAs decide which is used", *problems])
+    ready = {*experts} == {"high", "low"} and not problems
+    remedy = "" if ready else "svi-story models prepare: else every start reads and quantises the sources"
+    return Check("prepared weights", "ok" if ready else "warn", detail, remedy)
 
 
 def check_every_byte(places: Places) -> Check:

@@ -354,12 +354,13 @@ def prepare(
         bundle = bundle_of(plan)
         packed = bundle.manifest.settings.options if bundle else {}
         settings = place.settings
+        held = {"precision": settings.weights.precision} if settings.weights.precision else {}
         options = EngineOptions(
             models=settings.models,
-            weights=tuple(settings.weights.items()),
+            weights=settings.weights.files,
             attention=settings.attention,
             memory=settings.memory,
-            **{**packed, **(asked or {})},
+            **{**packed, **held, **(asked or {})},
         )
         try:
             jobs.append(Job(place, with_keys(plan, partial(identity, options=options)), options))

@@ -108,8 +108,7 @@ class RemainingTime:
     def _learn(self, event: Event, now: float) -> None:
         match event:
             case EngineSettled():
-                about = (event.engine, event.device, event.dtype, event.attention, event.memory)
-                self._settings[event.engine] = Setting(*about)
+                self._settings[event.engine] = Setting.of(event)
             case ModelLoaded() | ModelMoved():
                 self._loading += event.seconds
             case PieceDone():

@@ -73,6 +73,8 @@ class SmokeTest:
     folder: Path
     """Where the pictures go."""
     outputs: Outputs = field(default_factory=Outputs)
+    precision: str = "bf16"
+    """How the experts are held in memory."""
 
 
 @dataclass(frozen=True)
@@ -108,7 +110,8 @@ def make(test: SmokeTest, show: Print) -> Iterator[Check]:
         fingerprints = Fingerprints(Path(folder) / "memo.json")
         first, second, empty = segments(test, Path(folder), fingerprints)
         start = time.monotonic()
-        engine = Svi(SviOptions(test.models, dtype=test.dtype), fingerprints.file)
+        options = SviOptions(test.models, dtype=test.dtype, precision=test.precision)
+        engine = Svi(options, fingerprints.file)
         with engine:
             for note in engine.notes(first):
                 show(f"note: {note}")
@@ -121,6 +124,8 @@ def make(test: SmokeTest, show: Print) -> Iterator[Check]:
             blind = _clip(engine, empty, away.carry())
             seconds = time.monotonic() - start
             kernel = engine.environment()["attention"]
+            if test.precision != "bf16":
+                kernel += f" and {test.precision} weights"
         anchor = open_anchor(first.anchor)
         yield Check("smoke: clips", "ok", _summary(first, seconds, kernel))
         weights = engine.identity.found

@@ -29,7 +29,7 @@ def identity_of(options: EngineOptions, digest: Digest) -> SviIdentity:
     """What the frames depend on, found without loading weights."""
     from svi_story.engines.svi.identity import SviIdentity
 
-    return SviIdentity(_folders(options), options.dtype, digest, options.vae)
+    return SviIdentity(_folders(options), options.dtype, digest, options.vae, options.precision)
 
 
 def create_engine(options: EngineOptions, digest: Digest, keep: Keep, report: Reporter) -> Svi:
@@ -47,6 +47,7 @@ def create_engine(options: EngineOptions, digest: Digest, keep: Keep, report: Re
         attention=options.attention,
         memory=options.memory,
         vae=options.vae,
+        precision=options.precision,
         threads=options.threads,
         workers_on_host=options.workers_on_host,
     )
@@ -70,7 +71,8 @@ def memory_needs(options: EngineOptions, segments: Sequence[Segment]) -> Mapping
     parameters = _count_parameters(options)
     if parameters is None or not segments:
         return {}
-    needs = needs_of(parameters, VALUE_BYTES[options.dtype], *largest(segments))
+    int8 = options.precision == "int8"
+    needs = needs_of(parameters, VALUE_BYTES[options.dtype], *largest(segments), int8=int8)
     return {
         mode: MemoryNeed(
             gpu_bytes=need.gpu,
@@ -86,13 +88,15 @@ def memory_needs(options: EngineOptions, segments: Sequence[Segment]) -> Mapping
 
 
 def model_sizes(options: EngineOptions) -> ModelSizes | None:
-    """How large the experts are in the dtype they compute in; None without weights."""
-    from svi_story.engines.svi.memory import VALUE_BYTES
+    """How large the experts are as they are held; None without weights."""
+    from svi_story.engines.svi.memory import VALUE_BYTES, expert_size
     from svi_story.engines.svi.weights.candidates import EXPERTS
 
     parameters = _count_parameters(options)
-    item = VALUE_BYTES[options.dtype]
-    return ModelSizes(EXPERTS, parameters.expert * item, parameters.blocks * item) if parameters else None
+    if parameters is None:
+        return None
+    size = expert_size(parameters, VALUE_BYTES[options.dtype], int8=options.precision == "int8")
+    return ModelSizes(EXPERTS, size.whole, size.blocks * size.block)
 
 
 def overlay_rows(_size: Size, _fps: Fraction) -> int:

@@ -70,6 +70,27 @@ def set_allocator() -> str:
     return ALLOCATOR
 
 
+def describe(device: torch.device) -> dict[str, str]:
+    """What the last bits of a sum on a device depend on, by name."""
+    import torch
+
+    is_gpu = device.type == "cuda"
+    return {
+        **({} if is_gpu else {"threads": str(torch.get_num_threads())}),
+        "device": torch.cuda.get_device_name(device) if is_gpu else "cpu",
+        "torch": torch.__version__,
+        "cuda": torch.version.cuda or "none",
+    }
+
+
+def find_device(name: str = "auto") -> torch.device:
+    """The device of that name; `auto` is the GPU where there is one."""
+    import torch
+
+    automatic = "cuda" if torch.cuda.is_available() else "cpu"
+    return torch.device(automatic if name == "auto" else name)
+
+
 def none_if_out_of_memory(run: Callable[[], T]) -> T | None:
     """What a call returns; None when memory ran out, with all that the call held given back."""
     try:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import TYPE_CHECKING, Self, TypeVar
 
@@ -16,7 +16,9 @@ from svi_story.engines.svi.attention import check_kernel, choose_kernel, kernel_
 from svi_story.engines.svi.device import (
     FreeMemory,
     configure,
+    describe,
     errors_without_tensors,
+    find_device,
     measure,
     none_if_out_of_memory,
     release,
@@ -37,9 +39,9 @@ from svi_story.engines.svi.sampler import (
 )
 from svi_story.engines.svi.text import Embeddings
 from svi_story.engines.svi.vae import WHOLE
-from svi_story.engines.svi.weights.candidates import EXPERTS
 from svi_story.engines.svi.weights.loading import Placement, load_vae
-from svi_story.engines.svi.weights.lora import LoraUse
+from svi_story.engines.svi.weights.prepared import PreparedExperts, origin_of
+from svi_story.enginespec import PRECISIONS
 from svi_story.errors import InputError, RenderError, collect_problems
 from svi_story.events import DeviceMemory, EngineSettled, ModelLoaded
 from svi_story.plan.keys import version_of
@@ -53,13 +55,16 @@ if TYPE_CHECKING:
 
     from svi_story.engines import Digest
     from svi_story.engines.base import Carry, Checkpoint, Frame, Latents, OnStep, Phase
-    from svi_story.engines.svi.experts import ExpertLoras
     from svi_story.engines.svi.memory import MemoryPlan
     from svi_story.engines.svi.preview import Factors
     from svi_story.engines.svi.sampler import Step
     from svi_story.engines.svi.text import Keep
+    from svi_story.engines.svi.weights.candidates import Expert
     from svi_story.engines.svi.weights.catalogue import ModelPaths
+    from svi_story.engines.svi.weights.loading import Blueprint
     from svi_story.engines.svi.weights.locate import ModelFolders
+    from svi_story.engines.svi.weights.lora import LoraUse
+    from svi_story.engines.svi.weights.tensors import StoredTensor
     from svi_story.events import Reporter
     from svi_story.plan.model import Anchor, Segment, Size
 
@@ -88,6 +93,8 @@ class SviOptions:
     """The memory mode to start with: auto, resident, offload or stream."""
     vae: str = "whole"
     """How the VAE works from the start: whole, strips or tiles."""
+    precision: str = "bf16"
+    """How the experts are held in memory: bf16, which stands for their dtype, or int8."""
     free_memory: FreeMemory | None = None
     """The free memory to plan with; None measures it."""
     threads: int = 0
@@ -128,12 +135,15 @@ class Svi:
     ) -> None:
         if options.dtype not in DTYPES:
             raise InputError(f"--dtype {options.dtype}: use {' or '.join(DTYPES)}")
+        if options.precision not in PRECISIONS:
+            raise InputError(f"--weights {options.precision}: use {' or '.join(PRECISIONS)}")
         self._options = options
-        self._identity = SviIdentity(options.where, options.dtype, digest, options.vae)
+        self._identity = SviIdentity(options.where, options.dtype, digest, options.vae, options.precision)
         self._anchor_pixels = anchor_pixels
         self._keep_embedding = keep_embedding
         self._report = report
         self._loaded: _Loaded | None = None
+        self._prepared: PreparedExperts | None = None
         self._preview_factors: Factors | None = None
         self._predicted: Callable[[], Tensor] | None = None
         """Computes the clean latents that the last step predicts: x - sigma * velocity."""
@@ -157,11 +167,14 @@ class Svi:
         options = self._options
         configure(options.threads)
         paths = self._identity.found.models()
-        automatic = "cuda" if torch.cuda.is_available() else "cpu"
-        device = torch.device(automatic if options.device == "auto" else options.device)
+        device = find_device(options.device)
         placement = Placement(device, torch.float32 if options.dtype == "float32" else torch.bfloat16)
         kernel = choose_kernel(device, placement.dtype, options.attention)
-        experts = Experts(paths, placement, kernel, report=self._report)
+        experts = Experts(
+            *(paths, replace(placement, int8=options.precision == "int8"), kernel),
+            report=self._report,
+            find_prepared=self._find_prepared,
+        )
         check_kernel(kernel, device, placement.dtype, experts.setting("high", "attention_head_dim"))
         embeddings = Embeddings(paths, placement, self._keep_embedding, self._report)
 
@@ -173,7 +186,10 @@ class Svi:
         def settled(plan: MemoryPlan) -> None:
             about = self.environment()
             kernel, where = about["attention"], about["device"]
-            self._report(EngineSettled("svi", where, options.dtype, kernel, plan.mode, allocator))
+            settled = EngineSettled(
+                *("svi", where, options.dtype, kernel, plan.mode, allocator, options.precision)
+            )
+            self._report(settled)
 
         memory = MemoryManager(
             experts,
@@ -183,6 +199,7 @@ class Svi:
             self._report,
             on_plan=settled,
             vae=options.vae,
+            int8=options.precision == "int8",
         )
         self._loaded = _Loaded(paths, placement, kernel, experts, embeddings, memory)
         return self
@@ -203,14 +220,14 @@ class Svi:
             cudnn = torch.backends.cudnn.version()  # type: ignore[no-untyped-call]  # torch has no type for it
             about = {"cudnn": str(cudnn), **kernel_versions(loaded.kernel)}
         else:
-            about = {"threads": str(torch.get_num_threads())}
+            about = {}
+        held = {} if self._options.precision == "bf16" else {"experts": self._options.precision}
         return {
             **about,
             "attention": loaded.kernel,
             "vae": vae.describe_strips(loaded.vae_strips),
-            "device": torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu",
-            "torch": torch.__version__,
-            "cuda": torch.version.cuda or "none",
+            **describe(device),
+            **held,
             **self._identity.found.environment(),
             **{package: version_of(package) for package in ("diffusers", "transformers", "ftfy")},
         }
@@ -233,7 +250,7 @@ class Svi:
             collect_problems(checks)
 
         def check_loras(segment: Segment) -> None:
-            self._running().experts.recipes(self._loras(segment))
+            self._running().experts.recipes(self._identity.lora_uses(segment))
 
         checks: list[Callable[[], object]] = [start_with_text]
         checks += [partial(check_loras, one) for one in lora_sets.values()]
@@ -316,7 +333,7 @@ class Svi:
         import torch
 
         experts = self._running().experts
-        experts.set_loras(self._loras(segment))
+        experts.set_loras(self._identity.lora_uses(segment))
         steps = make_steps(segment.sampler)
         with torch.no_grad():
             state = checkpoint.load()
@@ -397,16 +414,20 @@ class Svi:
 
         return conditioning.condition(segment, carry, picture, encode)
 
-    def _loras(self, segment: Segment) -> ExpertLoras:
-        """Which LoRAs each expert gets: the variant's own pair, then the extra ones in the board's order."""
-        pair, extras = self._identity.svi_pair(segment), self._identity.extras(segment)
-        return {
-            expert: [
-                LoraUse(pair.of(expert), 1.0, whole=True),
-                *(LoraUse(lora.path, lora.strength(expert)) for lora in extras),
-            ]
-            for expert in EXPERTS
-        }
+    def _find_prepared(
+        self, expert: Expert, loras: Sequence[LoraUse], blueprint: Blueprint
+    ) -> Mapping[str, StoredTensor] | None:
+        """The parameters of an int8 expert with these LoRAs, where they were prepared."""
+        files, loaded = self._identity.found.prepared, self._running()
+        if not files or self._options.precision != "int8":
+            return None
+        if self._prepared is None:
+            placement = replace(loaded.placement, int8=True)
+            self._prepared = PreparedExperts(files, placement, self._identity.digest, self._report)
+        made_with = describe(loaded.placement.device)
+        sources = loaded.paths.expert(expert)
+        origin = origin_of(expert, sources, loras, self._options.dtype, made_with, self._identity.digest)
+        return self._prepared.find(origin, blueprint)
 
     def _choose_memory(self, segments: Sequence[Segment]) -> None:
         """Choose the memory mode, if that is not done yet. Raises InputError when none fits."""
@@ -437,7 +458,8 @@ class Svi:
         loaded = self._running()
         if loaded.vae is None:
             start = time.monotonic()
-            loaded.vae = load_vae(loaded.paths.vae, Placement(loaded.placement.device, torch.float32))
+            placement = Placement(loaded.placement.device, torch.float32)
+            loaded.vae = load_vae(loaded.paths.vae, placement, self._report)
             size = sum(parameter.nbytes for parameter in loaded.vae.parameters())
             self._report(ModelLoaded("vae", size, round(time.monotonic() - start, 3)))
         return loaded.vae

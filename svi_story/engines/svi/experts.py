@@ -3,25 +3,28 @@
 from __future__ import annotations
 
 import time
+from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING
 
 from svi_story.engines.svi.attention import use_kernel
 from svi_story.engines.svi.device import release
 from svi_story.engines.svi.memory import RESIDENT
+from svi_story.engines.svi.weights.architecture import weight_of
 from svi_story.engines.svi.weights.candidates import EXPERTS
 from svi_story.engines.svi.weights.loading import (
     Blueprint,
     LoadingProgress,
     load_transformer,
     read_transformer,
+    read_weights,
 )
-from svi_story.engines.svi.weights.lora import merge, recipes
+from svi_story.engines.svi.weights.lora import recipes
 from svi_story.errors import collect_problems
 from svi_story.events import ModelLoaded, ModelMoved
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping, Sequence
+    from collections.abc import Callable, Container, Iterable, Mapping, Sequence
 
     from diffusers import WanTransformer3DModel
     from torch import Tensor
@@ -30,13 +33,15 @@ if TYPE_CHECKING:
     from svi_story.engines.svi.streaming import PlacedModel
     from svi_story.engines.svi.weights.candidates import Expert
     from svi_story.engines.svi.weights.catalogue import ModelPaths
-    from svi_story.engines.svi.weights.loading import Placement
+    from svi_story.engines.svi.weights.loading import Placement, Take
     from svi_story.engines.svi.weights.lora import LoraUse, Recipe
     from svi_story.engines.svi.weights.tensors import StoredTensor
     from svi_story.events import Reporter
 
     ExpertLoras = Mapping[Expert, Sequence[LoraUse]]
     """The LoRAs of each expert, in the order they are added."""
+    FindPrepared = Callable[[Expert, Sequence[LoraUse], Blueprint], Mapping[str, StoredTensor] | None]
+    """The parameters of an expert with these LoRAs as they were prepared; None where they were not."""
 
 
 class Experts:
@@ -53,12 +58,15 @@ class Experts:
         kernel: str,
         plan: MemoryPlan = RESIDENT,
         report: Reporter = lambda _: None,
+        find_prepared: FindPrepared = lambda _expert, _loras, _blueprint: None,
     ) -> None:
         self._paths = paths
         self._placement = placement
         self._kernel = kernel
         self._plan = plan
         self._report = report
+        self._find_prepared = find_prepared
+        self._loras: ExpertLoras = {"high": (), "low": ()}
         self._blueprints: dict[Expert, Blueprint] = {}
         self._wanted: dict[Expert, dict[str, Recipe]] = {"high": {}, "low": {}}
         self._merged: dict[Expert, dict[str, Recipe]] = {}
@@ -97,7 +105,7 @@ class Experts:
 
     def set_loras(self, loras: ExpertLoras) -> None:
         """Set the LoRAs of the next segment, merged when an expert is used. Raises InputError as above."""
-        self._wanted = self.recipes(loras)
+        self._loras, self._wanted = loras, self.recipes(loras)
 
     def use(self, expert: Expert) -> WanTransformer3DModel:
         """An expert to compute with, with the LoRAs that were set. Raises InputError for wrong weights."""
@@ -137,33 +145,52 @@ class Experts:
             release()
 
     def _load(self, expert: Expert) -> None:
-        start, wanted, plan = time.monotonic(), self._wanted[expert], self._plan
-        progress = LoadingProgress(expert, self.blueprint(expert), self._placement, self._report)
-
-        def take(name: str, entry: StoredTensor) -> Tensor:
-            recipe = wanted.get(name)
-            weight = (
-                merge(entry, recipe, self._placement) if recipe is not None else self._placement.take(entry)
-            )
-            progress.add(weight)
-            return weight
-
+        start, plan = time.monotonic(), self._plan
+        source, take, progress = self._source(expert)
         blocks = plan.resident_blocks if plan.mode == "stream" else None
         keep = plan.keep and plan.mode != "resident"
-        placed = load_transformer(self.blueprint(expert), self._placement, take, blocks, keep=keep)
+        placed = load_transformer(source, self._placement, take, blocks, keep=keep, progress=progress)
         use_kernel(placed.model, self._kernel)
-        self._models[expert], self._merged[expert] = placed, wanted
-        self._report(ModelLoaded(expert, placed.nbytes(), _since(start)))
+        self._models[expert], self._merged[expert] = placed, self._wanted[expert]
+        self._report(ModelLoaded(expert, placed.nbytes(), _since(start), progress.total))
 
     def _merge_again(self, expert: Expert) -> None:
-        """Compute the weights whose recipe changed again from the files; all others stay as they are."""
+        """Read the weights whose recipe changed again from the files; all others stay as they are."""
+        start = time.monotonic()
         wanted, merged = self._wanted[expert], self._merged.pop(expert)
         placed = self._models.pop(expert)  # gone when this fails half-way
-        entries = self.blueprint(expert).entries
-        for name in sorted({*wanted, *merged}):
-            if wanted.get(name) != merged.get(name):
-                placed.write(name, merge(entries[name], wanted.get(name, ()), self._placement))
+        changed = {name for name in {*wanted, *merged} if wanted.get(name) != merged.get(name)}
+        if changed:
+            source, take, progress = self._source(expert, changed)
+            read_weights(source.entries, take, placed.write, progress)
+            self._report(ModelLoaded(expert, placed.nbytes(), _since(start), progress.total))
         self._models[expert], self._merged[expert] = placed, wanted
+
+    def _source(
+        self, expert: Expert, only: Container[str] | None = None
+    ) -> tuple[Blueprint, Take, LoadingProgress]:
+        """What an expert with its LoRAs is read from: a prepared file, or its sources.
+
+        `only` are the weights to read, all by default.
+        """
+        blueprint, wanted = self.blueprint(expert), self._wanted[expert]
+        prepared = self._find_prepared(expert, self._loras[expert], blueprint)
+        device, placement = self._placement.device, self._placement
+
+        def take(name: str, entry: StoredTensor) -> Mapping[str, Tensor]:
+            return placement.take_merged(name, entry, wanted.get(name))
+
+        def take_prepared(name: str, entry: StoredTensor) -> Mapping[str, Tensor]:
+            return {name: entry.read(device)}
+
+        stored = blueprint.entries if prepared is None else prepared
+        entries = {name: entry for name, entry in stored.items() if only is None or weight_of(name) in only}
+        sizes = {name: entry.nbytes for name, entry in entries.items()}
+        if prepared is None:
+            for name in sizes.keys() & wanted:
+                sizes[name] += sum(change.nbytes for change in wanted[name])
+        progress = LoadingProgress(expert, sizes, self._report)
+        return replace(blueprint, entries=entries), take if prepared is None else take_prepared, progress
 
 
 def _since(start: float) -> float:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from svi_story.engines.svi.weights.candidates import EXPERTS
 from svi_story.engines.svi.weights.catalogue import LoraPair
 from svi_story.engines.svi.weights.locate import BASE, DISTILL, SVI, find_weights
-from svi_story.engines.svi.weights.lora import check_distill, check_extra, check_svi_pair
+from svi_story.engines.svi.weights.lora import LoraUse, check_distill, check_extra, check_svi_pair
 from svi_story.enginespec.sampling import Lora
 from svi_story.errors import InputError, Problem, collect_problems
 from svi_story.files import sha256_file
@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from svi_story.engines import Digest
     from svi_story.engines.svi.weights.candidates import Expert
     from svi_story.engines.svi.weights.locate import ModelFolders, Weights
+    from svi_story.enginespec.sampling import Distill, Variant
     from svi_story.plan.keys import Json
     from svi_story.plan.model import Segment
 
@@ -29,22 +30,41 @@ REVISION = 1
 """Increased whenever the same inputs give other frames than before."""
 
 
-def extras_of(segment: Segment, weights: Callable[[], Weights]) -> tuple[Lora, ...]:
+def extras_of(
+    distill: Distill | None, loras: tuple[Lora, ...], weights: Callable[[], Weights]
+) -> tuple[Lora, ...]:
     """The LoRAs of a segment besides the variant's own pair: the preset's distillation, then the board's.
 
     Raises InputError for a distillation pair that is missing, or whose names say that the two are swapped.
     """
-    distill = segment.sampler.distill
     if distill is None:
-        return segment.loras
+        return loras
     pair = LoraPair(*distill.files) if distill.files else weights().pair(DISTILL)
     check_distill(pair)
-    return (Lora(pair.high, distill.high, 0.0), Lora(pair.low, 0.0, distill.low), *segment.loras)
+    return (Lora(pair.high, distill.high, 0.0), Lora(pair.low, 0.0, distill.low), *loras)
+
+
+def lora_uses(
+    variant: Variant, distill: Distill | None, loras: tuple[Lora, ...], weights: Weights
+) -> dict[Expert, list[LoraUse]]:
+    """Which LoRAs each expert gets: the variant's own pair, then the extra ones in the board's order.
+
+    Raises InputError for missing LoRAs, and as `extras_of`.
+    """
+    pair, extras = weights.pair(SVI[variant]), extras_of(distill, loras, lambda: weights)
+    return {
+        expert: [
+            LoraUse(pair.of(expert), 1.0, whole=True),
+            *(LoraUse(lora.path, lora.strength(expert)) for lora in extras),
+        ]
+        for expert in EXPERTS
+    }
 
 
 def lora_sets_of(segment: Segment, weights: Callable[[], Weights]) -> dict[Expert, str]:
     """The LoRAs of each expert for a segment, as a name. Raises InputError as above."""
-    extras, variant = extras_of(segment, weights), segment.sampler.variant
+    sampler = segment.sampler
+    extras, variant = extras_of(sampler.distill, segment.loras, weights), sampler.variant
     return {
         expert: f"{variant} {[(str(lora.path), lora.strength(expert)) for lora in extras]}"
         for expert in EXPERTS
@@ -67,6 +87,8 @@ class SviIdentity:
     dtype: str
     digest: Digest = sha256_of
     vae: str = "whole"
+    precision: str = "bf16"
+    """How the experts are held in memory: bf16, which stands for their dtype, or int8."""
 
     @property
     def name(self) -> str:
@@ -118,6 +140,7 @@ class SviIdentity:
             "boundary": sampler.boundary,
             "motion_latents": sampler.motion_latents if sampler.variant == "2.0-pro" else None,
             "dtype": self.dtype,
+            **({} if self.precision == "bf16" else {"precision": self.precision}),
             "vae": self.vae,
             "weights": {**self.weights},
             "svi_loras": {expert: self.digest(pair.of(expert)) for expert in EXPERTS},
@@ -139,7 +162,11 @@ class SviIdentity:
 
     def extras(self, segment: Segment) -> tuple[Lora, ...]:
         """The other LoRAs of a segment, as `extras_of`."""
-        return extras_of(segment, lambda: self.found)
+        return extras_of(segment.sampler.distill, segment.loras, lambda: self.found)
+
+    def lora_uses(self, segment: Segment) -> dict[Expert, list[LoraUse]]:
+        """The LoRAs of each expert for a segment, as the function of this name."""
+        return lora_uses(segment.sampler.variant, segment.sampler.distill, segment.loras, self.found)
 
     def _require_all(self, segment: Segment) -> None:
         distill = segment.sampler.distill

@@ -46,6 +46,8 @@ MARGIN = 1.15
 HOST = 4 * GIB
 """Bytes of RAM for Python, the libraries, the frames and one tensor on its way."""
 VALUE_BYTES = {"bfloat16": 2, "float32": 4}
+SCALE_BYTES = 2
+"""Of a row's scale in int8."""
 
 
 @dataclass(frozen=True)
@@ -139,10 +141,13 @@ class Needs:
         return self.modes[mode]
 
 
-def expert_size(parameters: ParameterCounts, value_bytes: int) -> ModelSize:
-    """Of the larger expert, with values of that many bytes."""
+def expert_size(parameters: ParameterCounts, value_bytes: int, *, int8: bool = False) -> ModelSize:
+    """Of the larger expert, with values of that many bytes; in `int8`, with one byte in linear layers."""
     outside, blocks = parameters.expert - parameters.blocks, -(-parameters.blocks // parameters.block)
-    return ModelSize(outside * value_bytes, parameters.block * value_bytes, blocks)
+    block = parameters.block * value_bytes
+    if int8:
+        block += parameters.block_linear * (1 - value_bytes) + parameters.block_rows * SCALE_BYTES
+    return ModelSize(outside * value_bytes, block, blocks)
 
 
 def text_encoder_size(parameters: ParameterCounts, value_bytes: int) -> ModelSize:
@@ -152,7 +157,9 @@ def text_encoder_size(parameters: ParameterCounts, value_bytes: int) -> ModelSiz
     return ModelSize(outside * value_bytes, parameters.text_block * value_bytes, blocks)
 
 
-def needs_of(parameters: ParameterCounts, value_bytes: int, size: Size, frames: int) -> Needs:
+def needs_of(
+    parameters: ParameterCounts, value_bytes: int, size: Size, frames: int, *, int8: bool = False
+) -> Needs:
     """What each mode needs for a clip; `value_bytes` is the size of a value that the experts compute with.
 
     While sampling: the experts on the device, the VAE, and the activations of one pass. While decoding: the
@@ -160,9 +167,10 @@ def needs_of(parameters: ParameterCounts, value_bytes: int, size: Size, frames: 
     beside the VAE; whole, or streamed where the mode is.
     """
     vae = parameters.vae * 4
-    expert, text = expert_size(parameters, value_bytes), text_encoder_size(parameters, value_bytes)
+    expert = expert_size(parameters, value_bytes, int8=int8)
+    text = text_encoder_size(parameters, value_bytes)
     encoding = text_activations(parameters, value_bytes)
-    sampling = sampling_activations(parameters, value_bytes, size, frames)
+    sampling = sampling_activations(parameters, value_bytes, size, frames, int8=int8)
     decoding = decoding_activations(parameters, size, frames)
     alone, kept = DeviceUse(vae, decoding), HOST + 2 * expert.whole
 
@@ -186,16 +194,21 @@ def needs_of(parameters: ParameterCounts, value_bytes: int, size: Size, frames: 
     return Needs(modes, expert, text)
 
 
-def sampling_activations(parameters: ParameterCounts, value_bytes: int, size: Size, frames: int) -> int:
+def sampling_activations(
+    parameters: ParameterCounts, value_bytes: int, size: Size, frames: int, *, int8: bool = False
+) -> int:
     """Bytes that one pass of an expert holds besides weights, at most; its attention keeps no matrix.
 
     For each token (16x16 pixels of one latent) and each value of the width: in attention, 8 numbers in the
-    computing type and 7 bytes of float32; in the feed-forward layers, 3 and 8, and 2 of the inner width.
+    computing type and 7 bytes of float32; in the feed-forward layers, 3 and 8, and 2 of the inner width. In
+    `int8`, the largest weight is converted before the second of those 2 is there.
     """
     tokens = latent_count(frames) * (size.width // 16) * (size.height // 16)
     attention = parameters.width * (8 * value_bytes + 7)
-    feed_forward = parameters.width * (3 * value_bytes + 8) + 2 * parameters.inner * value_bytes
-    return tokens * max(attention, feed_forward)
+    inner = parameters.inner * value_bytes
+    feed_forward = parameters.width * (3 * value_bytes + 8) + inner
+    converted = parameters.width * inner if int8 else 0
+    return max(tokens * attention, tokens * feed_forward + max(tokens * inner, converted))
 
 
 def decoding_activations(parameters: ParameterCounts, size: Size, frames: int, strips: int = WHOLE) -> int:
@@ -352,6 +365,8 @@ class MemoryManager:
     plan: MemoryPlan | None = None
     vae: str = "whole"
     """How the VAE works from the start: whole, strips or tiles."""
+    int8: bool = False
+    """Whether the linear layers of the experts' blocks are held in int8."""
     strips: dict[Size, int] = field(default_factory=dict)
     """In how many strips the VAE works at the sizes that do not fit as a whole; TILES: in tiles."""
     needs: Needs | None = None
@@ -362,7 +377,8 @@ class MemoryManager:
     def start(self, requested: str, segments: Sequence[Segment]) -> MemoryPlan:
         """Choose the mode for all of these segments, once. Raises InputError when none fits."""
         if self.plan is None or self.needs is None:
-            self.needs = needs_of(count_parameters(self.paths), self.value_bytes, *largest(segments))
+            counts = count_parameters(self.paths)
+            self.needs = needs_of(counts, self.value_bytes, *largest(segments), int8=self.int8)
             plan = choose(requested, self.measure(), self.needs)
             self._adopt(plan)
             if requested == "auto" and plan.mode != "resident":

@@ -268,6 +268,24 @@ def _statistics(config: Config, z_dim: int, file: str) -> dict[str, object]:
     return found
 
 
+def is_quantized(name: str, shape: tuple[int, ...]) -> bool:
+    """Whether an expert's weight is held in int8 where the user asks for it: a linear layer's, in a block.
+
+    By the authors' names and by diffusers'.
+    """
+    return name.startswith("blocks.") and len(shape) == 2
+
+
+def scale_of(name: str) -> str:
+    """The name of a quantised weight's scales."""
+    return f"{name}_scale"
+
+
+def weight_of(name: str) -> str:
+    """The weight that a parameter of an expert is, or is the scales of."""
+    return name.removesuffix("_scale")
+
+
 @dataclass(frozen=True)
 class ParameterCounts:
     """How large the models are, in parameters (not bytes); of the larger expert where the two differ."""
@@ -277,6 +295,10 @@ class ParameterCounts:
     """In all the blocks of an expert."""
     block: int
     """In the largest block."""
+    block_linear: int
+    """In the weights of its linear layers."""
+    block_rows: int
+    """Rows that these weights have."""
     width: int
     inner: int
     """The inner width of the feed-forward layers."""
@@ -293,6 +315,8 @@ A14B = ParameterCounts(
     expert=14_288_901_184,
     blocks=14_055_772_160,
     block=351_394_304,
+    block_linear=351_272_960,
+    block_rows=59_904,
     width=5120,
     inner=13824,
     vae=126_892_531,
@@ -322,7 +346,9 @@ def count_parameters(paths: ModelPaths) -> ParameterCounts:
 
 def counts_of(expert: Shapes, vae: Shapes, text: Shapes) -> ParameterCounts:
     """Of models with these shapes. The keys may be Wan's own or the libraries'."""
-    blocks = _totals(r"blocks\.(\d+)\.", expert)
+    in_block = r"blocks\.(\d+)\."
+    blocks = _totals(in_block, expert)
+    linear = {name: shape for name, shape in expert.items() if is_quantized(name, shape)}
     text_blocks = _totals(r"(?:encoder\.block|enc\.blk|blocks)\.(\d+)\.", text)
     vae_inputs = ("encoder.conv1.weight", "encoder.conv_in.weight")
     embeddings = ("token_embedding.weight", "shared.weight", *TIED[:1], "token_embd.weight")
@@ -330,6 +356,8 @@ def counts_of(expert: Shapes, vae: Shapes, text: Shapes) -> ParameterCounts:
         expert=_total(expert),
         blocks=sum(blocks),
         block=max(blocks),
+        block_linear=max(_totals(in_block, linear), default=0),
+        block_rows=max(_totals(in_block, {name: shape[:1] for name, shape in linear.items()}), default=0),
         width=expert["patch_embedding.weight"][0],
         inner=max(shape[0] for key, shape in expert.items() if key.startswith("blocks.") and ".ffn." in key),
         vae=_total(vae),

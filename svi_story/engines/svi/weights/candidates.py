@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
     from pathlib import Path
 
-    Kind = Literal["expert", "vae", "text_encoder", "tokenizer", "lora", "other"]
+    Kind = Literal["expert", "vae", "text_encoder", "tokenizer", "lora", "prepared", "other"]
     Shapes = Mapping[str, tuple[int, ...]]
 
 Expert = Literal["high", "low"]
@@ -29,6 +29,10 @@ INDEX = ".safetensors.index.json"
 TOKENIZER = "tokenizer.json"
 MASK_CHANNELS = 4
 NEEDED = ("expert", "vae", "text_encoder")
+PREPARED = "svi-story-prepared"
+"""In the header of a file that `models prepare` wrote: the expert that it is."""
+PREPARED_SUFFIX = ".int8.safetensors"
+"""Of such a file's name."""
 
 
 @dataclass(frozen=True)
@@ -176,7 +180,10 @@ def _inspect(
             shapes: dict[str, tuple[int, ...]] = {}
             dtypes: dict[str, int] = {}
             for file in files:
-                tensors = (read_gguf(file) if is_gguf(file) else read_safetensors(file))[0]
+                tensors, metadata = read_gguf(file) if is_gguf(file) else read_safetensors(file)
+                if PREPARED in metadata:
+                    what = f"prepared {metadata[PREPARED]}-noise expert"
+                    return Candidate(files, None, "prepared", what, "int8", "I8", problems, path)
                 for key, tensor in tensors.items():
                     shapes[key] = tensor.shape
                     dtypes[tensor.dtype] = dtypes.get(tensor.dtype, 0) + math.prod(tensor.shape)
@@ -202,6 +209,8 @@ def _is_umt5_place(path: str) -> bool:
 def _kind_named(path: str) -> Kind:
     """What a file that cannot be read is by its name."""
     name = path.lower()
+    if name.endswith(PREPARED_SUFFIX):
+        return "prepared"
     if "lora" in name:
         return "lora"
     if "umt5" in name or "text_encoder" in name:

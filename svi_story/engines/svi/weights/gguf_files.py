@@ -73,6 +73,11 @@ class GgufTensor(StoredTensor):
     offset: int
     """Of its first byte in the file."""
 
+    @property
+    def nbytes(self) -> int:
+        """Its size in the file."""
+        return stored_bytes(self.dtype, self.shape)
+
     def read(self, device: torch.device | None = None) -> Tensor:
         """float32, as the gguf package dequantises it (on the CPU)."""
         import numpy as np
@@ -84,7 +89,7 @@ class GgufTensor(StoredTensor):
             what = "reading GGUF needs the package gguf: pip install 'svi-story[svi]'"
             raise InputError(Problem(what, file=str(self.file))) from error
         values, size = _BLOCKS[self.dtype]
-        wanted = stored_bytes(self.dtype, self.shape)
+        wanted = self.nbytes
         try:
             with open_regular(self.file) as file:
                 file.seek(self.offset)

@@ -15,6 +15,7 @@ from svi_story.engines.svi.weights.hashes import DownloadRecords, ignore_progres
 from svi_story.engines.svi.weights.loading import read_text_encoder, read_transformer, read_vae
 from svi_story.engines.svi.weights.locate import BASE, KNOWN_EXPERTS, WHAT
 from svi_story.engines.svi.weights.lora import LoraUse, check_distill, check_svi_pair, known_role, read_lora
+from svi_story.engines.svi.weights.prepared import examine
 from svi_story.engines.svi.weights.tensors import is_finite
 from svi_story.errors import InputError, Problem, collect_problems, shorten_problems
 
@@ -98,7 +99,24 @@ def inspect(
         for status in whole
         for file in status.files
     )
+    files += _check_prepared(weights, digest, problems, notes)
     return Report(files, tuple(dict.fromkeys(problems)), tuple(dict.fromkeys(notes)))
+
+
+def _check_prepared(
+    weights: Weights, digest: Digest, problems: list[Problem], notes: list[str]
+) -> tuple[FileReport, ...]:
+    """Read the experts that were prepared; add those that are damaged, and note those that are not used."""
+    found: list[FileReport] = []
+    for file in weights.prepared:
+        with _gathered(problems):
+            manifest, reason = examine(file, weights.experts, digest)
+            if reason:
+                notes.append(f"{file}: {reason}")
+            part, size = f"prepared {manifest.origin.expert}", file.stat().st_size
+            loras = ", ".join(lora.name for lora in manifest.origin.loras)
+            found.append(FileReport(part, file, "int8", "I8", size, digest(file), f"with {loras}"))
+    return tuple(found)
 
 
 @contextmanager

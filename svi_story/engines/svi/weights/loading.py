@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -10,6 +9,7 @@ from typing import TYPE_CHECKING
 from svi_story.engines.svi.streaming import PlacedModel
 from svi_story.engines.svi.weights import architecture as arch
 from svi_story.engines.svi.weights.formats import read_shards
+from svi_story.engines.svi.weights.lora import merge
 from svi_story.engines.svi.weights.tensors import StoredTensor, is_finite
 from svi_story.errors import InputError, Problem, shorten_problems
 from svi_story.events import ModelLoading
@@ -23,10 +23,11 @@ if TYPE_CHECKING:
     from transformers import UMT5EncoderModel
 
     from svi_story.engines.svi.weights.catalogue import ModelFiles
+    from svi_story.engines.svi.weights.lora import Recipe
     from svi_story.events import Reporter
 
-    Take = Callable[[str, StoredTensor], Tensor]
-    """From a weight's name and its tensor on disk to the weight as it is used, on the device."""
+    Take = Callable[[str, StoredTensor], Mapping[str, Tensor]]
+    """From a tensor on disk and its name to the parameters that it becomes, by their names, on the device."""
 
 
 @dataclass(frozen=True)
@@ -35,11 +36,26 @@ class Placement:
 
     device: torch.device
     dtype: torch.dtype
+    int8: bool = False
+    """Whether the linear layers in an expert's blocks are held in int8 (quantized.py)."""
 
-    def take(self, entry: StoredTensor) -> Tensor:
-        """A stored tensor as it will be used: a copy of its own, rounded once."""
+    def take(self, name: str, entry: StoredTensor) -> Mapping[str, Tensor]:
+        """A stored tensor as it will be used, by its name: a copy of its own, rounded once."""
         tensor = entry.read(self.device)
-        return tensor.to(self.dtype, copy=tensor.device.type == "cpu")
+        return {name: tensor.to(self.dtype, copy=tensor.device.type == "cpu")}
+
+    def take_merged(self, name: str, entry: StoredTensor, recipe: Recipe | None) -> Mapping[str, Tensor]:
+        """An expert's weight with its LoRAs, as its parameters: merged in float32, rounded or quantised once.
+
+        Raises InputError as `merge` does.
+        """
+        if self.int8 and arch.is_quantized(name, entry.shape):
+            from svi_story.engines.svi.weights.quantized import quantize
+
+            return quantize(name, merge(entry, recipe or (), self.device))
+        if recipe is None:
+            return self.take(name, entry)
+        return {name: merge(entry, recipe, self.device).to(self.dtype)}
 
 
 @dataclass(frozen=True)
@@ -55,19 +71,23 @@ LOADING_SECONDS = 0.5
 
 
 class LoadingProgress:
-    """Reports how far the loading of a model is."""
+    """Reports how far the reading of a model's files is; `sizes` are its tensors' bytes there."""
 
-    def __init__(self, model: str, blueprint: Blueprint, placement: Placement, report: Reporter) -> None:
-        values = sum(math.prod(entry.shape) for entry in blueprint.entries.values())
-        self._model, self._total, self._report = model, values * placement.dtype.itemsize, report
+    def __init__(self, model: str, sizes: Mapping[str, int], report: Reporter) -> None:
+        self._model, self._sizes, self._report = model, sizes, report
+        self.total = sum(sizes.values())
         self._done, self._reported = 0, 0.0
 
-    def add(self, weight: Tensor) -> None:
-        """One more weight is loaded."""
-        self._done += weight.nbytes
+    def add(self, name: str) -> None:
+        """One more tensor was read."""
+        self._done += self._sizes[name]
         if time.monotonic() - self._reported > LOADING_SECONDS:
             self._reported = time.monotonic()
-            self._report(ModelLoading(self._model, self._done, self._total))
+            self._report(ModelLoading(self._model, self._done, self.total))
+
+
+def _progress(model: str, blueprint: Blueprint, report: Reporter) -> LoadingProgress:
+    return LoadingProgress(model, {name: entry.nbytes for name, entry in blueprint.entries.items()}, report)
 
 
 def read_transformer(files: ModelFiles) -> Blueprint:
@@ -106,29 +126,40 @@ def load_transformer(
     resident: int | None = None,
     *,
     keep: bool = False,
+    progress: LoadingProgress | None = None,
 ) -> PlacedModel:
     """One expert, on the device with `resident` of its blocks (None: all); `keep` as in PlacedModel.
 
     Raises InputError naming every tensor with NaN or Inf.
     """
-    model = _empty_transformer(blueprint)
-    _convert(model, placement.dtype)
+    model = typed_transformer(blueprint, placement)
     rope = model.rope  # its tables are computed, not stored; on "meta" there are none
     model.rope = type(rope)(rope.attention_head_dim, rope.patch_size, rope.max_seq_len).to(placement.device)
     resident = len(model.blocks) if resident is None else resident
     placed = PlacedModel(model, model.blocks, placement.device, resident, keep=keep)
-    _read_weights(blueprint.entries, take, placed.write)
+    read_weights(blueprint.entries, take, placed.write, progress)
     placed.to_device()
     model.eval()
     return placed
 
 
-def load_vae(files: ModelFiles, placement: Placement) -> AutoencoderKLWan:
+def typed_transformer(blueprint: Blueprint, placement: Placement) -> WanTransformer3DModel:
+    """An expert on "meta", with its parameters in the types and layers that they are held in."""
+    model = _empty_transformer(blueprint)
+    _convert(model, placement.dtype)
+    if placement.int8:
+        from svi_story.engines.svi.weights.quantized import quantize_linears
+
+        quantize_linears(model.blocks)
+    return model
+
+
+def load_vae(files: ModelFiles, placement: Placement, report: Reporter = lambda _: None) -> AutoencoderKLWan:
     """The VAE. Raises InputError for bad files and naming every tensor that is wrong."""
     blueprint = read_vae(files)
     model = _empty_vae(blueprint)
     state: dict[str, Tensor] = {}
-    _read_weights(blueprint.entries, lambda _, entry: placement.take(entry), state.__setitem__)
+    read_weights(blueprint.entries, placement.take, state.__setitem__, _progress("vae", blueprint, report))
     model.load_state_dict(state, strict=False, assign=True)
     assert not any(tensor.is_meta for tensor in (*model.parameters(), *model.buffers()))
     return model.requires_grad_(requires_grad=False).eval()
@@ -150,14 +181,7 @@ def load_text_encoder(
     blocks = model.encoder.block
     resident = len(blocks) if resident is None else resident
     placed = PlacedModel(model, blocks, placement.device, resident, keep=False)
-    progress = LoadingProgress("text", blueprint, placement, report)
-
-    def take(_: str, entry: StoredTensor) -> Tensor:
-        weight = placement.take(entry)
-        progress.add(weight)
-        return weight
-
-    _read_weights(blueprint.entries, take, placed.write)
+    read_weights(blueprint.entries, placement.take, placed.write, _progress("text", blueprint, report))
     placed.to_device()
     return model.eval()
 
@@ -196,8 +220,11 @@ def _convert(model: nn.Module, dtype: torch.dtype) -> None:
         parameter.data = parameter.data.to(dtype)
 
 
-def _read_weights(
-    entries: Mapping[str, StoredTensor], take: Take, write: Callable[[str, Tensor], None]
+def read_weights(
+    entries: Mapping[str, StoredTensor],
+    take: Take,
+    write: Callable[[str, Tensor], None],
+    progress: LoadingProgress | None = None,
 ) -> None:
     """Take every weight from its file and give it to a model. Waits for the device once.
 
@@ -206,12 +233,17 @@ def _read_weights(
     import torch
 
     finite: list[Tensor] = []
+    read: list[StoredTensor] = []
     for name, entry in entries.items():
-        weight = take(name, entry)
-        finite.append(is_finite(weight))  # where the weight was computed: a CPU would take seconds
-        write(name, weight)
-    flags = _fetch(torch.stack(finite))
-    bad = [entry for entry, good in zip(entries.values(), flags, strict=True) if not good]
+        for parameter, weight in take(name, entry).items():
+            if weight.is_floating_point():  # where there is none, the scales show it
+                finite.append(is_finite(weight))  # where it was computed: a CPU would take seconds
+                read.append(entry)
+            write(parameter, weight)
+        if progress is not None:
+            progress.add(name)
+    flags = _fetch(torch.stack(finite)) if finite else ()
+    bad = [entry for entry, good in zip(read, flags, strict=True) if not good]
     if bad:
         what = "{} holds NaN or Inf; download it again"
         raise InputError(

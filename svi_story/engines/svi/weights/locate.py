@@ -14,6 +14,7 @@ from svi_story.engines.svi.weights.catalogue import LoraPair, ModelFiles, ModelP
 from svi_story.engines.svi.weights.folders import expand
 from svi_story.engines.svi.weights.lora import known_role, named_role
 from svi_story.errors import InputError, Problem
+from svi_story.settings import user_cache
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
@@ -88,6 +89,16 @@ class Weights:
     used: Mapping[str, Candidate]
     notes: tuple[str, ...]
     """Where there was a choice."""
+
+    @property
+    def prepared(self) -> tuple[Path, ...]:
+        """Experts that `models prepare` wrote, for whatever sources and LoRAs."""
+        return tuple(each.files[0] for each in self.candidates if each.kind == "prepared")
+
+    @property
+    def experts(self) -> dict[str, tuple[Path, ...]]:
+        """The files of each expert that is used."""
+        return {expert: self.used[expert].files for expert in EXPERTS if expert in self.used}
 
     def models(self) -> ModelPaths:
         """The files of every model. Raises InputError that names all that is missing."""
@@ -205,6 +216,11 @@ def could_be(candidate: Candidate, role: str) -> bool:
     return candidate.kind == role
 
 
+def prepared_folder() -> Path:
+    """Where experts are prepared, unless the user names another folder. It may not exist."""
+    return user_cache() / "prepared"
+
+
 def find_weights(where: ModelFolders, digest: Digest | None = None) -> Weights:
     """Every weight file in the folders, and which is used for each role.
 
@@ -212,9 +228,9 @@ def find_weights(where: ModelFolders, digest: Digest | None = None) -> Weights:
     Raises InputError for folders and choices that cannot be read or used.
     """
     found: dict[str, Candidate] = {}
-    for place in (each for folder in where.folders for each in expand(folder)):
-        for candidate in find_candidates(place):
-            found.setdefault(os.path.realpath(candidate.files[0]), candidate)  # a hub cache has links
+    places = [each for folder in where.folders for each in expand(folder)]
+    for candidate in (each for place in (*places, prepared_folder()) for each in find_candidates(place)):
+        found.setdefault(os.path.realpath(candidate.files[0]), candidate)  # a hub cache has links
     used: dict[str, Candidate] = {}
     notes: list[str] = []
     problems: list[Problem] = []

@@ -1,4 +1,4 @@
-"""LoRA files: every key understood or an error, merged in float32 and rounded once.
+"""LoRA files: every key understood or an error, merged in float32.
 
 W = W0 + sum over LoRAs of strength * (alpha / rank) * B @ A, in the order given; no alpha: the factor is 1.
 Where a file has whole differences of a weight or a bias (.diff, .diff_b), strength times those are added.
@@ -29,12 +29,12 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
     from pathlib import Path
 
+    import torch
     from torch import Tensor
 
     from svi_story.engines import Digest
     from svi_story.engines.svi.weights.candidates import Expert
     from svi_story.engines.svi.weights.catalogue import LoraPair
-    from svi_story.engines.svi.weights.loading import Placement
     from svi_story.enginespec.sampling import Variant
 
 
@@ -82,6 +82,11 @@ class Factors:
     up: StoredTensor
     scale: float
 
+    @property
+    def nbytes(self) -> int:
+        """Its size in the file."""
+        return self.down.nbytes + self.up.nbytes
+
 
 @dataclass(frozen=True)
 class Difference:
@@ -89,6 +94,11 @@ class Difference:
 
     values: StoredTensor
     scale: float
+
+    @property
+    def nbytes(self) -> int:
+        """Its size in the file."""
+        return self.values.nbytes
 
 
 Recipe = tuple[Factors | Difference, ...]
@@ -146,28 +156,28 @@ def read_lora(use: LoraUse, shapes: Mapping[str, tuple[int, ...]]) -> dict[str, 
     return changes
 
 
-def merge(entry: StoredTensor, recipe: Recipe, placement: Placement) -> Tensor:
-    """A weight with its LoRAs, computed in float32 on the placement's device and rounded once to its dtype.
+def merge(entry: StoredTensor, recipe: Recipe, device: torch.device) -> Tensor:
+    """A weight with its LoRAs, in float32 on a device.
 
     Raises InputError when a factor holds NaN or Inf (two waits for the device for each factor).
     """
     import torch
 
     def read(factor: StoredTensor) -> Tensor:
-        tensor = factor.read(placement.device).to(torch.float32)
+        tensor = factor.read(device).to(torch.float32)
         if not is_finite(tensor):
             what = f"{factor.key} holds NaN or Inf; download it again"
             raise InputError(Problem(what, file=str(factor.file)))
         return tensor
 
-    weight = entry.read(placement.device).to(torch.float32, copy=True)
+    weight = entry.read(device).to(torch.float32, copy=True)
     for change in recipe:
         if isinstance(change, Factors):
             down, up = read(change.down), read(change.up)
             weight.addmm_(up, down, alpha=change.scale)
         else:
             weight.add_(read(change.values), alpha=change.scale)
-    return weight.to(placement.dtype)
+    return weight
 
 
 def _sort_keys(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -23,6 +24,8 @@ MAX_FILE = 64 * 2**20
 """Bytes of what is read whole: configs, indexes, tokenizers (17 MB), records."""
 FLOATS = frozenset({"F64", "F32", "F16", "BF16"})
 FP8 = frozenset({"F8_E4M3", "F8_E5M2"})
+_ITEM_BYTES = {"F64": 8, "I64": 8, "F32": 4, "I32": 4, "F16": 2, "BF16": 2, "I16": 2}
+"""Of types with more than one byte."""
 
 
 @dataclass(frozen=True)
@@ -36,6 +39,11 @@ class StoredTensor:
     """As the file calls it: F32, BF16, F8_E4M3, I64, ...; Q4_K, ... in GGUF."""
     written: int
     """When the file was last written (ns): a changed file's tensors are other tensors."""
+
+    @property
+    def nbytes(self) -> int:
+        """Its size in the file."""
+        return math.prod(self.shape) * _ITEM_BYTES.get(self.dtype, 1)
 
     def read(self, device: torch.device | None = None) -> Tensor:
         """The tensor in floating point on a device (by default the CPU, where it may be a view of the file).
@@ -60,6 +68,11 @@ class ScaledTensor(StoredTensor):
 
     values: StoredTensor
     scale: StoredTensor
+
+    @property
+    def nbytes(self) -> int:
+        """Its size in the file, with the scale's."""
+        return self.values.nbytes + self.scale.nbytes
 
     def read(self, device: torch.device | None = None) -> Tensor:
         """float32: values * scale. Exact conversions and one rounding, so the same on every device."""
