@@ -66,12 +66,17 @@ def grain(frames: Iterable[Frame], amount: float = 1.0) -> list[Frame]:
     return [np.clip(each + rng.normal(0, amount, each.shape), 0, 255).astype(np.uint8) for each in frames]
 
 
+@cache
+def _pan(frames: int, size: tuple[int, int], speed: float, start: float) -> tuple[Frame, ...]:
+    picture = scene()
+    return tuple(grain(view(picture, start + speed * place / 1.5, 1.5, size) for place in range(frames)))
+
+
 def pan(
     frames: int, size: tuple[int, int] = (160, 96), speed: float = 0.004, start: float = 0.5
 ) -> list[Frame]:
     """A camera that moves by `speed` widths a frame, from the middle of the picture."""
-    picture = scene()
-    return grain(view(picture, start + speed * place / 1.5, 1.5, size) for place in range(frames))
+    return list(_pan(frames, size, speed, start))
 
 
 def zoom(frames: int, size: tuple[int, int] = (160, 96), by: float = 1.33) -> list[Frame]:

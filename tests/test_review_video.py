@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from fractions import Fraction
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -73,11 +74,12 @@ def write_film(
     return path
 
 
-def lingering() -> list[Frame]:
+@cache
+def lingering() -> tuple[Frame, ...]:
     """A camera that moves on so slowly that most of the picture stays."""
     rng = np.random.default_rng(2)
     frames = (view(scene(), 0.5 + 0.1 * n / LENGTH, 1.5, SIZE) for n in range(LENGTH))
-    return [np.clip(each + rng.normal(0, 1, each.shape), 0, 255).astype(np.uint8) for each in frames]
+    return tuple(np.clip(each + rng.normal(0, 1, each.shape), 0, 255).astype(np.uint8) for each in frames)
 
 
 def growing(frames: Sequence[Frame], change: Callable[[Frame, float], Frame]) -> list[Frame]:
@@ -129,7 +131,7 @@ def test_what_degrades_is_found(what: str, reviewed: Callable[..., dict[str, Any
     assert (answer["verdict"], answer["film"], answer["board"]) == ("degraded", "film.mp4", None)
 
 
-STORIES: dict[str, Callable[[], list[Frame]]] = {
+STORIES: dict[str, Callable[[], Sequence[Frame]]] = {
     "nothing": lingering,
     "the light changes": lambda: growing(lingering(), warm),
     "night falls": lambda: growing(lingering(), lambda frame, share: bright(frame, 1 - 0.8 * share)),
@@ -149,7 +151,7 @@ STORIES: dict[str, Callable[[], list[Frame]]] = {
 
 @pytest.mark.parametrize("story", STORIES.values(), ids=STORIES)
 def test_a_story_is_no_degradation(
-    story: Callable[[], list[Frame]], reviewed: Callable[..., dict[str, Any]]
+    story: Callable[[], Sequence[Frame]], reviewed: Callable[..., dict[str, Any]]
 ) -> None:
     answer = reviewed(write_film(Path("film.mp4"), story()))
     assert [each for each in answer["warnings"] if each["kind"] == "degradation"] == []

@@ -71,6 +71,7 @@ def write_frames(path: Path, frames: Iterable[Frame], fps: Fraction) -> int:
 
 def _encode(path: Path, frames: Iterable[Frame], fps: Fraction, shape: tuple[int, ...]) -> int:
     import av
+    from av.video.reformatter import VideoReformatter
 
     with disk(path, DOING):
         # By name, not as a Python file: in libav's callbacks into Python, ^C is lost together with the write.
@@ -79,10 +80,11 @@ def _encode(path: Path, frames: Iterable[Frame], fps: Fraction, shape: tuple[int
         stream = container.add_stream(CODEC, rate=fps, options=OPTIONS)
         assert isinstance(stream, av.VideoStream)
         stream.height, stream.width, stream.pix_fmt = shape[0], shape[1], "gbrp"
+        reformatter = VideoReformatter()  # one for all frames: each one starts threads
         count = 0
         for frame in frames:
             assert frame.shape == shape, f"frame {count} is {frame.shape}, the first was {shape}"
-            picture = av.VideoFrame.from_ndarray(frame, format="rgb24").reformat(format="gbrp")
+            picture = reformatter.reformat(av.VideoFrame.from_ndarray(frame, format="rgb24"), format="gbrp")
             picture.pts = count
             with disk(path, DOING):
                 container.mux(stream.encode(picture))
@@ -209,7 +211,7 @@ class Frames:
         if (picture.width, picture.height) != (self.width, self.height):
             raise CorruptError(f"{self._path}: frame {k} has another size")
         self._next = k + 1
-        return cast("Frame", picture.to_ndarray(format="rgb24"))
+        return cast("Frame", picture.to_ndarray())  # of gbrp, that is RGB
 
     def last(self) -> Frame:
         """The last frame."""
