@@ -1,13 +1,12 @@
-"""Events as frozen values. A reporter is a callable that receives them; only the CLI prints.
-
-The docstrings of events and fields are the table in docs/json.md.
-"""
+"""Events as frozen values, which reporters receive. Their docstrings are the table in docs/json.md."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path  # noqa: TC003 - run logs are read by these annotations
+
+from svi_story.units import counted
 
 
 @dataclass(frozen=True)
@@ -137,8 +136,8 @@ class BoardStarted(BoardEvent):
     """to render after the film, besides those that it uses"""
 
     def __str__(self) -> str:
-        clips = f"{self.clips} clips" + (f", {self.takes} more takes" if self.takes else "")
-        return f"{self.board}: {self.to_render} of {self.segments} segments to render ({clips})"
+        what = counted(self.clips, "clip") + (f", {self.takes} more takes" if self.takes else "")
+        return f"{self.board}: {self.to_render} of {counted(self.segments, 'segment')} to render ({what})"
 
 
 @dataclass(frozen=True)
@@ -430,8 +429,8 @@ class FilmDone(BoardEvent):
     """false if it was up to date already"""
 
     def __str__(self) -> str:
-        length = f"{self.frames} frames, {self.seconds:.2f} s"
-        return f"{self.board}: {'done' if self.made else 'up to date'}: {length}"
+        what = "done" if self.made else "up to date"
+        return f"{self.board}: {what}: {self.frames} frames, {self.seconds:.2f} s"
 
 
 @dataclass(frozen=True)

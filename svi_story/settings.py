@@ -220,6 +220,7 @@ def settings_by_source(root: Path, options: Mapping[str, object]) -> list[tuple[
         for name, variable in variables.items()
         if (text := os.environ.get(variable))
     }
+    problems += _misspelt(variables)
     given = {("option", name): _table(name, value) for name, value in options.items()}
     for (source, name), value in (environment | given).items():
         if what := _problem(name, value, is_project=False):
@@ -232,6 +233,14 @@ def settings_by_source(root: Path, options: Mapping[str, object]) -> list[tuple[
         if "weights" in values:
             weights = values["weights"] = {**weights, **values["weights"]}
     return sources
+
+
+def _misspelt(variables: Mapping[str, str]) -> Iterator[Problem]:
+    """Environment variables that were probably meant as settings; others may belong to somebody else."""
+    for variable in sorted(os.environ.keys() - {*variables.values()}):
+        name = variable.removeprefix(PREFIX).lower()
+        if variable.startswith(PREFIX) and (meant := nearest(name, variables)):
+            yield Problem(f"is not a setting; did you mean {variables[meant]}?", path=variable)
 
 
 def _defaults(root: Path) -> dict[str, Any]:
@@ -251,6 +260,8 @@ def _read(file: Path) -> tuple[dict[str, Any], Callable[[str], int]]:
     except tomllib.TOMLDecodeError as error:
         line = re.search(r"line (\d+)", str(error))
         hint = "; write paths with / or in single quotes" if "\\" in text else ""
+        if str(error).startswith("Invalid value"):
+            hint = '; write text in quotes, as "animatic"'
         what = f"is not valid TOML: {error}{hint}"
         raise InputError(Problem(what, str(file), int(line[1]) if line else 0)) from error
 

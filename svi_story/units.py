@@ -5,6 +5,11 @@ from __future__ import annotations
 GIB = 2**30
 
 
+def counted(count: int, noun: str) -> str:
+    """As `1 clip` or `3 clips`."""
+    return f"{count} {noun}" if count == 1 else f"{count} {noun}s"
+
+
 def clock(seconds: float) -> str:
     """A time as `1:20:05`, or as `4:05` below an hour."""
     minutes, rest = divmod(max(round(seconds), 0), 60)

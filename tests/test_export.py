@@ -286,7 +286,8 @@ def test_a_folder_of_boards_is_not_a_board(write_board: WriteBoard, svi_story: R
     write_board("storyboards/a.yaml", reference="../anchor.png")
     write_board("storyboards/b.yaml", reference="../anchor.png")
     ended = svi_story("export", "storyboards", "--to", "otio")
-    assert (ended.code, ended.err) == (2, "storyboards: holds 2 boards; name one of them\n")
+    both = "storyboards/a.yaml, storyboards/b.yaml"
+    assert (ended.code, ended.err) == (2, f"storyboards: holds 2 boards; name one of them: {both}\n")
     broken = write_board("c.yaml", clips=[])
     assert svi_story("export", broken, "--to", "otio").code == 2
 

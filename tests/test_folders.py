@@ -213,7 +213,8 @@ def test_commands_for_one_board_take_the_only_one_of_a_folder(
     assert ended.out.startswith("renders/good.")
     write_board("storyboards/other.yaml", **about)
     ended = svi_story(*command, "storyboards")
-    assert (ended.code, ended.err) == (2, "storyboards: holds 2 boards; name one of them\n")
+    both = "storyboards/good.yaml, storyboards/other.yaml"
+    assert (ended.code, ended.err) == (2, f"storyboards: holds 2 boards; name one of them: {both}\n")
 
 
 def test_a_path_that_is_not_there_stops_no_other(write_board: Write, svi_story: Run) -> None:

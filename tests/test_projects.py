@@ -159,8 +159,11 @@ def test_settings_are_checked(in_storyboards: Path, svi_story: Run, monkeypatch:
         "models = 5\n[watch]\nport = 1\n"
     )
     monkeypatch.setenv("SVI_STORY_ENGINE", "anmatic")
+    monkeypatch.setenv("SVI_STORY_MODEL", "weights")
+    monkeypatch.setenv("SVI_STORY_RUN_OUTCOME", "done")  # what --on-done has, which may call svi-story
     ended = svi_story("plan", in_storyboards)
     assert ended.code == 2
+    assert "RUN_OUTCOME" not in ended.err
     for line in (
         'svi-story.toml:1: engne: is not a setting; did you mean "engine"?',
         'svi-story.toml:2: memory: "strem" is none of auto, resident, offload, stream; did you mean "stream"',
@@ -170,10 +173,13 @@ def test_settings_are_checked(in_storyboards: Path, svi_story: Run, monkeypatch:
         "svi-story.toml:6: models: 5 cannot be used",
         "svi-story.toml:7: watch: belongs in your own ",
         'SVI_STORY_ENGINE: "anmatic" is none of svi, animatic; did you mean "animatic"?',
+        "SVI_STORY_MODEL: is not a setting; did you mean SVI_STORY_MODELS?",
     ):
         assert line in ended.err
     file.write_text('models = "C:\\models"\n')
     assert "svi-story.toml:1: is not valid TOML" in svi_story("plan", in_storyboards).err
+    file.write_text("engine = animatic\n")
+    assert 'write text in quotes, as "animatic"' in svi_story("plan", in_storyboards).err
     Path("project/out").symlink_to("/")
     file.write_text('output = "out"\n')
     assert "outside the project" in svi_story("config", "project").err
@@ -273,7 +279,7 @@ def test_yaml_that_is_no_storyboard_is_skipped_in_folders(
 ) -> None:
     write_board("boards/good.yaml", reference="../anchor.png")
     flow = "{version: 1, reference: ../anchor.png, clips: [{prompt: The fog is lifting.}]}"
-    (tmp_path / "boards/flow.yaml").write_text(flow)
+    (tmp_path / "boards/flow.YAML").write_text(flow)  # as Windows programs write it
     (tmp_path / "boards/broken.yaml").write_text("version: 1\nclips: [\n")
     for name, text in (("compose", "version: '3'\nservices: {}"), ("chart", "a: {{ .Values }}"), ("e", "")):
         (tmp_path / f"boards/{name}.yaml").write_text(text)

@@ -163,7 +163,8 @@ def test_a_place_that_cannot_be_written_is_told() -> None:
 
 
 @pytest.mark.parametrize(
-    "name", ["", ".", "..", "a/..", "/", ".hidden", ".yaml", "two\nlines", "nul\0", "a\x1b/b"]
+    "name",
+    ["", ".", "..", "a/..", "/", ".hidden", ".yaml", "two\nlines", "nul\0", "a\x1b/b", "cat.JPG", "p.txt"],
 )
 def test_names_that_name_nothing_are_refused(name: str, own_ground: Path) -> None:
     before = tree(own_ground)

@@ -378,6 +378,10 @@ def test_one_line_names_all_that_is_missing_and_one_command(tmp_path: Path) -> N
     assert f"svi-story models download --models {tmp_path} " in problem.what
     with pytest.raises(InputError, match=r"models download --variant 2.0-pro --preset fast --models"):
         weights_in(tmp_path).require([*SVI["2.0-pro"], *DISTILL])
+    for lora in (MODELS / "Stable-Video-Infinity").rglob("*_pro.safetensors"):
+        shutil.copy(lora, tmp_path)
+    with pytest.raises(InputError, match=r"models download --variant 2.0-pro --models"):
+        find_models(tmp_path)  # nothing for another variant
 
 
 # --- pairs of LoRAs

@@ -17,6 +17,7 @@ from svi_story.cli.options import BoardOptions, Paths, with_board_options
 from svi_story.cli.terminal import answer, complain
 from svi_story.commands import suggest
 from svi_story.errors import ExitCode
+from svi_story.units import counted
 
 if TYPE_CHECKING:
     from svi_story.errors import StoryError
@@ -101,7 +102,7 @@ def import_prompts(
 
     found = read_clips(prompts, warn)
     if clips and clips > len(found):
-        count = "1 prompt" if len(found) == 1 else f"{len(found)} prompts"
+        count = counted(len(found), "prompt")
         complain(f"warning: {prompts} has {count}, fewer than --clips {clips}")
     check_picture(reference)
     board = output or Path(f"{prompts.stem}.yaml")
@@ -130,7 +131,7 @@ def validate(paths: Paths, options: BoardOptions) -> None:
     valid = [(each.board, each.plan) for each in checked if each.plan]
     for board, film in valid:
         report_lints(film.lints)
-        clips = "1 clip" if len(film.shots) == 1 else f"{len(film.shots)} clips"
+        clips = counted(len(film.shots), "clip")
         answer(f"{board}: valid: {clips}, {film.frames} frames, {film.seconds:.2f} s")
     exit_for(valid, [each for each in checked if not each.plan])
 

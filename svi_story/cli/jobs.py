@@ -37,7 +37,9 @@ def prepare_job(board: Path, options: BoardOptions) -> tuple[Job, Fingerprints]:
     jobs, rejected, fingerprints = prepare_jobs([board], options.given(), warn)
     problems = [problem for each in rejected for problem in each.error.problems]
     if len(jobs) > 1:
-        problems = [Problem(f"holds {len(jobs)} boards; name one of them", file=str(board))]
+        names = [str(job.place.board) for job in jobs]
+        listed = ", ".join(names if len(names) <= MOST_OF_A_KIND else [*names[: MOST_OF_A_KIND - 1], "..."])
+        problems = [Problem(f"holds {len(jobs)} boards; name one of them: {listed}", file=str(board))]
     if len(jobs) != 1:
         raise InputError(*problems)
     complain(*map(str, problems))

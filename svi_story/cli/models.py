@@ -107,7 +107,10 @@ def list_models(models: Models = None, as_json: AsJson = False) -> None:
             complain(str(problem))
     if others := len(weights.candidates) - len(shown):
         complain(f"{others} more files of other models")
-    for note in weights.notes:
+    for note in (
+        *(f"{each}: does not exist" for each in weights.where.folders if not each.exists()),
+        *weights.notes,
+    ):
         complain(note)
     for variant, lacking in (*missing.items(), ("2.0 with the presets fast and draft", fast)):
         complain(f"SVI {variant}: {weights.not_found(lacking).what if lacking else 'ready'}")

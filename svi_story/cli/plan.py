@@ -11,7 +11,7 @@ import typer
 from svi_story.cli.jobs import exit_for, report_jobs, report_lints
 from svi_story.cli.options import AsJson, Board, BoardOptions, Paths, with_board_options
 from svi_story.cli.terminal import answer, answer_json, complain, shorten, table
-from svi_story.units import gib
+from svi_story.units import counted, gib
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -217,8 +217,9 @@ def _mark(number: int, shot: Shot) -> str:
 def _cost(cost: Cost) -> list[str]:
     if not cost.segments:
         return [f"{cost.engine}: every segment is cached"]
-    segments = "1 segment" if cost.segments == 1 else f"{cost.segments} segments"
-    head = f"{cost.engine}: {segments} to render, {cost.waves} of them one after another at most"
+    head = f"{cost.engine}: {counted(cost.segments, 'segment')} to render"
+    if cost.segments > 1:
+        head += f", {cost.waves} of them one after another at most"
     if cost.takes:
         head += f", {cost.takes} for other takes after the films"
     passes = ", ".join(f"{count} forward passes {expert}" for expert, count in cost.forwards.items())

@@ -226,7 +226,10 @@ def _print_films(films: Sequence[Path]) -> bool:
 
 def _show_endings(outcomes: Sequence[Outcome]) -> None:
     """How every board ended."""
-    rows = ((str(each.board), each.ending, shorten(each.message, 100)) for each in outcomes)
+    rows = (
+        (str(each.board), each.ending, shorten(each.message.removeprefix(f"{each.board}: "), 100))
+        for each in outcomes
+    )
     complain(*table(("board", "ended", ""), rows))
 
 

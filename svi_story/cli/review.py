@@ -12,6 +12,7 @@ from svi_story.cli.jobs import prepare_job, store_of
 from svi_story.cli.options import AsJson, BoardOptions, with_board_options
 from svi_story.cli.terminal import answer, answer_json, complain
 from svi_story.commands import suggest
+from svi_story.units import counted
 
 if TYPE_CHECKING:
     from svi_story.cache.outputs import Outputs
@@ -131,7 +132,7 @@ def _answer(
         answer(str(page))
     if found.findings:
         count = len(found.findings)
-        complain(f"{name}: {count} warning{'s' if count > 1 else ''}; the page says what helps")
+        complain(f"{name}: {counted(count, 'warning')}; the page says what helps")
 
 
 def _measure(job: Job, store: Store, command: str) -> FilmReview:

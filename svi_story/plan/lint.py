@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 from svi_story.commands import suggest
 from svi_story.enginespec import spec_of
 from svi_story.plan.model import Lint, Size
+from svi_story.units import counted
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -245,7 +246,7 @@ def _few_steps(board: BoardFile, plan: FilmPlan) -> Iterator[Found]:
         steps, at = own or board.story.engine.steps, ("clips", index, "steps") if own else ("engine", "steps")
         if steps is not None and steps < fewest and not _is_distilled(shot) and at not in reported:
             reported.add(at)
-            count = "1 step" if steps == 1 else f"{steps} steps"
+            count = counted(steps, "step")
             yield at, f"{count} without a distilled LoRA leave noise and blur; use 50, or `preset: fast`"
 
 

@@ -206,7 +206,7 @@ def _boards_in(
             continue
         names[:] = sorted(name for name in names if not name.startswith(".") and not is_output(here / name))
         for name in sorted((*files, *names)):
-            if name.endswith(SUFFIXES) and not name.startswith("."):
+            if name.lower().endswith(SUFFIXES) and not name.startswith("."):
                 if is_storyboard(here / name):
                     yield here / name
                 else:
@@ -356,7 +356,7 @@ def prepare(
         settings = place.settings
         held = {"precision": settings.weights.precision} if settings.weights.precision else {}
         options = EngineOptions(
-            models=settings.models,
+            models=tuple(map(short_path, settings.models)),
             weights=settings.weights.files,
             attention=settings.attention,
             memory=settings.memory,

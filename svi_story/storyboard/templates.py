@@ -22,6 +22,8 @@ if TYPE_CHECKING:
 
 BOARD = "board.yaml"
 SUFFIXES = (".yaml", ".yml")
+NO_BOARDS = (".jpg", ".jpeg", ".png", ".webp", ".mp4", ".mov", ".zip", ".json", ".txt", ".md", ".toml")
+"""Endings of what somebody wants to start from, not to create."""
 SETTINGS = "svi-story.toml"
 PROJECT_SETTINGS = """\
 # Settings of this project. Remove the # in front of a line to use it; `svi-story config` shows what applies.
@@ -55,7 +57,8 @@ def create(name: str, target: Path) -> Path:
     anything else that would be written exists.
     """
     source = _folder(name)
-    if not target.name or target.name.startswith(".") or text_problem(str(target), one_line=True):
+    odd = not target.name or target.name.startswith(".") or target.suffix.lower() in NO_BOARDS
+    if odd or text_problem(str(target), one_line=True):
         what = (
             f"{format_value(str(target))} is not a name for a board; write a name, as my-film or my-film.yaml"
         )

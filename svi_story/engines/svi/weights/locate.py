@@ -138,7 +138,9 @@ class Weights:
 
     def not_found(self, missing: Sequence[str]) -> Problem:
         """One line for everything that is missing, with the command that downloads it and nothing else."""
-        options: tuple[str, ...] = ("--variant", "2.0-pro") if {*SVI["2.0-pro"]} & {*missing} else ()
+        plain, pro = ({*SVI[variant]} for variant in ("2.0", "2.0-pro"))
+        has_pro = pro & {*self.used} and not plain & {*missing, *self.used}
+        options: tuple[str, ...] = ("--variant", "2.0-pro") if pro & {*missing} or has_pro else ()
         options += ("--preset", "fast") if {*DISTILL} & {*missing} else ()
         command = suggest("models download", *options, *self.where.option)
         what = ", ".join(WHAT[role] for role in missing)
