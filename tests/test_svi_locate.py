@@ -369,7 +369,9 @@ def test_only_files_that_may_be_used_are_hashed(root: Path) -> None:
     assert {file.stem for file in hashed} == {"b_high_fp32", "b_low_fp32"}
 
 
-def test_one_line_names_all_that_is_missing_and_one_command(tmp_path: Path) -> None:
+def test_one_line_names_all_that_is_missing_and_one_command(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     with pytest.raises(InputError) as caught:
         find_models(tmp_path)
     (problem,) = caught.value.problems
@@ -382,6 +384,11 @@ def test_one_line_names_all_that_is_missing_and_one_command(tmp_path: Path) -> N
         shutil.copy(lora, tmp_path)
     with pytest.raises(InputError, match=r"models download --variant 2.0-pro --models"):
         find_models(tmp_path)  # nothing for another variant
+    monkeypatch.setattr("svi_story.engines.svi.NEEDS", ("json", "notorch"))
+    with pytest.raises(
+        InputError, match=r"the svi engine also needs notorch: pip install 'svi-story\[svi\]'$"
+    ):
+        find_models(tmp_path)
 
 
 # --- pairs of LoRAs

@@ -25,6 +25,11 @@ if TYPE_CHECKING:
 NEEDS = ("torch", "diffusers", "transformers", "ftfy")
 
 
+def missing_packages() -> list[str]:
+    """What the engine imports and the core does not install."""
+    return [name for name in NEEDS if find_spec(name) is None]
+
+
 def identity_of(options: EngineOptions, digest: Digest) -> SviIdentity:
     """What the frames depend on, found without loading weights."""
     from svi_story.engines.svi.identity import SviIdentity
@@ -34,8 +39,7 @@ def identity_of(options: EngineOptions, digest: Digest) -> SviIdentity:
 
 def create_engine(options: EngineOptions, digest: Digest, keep: Keep, report: Reporter) -> Svi:
     """The engine, not entered yet. Raises InputError when a package is missing."""
-    missing = [name for name in NEEDS if find_spec(name) is None]
-    if missing:
+    if missing := missing_packages():
         what = f"the svi engine needs {', '.join(missing)}: pip install 'svi-story[svi]'"
         raise InputError(f"{what}; for a preview without them use --engine animatic")
     from svi_story.engines.svi.engine import Svi, SviOptions

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from svi_story.commands import suggest
+from svi_story.engines.svi import missing_packages
 from svi_story.engines.svi.weights.candidates import EXPERTS, SVI_LAYERS, Candidate, find_candidates
 from svi_story.engines.svi.weights.catalogue import LoraPair, ModelFiles, ModelPaths
 from svi_story.engines.svi.weights.folders import expand
@@ -145,6 +146,8 @@ class Weights:
         command = suggest("models download", *options, *self.where.option)
         what = ", ".join(WHAT[role] for role in missing)
         remedy = f"download what is missing with: {command} (a preview needs no weights: --engine animatic)"
+        if packages := missing_packages():
+            remedy += f"; the svi engine also needs {', '.join(packages)}: pip install 'svi-story[svi]'"
         return Problem(f"not found: {what}; {remedy}", file=str(self.where.folders[0]))
 
     def environment(self) -> dict[str, str]:
