@@ -25,14 +25,16 @@ MOST_OF_A_KIND = 5
 """Warnings of one kind; the others are counted."""
 
 
-def prepare_job(board: Path, options: BoardOptions) -> tuple[Job, Fingerprints]:
+def prepare_job(board: Path, options: BoardOptions, *, every_take: bool = False) -> tuple[Job, Fingerprints]:
     """The one board that a path names, planned, with keys; what was rejected beside it is reported.
 
-    Raises InputError where there is not exactly one.
+    With `every_take` it has the takes that were ever requested, besides its own. Raises InputError where
+    there is not exactly one board.
     """
     from svi_story.api import prepare_jobs
     from svi_story.cli.console import warn
     from svi_story.errors import InputError, Problem
+    from svi_story.render.takes import requested_takes
 
     jobs, rejected, fingerprints = prepare_jobs([board], options.given(), warn)
     problems = [problem for each in rejected for problem in each.error.problems]
@@ -43,6 +45,8 @@ def prepare_job(board: Path, options: BoardOptions) -> tuple[Job, Fingerprints]:
     if len(jobs) != 1:
         raise InputError(*problems)
     complain(*map(str, problems))
+    if every_take and (numbers := requested_takes(jobs[0], store_of(jobs[0]))):
+        jobs, *_ = prepare_jobs([board], options.given(), lambda _event: None, lambda _board: numbers)
     return jobs[0], fingerprints
 
 

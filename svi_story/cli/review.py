@@ -84,7 +84,7 @@ def _review_board(board: Path, options: BoardOptions, *, as_json: bool) -> None:
     from svi_story.cli.console import warn
     from svi_story.render.outputs import check_page
 
-    job, _ = prepare_job(board, options)
+    job, _ = prepare_job(board, options, every_take=True)
     job.require_keys()
     command = suggest("render", path=board)
     store, outputs = store_of(job), Outputs(job.place.settings.cache)

@@ -7,6 +7,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from dataclasses import replace
 from itertools import groupby, takewhile
+from math import ceil
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -20,7 +21,7 @@ from svi_story.review.analysis import AnchorMeasures, Run, RunSegment
 from svi_story.review.contact_sheet import clip_starts
 from svi_story.review.degradation import WINDOW, DegradationMeter
 from svi_story.review.findings import Defect, against_degradation, defects_of, remedies
-from svi_story.review.graphics import Gallery, Picture, thumbnail
+from svi_story.review.graphics import Gallery, Picture, animation, thumbnail
 from svi_story.review.measures import (
     MeasureSeries,
     colours,
@@ -29,7 +30,7 @@ from svi_story.review.measures import (
     noise,
     sharpness,
 )
-from svi_story.review.results import ClipReview, FilmReview, Finding, JoinReview, RunReview
+from svi_story.review.results import ClipReview, FilmReview, Finding, JoinReview, RunReview, TakeReview
 from svi_story.review.thresholds import ALIKE_PROMPTS
 
 if TYPE_CHECKING:
@@ -50,6 +51,12 @@ STRIP_PICTURES = 24
 STRIP_WIDTH = 144
 FEW_CLIPS = 60
 """Films of more clips get smaller pictures, so that the page stays below 15 MB."""
+LOOP_WIDTH = 240
+LOOP_FPS = 8
+LOOP_MOST = 60
+LOOP_LEAST = 6
+LOOP_PICTURES = 2000
+"""Of the animations of takes: at most so wide, so many pictures a second, a take and a page (about 8 MB)."""
 PAIR_PICTURES = 60
 """Pictures of a run that are kept until its worst window is known."""
 
@@ -60,6 +67,30 @@ def review_film(plan: FilmPlan, find: FindEntry, report: Reporter) -> FilmReview
     The plan's segments have keys. RenderError when a verified entry cannot be read.
     """
     entries = [[find(segment.key) for segment in shot.segments] for shot in plan.shots]
+    clips, runs, reader = _measure(plan, entries, report)
+    findings = _findings(clips, runs, reader)
+    loops = _loop_frames(plan)
+    clips = [replace(clip, takes=tuple(_takes(plan, clip, findings, find, loops))) for clip in clips]
+    cards = plan.cut.end_card.frames if plan.cut.end_card else 0
+    return FilmReview(
+        plan.title,
+        plan.board.name,
+        plan.fps,
+        plan.size.width,
+        plan.size.height,
+        clips[-1].start + clips[-1].frames + cards,
+        tuple(clips),
+        tuple(_joins(clips)),
+        findings,
+        tuple(reader.runs),
+        plan,
+    )
+
+
+def _measure(
+    plan: FilmPlan, entries: Sequence[Sequence[Entry | None]], report: Reporter
+) -> tuple[list[ClipReview], list[Run], ChainReader]:
+    """All clips of a film with the measures of what is finished."""
     starts = clip_starts(plan)
     reader = ChainReader(plan, entries, report)
     runs = [reader.read(places) for places in _runs(plan, entries)]
@@ -83,20 +114,51 @@ def review_film(plan: FilmPlan, find: FindEntry, report: Reporter) -> FilmReview
                 frames,
             )
         )
-    cards = plan.cut.end_card.frames if plan.cut.end_card else 0
-    return FilmReview(
-        plan.title,
-        plan.board.name,
-        plan.fps,
-        plan.size.width,
-        plan.size.height,
-        clips[-1].start + clips[-1].frames + cards,
-        tuple(clips),
-        tuple(_joins(clips)),
-        _findings(clips, runs, reader),
-        tuple(reader.runs),
-        plan,
-    )
+    return clips, runs, reader
+
+
+def _loop_frames(plan: FilmPlan) -> int:
+    """How many pictures each take's animation may have, so that the page stays small; 0 for none."""
+    takes = sum(len(shot.takes) for shot in plan.shots if shot.other_takes)
+    most = min(LOOP_MOST, LOOP_PICTURES // max(takes, 1))
+    return most if most >= LOOP_LEAST else 0
+
+
+def _takes(
+    plan: FilmPlan, clip: ClipReview, findings: Sequence[Finding], find: FindEntry, loop: int
+) -> Iterator[TakeReview]:
+    """The takes of a clip that has several."""
+    shot = _shot(clip)
+    for take in shot.takes if shot.other_takes else ():
+        measured, found = clip, [each for each in findings if each.clip == clip.number]
+        if take.number != shot.pick:
+            alone = shot.only(take)
+            shots = (*plan.shots[: clip.number], alone, *plan.shots[clip.number + 1 :])
+            entries: list[list[Entry | None]] = [[None] * len(each.segments) for each in shots]
+            entries[clip.number] = [find(segment.key) for segment in alone.segments]
+            clips, runs, reader = _measure(replace(plan, shots=shots), entries, lambda _event: None)
+            measured, found = clips[clip.number], list(_findings(clips, runs, reader))
+        picture = _loop(measured, loop)
+        yield TakeReview(take.number, take.number == shot.pick, measured, tuple(found), picture)
+
+
+def _loop(clip: ClipReview, most: int) -> Picture | None:
+    """What is finished of a clip's segments as an animation of at most so many pictures."""
+    pairs = zip(_shot(clip).segments, clip.entries, strict=True)
+    finished = [(planned, entry) for planned, entry in pairs if entry is not None]
+    total = sum(planned.contributes for planned, _ in finished)
+    apart = max(ceil(total / most), round(_fps(clip) / LOOP_FPS), 1) if most else 0
+
+    def pictures() -> Iterator[Frame]:
+        place = 0
+        for planned, entry in finished:
+            with entry.frames() as frames:
+                for number in range(planned.overlap, len(frames)):
+                    if place % apart == 0:
+                        yield frames[number]
+                    place += 1
+
+    return animation(pictures(), LOOP_WIDTH, apart / _fps(clip)) if apart else None
 
 
 def _runs(plan: FilmPlan, entries: Sequence[Sequence[Entry | None]]) -> Iterator[list[tuple[int, int]]]:

@@ -14,7 +14,7 @@ from svi_story.review.degradation import HOP, WINDOW
 from svi_story.review.thresholds import COLOUR_DRIFT, SOFTENING, TABLE
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Sequence
+    from collections.abc import Callable, Iterable, Iterator, Sequence
 
     from numpy.typing import NDArray
 
@@ -27,6 +27,7 @@ POINTS = 1200
 WIDTH = 1000
 """Of a plot, in the units of its paths."""
 QUALITY = 68
+LOOP_QUALITY = 50
 
 
 @dataclass(frozen=True)
@@ -52,6 +53,27 @@ def thumbnail(frame: Frame, within: int, width: int) -> Picture:
     file = io.BytesIO()
     image.save(file, "WEBP", quality=QUALITY, method=2)
     return Picture(within, image.width, image.height, file.getvalue())
+
+
+def animation(frames: Iterable[Frame], width: int, seconds: float) -> Picture | None:
+    """Frames as an endless animation at most `width` wide, `seconds` each, as WebP; None for no frames."""
+    pictures = [Image.fromarray(frame) for frame in frames]
+    for each in pictures:
+        each.thumbnail((width, width), Image.Resampling.BILINEAR, reducing_gap=2.0)
+    if not pictures:
+        return None
+    file = io.BytesIO()
+    pictures[0].save(
+        file,
+        "WEBP",
+        save_all=True,
+        append_images=pictures[1:],
+        duration=max(round(1000 * seconds), 20),
+        loop=0,
+        quality=LOOP_QUALITY,
+        method=2,
+    )
+    return Picture(0, pictures[0].width, pictures[0].height, file.getvalue())
 
 
 def smaller(picture: Picture, width: int) -> Picture:

@@ -7,6 +7,7 @@ import hashlib
 import json
 import os
 import re
+from collections import Counter
 from dataclasses import dataclass
 from fractions import Fraction
 from functools import cache
@@ -34,7 +35,7 @@ if TYPE_CHECKING:
     from svi_story.cache.outputs import Publish
     from svi_story.review.analysis import Seam
     from svi_story.review.graphics import Plot
-    from svi_story.review.results import ClipReview, FilmReview
+    from svi_story.review.results import ClipReview, FilmReview, TakeReview
 
 
 SEAM_TOP = 3.0
@@ -84,9 +85,28 @@ def clip_view(clip: ClipReview, review: FilmReview, clock: Clock) -> dict[str, A
         "facts": facts,
         "numbers": list(_numbers(clip)),
         "findings": [each for each in review.findings if each.clip == clip.number],
+        "takes": [take_view(take, review) for take in clip.takes],
         "labels": ("first", "middle", "last") if pictures == 3 else ("first", "last")[:pictures],
         "start": clock(clip.start),
         "stop": clock(clip.start + clip.frames),
+    }
+
+
+def take_view(take: TakeReview, review: FilmReview) -> dict[str, Any]:
+    """What a take's picture on its clip's card says."""
+    clip, board = take.clip, review.plan.board if review.plan else None
+    titles = Counter(finding.threshold.title for finding in take.findings)
+    return {
+        "number": take.number,
+        "picked": take.picked,
+        "seed": clip.shot.seed if clip.shot else "",
+        "still": clip.pictures[len(clip.pictures) // 2] if clip.pictures else None,
+        "loop": take.loop,
+        "missing": clip.missing,
+        "segments": len(clip.entries),
+        "numbers": list(_numbers(clip)),
+        "flags": [title + (f" × {count}" if count > 1 else "") for title, count in titles.items()],
+        "command": "" if take.picked else suggest("pick", clip.id, str(take.number), path=board),
     }
 
 

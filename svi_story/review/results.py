@@ -68,6 +68,18 @@ class JoinReview:
 
 
 @dataclass(frozen=True)
+class TakeReview:
+    """One of several takes of a clip, measured as if the film used it, but for its joins."""
+
+    number: int
+    picked: bool
+    clip: ClipReview
+    findings: tuple[Finding, ...]
+    loop: Picture | None
+    """What is finished of it, as a small animation; None where nothing is, or there are too many takes."""
+
+
+@dataclass(frozen=True)
 class ClipReview:
     """One clip of a board, or one part of a film file."""
 
@@ -90,6 +102,8 @@ class ClipReview:
     """The run that contains its frames; None where none is finished."""
     in_run: slice = field(default_factory=lambda: slice(0, 0))
     """Its frames in the run."""
+    takes: tuple[TakeReview, ...] = ()
+    """By number, the one that the film uses among them; none where there is one only."""
 
     @property
     def missing(self) -> int:

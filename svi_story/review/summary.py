@@ -38,6 +38,17 @@ class MeasuresSummary(JsonModel):
     motion: Range = Field(description="thousandths of the width a frame")
 
 
+class ReviewedTake(JsonModel):
+    """One of several takes of a clip, measured as if the film used it, but for its joins."""
+
+    number: int
+    seed: int
+    picked: bool = Field(description="whether the film uses it")
+    missing_segments: int
+    measures: MeasuresSummary | None = Field(description="null where nothing is finished")
+    warnings: tuple[str, ...] = Field(description="their kinds; degradation by how it degrades")
+
+
 class ReviewedClip(JsonModel):
     """A clip. Its measures are null in the review of a film file, as are the seconds spent."""
 
@@ -48,6 +59,7 @@ class ReviewedClip(JsonModel):
     sampling_seconds: float | None = Field(description="null where it was not recorded")
     decoding_seconds: float | None = Field(description="null where it was not recorded")
     measures: MeasuresSummary | None = Field(description="null where nothing is finished")
+    takes: tuple[ReviewedTake, ...] = Field(description="none where it has one only")
 
 
 class ReviewedJoin(JsonModel):
@@ -224,6 +236,17 @@ def _clip(clip: ClipReview) -> ReviewedClip:
         sampling_seconds=round(spent[0], 3) if spent else None,
         decoding_seconds=round(spent[1], 3) if spent else None,
         measures=_measures(clip),
+        takes=tuple(
+            ReviewedTake(
+                number=take.number,
+                seed=take.clip.shot.seed if take.clip.shot else 0,
+                picked=take.picked,
+                missing_segments=take.clip.missing,
+                measures=_measures(take.clip),
+                warnings=tuple(dict.fromkeys(each.what or each.kind for each in take.findings)),
+            )
+            for take in clip.takes
+        ),
     )
 
 

@@ -89,6 +89,28 @@
   if (film) film.addEventListener("timeupdate", () => { if (!film.paused) show(film.currentTime); });
   if (film) film.addEventListener("seeked", () => { if (placed < 0) show(film.currentTime); });
   if (film) film.addEventListener("play", () => { placed = -1; });
+  let plays = 0;  // a new address each time: all animations that start together are then in step
+  for (const group of document.querySelectorAll(".takes")) {
+    const all = group.querySelector(".all");
+    const loops = [...group.querySelectorAll(".loop")].map((button) => {
+      const image = button.firstElementChild;
+      return { button, image, still: image.src };
+    });
+    const isOn = (loop) => loop.button.getAttribute("aria-pressed") === "true";
+    const play = (some, on) => {
+      plays += 1;
+      for (const { button, image, still } of some) {
+        image.src = on ? `${image.dataset.loop}#${plays}` : still;
+        button.setAttribute("aria-pressed", on);
+      }
+      const running = loops.every(isOn);
+      all.setAttribute("aria-pressed", running);
+      all.textContent = running ? "Stop all" : "Play all";
+    };
+    all.hidden = loops.length < 2;
+    all.addEventListener("click", () => play(loops, !loops.every(isOn)));
+    for (const loop of loops) loop.button.addEventListener("click", () => play([loop], !isOn(loop)));
+  }
   document.addEventListener("keydown", (event) => {
     if (event.ctrlKey || event.metaKey || event.altKey || /^(VIDEO|SUMMARY|BUTTON)$/.test(event.target.tagName) && event.key === " ") return;
     if (event.key === "j") toClip(1);
