@@ -161,7 +161,7 @@ def test_a_half_made_film_says_what_is_missing(board_of: Write) -> None:
     page = Page(page_of(review(job), Playback(None, ""), Path("renders/board.review.html")))
     assert "Not rendered yet: 2 of 3 clips" in page.text
     assert page.text.count("Not rendered yet.") == 2
-    assert "Nothing wrong so far" in page.text
+    assert "No warnings so far" in page.text
 
 
 def test_one_clip_makes_a_page(board_of: Write) -> None:
