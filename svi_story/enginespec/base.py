@@ -18,10 +18,10 @@ if TYPE_CHECKING:
 
 
 KERNELS = (
-    *("auto", "flash-attn-3", "flash-attn-2"),
+    *("auto", "flash-attn-4", "flash-attn-3", "flash-attn-2", "sage-2"),
     *("torch-flash", "torch-cudnn", "torch-efficient", "torch-math"),
 )
-"""Attention kernels by name; `auto` takes the first that is there and fits."""
+"""Attention kernels by name; `auto` takes flash-attn where it is there, as the model was trained with it."""
 
 PRECISIONS = ("bf16", "int8")
 """How experts are held in memory; bf16 stands for the type that they compute in."""

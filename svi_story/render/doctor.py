@@ -239,7 +239,7 @@ def check_attention() -> Check:
     """The attention kernel that would run, and those that could."""
     import torch
 
-    from svi_story.engines.svi.attention import BACKENDS, choose_kernel
+    from svi_story.engines.svi.attention import BACKENDS, CHANGES, choose_kernel
 
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     dtype = torch.bfloat16
@@ -250,6 +250,9 @@ def check_attention() -> Check:
         remedy = f"build it for this torch ({FLASH}), or choose another: --attention torch-flash"
         return Check("attention", "lacking", f"{tried[chosen]}; these run: {run or 'none'}", remedy)
     detail = f"{chosen} (these run: {run})"
+    others = [f"{name} ({CHANGES[name]})" for name in CHANGES if name != chosen and not tried[name]]
+    if others and device.type == "cuda":
+        detail += f"; --attention may be faster with {', '.join(others)}"
     if device.type == "cuda" and not chosen.startswith("flash-attn"):
         return Check("attention", "warn", f"{detail}; the authors saw artifacts without flash-attn", FLASH)
     return Check("attention", "ok", detail)

@@ -16,16 +16,34 @@ if TYPE_CHECKING:
     from diffusers import WanTransformer3DModel
 
 BACKENDS = {
+    "flash-attn-4": "_native_flash",
     "flash-attn-3": "_flash_3",
     "flash-attn-2": "flash",
+    "sage-2": "sage",
     "torch-flash": "_native_flash",
     "torch-cudnn": "_native_cudnn",
     "torch-efficient": "_native_efficient",
     "torch-math": "_native_math",
 }
-"""Kernels by our names -> diffusers'."""
-_PACKAGES = {"flash-attn-3": "flash_attn_3", "flash-attn-2": "flash_attn"}
-"""Modules of the kernels that come in packages of their own, which have the same names."""
+"""Kernels by our names -> diffusers'. torch can put flash-attn 4 in the place of its own flash kernel."""
+_SWITCHES = {"flash-attn-4": "FA4", "flash-attn-3": "FA3"}
+"""Kernels that newer versions of torch run in place of their own flash kernel, by torch's names."""
+_PACKAGES = {
+    "flash-attn-4": "flash-attn-4",
+    "flash-attn-3": "flash_attn_3",
+    "flash-attn-2": "flash_attn",
+    "sage-2": "sageattention",
+}
+"""Packages that kernels come in."""
+SAGE = "https://github.com/thu-ml/SageAttention"
+
+CHANGES = {
+    "flash-attn-4": "exact attention, other rounding",
+    "flash-attn-3": "exact attention, other rounding",
+    "torch-cudnn": "exact attention, other rounding",
+    "sage-2": "8-bit products, so other pictures, which nobody has judged over a long film",
+}
+"""Kernels that may be faster than the one that `auto` takes, and what each changes."""
 
 
 def choose_kernel(device: torch.device, dtype: torch.dtype, requested: str = "auto") -> str:
@@ -43,9 +61,9 @@ def choose_kernel(device: torch.device, dtype: torch.dtype, requested: str = "au
         return "torch-flash"
     if dtype == torch.float32:
         return "torch-efficient"  # the flash kernels know 16-bit numbers only
-    if torch.cuda.get_device_capability(device)[0] == 9 and find_spec(_PACKAGES["flash-attn-3"]):
+    if torch.cuda.get_device_capability(device)[0] == 9 and find_spec("flash_attn_3"):
         return "flash-attn-3"  # written for Hopper
-    return "flash-attn-2" if find_spec(_PACKAGES["flash-attn-2"]) else "torch-flash"
+    return "flash-attn-2" if find_spec("flash_attn") else "torch-flash"
 
 
 def check_kernel(kernel: str, device: torch.device, dtype: torch.dtype, head_size: int) -> None:
@@ -55,7 +73,7 @@ def check_kernel(kernel: str, device: torch.device, dtype: torch.dtype, head_siz
 
     some_BLHD = torch.ones(1, 16, 1, head_size, device=device, dtype=dtype)
     try:
-        with torch.no_grad(), attention_backend(BACKENDS[kernel]):
+        with torch.no_grad(), attention_backend(_backend(kernel)):
             dispatch_attention_fn(some_BLHD, some_BLHD, some_BLHD)
     except (ImportError, RuntimeError, ValueError, TypeError) as error:
         what = f"the attention kernel {kernel} cannot be used here: {error}"
@@ -75,5 +93,38 @@ def kernel_versions(kernel: str) -> dict[str, str]:
 
 
 def use_kernel(model: WanTransformer3DModel, kernel: str) -> None:
-    """Make a model use one kernel and no other."""
-    model.set_attention_backend(BACKENDS[kernel])
+    """Make a model use one kernel and no other. torch's own switch, where it is needed, is the process's."""
+    model.set_attention_backend(_backend(kernel))
+
+
+def _backend(kernel: str) -> str:
+    """diffusers' name of a kernel, with torch's switch set as the kernel needs it.
+
+    Raises ImportError or RuntimeError where the kernel's package is missing or unfit.
+    """
+    from torch.nn import attention
+
+    if kernel == "sage-2":
+        _check_sage()
+    wanted = _SWITCHES.get(kernel)
+    if not hasattr(attention, "activate_flash_attention_impl"):  # torch before 2.11
+        if kernel == "flash-attn-4":
+            raise RuntimeError("this torch cannot switch to it; 2.11 and newer can")
+        return BACKENDS[kernel]
+    if attention.current_flash_attention_impl() != wanted:
+        attention.restore_flash_attention_impl(_raise_warn=False)
+        if wanted:
+            attention.activate_flash_attention_impl(wanted)
+    return "_native_flash" if wanted else BACKENDS[kernel]
+
+
+def _check_sage() -> None:
+    """Refuse SageAttention 1, which has the same name and is all that PyPI offers."""
+    try:
+        found = version("sageattention")
+    except PackageNotFoundError:
+        raise ImportError(f"sageattention is not installed; build version 2 from {SAGE}") from None
+    if int(found.partition(".")[0]) < 2:
+        raise ImportError(
+            f"sageattention {found} is version 1, another kernel, and all that PyPI has; build 2 from {SAGE}"
+        )
