@@ -36,8 +36,8 @@ if TYPE_CHECKING:
     from svi_story.engines.svi.memory import Needs
 
 COMMANDS = (
-    (), ("new",), ("import",), ("validate",), ("plan",), ("preview",), ("render",), ("status",), ("takes",),
-    ("watch",), ("stop",),
+    (), ("new",), ("import",), ("validate",), ("plan",), ("preview",), ("render",), ("status",),
+    ("takes",), ("pick",), ("watch",), ("stop",),
     ("export",), ("review",),
     ("cache",), ("cache", "ls"), ("cache", "verify"), ("cache", "gc"),
     ("models",), ("models", "list"), ("models", "check"), ("models", "download"), ("models", "prepare"),
@@ -69,6 +69,8 @@ folder with -o*. Such a board is refused (exit code 2 if no other is left); the 
 - **Films of other boards.** If two boards of the same name would write the same film, the second is
   refused as long as the first board exists. You may move a board, and copy a project.
 - **Symbolic links** are never replaced. A film that is up to date may be one.
+- **`pick`** writes `pick` and `takes` into a board and changes no other byte of it. Where that is impossible,
+  or the board is changed by another program at the same moment, it changes nothing and says so.
 - **`new` and `import`** only create files. **`models download`** replaces only files that it downloaded
   itself and that have not changed since.
 - A file that appears at the film's path while the film is rendered is kept as well: the board fails, and

@@ -71,6 +71,16 @@ OWN_GROUP: dict[str, Any] = (
 """For Popen: ^C at the terminal does not reach the process."""
 
 
+def copy_owner(source: Path, target: Path) -> None:
+    """Give a file the owner and the group of another one, as far as this user may; nothing on Windows."""
+    status = source.stat()
+    for ids in ((status.st_uid, status.st_gid), (-1, status.st_gid)):
+        with suppress(OSError):
+            if hasattr(os, "chown"):
+                os.chown(target, *ids)
+            return
+
+
 def is_private(folder: Path) -> bool:
     """Whether a folder belongs to this user, and no other user may enter it. OSError."""
     status = folder.lstat()

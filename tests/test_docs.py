@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import json
 import re
 import shlex
 import shutil
@@ -87,6 +88,7 @@ def test_every_command_that_takes_boards_has_the_same_options() -> None:
             }
     assert sorted(found) == [
         "export",
+        "pick",
         "plan",
         "preview",
         "render",
@@ -111,6 +113,28 @@ def test_the_readme_s_commands_run(
     for command in commands:
         ended = svi_story(*command[1:])
         assert ended.code == 0, (command, ended.err)
+
+
+def test_the_commands_for_directors_run(svi_story: Run, tmp_path: Path) -> None:
+    page = (ROOT / "docs/directing.md").read_text("utf-8")
+    text = "\n".join(re.findall(r"```sh\n(.*?)```", page, re.DOTALL))
+    commands = [shlex.split(line, comments=True)[1:] for line in text.splitlines() if line]
+    assert {command[0] for command in commands} >= {"validate", "render", "takes", "pick", "review"}
+    board = tmp_path / "my-film/my-film.yaml"
+    made: list[int] = []
+    for command in commands:
+        shown = json.loads(svi_story("plan", board, "--json").out)["boards"] if board.exists() else []
+        made += [sum(s["state"] != "cached" for c in b["clips"] for s in c["segments"]) for b in shown]
+        ended = svi_story(*command)
+        assert ended.code == 0, (command, ended.err)
+        if command[0] == "new":
+            (tmp_path / "my-film/svi-story.toml").write_text('engine = "animatic"\n')
+            small = board.read_text("utf-8").replace("832x480", "64x64")
+            board.write_text(re.sub(r"duration: \d+s", "duration: 1s", small), "utf-8")
+    renders = tmp_path / "my-film/renders"
+    for name in (".mp4", ".draft.mp4", ".clips/3-rapids.mp4", ".clips/3-rapids~take3.mp4", ".otio"):
+        assert (renders / f"my-film{name}").is_file(), name
+    assert made[-1] == made[-2] == 0, "changing one's mind renders nothing"
 
 
 def test_the_readme_s_other_commands_are_those_of_the_makefile() -> None:

@@ -10,8 +10,10 @@ import typer
 
 from svi_story.cli.jobs import (
     exit_for,
+    prepare_job,
     report_lints,
     report_problems,
+    store_of,
 )
 from svi_story.cli.options import BoardOptions, Paths, with_board_options
 from svi_story.cli.terminal import answer, complain
@@ -29,6 +31,7 @@ def register(app: typer.Typer) -> None:
     app.command("import")(import_prompts)
     app.command()(validate)
     app.command()(preview)
+    app.command()(pick)
     app.command()(schema)
 
 
@@ -171,6 +174,44 @@ def preview(paths: Paths, options: BoardOptions) -> None:
     if failed:
         raise typer.Exit(ExitCode.FAILED)
     exit_for(range(drawn), [*rejected, *refused])
+
+
+@with_board_options
+def pick(
+    board: Annotated[Path, typer.Argument(metavar="BOARD", help="The board that is changed.")],
+    clip: Annotated[str, typer.Argument(metavar="CLIP", help="A clip's id, else its number.")],
+    take: Annotated[
+        int, typer.Argument(metavar="TAKE", min=1, max=99, help="The number of the take, from 1.")
+    ],
+    options: BoardOptions,
+) -> None:
+    """Choose the take of a clip that the film uses.
+
+    Writes `pick`, and `takes` where the clip has fewer, into the board; no other byte of it changes. Other
+    takes stay in the cache: to go back to one renders nothing.
+
+    \b
+    svi-story pick board.yaml roof 2
+    """
+    from svi_story.render.takes import edit_pick
+
+    job, fingerprints = prepare_job(board, options)
+    place, edit = edit_pick(job, clip, take, fingerprints)
+    if edit is not None:
+        edit.write()
+        answer(*edit.written)
+        job, _ = prepare_job(board, options)
+    what = f"clip {place + 1} ({job.plan.shots[place].id}): take {take} is "
+    if edit is None:
+        complain(f"{what}picked already; nothing was written")
+        return
+    what += "picked"
+    if not job.missing:
+        store = store_of(job)
+        count = sum(store.state(segment.key) != "cached" for segment in job.segments)
+        segments = "1 segment" if count == 1 else f"{count} segments"
+        what += f"; {segments} to render" if count else "; every segment of the film is rendered already"
+    complain(what, "next: " + suggest("render"))
 
 
 def schema() -> None:

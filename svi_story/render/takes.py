@@ -1,4 +1,4 @@
-"""The takes of a board's clips as `takes` reports them: how far they are, and which one the film uses."""
+"""The takes of a board's clips: how far they are, which one the film uses, and how another one is picked."""
 
 from __future__ import annotations
 
@@ -7,20 +7,27 @@ from typing import TYPE_CHECKING, Literal
 
 from pydantic import Field
 
+from svi_story.bundle.format import is_bundle
 from svi_story.cache.entry import ENTRY, read_manifest
 from svi_story.commands import suggest
+from svi_story.errors import InputError, Problem
 from svi_story.fields import JsonModel
 from svi_story.files import CorruptError
+from svi_story.plan.resolve import plan_film
 from svi_story.render.jobs import path_of_clip, select
 from svi_story.render.record import read_record
+from svi_story.storyboard.edit import pick_take
+from svi_story.storyboard.source import load
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
     from pathlib import Path
 
     from svi_story.cache.store import Store
+    from svi_story.plan.fingerprints import Fingerprints
     from svi_story.plan.model import Segment, Take
     from svi_story.render.jobs import Job
+    from svi_story.storyboard.edit import Edit
 
 
 class TakeState(JsonModel):
@@ -118,3 +125,23 @@ def _seconds(segments: Sequence[Segment], store: Store) -> float | None:
                 spent = notes.get(name) if isinstance(notes, dict) else None
                 found += [spent] if isinstance(spent, int | float) else []
     return round(sum(found), 3) if found else None
+
+
+def edit_pick(job: Job, clip: str, take: int, fingerprints: Fingerprints) -> tuple[int, Edit | None]:
+    """A clip's 0-based place, and its board with a take of it picked; None where it is picked already.
+
+    `clip` is an id, else a number from 1. Nothing is written. Raises InputError, also where the board cannot
+    be planned with that take.
+    """
+    path = job.place.board
+    if is_bundle(path):
+        pack = suggest("export", "--to", "bundle", path="BOARD")
+        what = f"a bundle is never changed; pick the take in the board that it was packed from, then `{pack}`"
+        raise InputError(Problem(what, file=str(path)))
+    places = select([shot.id for shot in job.plan.shots], [clip], path)
+    if len(places) > 1:
+        raise InputError(Problem(f"{clip} is {len(places)} clips; name one of them", file=str(path)))
+    edit = pick_take(load(path), places[0], take)
+    if edit is not None:
+        plan_film(edit.board, fingerprints, job.place.settings.engine)
+    return places[0], edit

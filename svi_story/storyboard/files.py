@@ -7,7 +7,7 @@ import re
 import stat
 from codecs import BOM_UTF16_BE, BOM_UTF16_LE, BOM_UTF32_BE, BOM_UTF32_LE
 from contextlib import suppress
-from typing import TYPE_CHECKING
+from pathlib import Path
 
 from svi_story.commands import suggest
 from svi_story.errors import InputError, Problem
@@ -15,16 +15,16 @@ from svi_story.fields import format_value
 from svi_story.files import (
     CHANGED,
     UnfitError,
+    atomic_file,
+    disk,
     open_regular,
     read_regular,
     remove_stale_temps,
     rename_new,
     temp_name,
 )
+from svi_story.portable import copy_owner
 from svi_story.storyboard.names import nearest_file
-
-if TYPE_CHECKING:
-    from pathlib import Path
 
 MAX_BYTES = 2_000_000
 LONGEST_MAGIC = 32
@@ -141,6 +141,38 @@ def write_new(path: Path, raw: bytes) -> None:
     except OSError as error:
         raise unwritable(path, error) from error
     raise exists
+
+
+def replace_file(path: Path, before: bytes, after: bytes) -> None:
+    """Replace a user's file at once if it still has the bytes `before`; its permissions and owner stay.
+
+    Of a link, the file that it leads to is replaced. Raises InputError where the file was changed or is
+    read-only, and RenderError for a full disk and the like; the file is then as it was.
+    """
+    target = Path(os.path.realpath(path))
+
+    def check() -> None:
+        if read_bytes(target) != before:
+            raise changed_meanwhile(path)
+
+    def unchanged(temporary: Path) -> bool:
+        check()
+        copy_owner(target, temporary)
+        temporary.chmod(stat.S_IMODE(target.stat().st_mode))
+        return True
+
+    check()
+    if not os.access(target, os.W_OK) or not target.stat().st_mode & 0o222:
+        raise InputError(Problem("is read-only; make it writable for you, then try again", file=str(path)))
+    remove_stale_temps(target.parent)
+    with atomic_file(target, unchanged) as temporary, disk(target):
+        temporary.write_bytes(after)
+
+
+def changed_meanwhile(path: Path) -> InputError:
+    """The error for a file that another program changed between reading and writing it."""
+    what = "was changed by another program meanwhile, and stays as it is; run the same command again"
+    return InputError(Problem(what, file=str(path)))
 
 
 def unwritable(path: Path, error: OSError) -> InputError:

@@ -75,8 +75,10 @@ NOT_YET = frozenset(
         "clips.end_reference",
         "clips.start_video",
         "clips.video",
+        "cut.loudness",
         "end_frame",
         "end_reference",
+        "finish",
         "start_video",
         "video",
     }

@@ -152,14 +152,15 @@ def _written_id(data: object, index: int) -> str:
     return name if isinstance(name, str) and name.isprintable() and len(name) <= 60 else default_id(index)
 
 
-def load(path: Path, resolver: Resolver | None = None) -> BoardFile:
+def load(path: Path, resolver: Resolver | None = None, raw: bytes | None = None) -> BoardFile:
     """Read a board. Raises InputError with everything that is wrong with it, in the order of its lines.
 
     `resolver` finds the files that it names, by default in its folder. They are not opened: `plan` does that.
+    `raw` are the bytes of the board, by default those of its file.
     """
     resolver = resolver or FolderResolver(path.parent)
     try:
-        return _load(path, resolver)
+        return _load(path, resolver, read_bytes(path) if raw is None else raw)
     except InputError as error:
         raise InputError(*map(resolver.rephrase, error.problems)) from error
 
@@ -186,8 +187,7 @@ def is_storyboard(path: Path) -> bool:
     return isinstance(data, dict) and {"version", "clips"} <= data.keys()
 
 
-def _load(path: Path, resolver: Resolver) -> BoardFile:
-    raw = read_bytes(path)
+def _load(path: Path, resolver: Resolver, raw: bytes) -> BoardFile:
     text = decode(raw, str(path))
     document = parse(text, str(path), FIELD_NAMES)
     if not isinstance(document.data, dict):

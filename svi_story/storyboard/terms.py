@@ -26,6 +26,7 @@ _FADE = "it is `transition: {fade: 0.5s}`"
 _CLIPS = "the parts of a film are `clips:`"
 _OUTPUT = "choose where films go with -o DIR or `output` in svi-story.toml"
 _SEED = "it is `seed`"
+_TAKES = "versions of a clip are its `takes: 3`, and the one for the film is `pick: 2`"
 _PROMPT = "what is seen is a clip's `prompt`"
 
 _WRITTEN = re.compile(r"(?P<name>[A-Za-z][A-Za-z _-]*?)[ :=(]*(?P<seconds>\d+(?:\.\d+)?)? ?s?\)?")
@@ -64,6 +65,8 @@ _NAMES = {
     **dict.fromkeys(("output", "filename", "output_path"), _OUTPUT),
     **dict.fromkeys(("noise_seed", "random_seed"), _SEED),
     **dict.fromkeys(("description", "text", "positive", "positive_prompt"), _PROMPT),
+    **dict.fromkeys(("take", "variations", "variants", "versions", "candidates", "selected"), _TAKES),
+    **dict.fromkeys(("batch_size", "batch_count", "num_outputs", "num_samples", "num_videos"), _TAKES),
     "name": "a clip's name is its `id`; a film's is its `title`",
     "quality": "it is `preset`, under `engine:`: quality, fast or draft",
 }

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import re
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn
 
 import yaml
 from yaml.events import (
@@ -17,6 +17,7 @@ from yaml.events import (
     SequenceStartEvent,
     StreamEndEvent,
 )
+from yaml.nodes import Node, ScalarNode
 
 from svi_story.errors import InputError, Problem
 from svi_story.fields import Loc, format_path, format_value, joined_surrogates
@@ -219,6 +220,28 @@ class _Events(yaml.SafeLoader):
         else:
             self.line += self.buffer.count("\n", start, end)
             self.column = end - newline - 1
+
+
+class _Nodes(_Events):
+    """Composes nodes; an alias is one of its own, so that it has its own place."""
+
+    def compose_node(self, parent: Any, index: Any) -> Any:
+        event: Any = self.peek_event()  # type: ignore[no-untyped-call]
+        if isinstance(event, AliasEvent):
+            self.take()
+            return ScalarNode("alias", event.anchor, event.start_mark, event.end_mark, "*")  # type: ignore[arg-type]
+        event.anchor = None  # the library refuses an anchor that is written twice
+        return super().compose_node(parent, index)
+
+
+def nodes(text: str) -> Node:
+    """The root of a document that `parse` accepts, as nodes with marks; an alias is a scalar of style `*`.
+
+    `text` has `\\n` line breaks. The end mark of a collection without brackets is where the next value is.
+    """
+    root = _Nodes(text).get_single_node()
+    assert isinstance(root, Node)
+    return root
 
 
 @dataclass
