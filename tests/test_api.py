@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from svi_story.api import InputError, plan, render, status, validate
+from svi_story.api import InputError, plan, render, status, takes, validate
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 QUICK: dict[str, Any] = {
     "reference": "../anchor.png",
     "engine": {"max_frames": 5},
+    "lint": {"ignore": ["cropped-reference"]},  # its message repeats the options of a command
     "clips": [{"prompt": "The fog is lifting.", "frames": 5}],
 }
 
@@ -57,6 +58,15 @@ def test_it_returns_what_the_commands_print(write_board: Write, svi_story: Run) 
     states = status("storyboards", engine="animatic", output=Path("films")).summary.model_dump(mode="json")
     assert states["boards"][0]["state"] == "up to date"
     assert states == json.loads(svi_story("status", "storyboards", *flags).out)
+    (clip,) = takes(board, "1", engine="animatic", output="films").clips
+    assert [(take.number, take.state) for take in clip.takes] == [(1, "cached")]
+    (outcome,) = render(board, only=["1"], takes=2, engine="animatic", output="films")
+    assert [film.name for film in outcome.films] == ["1-clip-01.mp4", "1-clip-01~take2.mp4"]
+    listed = takes(board, engine="animatic", output="films").model_dump(mode="json")
+    assert listed == json.loads(svi_story("takes", board, *flags).out)
+    assert len(listed["clips"][0]["takes"]) == 2
+    with pytest.raises(InputError, match="has no clip nobody"):
+        takes(board, "nobody", engine="animatic")
     (checked,) = validate(board)
     assert checked.plan
     assert checked.plan.frames == 5

@@ -190,6 +190,27 @@ def test_with_entries_nothing_is_made_and_no_other_board_gets_them(
     assert states(svi_story, Path("board.yaml"), *ANIMATIC) == {"to-render"}
 
 
+def test_takes_are_packed_and_rendered_takes_are_not_rendered_again(
+    write_board: Write, svi_story: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    clips = [
+        {"prompt": "Fog is drifting.", "takes": 2},
+        {"prompt": "Rain is falling.", "takes": 3, "pick": 2},
+    ]
+    board = write_board(clips=clips)
+    assert svi_story("render", board, *ANIMATIC).code == 0
+    (last,) = job_of(board).plan.shots[1].other_takes[1:]
+    Store(CACHE, ignore).quarantine(last.segments[0].key, "it is not rendered yet")
+    bundle = elsewhere(bundle_of(board, Path("b.zip"), entries=True), tmp_path, monkeypatch)
+    ended = svi_story("render", bundle, "--json")
+    assert ended.code == 0, ended.err
+    events = [json.loads(line) for line in ended.out.splitlines()]
+    made = [(event["clip"], event["take"]) for event in events if event["event"] == "segment_done"]
+    assert made == [("clip-02", 3)]
+    takes = json.loads(svi_story("takes", bundle, "--json").out)["clips"]
+    assert [[take["state"] for take in clip["takes"]] for clip in takes] == [["cached"] * 2, ["cached"] * 3]
+
+
 def test_unfinished_segments_are_told_and_made_there(
     write_board: Write, svi_story: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -291,6 +291,8 @@ def test_manifests_that_are_none(members: dict[str, bytes], svi_story: Run, numb
         {"settings": {"engine": "svi", "dtype": "float8", "vae": "whole"}},
         {"keys": ["x"]},
         {"keys": "0" * 64},
+        {"takes": ["x"]},
+        {"takes": ["0" * 64] * 20_001},
         {"more": 1},
     ],
 )

@@ -465,6 +465,22 @@ def animatic_board(name: str, size: str, *words: str) -> None:
 
 
 @pytest.mark.slow
+def test_takes_are_rendered_after_the_film_or_beside_it(head: str) -> None:
+    fog, sun, rain = prompts("fog", "sun", "rain")
+    svi_board("takes.yaml", [fog, {**sun, "takes": 3, "pick": 2}, rain])
+    run = start("storyboards", *SVI, "--ray", head, "--workers", "2", **TOKEN)
+    run.end(0)
+    done = [(event["clip"], event["take"]) for event in run.of("segment_done")]
+    assert sorted(done) == [("clip-01", 1), ("clip-02", 1), ("clip-02", 2), ("clip-02", 3), ("clip-03", 1)]
+    assert [event["takes"] for event in run.of("takes_done")] == [2]
+    again = start("storyboards", *SVI, "--ray", head, "--workers", "2", **TOKEN)
+    again.end(0)
+    assert again.of("segment_done") == []
+    start("storyboards", *SVI, "-o", "plain", "--cache", "plain/cache").end(0)
+    assert films("renders") == films("plain")
+
+
+@pytest.mark.slow
 def test_a_segment_that_kills_every_worker_is_given_up_and_the_rest_is_made(head: str) -> None:
     animatic_board("deadly.yaml", "1280x720", "bomb")
     animatic_board("fine.yaml", "64x64", "fog", "sun")

@@ -90,11 +90,11 @@ class Stage:
             yield SegmentReady(each, self.made[key], fresh=True)
         yield self._ready()
 
-    def run(self, workers: int = 2) -> tuple[set[str], dict[str, Exception]]:
-        """What is made, and what is lost and why."""
+    def run(self, workers: int = 2, later: str = "") -> tuple[set[str], dict[str, Exception]]:
+        """What is made, and what is lost and why; `later` are keys of takes that no film uses."""
         store: Any = SimpleNamespace(entry=self.made.get, folder=Path, report=self.told.append)
         forest = {key: wanted(key, parent) for key, parent in FOREST}
-        pool = WorkerPool(forest, {}, store, workers, self.start, lambda: "Killed")
+        pool = WorkerPool(forest, {}, store, workers, self.start, lambda: "Killed", frozenset(later))
         ended = list(pool.render())
         self.shown = [each.segment.key for each in ended if isinstance(each, SegmentShown)]
         return (
@@ -121,6 +121,16 @@ def test_everything_is_made_once_by_no_more_workers_than_chains(workers: int, on
     assert set(stage.tried.values()) == {1}
     assert stage.started <= min(workers, 3)
     assert stage.count(ChainGiven) == 3
+
+
+def test_takes_come_after_films_unless_a_worker_would_be_idle() -> None:
+    alone = Stage(lambda key, time: None)
+    assert alone.run(1, later="pq") == (set("abcxpq"), {})
+    assert [*alone.tried] == ["a", "b", "c", "x", "p", "q"], "though x is shorter than p and q"
+    both = Stage(lambda key, time: None)
+    both.run(2, later="pqx")
+    given = [event.clip for event in both.told if isinstance(event, ChainGiven)]
+    assert given == ["a", "p", "x"], "p can start at once, as no film has more to start"
 
 
 def test_whoever_dies_once_costs_nothing_but_the_time() -> None:

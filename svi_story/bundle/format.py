@@ -151,6 +151,8 @@ class Manifest(Part):
     """Every segment's key in film order; empty if they could not be computed."""
     made_of: dict[str, Sha256]
     """Hashes of what the first segment's frames depend on, by name: shows what differs on another machine."""
+    takes: Annotated[tuple[Sha256, ...], Field(strict=False, max_length=MOST_SEGMENTS)] = ()
+    """The keys of the segments of takes that the film does not use; left out where there are none."""
 
     @model_validator(mode="after")
     def _agrees(self) -> Self:
@@ -161,7 +163,7 @@ class Manifest(Part):
             raise ValueError("its files are not those that the board names")
         if self.files.keys() & self.weights.keys():
             raise ValueError("it names one file as weights and as something else")
-        if not self.entries <= set(self.keys):
+        if not self.entries <= {*self.keys, *self.takes}:
             raise ValueError("it contains segments that are not in the film")
         for key in sorted(self.entries):
             if any(name not in self.members for name in entry_members(key)):
@@ -202,7 +204,7 @@ def input_hashes(segments: Iterable[Segment]) -> dict[str, str]:
 
 def write_manifest(manifest: Manifest) -> bytes:
     """A manifest as JSON; equal manifests give equal bytes."""
-    return (manifest.model_dump_json(indent=1) + "\n").encode()
+    return (manifest.model_dump_json(indent=1, exclude=None if manifest.takes else {"takes"}) + "\n").encode()
 
 
 def read_manifest(raw: bytes, zip_: Path) -> Manifest:

@@ -146,10 +146,10 @@ def _known_weights(plan: FilmPlan) -> dict[str, FileHash | None]:
 
 
 def _entries(plan: FilmPlan, store: Store, fingerprints: Fingerprints) -> tuple[list[Member], int]:
-    """The files of the finished segments, and how many segments are not finished."""
+    """The files of the finished segments, of all takes, and how many segments are not finished."""
     members: list[Member] = []
     missing = 0
-    for key in dict.fromkeys(segment.key for segment in plan.segments):
+    for key in dict.fromkeys(segment.key for segment in (*plan.segments, *plan.other_segments)):
         entry = store.entry(key)
         if entry is None:
             missing += 1
@@ -194,6 +194,7 @@ def _collect(
         weights=dict(sorted(weights.items())),
         keys=tuple(segment.key for segment in segments),
         made_of=dict(sorted(input_hashes(segments).items())),
+        takes=tuple(segment.key for segment in plan.other_segments if segment.key),
     )
     return manifest, ordered
 
