@@ -3,14 +3,20 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
+import subprocess
+import sys
 import time
 from collections import Counter
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
 from test_plan import planned, problems
 
+from svi_story.cache import garbage
+from svi_story.cache.garbage import Requested
 from svi_story.cache.store import Store
 from svi_story.engines.animatic import Animatic, AnimaticIdentity
 from svi_story.errors import RenderError, TransientError
@@ -20,7 +26,6 @@ from svi_story.render import runner
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
-    from pathlib import Path
 
     from conftest import Ended
 
@@ -150,6 +155,8 @@ def test_a_director_at_work_renders_nothing_twice(write_board: Write, svi_story:
     film = [(f"clip-0{number}", 1) for number in range(1, 7)]
     events = rendered(svi_story, board(takes=3))
     assert made(events) == [*film, ("clip-02", 2), ("clip-02", 3)]
+    done = [(each["clip"], each["take"]) for each in events if each["event"] == "clip_done"]
+    assert done == made(events), "`stop` waits for these"
     follow = [(f"clip-0{number}", 1) for number in range(3, 7)]
     assert made(rendered(svi_story, board(takes=3, pick=2))) == follow
     assert len(made(rendered(svi_story, board(takes=3, pick=2), "--draft"))) == 6
@@ -294,6 +301,27 @@ def test_interrupted_between_takes_it_goes_on_with_the_next(
     assert (board.parent / "renders/board.mp4").stat().st_mtime_ns == film.st_mtime_ns
 
 
+def test_killed_between_takes_it_renders_nothing_twice(write_board: Write, svi_story: Run) -> None:
+    board = write_board(clips=clips(1, 4, 1))
+    command = [sys.executable, "-m", "svi_story", "render", str(board), *ANIMATIC, "--json"]
+    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[1])}
+    told: Events = []
+    with subprocess.Popen(command, stdout=subprocess.PIPE, env=environment, text=True) as process:
+        assert process.stdout is not None
+        for line in process.stdout:
+            told.append(json.loads(line))
+            if told[-1]["event"] == "segment_done" and told[-1]["take"] == 2:
+                process.kill()
+        process.wait(60)
+    assert process.returncode != 0
+    done = made(told)
+    film = (board.parent / "renders/board.mp4").stat().st_mtime_ns
+    again = made(rendered(svi_story, board))
+    assert set(done).isdisjoint(again)
+    assert {*done, *again} >= {("clip-01", 1), ("clip-02", 1), ("clip-03", 1), ("clip-02", 2), ("clip-02", 4)}
+    assert (board.parent / "renders/board.mp4").stat().st_mtime_ns == film
+
+
 # What is kept.
 
 
@@ -345,25 +373,31 @@ def test_gc_takes_them_only_when_told(
     assert made(rendered(svi_story, board)) == [("clip-02", 2)]
 
 
-def test_the_list_of_what_was_requested_is_bounded(
-    write_board: Write, svi_story: Run, tmp_path: Path
-) -> None:
-    from svi_story.cache import garbage
+def key(number: int) -> str:
+    return f"{number:064x}"
 
+
+def test_the_list_of_what_was_requested_is_bounded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(garbage, "MOST_REQUESTED", 5)
+    store, film, board = Store(tmp_path / "c", print), tmp_path / "f.mp4", tmp_path / "b.yaml"
+    for number in range(1, 10):
+        requested = [Requested(key(0), key(0), 1), Requested(key(1), key(number), 1)]
+        store.remember_film(film, board, [key(0), key(number)], None, requested)
+    assert [each.key for each in store.requested(film)] == [key(6), key(7), key(8), key(0), key(9)]
+
+
+def test_a_preview_with_another_engine_lets_no_take_go(tmp_path: Path) -> None:
     store, film, board = Store(tmp_path / "c", print), tmp_path / "f.mp4", tmp_path / "b.yaml"
 
-    def key(number: int) -> str:
-        return f"{number:064x}"
+    def remember(settings: str, *numbers: int) -> set[str]:
+        requested = [Requested(key(number), key(number), 1, settings) for number in numbers]
+        store.remember_film(film, board, [each.key for each in requested], None, requested)
+        return {each.key for each in store.requested(film)}
 
-    garbage.MOST_REQUESTED, before = 5, garbage.MOST_REQUESTED
-    try:
-        for number in range(1, 10):
-            store.remember_film(
-                film, board, [key(0), key(number)], None, [(key(0), key(0), 1), (key(1), key(number), 1)]
-            )
-    finally:
-        garbage.MOST_REQUESTED = before
-    assert [each.key for each in store.requested(film)] == [key(6), key(7), key(8), key(0), key(9)]
+    assert remember("svi", 1, 2) == set(), "there is nothing besides the film's own"
+    assert remember("animatic", 3) == {key(1), key(2), key(3)}
+    assert remember("animatic", 4) == {key(1), key(2), key(4)}, "an edit lets go what has the same settings"
+    assert remember("svi", 2, 5) == {key(4), key(2), key(5)}
 
 
 # What is said.

@@ -56,6 +56,8 @@ class Requested(NamedTuple):
     key: str
     take: int
     """The take's number."""
+    settings: str = ""
+    """The engine, with its settings besides the board's that change frames."""
 
 
 @dataclass(frozen=True)
@@ -68,7 +70,15 @@ class FilmReferences:
     """Of entries."""
     pieces: frozenset[str]
     requested: tuple[Requested, ...] = ()
-    """Every segment of every take that was ever requested, as long as picks alone can bring it back."""
+    """Every segment of every take that was ever requested, as long as picks or settings can bring it back."""
+
+    settings: str = ""
+    """As in `Requested`, of its own entries; empty where an older version wrote the record."""
+
+    @property
+    def listed(self) -> Iterable[Requested]:
+        """What was requested; its own entries where there were no other takes."""
+        return self.requested or (Requested(key, key, 1, self.settings) for key in self.keys)
 
     @property
     def exists(self) -> bool:
@@ -93,13 +103,13 @@ def record_film(
     board: Path,
     keys: Iterable[str],
     pieces: Iterable[str] | None,
-    takes: Iterable[tuple[str, str, int]] = (),
+    requested: Iterable[Requested] = (),
 ) -> None:
     """Record which entries and pieces a film uses, replacing its record; None keeps its old pieces.
 
-    `takes` are all segments that were requested now, as `Requested`. Those that were requested before stay
-    listed while their base keys are among these: then only picks differ. Paths are relative to the cache, so
-    that a project can be moved with its cache.
+    `requested` are the segments of all takes. Those that were requested before stay listed while their base
+    keys are among these, as then only picks differ, or if they have other settings: a preview with another
+    engine is no other board. Paths are relative to the cache, so that a project can be moved with its cache.
     """
     layout.create()
     keys = sorted(set(keys))
@@ -107,19 +117,25 @@ def record_film(
     before = _read(path, layout.root)
     if pieces is None:
         pieces = before.pieces if before else ()
-    now = {each.key: each for each in (Requested(*take) for take in takes)}
+    now = {each.key: each for each in requested}
     bases = {each.base_key for each in now.values()}
-    listed = before.requested or [Requested(key, key, 1) for key in before.keys] if before else []
-    earlier = [each for each in listed if each.base_key in bases and each.key not in now]
-    requested = [*earlier, *now.values()][-MOST_REQUESTED:]
+    settings = {"", *(each.settings for each in now.values())}
+    earlier = [
+        each
+        for each in (before.listed if before else ())
+        if each.key not in now and (each.base_key in bases or each.settings not in settings)
+    ]
+    every = [*earlier, *now.values()][-MOST_REQUESTED:]
     record: dict[str, Json] = {
         "film": relative_path(film, layout.root),
         "board": relative_path(board, layout.root),
         "keys": [*keys],
         "pieces": [*sorted(set(pieces))],
     }
-    if {each.key for each in requested} - set(keys):
-        record["requested"] = [[*each] for each in requested]
+    if now:
+        record["settings"] = next(iter(now.values())).settings
+    if {each.key for each in every} - set(keys):
+        record["requested"] = [[*each] for each in every]
     doing = "recording what the film uses"
     with disk(path, doing):
         make_folder(layout.films)
@@ -174,9 +190,11 @@ def _read(path: Path, root: Path) -> FilmReferences | None:
         record = json.loads(read_regular(path, LARGEST_RECORD))
         film, board = root / str(record["film"]), root / str(record["board"])
         requested = tuple(
-            Requested(str(base), str(key), int(take)) for base, key, take in record.get("requested", ())
+            Requested(str(base), str(key), int(take), str(settings))
+            for base, key, take, settings in record.get("requested", ())
         )
-        return FilmReferences(film, board, frozenset(record["keys"]), frozenset(record["pieces"]), requested)
+        keys, pieces = frozenset(record["keys"]), frozenset(record["pieces"])
+        return FilmReferences(film, board, keys, pieces, requested, str(record.get("settings", "")))
     except (OSError, ValueError, KeyError, TypeError, RecursionError):
         return None
 

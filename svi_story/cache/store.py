@@ -155,15 +155,16 @@ class Store:
         board: Path,
         keys: Iterable[str],
         pieces: Iterable[str] | None,
-        takes: Iterable[tuple[str, str, int]] = (),
+        requested: Iterable[Requested] = (),
     ) -> None:
         """Record what a film uses, or will use: `gc` keeps it while the film or its board exists.
 
-        None keeps the pieces that are recorded. `takes` are the segments of all takes, as `Requested`. In a
-        read-only cache nothing is recorded, as `gc` deletes nothing there.
+        None keeps the pieces that are recorded. `requested` are the segments of all takes: `gc` keeps those
+        that were requested earlier too, see `record_film`. In a read-only cache nothing is recorded, as `gc`
+        deletes nothing there.
         """
         if not self._is_read_only:
-            record_film(self.layout, film, board, keys, pieces, takes)
+            record_film(self.layout, film, board, keys, pieces, requested)
 
     def requested(self, film: Path) -> tuple[Requested, ...]:
         """Every segment of every take that was ever requested for a film, where there were several takes."""

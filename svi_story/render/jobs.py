@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 from svi_story.bundle.board import bundle_of, difference, load_bundled
 from svi_story.bundle.format import is_bundle, settings_of
 from svi_story.bundle.unpack import unpack
+from svi_story.cache.garbage import Requested
 from svi_story.cache.layout import LONGEST_PATH, TAG_NAME, Layout, check_length
 from svi_story.cache.outputs import place_of
 from svi_story.cache.store import Store
@@ -463,7 +464,10 @@ def protect(job: Job, store: Store, pieces: Iterable[str] | None) -> None:
 
     Until the film and its board are deleted; a film of a clip protects nothing once it is deleted itself.
     """
-    takes = [(segment.base_key, segment.key, segment.take) for segment in job.every_segment]
+    settings = str(settings_of(job.plan.engine, job.options))
+    requested = [
+        Requested(segment.base_key, segment.key, segment.take, settings) for segment in job.every_segment
+    ]
     keys = [segment.key for segment in job.segments]
     film = job.place.film
-    store.remember_film(film, film if job.is_clip else job.place.board, keys, pieces, takes)
+    store.remember_film(film, film if job.is_clip else job.place.board, keys, pieces, requested)
