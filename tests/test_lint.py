@@ -304,7 +304,7 @@ def test_validate_and_plan_say_so_on_standard_error(write_board: Write, svi_stor
     write_board(**CLEAN | {"clips": [clip(), clip(prompt="A cat sits.")]})
     expected = (
         r"warning: board\.yaml:\d+: clips\[1\]\.prompt \(clip \"clip-02\"\): 3 words: short prompts let "
-        r"the reference win, and .*; say who, .* \[short-prompt\]\n"
+        r"the reference win, and .*; describe who, .* \[short-prompt\]\n"
     )
     for command in (["validate", "board.yaml"], ["plan", "board.yaml"], ["plan", "board.yaml", "--json"]):
         ended = svi_story(*command, "--engine", "animatic") if command[0] == "plan" else svi_story(*command)

@@ -32,6 +32,30 @@ def test_a_rendered_board_gets_a_page_beside_its_film(write_board: Write, svi_st
     assert "No warnings" in html  # and whether it degrades cannot be told: it is too short
 
 
+def test_the_film_has_one_length_everywhere(write_board: Write, svi_story: Run) -> None:
+    """Where its rate is not the board's, and with cards."""
+    board = write_board(cut={"fps": 30, "title_card": {"text": "Fog", "duration": "1s"}})
+    assert svi_story("render", board, *ANIMATIC).code == 0
+    (planned,) = json.loads(svi_story("plan", board, *ANIMATIC, "--json").out)["boards"]
+    found = json.loads(svi_story("review", board, *ANIMATIC, "--json").out)
+    assert (found["film_frames"], found["film_fps"]) == (planned["frames"], "30")
+    assert found["fps"] == "15"
+    assert svi_story("review", board, *ANIMATIC).code == 0
+    assert f"<span>{planned['frames']} frames</span> <span>30 fps</span>" in PAGE.read_text("utf-8")
+    film = json.loads(svi_story("review", "renders/board.mp4", "--json").out)
+    assert (film["film_frames"], film["frames"], film["fps"]) == (planned["frames"], planned["frames"], "30")
+
+
+def test_the_reviews_of_a_board_and_of_its_film_replace_each_other(
+    write_board: Write, svi_story: Run, tmp_path: Path
+) -> None:
+    board = write_board()
+    assert svi_story("render", board, *ANIMATIC).code == 0
+    for what in (board, "renders/board.mp4", board):
+        ended = svi_story("review", what, *(ANIMATIC if what == board else ()))
+        assert (ended.code, ended.out) == (0, f"{PAGE}\n"), ended.err
+
+
 def test_warnings_do_not_fail(write_board: Write, svi_story: Run, tmp_path: Path) -> None:
     board = write_board(reference=scene_in(tmp_path))
     plant(board, at(3, level(0))(pan(60, (64, 64), 0.001)), "animatic")

@@ -38,6 +38,7 @@ ClipFrames = Annotated[
     ),
 ]
 
+CACHE = ".cache"
 REFERENCE_SIZE = (416, 240)
 """Pixels: only its colours count."""
 PLAYABLE = (".mp4", ".m4v", ".mov", ".webm", ".ogv")
@@ -106,7 +107,7 @@ def _review_video(
     from svi_story.review.video import review_video
 
     page = (options.output or film.parent) / f"{film.stem}.review.html"
-    outputs = Outputs(options.cache)
+    outputs = Outputs(options.cache or _cache_above(page))
     if not as_json:
         check_video_page(film, page, outputs)
     picture = fitted_picture(reference, *REFERENCE_SIZE, "stretch") if reference else None
@@ -117,6 +118,14 @@ def _review_video(
     playable = film.suffix.lower() in PLAYABLE and codec in PLAYABLE_CODECS
     note = "" if playable else "Not every browser plays films of this kind."
     _answer(film, found, page, Playback(film, note), outputs, as_json=as_json)
+
+
+def _cache_above(page: Path) -> Path | None:
+    """The cache beside or above a page, whose ledger may list it: there it is a board's review."""
+    from svi_story.cache.layout import Layout
+
+    caches = (folder / CACHE for folder in page.absolute().parents)
+    return next((cache for cache in caches if Layout(cache).is_tagged()), None)
 
 
 def _answer(

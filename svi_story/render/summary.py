@@ -123,7 +123,7 @@ class ScheduleSummary(JsonModel):
 
     segments: int
     seconds: int | float | None = Field(
-        description="an estimate from what was rendered with this cache before (`calibration.json` in it); "
+        description="an estimate from what was rendered on this machine before; "
         "null as long as something is `unknown`"
     )
     unknown: tuple[str, ...] = Field(description="what was never timed here")

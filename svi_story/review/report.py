@@ -325,6 +325,7 @@ def page_of(review: FilmReview, playback: Playback, page: Path) -> str:
     """The HTML of a page at `page`; its link to the film is relative."""
     frames, plan = review.frames, review.plan
     clock = Clock(review.fps)
+    length, rate = (plan.frames, plan.cut.fps) if plan else (frames, review.fps)
     lines = plots(review)
     pictures = next((clip.pictures for clip in review.clips if clip.pictures), ())
     style, script = _asset("page.css"), _asset("page.js")
@@ -333,8 +334,9 @@ def page_of(review: FilmReview, playback: Playback, page: Path) -> str:
         playback=playback,
         film=_relative_url(playback.film, page) if playback.film else "",
         clock=clock,
-        length=clock(frames),
-        frames=frames,
+        length=Clock(rate)(length),
+        frames=length,
+        rate=rate,
         clips=[clip_view(clip, review, clock) for clip in review.clips],
         cards=plan is not None or len(review.clips) > 1,
         degradation=degradation_view(review, clock),

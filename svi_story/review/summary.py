@@ -142,8 +142,10 @@ class ReviewSummary(JsonModel):
     board: str | None = Field(description="null for a film file")
     film: str | None = Field(description="the name of a film file; null for a board")
     title: str
+    film_frames: int = Field(description="of the film, as `plan --json` says")
+    film_fps: str = Field(description="of the film")
     frames: int = Field(description="at the board's rate, without cards")
-    fps: str
+    fps: str = Field(description="the board's rate: that of all frames and starts below")
     width: int
     height: int
     engine: str | None = Field(description="null for a film file")
@@ -165,6 +167,8 @@ def summarize(review: FilmReview) -> ReviewSummary:
         board=str(plan.board) if plan else None,
         film=None if plan else review.name,
         title=review.title,
+        film_frames=plan.frames if plan else review.frames,
+        film_fps=str(plan.cut.fps if plan else review.fps),
         frames=frames,
         fps=str(review.fps),
         width=review.width,
