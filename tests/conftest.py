@@ -23,7 +23,7 @@ from typer.main import get_command
 from typer.testing import CliRunner
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
 
     from typer import Typer
 
@@ -55,8 +55,8 @@ def pytest_runtest_setup() -> None:
 
 
 @pytest.fixture(autouse=True)
-def own_ground(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Tests work in an empty folder, write nothing at home and reach no network."""
+def own_ground(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """Tests work in an empty folder, write nothing at home, reach no network and start Ray in no worker."""
 
     def refuse(*args: object) -> NoReturn:
         raise AssertionError("a test reached for the network")
@@ -67,7 +67,9 @@ def own_ground(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     for name in [name for name in os.environ if name.startswith(("SVI_STORY_", "XDG_", "COLUMNS"))]:
         monkeypatch.delenv(name)
     monkeypatch.chdir(tmp_path)
-    return tmp_path
+    yield tmp_path
+    ray = sys.modules.get("ray")
+    assert not (ray and ray.is_initialized()), "a test started Ray in this process"
 
 
 @pytest.fixture

@@ -202,7 +202,11 @@ def _finish(outcomes: Sequence[Outcome], films: Sequence[Path], *, quiet: bool) 
     """Print the films, and how every board ended; the exit code."""
     printed = _print_films(films)
     if len(outcomes) > 1 and not quiet:
-        _show_endings(outcomes)
+        rows = (
+            (str(each.board), each.ending, shorten(each.message.removeprefix(f"{each.board}: "), 100))
+            for each in outcomes
+        )
+        complain(*table(("board", "ended", ""), rows))
     return _exit_code(outcomes) or (ExitCode.DONE if printed else ExitCode.FAILED)
 
 
@@ -222,15 +226,6 @@ def _print_films(films: Sequence[Path]) -> bool:
         give_up_output(error)
         return False
     return True
-
-
-def _show_endings(outcomes: Sequence[Outcome]) -> None:
-    """How every board ended."""
-    rows = (
-        (str(each.board), each.ending, shorten(each.message.removeprefix(f"{each.board}: "), 100))
-        for each in outcomes
-    )
-    complain(*table(("board", "ended", ""), rows))
 
 
 def _exit_code(outcomes: Sequence[Outcome]) -> ExitCode:

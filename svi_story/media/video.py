@@ -281,7 +281,7 @@ def _decode(file: BinaryIO, out: BinaryIO, every: float, limits: Limits) -> None
 
     options = {"protocol_whitelist": "none", "max_streams": str(MAX_TRACKS)}
     with av.open(BoundedFile(file), "r", options=options, metadata_errors="replace") as container:
-        moving = [each for each in container.streams.video if not _is_cover(each)]
+        moving = [each for each in container.streams.video if "attached_pic" not in str(each.disposition)]
         if not moving:
             _refuse(out, "holds no moving pictures")
             return
@@ -297,10 +297,6 @@ def _decode(file: BinaryIO, out: BinaryIO, every: float, limits: Limits) -> None
         context.thread_count = 1
         context.options = {"max_pixels": str(MAX_PIXELS)}
         _Pictures(container, stream, out, every, limits).send()
-
-
-def _is_cover(stream: VideoStream) -> bool:
-    return "attached_pic" in str(stream.disposition)
 
 
 class _Pictures:

@@ -127,7 +127,9 @@ def make(test: SmokeTest, show: Print) -> Iterator[Check]:
             if test.precision != "bf16":
                 kernel += f" and {test.precision} weights"
         anchor = open_anchor(first.anchor)
-        yield Check("smoke: clips", "ok", _summary(first, seconds, kernel))
+        made = f"3 clips of {first.frames} frames at {first.size}, {first.sampler.steps} steps"
+        what = f"{made}, in {seconds:.0f} s with {kernel}; every number finite"
+        yield Check("smoke: clips", "ok", what)
         weights = engine.identity.found
         yield check_loras(test.variant, weights, fingerprints.file)
         yield check_conditioning(weights, second, away.carry(), anchor)
@@ -168,11 +170,6 @@ def segments(test: SmokeTest, folder: Path, fingerprints: Fingerprints) -> tuple
 def _clip(engine: Svi, segment: Segment, carry: Carry | None) -> RenderedClip:
     latents = engine.sample(segment, carry, NoCheckpoint(), lambda _done, _steps: None)
     return RenderedClip(latents, np.stack(list(engine.decode(segment, latents))))
-
-
-def _summary(segment: Segment, seconds: float, kernel: str) -> str:
-    made = f"3 clips of {segment.frames} frames at {segment.size}, {segment.sampler.steps} steps"
-    return f"{made}, in {seconds:.0f} s with {kernel}; every number finite"
 
 
 def check_loras(variant: Variant, weights: Weights, digest: Digest) -> Check:

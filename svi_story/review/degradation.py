@@ -8,7 +8,7 @@ nothing can be told, and that is the answer. Memory holds the samples of 20 s, w
 from __future__ import annotations
 
 from collections import deque
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any, Literal, cast
 
@@ -203,12 +203,8 @@ class DegradationMeter:
         if not self._times:
             return Degradation((), ())
         windows = tuple(_windows(np.array(self._times) - self._first, np.array(self._rows)))
-        shifted = tuple(_moved(window, self._first) for window in windows)
+        shifted = tuple(replace(each, start=each.start + self._first) for each in windows)
         return Degradation(shifted, tuple(_degraded(shifted)))
-
-
-def _moved(window: Window, seconds: float) -> Window:
-    return Window(**{**vars(window), "start": window.start + seconds})
 
 
 def _sample(frame: Frame) -> _Sample:

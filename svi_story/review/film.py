@@ -365,9 +365,9 @@ def _findings(clips: Sequence[ClipReview], runs: Sequence[Run], reader: ChainRea
 def _degradation(clips: Sequence[ClipReview], run: RunReview) -> Iterator[Finding]:
     """How a run degrades, at the clip in which it begins."""
     for each in run.degradation.found:
+        within_run = (clips[number] for number in reversed(run.clips))
         clip = next(
-            (clips[number] for number in reversed(run.clips) if _starts_at(clips[number]) <= each.since),
-            clips[run.clips[0]],
+            (found for found in within_run if found.start / _fps(found) <= each.since), clips[run.clips[0]]
         )
         shot = _shot(clip)
         within = min(max(round(each.since * _fps(clip)) - clip.start, 0), clip.frames - 1)
@@ -377,10 +377,6 @@ def _degradation(clips: Sequence[ClipReview], run: RunReview) -> Iterator[Findin
         finding = _finding(clip, segment, defect, within)
         texts = against_degradation(each.what, clip.id, clip.number == run.clips[0], shot.segments[segment])
         yield replace(finding, what=each.what, since=each.since, remedies=texts)
-
-
-def _starts_at(clip: ClipReview) -> float:
-    return clip.start / _fps(clip)
 
 
 def _fps(clip: ClipReview) -> float:

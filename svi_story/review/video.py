@@ -107,6 +107,8 @@ def review_video(
         read.gallery.nearest(0) if worst else None,
         read.gallery.nearest(round(worst * float(fps))) if worst else None,
     )
+    # a repeated frame at a join is found in two ways
+    once = {(each.kind, each.what, each.frame): each for each in findings}
     return FilmReview(
         path.name,
         path.name,
@@ -116,7 +118,7 @@ def review_video(
         count,
         clips,
         tuple(joins),
-        tuple(sorted(_once(findings), key=lambda each: (each.frame, each.kind))),
+        tuple(sorted(once.values(), key=lambda each: (each.frame, each.kind))),
         (run,),
         facts=Facts(read.info, retiming, is_variable, read.damage, read.sampled),
     )
@@ -285,11 +287,6 @@ def _finding(clips: Sequence[ClipReview], defect: Defect, frame: int) -> Finding
     clip = _clip_at(clips, frame)
     remedies = against_in_film(defect.kind)
     return Finding(defect.kind, clip.number, 0, frame, frame - clip.start, 1, defect.value, remedies)
-
-
-def _once(findings: Sequence[Finding]) -> list[Finding]:
-    """A repeated frame at a join is found in two ways."""
-    return list({(each.kind, each.what, each.frame): each for each in findings}.values())
 
 
 def _joins(

@@ -100,7 +100,7 @@ class Origin(JsonModel):
         return f"{self.expert}-{key_of(values)[:16]}{PREPARED_SUFFIX}"
 
 
-class Manifest(JsonModel):
+class PreparedManifest(JsonModel):
     """What a prepared expert was made from, and what it contains."""
 
     origin: Origin
@@ -146,11 +146,11 @@ def manifest_file(file: Path) -> Path:
     return file.with_suffix(".json")
 
 
-def read_manifest(file: Path) -> Manifest:
+def read_manifest(file: Path) -> PreparedManifest:
     """The manifest of a prepared expert. Raises InputError where there is none, or it cannot be read."""
     beside = manifest_file(file)
     try:
-        return Manifest.model_validate_json(read_regular(beside, MAX_FILE))
+        return PreparedManifest.model_validate_json(read_regular(beside, MAX_FILE))
     except FileNotFoundError as error:
         what = f"was not completed; {AGAIN}, or delete it"
         raise InputError(Problem(what, file=str(file))) from error
@@ -158,7 +158,7 @@ def read_manifest(file: Path) -> Manifest:
         raise InputError(Problem(f"is no manifest; delete it, then {AGAIN}", file=str(beside))) from error
 
 
-def check_content(file: Path, manifest: Manifest, digest: Digest) -> None:
+def check_content(file: Path, manifest: PreparedManifest, digest: Digest) -> None:
     """Raises InputError unless a prepared expert is the file that its manifest describes.
 
     `digest` gives nothing for files whose hash is not known.
@@ -172,7 +172,9 @@ def check_content(file: Path, manifest: Manifest, digest: Digest) -> None:
         raise InputError(Problem(what, file=str(file)))
 
 
-def examine(file: Path, sources: Mapping[str, Sequence[Path]], digest: Digest) -> tuple[Manifest, str]:
+def examine(
+    file: Path, sources: Mapping[str, Sequence[Path]], digest: Digest
+) -> tuple[PreparedManifest, str]:
     """The manifest of a prepared expert, and why it is not used with these sources of experts, if it is not.
 
     LoRAs are not compared. Raises InputError where it cannot be used at all, as `check_content`.
@@ -187,7 +189,7 @@ def examine(file: Path, sources: Mapping[str, Sequence[Path]], digest: Digest) -
 
 
 def read_prepared(
-    file: Path, manifest: Manifest, blueprint: Blueprint, placement: Placement, digest: Digest
+    file: Path, manifest: PreparedManifest, blueprint: Blueprint, placement: Placement, digest: Digest
 ) -> dict[str, StoredTensor]:
     """The parameters of a prepared expert, not read yet.
 
@@ -342,7 +344,7 @@ def prepare_expert(expert: ExpertToPrepare, digest: Digest, report: Reporter) ->
         read_weights(expert.blueprint.entries, take, write, progress)
         assert not left, f"not written: {sorted(left)}"
     packages = ("svi-story", "safetensors", "diffusers")
-    manifest = Manifest(
+    manifest = PreparedManifest(
         origin=expert.origin,
         bytes=target.stat().st_size,
         sha256=digest(target),  # read back: what the disk has
