@@ -46,6 +46,14 @@ def pytest_configure() -> None:
         os.environ.setdefault("PYTEST_DEBUG_TEMPROOT", str(MEMORY))
 
 
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
+    """Give each worker neighbouring tests: they share what their module sets up. Idle ones take some over."""
+    from xdist.scheduler import WorkStealingScheduling
+
+    return WorkStealingScheduling(config, log)
+
+
 def pytest_runtest_setup() -> None:
     """Keep imported modules out of garbage collections: with torch's, a full one takes a quarter second."""
     if len(sys.modules) > len(frozen) + 100:
