@@ -6,6 +6,7 @@ import errno
 import os
 import re
 import signal
+from collections import Counter
 from difflib import SequenceMatcher
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -274,6 +275,7 @@ JSON = '{"version": 1, "reference": "anchor.png",\n'
 WRAPS: tuple[Callable[[str], str], ...] = (
     lambda text: text,
     lambda text: text.replace("\n", "\r\n"),
+    lambda text: text.replace("\n", "\r\n").replace("\r\n", "\n", 1),
     lambda text: "\ufeff" + text.replace("\n", "\r"),
     lambda text: text.rstrip("\n"),
     lambda text: f"%YAML 1.2\n# first\n---\n{text}...\n# last",
@@ -297,6 +299,8 @@ def check_bytes(before: bytes, after: bytes) -> None:
     for tag, i1, i2, j1, j2 in SequenceMatcher(None, before, after, autojunk=False).get_opcodes():
         removed += before[i1:i2] if tag != "equal" else b""
         added += after[j1:j2] if tag != "equal" else b""
+    breaks, more = (Counter(re.findall(rb"\r\n|\r|\n", raw)) for raw in (before, after))
+    assert set(more - breaks) <= {kind for kind, _ in breaks.most_common(1)}
     assert re.fullmatch(rb"[\w*+&]{0,6}", removed), removed
     assert re.fullmatch(rb"""[\s\w"':,]{1,200}""", added), added
 

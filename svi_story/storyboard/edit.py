@@ -115,7 +115,6 @@ class _Source:
     def __init__(self, text: str, clip: MappingNode) -> None:
         self.text = text
         self.lines = list(_LINE.finditer(text))
-        self.line_break = self.lines[0]["end"] or "\n"
         self.entries: dict[str, tuple[Node, Node]] = {key.value: (key, value) for key, value in clip.value}
         self.first: Node = clip.value[0][0]
         # after `? name: `, the first name is not where the mapping starts
@@ -124,6 +123,10 @@ class _Source:
     def at(self, mark: Mark) -> int:
         """The place of a mark."""
         return self.lines[mark.line].start() + mark.column
+
+    def line_break(self, line: int) -> str:
+        """The line break after a 0-based line; of the one before where it is the last."""
+        return self.lines[line]["end"] or self.lines[max(line - 1, 0)]["end"] or "\n"
 
     def as_written(self, fields: Mapping[str, int]) -> list[str]:
         """New fields, with quotes around their names if the first one has them."""
@@ -148,7 +151,8 @@ class _Source:
         start = self.at(key.start_mark)
         indent = self.text[self.lines[key.start_mark.line].start() : start]
         starts_line = key is self.first and not indent.strip()
-        yield _Change(start, start, f"{new},{self.line_break}{indent}" if starts_line else f"{new}, ")
+        line_break = self.line_break(key.start_mark.line)
+        yield _Change(start, start, f"{new},{line_break}{indent}" if starts_line else f"{new}, ")
 
     def inserted_as_lines(self, fields: Mapping[str, int]) -> Iterator[_Change]:
         """After the other field, else after the last one on a single line, a longer one, or before all."""
@@ -157,6 +161,7 @@ class _Source:
             index, (key, value) = numbered
             return key.value not in ("takes", "pick"), value.start_mark.line != value.end_mark.line, -index
 
+        new = self.as_written(fields)
         entries = [entry for _, entry in sorted(enumerate(self.entries.values()), key=rank)]
         for indent in (" " * column for column in self.columns):
             for _, value in entries:
@@ -164,11 +169,11 @@ class _Source:
                     continue  # its end mark is behind the comments that follow it
                 end = value.end_mark
                 is_block_of_text = end.column == 0 and end.line > value.start_mark.line
-                line = self.lines[end.line - is_block_of_text]
-                new = [f"{line['end'] or self.line_break}{indent}{each}" for each in self.as_written(fields)]
-                yield _Change(line.start("end"), line.start("end"), "".join(new))
-            new = [f"{each}{self.line_break}{indent}" for each in self.as_written(fields)]
-            yield _Change(self.at(self.first.start_mark), self.at(self.first.start_mark), "".join(new))
+                line = end.line - is_block_of_text
+                at, line_break = self.lines[line].start("end"), self.line_break(line)
+                yield _Change(at, at, "".join(f"{line_break}{indent}{each}" for each in new))
+            at, line_break = self.at(self.first.start_mark), self.line_break(self.first.start_mark.line)
+            yield _Change(at, at, "".join(f"{each}{line_break}{indent}" for each in new))
 
 
 def _edited(text: str, clip: Node, fields: Mapping[str, int]) -> Iterator[str]:
