@@ -137,6 +137,19 @@ def test_the_commands_for_directors_run(svi_story: Run, tmp_path: Path) -> None:
     assert made[-1] == made[-2] == 0, "changing one's mind renders nothing"
 
 
+def test_the_director_s_board_renders(svi_story: Run, tmp_path: Path) -> None:
+    shutil.copytree(ROOT / "storyboards", tmp_path / "storyboards")
+    board = tmp_path / "storyboards/directing.yaml"
+    text = board.read_text("utf-8")
+    text = re.sub(r"duration: [\d.]+s", "duration: 0.6s", text.replace("832x480", "96x64"))
+    board.write_text(text.replace("from: 1s, to: 3.5s", "from: 0.1s, to: 0.5s"), "utf-8")
+    ended = svi_story("render", board, "--engine", "animatic", "--json")
+    assert ended.code == 0, ended.err
+    events = [json.loads(line) for line in ended.out.splitlines()]
+    made = [(each["clip"], each["take"]) for each in events if each["event"] == "segment_done"]
+    assert made == [("listen", 1), ("leap", 2), ("rest", 1), ("leap", 1), ("leap", 3)]
+
+
 def test_the_readme_s_other_commands_are_those_of_the_makefile() -> None:
     makefile = (ROOT / "Makefile").read_text("utf-8")
     targets = re.findall(r"^(\w+):", makefile, re.MULTILINE)

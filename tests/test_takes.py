@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -146,27 +147,54 @@ def test_the_segments_of_all_takes_count(write_board: Write) -> None:
 # What is rendered, and in which order.
 
 
-def test_a_director_at_work_renders_nothing_twice(write_board: Write, svi_story: Run) -> None:
-    six = [{"prompt": f"Clip {number} is drifting.", "frames": 9} for number in range(1, 7)]
+def test_a_director_at_work_renders_nothing_twice(picture: Path, svi_story: Run) -> None:
+    others = "".join(f"  - {{prompt: Clip {number} is drifting., frames: 9}}\n" for number in range(3, 7))
+    written = f"""\
+version: 1 # six clips
+reference: {picture.name}
+resolution: 96x64
+clips:
+  - {{prompt: Clip 1 is drifting., frames: 9}}
+  - prompt: Clip 2 is drifting. # the one that matters
+    frames: 9
+    caption: Rain
+{others}"""
+    board = picture.with_name("board.yaml")
+    board.write_text(written)
 
-    def board(**second: Any) -> Path:
-        return write_board(clips=[six[0], {**six[1], **second}, *six[2:]], resolution="96x64")
+    def pick(take: int) -> tuple[str, str]:
+        """What is picked: the lines that were written, and what is said about it."""
+        ended = svi_story("pick", board, 2, take, *ANIMATIC)
+        assert ended.code == 0, ended.err
+        return re.sub("^.*yaml:", "", ended.out, flags=re.MULTILINE), ended.err
 
     film = [(f"clip-0{number}", 1) for number in range(1, 7)]
-    events = rendered(svi_story, board(takes=3))
-    assert made(events) == [*film, ("clip-02", 2), ("clip-02", 3)]
+    events = rendered(svi_story, board)
+    assert made(events) == film
     done = [(each["clip"], each["take"]) for each in events if each["event"] == "clip_done"]
     assert done == made(events), "`stop` waits for these"
-    follow = [(f"clip-0{number}", 1) for number in range(3, 7)]
-    assert made(rendered(svi_story, board(takes=3, pick=2))) == follow
-    assert len(made(rendered(svi_story, board(takes=3, pick=2), "--draft"))) == 6
-    captioned = rendered(svi_story, board(takes=3, pick=2, caption="Rain"))
+    assert made(rendered(svi_story, board, "--only", 2, "--takes", 3)) == [("clip-02", 2), ("clip-02", 3)]
+    lines, about = pick(2)
+    assert lines == "9: takes: 2\n10: pick: 2\n"
+    assert "clip 2 (clip-02): take 2 is picked; 4 segments to render" in about
+    assert len(made(rendered(svi_story, board, "--draft"))) == 6
+    follow = film[2:]
+    assert made(rendered(svi_story, board)) == follow
+    board.write_text(board.read_text().replace("Rain", "Fog"))
+    captioned = rendered(svi_story, board)
     assert made(captioned) == []
     assert names(captioned, "film_done") == ["film_done"]
-    assert made(rendered(svi_story, board(takes=3, pick=1, caption="Rain"))) == []
-    assert made(rendered(svi_story, board(takes=3, pick=2))) == []
-    assert made(rendered(svi_story, board(takes=3, pick=3))) == follow
-    assert made(rendered(svi_story, board(takes=5, pick=3))) == [("clip-02", 4), ("clip-02", 5)]
+    lines, about = pick(1)
+    assert lines == "10: pick: 1\n"
+    assert "every segment of the film is rendered already" in about
+    assert made(rendered(svi_story, board)) == [], "back to the first take"
+    assert pick(2)[0] == "10: pick: 2\n"
+    assert made(rendered(svi_story, board)) == []
+    assert pick(3)[0] == "9: takes: 3\n10: pick: 3\n"
+    assert made(rendered(svi_story, board)) == follow
+    assert board.read_text().replace("    takes: 3\n    pick: 3\n", "").replace("Fog", "Rain") == written
+    board.write_text(board.read_text().replace("takes: 3", "takes: 5"))
+    assert made(rendered(svi_story, board)) == [("clip-02", 4), ("clip-02", 5)]
 
 
 def test_the_film_is_written_before_other_takes_are_rendered(write_board: Write, svi_story: Run) -> None:
