@@ -521,7 +521,7 @@ def test_picking_from_the_command_line(write_board: Write, svi_story: Run, tmp_p
     before = board.read_bytes()
     ended = svi_story("pick", "boards", "sky", 2, "--engine", "animatic")
     assert (ended.code, ended.out) == (0, "boards/film.yaml:15: pick: 2\n")
-    assert "clip 2 (sky): take 2 is picked; 2 segments to render" in ended.err
+    assert "clip 2 (sky): take 2 is picked; 2 segments to render, and after the film 4 of other" in ended.err
     assert "next: svi-story render boards --engine animatic" in ended.err
     assert board.read_bytes() != before
     for name in ("sky", "2"):

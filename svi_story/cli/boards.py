@@ -15,7 +15,7 @@ from svi_story.cli.jobs import (
     report_problems,
     store_of,
 )
-from svi_story.cli.options import BoardOptions, Paths, with_board_options
+from svi_story.cli.options import MOST_TAKES, BoardOptions, Paths, with_board_options
 from svi_story.cli.terminal import answer, complain
 from svi_story.commands import suggest
 from svi_story.errors import ExitCode
@@ -181,7 +181,7 @@ def pick(
     board: Annotated[Path, typer.Argument(metavar="BOARD", help="The board that is changed.")],
     clip: Annotated[str, typer.Argument(metavar="CLIP", help="A clip's id, else its number.")],
     take: Annotated[
-        int, typer.Argument(metavar="TAKE", min=1, max=99, help="The number of the take, from 1.")
+        int, typer.Argument(metavar="TAKE", min=1, max=MOST_TAKES, help="The number of the take, from 1.")
     ],
     options: BoardOptions,
 ) -> None:
@@ -208,9 +208,13 @@ def pick(
     what += "picked"
     if not job.missing:
         store = store_of(job)
-        count = sum(store.state(segment.key) != "cached" for segment in job.segments)
-        segments = "1 segment" if count == 1 else f"{count} segments"
-        what += f"; {segments} to render" if count else "; every segment of the film is rendered already"
+        film, others = (
+            sum(store.state(segment.key) != "cached" for segment in segments)
+            for segments in (job.segments, job.plan.other_segments)
+        )
+        count = "1 segment" if film == 1 else f"{film} segments"
+        what += f"; {count} to render" if film else "; every segment of the film is rendered already"
+        what += f", and after the film {others} of other takes" if others else ""
     complain(what, "next: " + suggest("render"))
 
 

@@ -108,6 +108,7 @@ Workers = Annotated[
 ]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON on standard output.")]
 
+MOST_TAKES = 99
 DTYPES = ("bfloat16", "float32")
 
 

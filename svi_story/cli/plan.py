@@ -98,7 +98,7 @@ def status(paths: Paths, options: BoardOptions, as_json: AsJson = False) -> None
 def takes(
     board: Board,
     clip: Annotated[
-        str, typer.Argument(metavar="[CLIP]", help="A clip by id or number, or several as 2-4.")
+        str, typer.Argument(metavar="CLIP", help="A clip by id or number, or several as 2-4.")
     ] = "",
     *,
     options: BoardOptions,

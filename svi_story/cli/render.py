@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from svi_story.cli.options import (
+    MOST_TAKES,
     BoardOptions,
     Paths,
     RayAddress,
@@ -41,7 +42,6 @@ if TYPE_CHECKING:
     from svi_story.render.runner import Outcome
 
 
-MOST_TAKES = 99
 Only = Annotated[
     list[str] | None,
     typer.Option(
@@ -52,11 +52,11 @@ Only = Annotated[
     ),
 ]
 Takes = Annotated[
-    int,
+    int | None,
     typer.Option(
         "--takes",
         metavar="N",
-        min=0,
+        min=1,
         max=MOST_TAKES,
         help="Render N takes of the clips of --only, or of every clip, whatever the board says.",
         show_default=False,
@@ -96,7 +96,7 @@ def render(
     paths: Paths,
     options: BoardOptions,
     only: Only = None,
-    takes: Takes = 0,
+    takes: Takes = None,
     draft: Annotated[
         bool,
         typer.Option("--draft", help="A quick draft beside the film: preset draft, at half the size."),
@@ -148,7 +148,7 @@ def render(
                 outcomes = api.render(
                     *paths,
                     only=only or (),
-                    takes=takes,
+                    takes=takes or 0,
                     draft=draft,
                     force=force or (),
                     retries=retries,
