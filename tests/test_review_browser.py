@@ -231,3 +231,24 @@ def test_the_player_is_in_view_with_warnings_and_plots(
         under = seen.page.locator(target).first.bounding_box()
         is_beside = box["x"] + box["width"] <= under["x"] or box["y"] + box["height"] <= under["y"] + 1
         assert is_beside or under["height"] > height - box["height"] - 100, f"{target} is hidden"
+
+
+def test_takes_play_in_step_and_stop(chromium: Any, write_board: Write, svi_story: Run) -> None:
+    clips = [{"prompt": "A.", "duration": "1s", "takes": 2}]
+    board = write_board(clips=clips)
+    assert svi_story("render", board, "--engine", "animatic").code == 0
+    assert svi_story("review", board, "--engine", "animatic").code == 0
+    seen = Seen(chromium, Path("renders/board.review.html"), width=390)
+    sources = "[...document.querySelectorAll('.takes img')].map((each) => each.src)"
+    still = seen.page.evaluate(sources)
+    button = seen.page.get_by_role("button", name="Play all")
+    button.press("Enter")
+    moving = seen.page.evaluate(sources)
+    assert {each.partition("#")[2] for each in moving} == {"1"}
+    assert not set(moving) & set(still)
+    assert seen.page.evaluate("document.documentElement.scrollWidth <= innerWidth")
+    seen.page.get_by_role("button", name="Stop all").press("Enter")
+    assert seen.page.evaluate(sources) == still
+    seen.page.get_by_role("button", name="Play take 2").press(" ")
+    assert [each.partition("#")[2] for each in seen.page.evaluate(sources)] == ["", "3"]
+    assert seen.said == []

@@ -46,9 +46,9 @@ def test_takes_are_shown_side_by_side_with_what_picks_them(
     assert svi_story("review", board, *ANIMATIC).code == 0
     page = (tmp_path / "renders/board.review.html").read_text("utf-8")
     assert page.count('<section class="takes"') == 1
-    assert re.findall(r"<h5>Take (\d)( <b>in the film</b>)? <small>seed (\d+)</small>", page) == [
+    assert re.findall(r"<h5>Take (\d)( <b>picked</b>)? <small>seed (\d+)</small>", page) == [
         ("1", "", "42"),
-        ("2", " <b>in the film</b>", "1000045"),
+        ("2", " <b>picked</b>", "1000045"),
         ("3", "", "2000048"),
         ("4", "", "3000051"),
     ]

@@ -91,9 +91,9 @@ class Site:
     def get(self, path: str, **headers: str) -> Answer:
         return ask(self.server, f"{self.server.prefix}/{path}", "GET", b"", cookie=self.cookie, **headers)
 
-    def post(self, body: bytes, **headers: str) -> Answer:
+    def post(self, body: bytes, name: str = "stop", /, **headers: str) -> Answer:
         given = {"origin": f"http://{HOST}", "cookie": self.cookie, **headers}
-        return ask(self.server, f"{self.server.prefix}/stop", "POST", body, **given)
+        return ask(self.server, f"{self.server.prefix}/{name}", "POST", body, **given)
 
 
 def open_site(*paths: Path) -> Site:
@@ -230,7 +230,7 @@ ODD = (b"", b"[]", b"{}", b"\xff", b"[" * 900, b'{"run": 3, "stop": "now"}', b'{
 
 def test_odd_requests_to_stop_are_refused(site: Site) -> None:
     assert [site.post(body).status for body in ODD] == [400] * len(ODD)
-    assert site.post(b"x" * 5000).status == 413
+    assert site.post(b"x" * 20_000).status == 413
 
 
 def test_every_answer_forbids_what_a_page_does_not_need(site: Site) -> None:

@@ -140,6 +140,49 @@ def test_it_fits_and_can_be_read(
     context.close()
 
 
+def test_takes_play_side_by_side_and_one_is_picked(chromium: Any, write_board: Write) -> None:
+    clips = [
+        {"id": "a", "prompt": "A.", "duration": "1s", "takes": 2},
+        {"id": "b", "prompt": "B.", "frames": 13},
+    ]
+    board = write_board("boards/takes.yaml", reference="../anchor.png", clips=clips)
+    with running("render", board) as render:
+        assert render.wait(120) == 0
+    with running("watch", "boards", "--port", 0) as process:
+        assert process.stdout is not None
+        context = chromium.new_context(viewport={"width": 390, "height": 844}, reduced_motion="reduce")
+        page = context.new_page()
+        page.goto(process.stdout.readline().strip())
+        page.locator(".boards .cell").first.press("Enter")
+        page.locator("#takes img").nth(1).wait_for(timeout=60_000)
+        sources = "[...document.querySelectorAll('#takes img')].map((each) => each.src.slice(0, 4))"
+        assert page.evaluate(sources) == ["http", "http"]  # nothing moves by itself
+        page.get_by_role("button", name="Play side by side").press("Enter")
+        assert until(lambda: page.evaluate(sources) == ["blob", "blob"])
+        assert page.evaluate("document.documentElement.scrollWidth <= innerWidth")
+        page.get_by_role("button", name="Use take 2").press("Enter")
+        page.get_by_role("button", name="Really use take 2?").press("Enter")
+        page.get_by_text("is written into the board").wait_for(timeout=60_000)
+        page.locator("#takes li.picked", has_text="Take 2").wait_for(timeout=60_000)
+        assert "pick: 2" in board.read_text("utf-8")
+        poor = [text for ratio, text in page.evaluate(CONTRASTS.replace("main *", "dialog *")) if ratio < 4.5]
+        assert poor == []
+        context.close()
+
+
+def test_forty_boards_fit_a_phone_and_are_read_at_once(chromium: Any, write_board: Write) -> None:
+    for number in range(40):
+        write_board(f"boards/{number:02}.yaml", reference="../anchor.png", seed=number)
+    with running("watch", "boards", "--port", 0) as process:
+        assert process.stdout is not None
+        context = chromium.new_context(viewport={"width": 390, "height": 844})
+        page = context.new_page()
+        page.goto(process.stdout.readline().strip())
+        assert until(lambda: page.locator("#boards > li").count() == 40)
+        assert page.evaluate("document.documentElement.scrollWidth <= innerWidth")
+        context.close()
+
+
 def test_without_the_token_there_is_no_page(chromium: Any, address: str) -> None:
     context = chromium.new_context()
     page = context.new_page()

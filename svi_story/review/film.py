@@ -7,7 +7,6 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from dataclasses import replace
 from itertools import groupby, takewhile
-from math import ceil
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -21,7 +20,7 @@ from svi_story.review.analysis import AnchorMeasures, Run, RunSegment
 from svi_story.review.contact_sheet import clip_starts
 from svi_story.review.degradation import WINDOW, DegradationMeter
 from svi_story.review.findings import Defect, against_degradation, defects_of, remedies
-from svi_story.review.graphics import Gallery, Picture, animation, thumbnail
+from svi_story.review.graphics import Gallery, Picture, loop_of, thumbnail
 from svi_story.review.measures import (
     MeasureSeries,
     colours,
@@ -51,12 +50,8 @@ STRIP_PICTURES = 24
 STRIP_WIDTH = 144
 FEW_CLIPS = 60
 """Films of more clips get smaller pictures, so that the page stays below 15 MB."""
-LOOP_WIDTH = 240
-LOOP_FPS = 8
-LOOP_MOST = 60
-LOOP_LEAST = 6
-LOOP_PICTURES = 2000
-"""Of the animations of takes: at most so wide, so many pictures a second, a take and a page (about 8 MB)."""
+LOOP_MOST, LOOP_LEAST, LOOP_PICTURES = 60, 6, 2000
+"""Pictures of a take's animation, and of all on a page together (about 8 MB)."""
 PAIR_PICTURES = 60
 """Pictures of a run that are kept until its worst window is known."""
 
@@ -138,27 +133,10 @@ def _takes(
             entries[clip.number] = [find(segment.key) for segment in alone.segments]
             clips, runs, reader = _measure(replace(plan, shots=shots), entries, lambda _event: None)
             measured, found = clips[clip.number], list(_findings(clips, runs, reader))
-        picture = _loop(measured, loop)
+        finished = zip(_shot(measured).segments, measured.entries, strict=True)
+        parts = [(entry.frames, planned.overlap) for planned, entry in finished if entry is not None]
+        picture = loop_of(parts, plan.fps, loop)
         yield TakeReview(take.number, take.number == shot.pick, measured, tuple(found), picture)
-
-
-def _loop(clip: ClipReview, most: int) -> Picture | None:
-    """What is finished of a clip's segments as an animation of at most so many pictures."""
-    pairs = zip(_shot(clip).segments, clip.entries, strict=True)
-    finished = [(planned, entry) for planned, entry in pairs if entry is not None]
-    total = sum(planned.contributes for planned, _ in finished)
-    apart = max(ceil(total / most), round(_fps(clip) / LOOP_FPS), 1) if most else 0
-
-    def pictures() -> Iterator[Frame]:
-        place = 0
-        for planned, entry in finished:
-            with entry.frames() as frames:
-                for number in range(planned.overlap, len(frames)):
-                    if place % apart == 0:
-                        yield frames[number]
-                    place += 1
-
-    return animation(pictures(), LOOP_WIDTH, apart / _fps(clip)) if apart else None
 
 
 def _runs(plan: FilmPlan, entries: Sequence[Sequence[Entry | None]]) -> Iterator[list[tuple[int, int]]]:

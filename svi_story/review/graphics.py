@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import io
 from dataclasses import dataclass, replace
+from math import ceil
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -14,10 +15,12 @@ from svi_story.review.degradation import HOP, WINDOW
 from svi_story.review.thresholds import COLOUR_DRIFT, SOFTENING, TABLE
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator, Sequence
+    from collections.abc import Callable, Iterator, Sequence
+    from fractions import Fraction
 
     from numpy.typing import NDArray
 
+    from svi_story.cache.frames import Frames
     from svi_story.review.degradation import Window
     from svi_story.review.measures import Floats, Frame
     from svi_story.review.results import FilmReview
@@ -27,7 +30,8 @@ POINTS = 1200
 WIDTH = 1000
 """Of a plot, in the units of its paths."""
 QUALITY = 68
-LOOP_QUALITY = 50
+LOOP_WIDTH, LOOP_FPS, LOOP_QUALITY = 240, 8, 50
+"""Of animations: at most so many pixels wide, and about so many pictures a second."""
 
 
 @dataclass(frozen=True)
@@ -55,20 +59,35 @@ def thumbnail(frame: Frame, within: int, width: int) -> Picture:
     return Picture(within, image.width, image.height, file.getvalue())
 
 
-def animation(frames: Iterable[Frame], width: int, seconds: float) -> Picture | None:
-    """Frames as an endless animation at most `width` wide, `seconds` each, as WebP; None for no frames."""
-    pictures = [Image.fromarray(frame) for frame in frames]
-    for each in pictures:
-        each.thumbnail((width, width), Image.Resampling.BILINEAR, reducing_gap=2.0)
-    if not pictures:
+def loop_of(parts: Sequence[tuple[Callable[[], Frames], int]], fps: Fraction, most: int) -> Picture | None:
+    """A take as an endless animation of at most `most` pictures, at its own speed; None without frames.
+
+    `parts` open the frames of its segments, and say how many of them at the start repeat the one before.
+    """
+    total = 0
+    for opened, overlap in parts:
+        with opened() as frames:
+            total += max(len(frames) - overlap, 0)
+    if not total or not most:
         return None
+    apart = max(ceil(total / most), round(fps / LOOP_FPS), 1)
+    pictures: list[Image.Image] = []
+    place = 0
+    for opened, overlap in parts:
+        with opened() as frames:
+            for number in range(overlap, len(frames)):
+                if place % apart == 0 and len(pictures) < most:
+                    image = Image.fromarray(frames[number])
+                    image.thumbnail((LOOP_WIDTH, LOOP_WIDTH), Image.Resampling.BILINEAR, reducing_gap=2.0)
+                    pictures.append(image)
+                place += 1
     file = io.BytesIO()
     pictures[0].save(
         file,
         "WEBP",
         save_all=True,
         append_images=pictures[1:],
-        duration=max(round(1000 * seconds), 20),
+        duration=max(round(1000 * apart / fps), 20),
         loop=0,
         quality=LOOP_QUALITY,
         method=2,

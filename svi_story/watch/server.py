@@ -1,4 +1,4 @@
-"""The server of `svi-story watch`: one page, its state as server-sent events, media, and a request to stop.
+"""The server of `svi-story watch`: a page, its state as server-sent events, media, requests to stop or pick.
 
 It runs in a process of its own, and a render knows nothing of it. Whoever reads needs the token. All paths
 begin with a random prefix, to which the cookie is bound: other servers on the same host, of other users, on
@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any
 
 import anyio
 from starlette.applications import Starlette
+from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import FileResponse, PlainTextResponse, RedirectResponse, Response
 from starlette.routing import Route
@@ -27,7 +28,7 @@ from starlette.routing import Route
 from svi_story.errors import StoryError
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator
+    from collections.abc import AsyncIterator, Callable
 
     from starlette.types import Message, Receive, Scope, Send
 
@@ -46,13 +47,13 @@ STREAMS = 64
 MEDIA = 32
 """Streams and files that are sent at a time."""
 CONNECTIONS = 400
-LARGEST_REQUEST = 1024
+LARGEST_REQUEST = 2**14
 """Bytes of the body of a POST request."""
 HEADERS = {
     "Cache-Control": "no-store",
     "Content-Security-Policy": (
-        "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data:; media-src 'self'; "
-        "connect-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
+        "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data: blob:; "
+        "media-src 'self'; connect-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
     ),
     "Cross-Origin-Opener-Policy": "same-origin",
     "Cross-Origin-Resource-Policy": "same-origin",
@@ -68,6 +69,7 @@ UNKNOWN_NAME = (
     "svi-story watch does not know this name of the machine: use its address, or add the name to `names` "
     "under [watch] in your svi-story.toml.\n"
 )
+NOT_UNDERSTOOD = HTTPException(400, "not understood\n")
 NO_ACCESS = "This page needs the token: open the address that `svi-story watch` printed.\n"
 
 
@@ -90,10 +92,16 @@ class WatchServer:
         self._media = 0
         self._lock = asyncio.Lock()
         """One look at the boards at a time."""
+        self._drawing = asyncio.Lock()
+        """One animation is made at a time."""
         routes = [
             *(Route(f"{self.prefix}/{name}", self._page) for name in PAGE),
             Route(f"{self.prefix}/events", self._events),
             Route(f"{self.prefix}/stop", self._stop, methods=["POST"]),
+            Route(f"{self.prefix}/pick", self._pick, methods=["POST"]),
+            Route(
+                f"{self.prefix}/media/{{board:int}}/take/{{clip:int}}/{{take:int}}/{{kind:str}}", self._take
+            ),
             Route(f"{self.prefix}/media/{{board:int}}/{{kind:str}}", self._file),
             Route(f"{self.prefix}/media/{{board:int}}/clip/{{clip:int}}/{{part:int}}", self._file),
         ]
@@ -229,26 +237,49 @@ class WatchServer:
             self._closing = True
             self._changed.notify_all()
 
-    async def _stop(self, request: Request) -> Response:
+    async def _posted(self, request: Request) -> dict[str, Any]:
+        """The JSON object that was posted. Raises HTTPException."""
         body = b""
         async with asyncio.timeout(REQUEST_SECONDS):
             async for part in request.stream():
                 body += part
                 if len(body) > LARGEST_REQUEST:
-                    return PlainTextResponse("too long\n", 413)
-        try:
-            asked = json.loads(body)
-            run, kind = asked["run"], asked["stop"]
-        except (ValueError, KeyError, TypeError, RecursionError):
-            return PlainTextResponse("not understood\n", 400)
+                    raise HTTPException(413, "too long\n")
+        with suppress(ValueError, RecursionError):
+            if isinstance(found := json.loads(body), dict):
+                return found
+        raise NOT_UNDERSTOOD
+
+    async def _stop(self, request: Request) -> Response:
+        posted = await self._posted(request)
+        run, kind = posted.get("run"), posted.get("stop")
         if not isinstance(run, str) or kind not in ("clip", "now"):
-            return PlainTextResponse("not understood\n", 400)
+            raise NOT_UNDERSTOOD
+        return await self._ask(self._watched.stop, run, kind)
+
+    async def _pick(self, request: Request) -> Response:
+        posted = await self._posted(request)
+        about = [posted.get(name) for name in ("path", "digest", "clip", "take")]
+        if [type(each) for each in about] != [str, str, str, int]:
+            raise NOT_UNDERSTOOD
+        return await self._ask(self._watched.pick, *about)
+
+    async def _ask(self, ask: Callable[..., bool], *about: object) -> Response:
+        """The answer to a request that may be refused with a reason, or be about nothing that is there."""
         try:
             async with self._lock:
-                found = await anyio.to_thread.run_sync(self._watched.stop, run, kind)
+                found = await anyio.to_thread.run_sync(ask, *about)
         except StoryError as error:
             return PlainTextResponse(f"{error}\n", 409)
-        return PlainTextResponse("", 204) if found else PlainTextResponse("no such run\n", 404)
+        return PlainTextResponse("", 204) if found else PlainTextResponse("not there\n", 404)
+
+    async def _take(self, request: Request) -> Response:
+        about = request.path_params
+        async with self._drawing:
+            found = await anyio.to_thread.run_sync(
+                self._watched.take, about["board"], about["clip"], about["take"], about["kind"]
+            )
+        return Response(found, media_type="image/webp") if found else PlainTextResponse("not there\n", 404)
 
     async def _file(self, request: Request) -> Response:
         about = request.path_params

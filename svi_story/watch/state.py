@@ -2,38 +2,44 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import shutil
 import stat
 import time
 from dataclasses import dataclass, field
-from functools import lru_cache
+from functools import lru_cache, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from svi_story.api import prepare_jobs
 from svi_story.cache.entry import ENTRY, read_manifest
+from svi_story.cache.frames import Frames
 from svi_story.cache.layout import FRAMES, PIECE_FILE, Layout
 from svi_story.cut.encode import encoding_of, piece_inputs
 from svi_story.cut.timeline import pieces_of
-from svi_story.errors import StoryError
+from svi_story.errors import InputError, Problem, RenderError, StoryError
 from svi_story.files import CorruptError
+from svi_story.plan.fingerprints import Fingerprints
 from svi_story.plan.keys import key_of
 from svi_story.render.film import by_content
 from svi_story.render.live import live_preview
 from svi_story.render.record import partial_film
 from svi_story.render.runs import CONTROL, STOP, LogReader, log_files, request_stop, usual_pauses
+from svi_story.render.takes import edit_pick, requested_takes
+from svi_story.storyboard.files import changed_meanwhile
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
+    from fractions import Fraction
 
     from svi_story.api import Options
     from svi_story.cache.store import Store
     from svi_story.cut.timeline import Piece
     from svi_story.events import Event
-    from svi_story.plan.model import Shot
+    from svi_story.plan.model import Segment, Shot
     from svi_story.render.jobs import Job, Rejected
-    from svi_story.render.progress import BoardProgress, SegmentProgress
+    from svi_story.render.progress import BoardProgress
     from svi_story.render.runs import RunReport, Stop
 
 Json = dict[str, Any]
@@ -44,6 +50,8 @@ LOOK_SECONDS = 2.0
 MOST_RUNS = 12
 """Newest runs that are shown."""
 MOST_MESSAGES = 8
+LOOP_PICTURES = 40
+"""Of a take's animation."""
 LONGEST = 300
 """Characters of a prompt."""
 ACTIVE = ("running", "hanging")
@@ -73,7 +81,7 @@ class _Board:
 
     def look(self) -> None:
         """Notice finished segments and encoded pieces."""
-        for segment in self.job.segments:
+        for segment in self.job.every_segment:
             if segment.key and segment.key not in self.contents:
                 try:
                     files: Any = read_manifest(self.store.folder(segment.key) / ENTRY.manifest)["files"]
@@ -90,7 +98,7 @@ class _Board:
 
 
 class Watched:
-    """The boards and runs, as JSON for the page. Writes nothing but requests to stop."""
+    """The boards and runs, as JSON for the page. Writes nothing but requests to stop, and picks."""
 
     def __init__(self, paths: Sequence[Path], options: Options) -> None:
         self._paths = tuple(paths)
@@ -102,6 +110,7 @@ class Watched:
         self._warnings: tuple[str, ...] = ()
         self._planned = self._looked = float("-inf")
         self._signature: object = None
+        self._fingerprints = Fingerprints.of_this_machine(lambda _event: None, ())
         self._readers: dict[Path, LogReader] = {}
         self._rows: list[Json] = []
 
@@ -150,6 +159,49 @@ class Watched:
                 return None
         return path if _changed(path) else None
 
+    def take(self, number: int, clip: int, take: int, kind: str) -> bytes | None:
+        """A take of a 0-based clip as an animation (`loop`), or its first frame (`still`), from the cache.
+
+        None where it is not rendered.
+        """
+        boards = list(self._boards.values())
+        if not 0 <= number < len(boards) or kind not in ("loop", "still"):
+            return None
+        board, shots = boards[number], boards[number].job.plan.shots
+        takes = shots[clip].takes if 0 <= clip < len(shots) else ()
+        found = next((each for each in takes if each.number == take), None)
+        if found is None or not all(segment.key in board.contents for segment in found.segments):
+            return None
+        parts = [
+            (board.store.folder(segment.key) / FRAMES, segment.overlap)
+            for segment in (found.segments if kind == "loop" else found.segments[:1])
+        ]
+        try:
+            return _drawn(tuple(parts), board.job.plan.fps, LOOP_PICTURES if kind == "loop" else 1)
+        except (OSError, CorruptError, RenderError):
+            return None
+
+    def pick(self, path: str, digest: str, clip: str, take: int) -> bool:
+        """Pick a take, by writing it into the board; False where there is no such board, clip or take.
+
+        Raises InputError where the board was changed since it had this digest, and as `edit_pick`.
+        """
+        job = next((each.job for each in self._boards.values() if str(each.job.place.board) == path), None)
+        shots = job.plan.shots if job else ()
+        takes = next((shot.takes for shot in shots if shot.id == clip), ())
+        if job is None or take not in [each.number for each in takes]:
+            return False
+        real = Path(os.path.realpath(path))
+        if not any(real.is_relative_to(os.path.realpath(each)) for each in self._paths):
+            what = "a link leads to it from the folders that are watched; pick the take with `svi-story pick`"
+            raise InputError(Problem(what, file=path))
+        _, edit = edit_pick(job, clip, take, self._fingerprints)
+        if edit is not None:
+            if hashlib.sha256(edit.before).hexdigest() != digest:
+                raise changed_meanwhile(job.place.board)
+            edit.write()
+        return True
+
     def stop(self, run: str, stop: Stop) -> bool:
         """Ask a run of these boards to stop; False where there is none of that name. Raises InputError."""
         for path, reader in self._readers.items():
@@ -170,17 +222,21 @@ class Watched:
             pass
 
         try:
-            jobs, rejected, _ = prepare_jobs(self._paths, self._options, ignore)
+            jobs, rejected, self._fingerprints = prepare_jobs(self._paths, self._options, ignore)
+            requested = {job.place.board: requested_takes(job, job.place.store(ignore)) for job in jobs}
+            if any(requested.values()):
+                jobs, rejected, _ = prepare_jobs(
+                    self._paths, self._options, ignore, lambda board: requested.get(board.path, {})
+                )
         except StoryError as error:
             self._problems = tuple(map(str, error.problems))
             return
-        before = self._boards
-        self._boards = {}
+        boards: dict[str, _Board] = {}
         for job in jobs:
             name = os.path.realpath(job.place.board)
-            contents = before[name].contents if name in before else {}
-            self._boards[name] = _Board(job, job.place.store(ignore), pieces_of(job.plan), contents)
-        self._rejected = tuple(rejected)
+            contents = self._boards[name].contents if name in self._boards else {}
+            boards[name] = _Board(job, job.place.store(ignore), pieces_of(job.plan), contents)
+        self._boards, self._rejected = boards, tuple(rejected)
         self._signature = self._sign()
         self._looked = float("-inf")
 
@@ -269,6 +325,15 @@ def _real(path: Path) -> str:
     return os.path.realpath(path)
 
 
+@lru_cache(64)
+def _drawn(parts: tuple[tuple[Path, int], ...], fps: Fraction, most: int) -> bytes | None:
+    """Frames, by their files and overlaps, as WebP."""
+    from svi_story.review.graphics import loop_of  # here: it imports OpenCV
+
+    picture = loop_of([(partial(Frames, path), overlap) for path, overlap in parts], fps, most)
+    return picture.webp if picture else None
+
+
 def _row(number: int, board: _Board, progress: BoardProgress | None, *, is_running: bool) -> Json:
     """A board for the page."""
     job, place = board.job, board.job.place
@@ -290,6 +355,9 @@ def _row(number: int, board: _Board, progress: BoardProgress | None, *, is_runni
         "number": number,
         "name": place.board.name,
         "path": str(place.board),
+        "digest": job.plan.digest,
+        "width": job.plan.size.width,
+        "height": job.plan.size.height,
         "title": job.plan.title,
         "engine": job.plan.engine,
         "seconds": round(job.plan.seconds, 2),
@@ -306,15 +374,7 @@ def _row(number: int, board: _Board, progress: BoardProgress | None, *, is_runni
 def _cell(index: int, shot: Shot, board: _Board, progress: BoardProgress | None, *, is_running: bool) -> Json:
     """A clip for the page."""
     done = sum(segment.key in board.contents for segment in shot.segments)
-    started = progress.started if progress else {}
-    states = [started.get((shot.id, segment.take, segment.index)) for segment in shot.segments]
-    state = "waiting"
-    if done == len(shot.segments):
-        state = "done"
-    elif is_running and (active := next((each for each in states if _is_active(each)), None)):
-        state = active.state
-    elif done or any(board.store.state(segment.key) == "partial" for segment in shot.segments if segment.key):
-        state = "partial"
+    state = _state(shot.id, shot.segments, board, progress, is_running=is_running)
     return {
         "id": shot.id,
         "number": index + 1,
@@ -326,11 +386,36 @@ def _cell(index: int, shot: Shot, board: _Board, progress: BoardProgress | None,
         "prompt": shot.prompt[:LONGEST] + ("…" if len(shot.prompt) > LONGEST else ""),
         "seed": shot.seed,
         "starts_chain": shot.starts_chain,
+        "takes": [
+            {
+                "number": take.number,
+                "seed": take.seed,
+                "picked": take.number == shot.pick,
+                "state": _state(shot.id, take.segments, board, progress, is_running=is_running),
+            }
+            for take in (shot.takes if shot.other_takes else ())
+        ],
     }
 
 
-def _is_active(segment: SegmentProgress | None) -> bool:
-    return segment is not None and not segment.is_finished
+def _state(
+    clip: str,
+    segments: Sequence[Segment],
+    board: _Board,
+    progress: BoardProgress | None,
+    *,
+    is_running: bool,
+) -> str:
+    """How far a take is."""
+    done = sum(segment.key in board.contents for segment in segments)
+    if done == len(segments):
+        return "done"
+    started = progress.started if progress and is_running else {}
+    states = [started.get((clip, segment.take, segment.index)) for segment in segments]
+    if active := next((each for each in states if each and not each.is_finished), None):
+        return active.state
+    begun = any(board.store.state(segment.key) == "partial" for segment in segments if segment.key)
+    return "partial" if done or begun else "waiting"
 
 
 def _changed(path: Path) -> int:

@@ -64,7 +64,12 @@ function next(run) {
   for (const number of run.boards) {
     const board = boards[number];
     const clip = board && board.clips.find((each) => each.state === "waiting" || each.state === "partial");
-    if (clip) return `Next: clip ${clip.number} (${clip.id})${run.boards.length > 1 ? ` of ${board.name}` : ""}`;
+    const of = run.boards.length > 1 ? ` of ${board?.name}` : "";
+    if (clip) return `Next: clip ${clip.number} (${clip.id})${of}`;
+    for (const { number: place, id, takes } of board ? board.clips : []) {
+      const take = takes.find((each) => each.state === "waiting" || each.state === "partial");
+      if (take) return `Next: take ${take.number} of clip ${place} (${id})${of}`;
+    }
   }
   return "";
 }
@@ -93,34 +98,34 @@ const sentence = (text) => text.charAt(0).toUpperCase() + text.slice(1);
 function picture(board, run) {
   const image = make("img", { src: `${media(board.number, "live")}?${board.live}`, alt: `Preview of clip ${run.clip ?? ""}, as it is so far` });
   image.addEventListener("error", () => image.closest("figure")?.remove());
-  return make("figure", {}, image, make("figcaption", {}, `Clip ${run.clip ?? ""} so far`));
+  return make("figure", {}, image, make("figcaption", {}, run.workers > 1 ? "The clip that changed last" : `Clip ${run.clip ?? ""} so far`));
 }
 function actions(run) {
   const said = make("span", { class: "quiet", role: "status" }, run.stopping ? "Stop is requested." : "");
-  const button = (stop, text, sure) => {
-    const made = make("button", { type: "button", disabled: run.stopping && stop === "clip", "data-key": `${stop} ${run.run}` }, text);
-    made.addEventListener("click", () => {
-      if (!made.classList.contains("sure")) {
-        made.classList.add("sure");
-        made.textContent = sure;
-        setTimeout(() => { made.classList.remove("sure"); made.textContent = text; }, 5000);
-        return;
-      }
-      ask(run.run, stop, said);
-    });
-    return made;
-  };
+  const button = (stop, text, sure) => confirmed(text, sure, { disabled: run.stopping && stop === "clip", "data-key": `${stop} ${run.run}` },
+    () => post("stop", { run: run.run, stop }, (text) => { said.textContent = text; }, "Stop is requested."));
   return make("div", { class: "actions" },
     button("clip", "Stop after this clip", "Really stop after this clip?"),
     button("now", "Stop now", "Really stop now?"), said);
 }
-async function ask(run, stop, said) {
-  said.textContent = "Asking…";
+// A button that does something only when it is pressed again.
+function confirmed(text, sure, about, act) {
+  const made = make("button", { type: "button", ...about }, text);
+  made.addEventListener("click", () => {
+    if (made.classList.contains("sure")) { act(); return; }
+    made.classList.add("sure");
+    made.textContent = sure;
+    setTimeout(() => { made.classList.remove("sure"); made.textContent = text; }, 5000);
+  });
+  return made;
+}
+async function post(name, body, say, done) {
+  say("Asking…");
   try {
-    const answer = await fetch("stop", { method: "POST", body: JSON.stringify({ run, stop }) });
-    said.textContent = answer.ok ? "Stop is requested." : `Not possible: ${await answer.text()}`;
+    const answer = await fetch(name, { method: "POST", body: JSON.stringify(body) });
+    say(answer.ok ? done : `Not possible: ${await answer.text()}`);
   } catch {
-    said.textContent = "The server does not answer.";
+    say("The server does not answer.");
   }
 }
 
@@ -138,9 +143,56 @@ function boardRow(board) {
   return row;
 }
 function cell(board, clip) {
-  const label = `Clip ${clip.number}, ${clip.id}: ${WORDS[clip.state]}${clip.segments > 1 ? `, ${clip.done} of ${clip.segments} segments` : ""}`;
+  const takes = clip.takes.length ? `${clip.takes.filter((take) => take.state === "done").length}/${plural(clip.takes.length, "take")}` : "";
+  const label = `Clip ${clip.number}, ${clip.id}: ${WORDS[clip.state]}${clip.segments > 1 ? `, ${clip.done} of ${clip.segments} segments` : ""}${takes ? `, ${takes.replace("/", " of ")} rendered` : ""}`;
   return make("button", { type: "button", class: `cell ${clip.state}`, title: `${clip.id}: ${clip.prompt}`, "aria-label": label, "data-key": `clip ${board.number} ${clip.number}`, onclick: () => playClip(board, clip) },
-    make("b", {}, String(clip.number)), make("span", { "aria-hidden": "true" }, SIGNS[clip.state]));
+    make("b", {}, String(clip.number)), make("span", { "aria-hidden": "true" }, SIGNS[clip.state]),
+    takes ? make("small", { "aria-hidden": "true" }, takes) : null);
+}
+
+// The takes of the clip that the player shows, side by side.
+let opened = null; // the board's path, the clip's id, and what became of the last request
+let moving = false;
+function drawTakes() {
+  const board = opened && boards.find((each) => each.path === opened.path);
+  const clip = board?.clips.find((each) => each.id === opened.clip);
+  const place = by("takes");
+  place.hidden = !clip?.takes.length;
+  if (place.hidden) return;
+  place.style.setProperty("--aspect", `${board.width} / ${board.height}`);
+  show(place, [board.number, board.path, board.digest, clip.number, clip.takes], () => takesOf(board, clip));
+}
+function takesOf(board, clip) {
+  const say = (text) => { opened.said = text; by("takes-said").textContent = text; };
+  const address = (take, kind) => `${media(board.number, "take", clip.number - 1, take.number, kind)}?${take.seed}`;
+  const images = clip.takes.map((take) => take.state === "done" ? make("img", { src: address(take, "still"), alt: `Take ${take.number} of clip ${clip.id}` }) : null);
+  const toggle = make("button", { type: "button", "data-key": "play takes" });
+  const move = async (on) => {
+    moving = on;
+    toggle.textContent = on ? "Stop" : "Play side by side";
+    toggle.setAttribute("aria-pressed", on);
+    const shown = images.map((image, index) => [image, clip.takes[index]]).filter(([image]) => image);
+    // all are fetched before one starts, so that they are in step
+    const loops = on ? await Promise.all(shown.map(([, take]) => fetch(address(take, "loop")).then((answer) => answer.blob()).catch(() => null))) : [];
+    if (moving !== on) return;
+    shown.forEach(([image, take], index) => {
+      if (image.src.startsWith("blob:")) URL.revokeObjectURL(image.src);
+      image.src = loops[index] ? URL.createObjectURL(loops[index]) : address(take, "still");
+    });
+  };
+  toggle.addEventListener("click", () => move(!moving));
+  move(moving);
+  const card = (take, image) => make("li", { class: take.picked ? "picked" : "" },
+    image ?? make("p", { class: "empty" }, WORDS[take.state] === "waiting" ? "not rendered yet" : WORDS[take.state]),
+    make("h3", {}, `Take ${take.number} `, make("small", {}, `seed ${take.seed}`)),
+    take.picked ? make("p", { class: "using" }, "picked")
+      : confirmed(`Use take ${take.number}`, `Really use take ${take.number}?`, { "data-key": `take ${take.number}` },
+        () => post("pick", { path: board.path, digest: board.digest, clip: clip.id, take: take.number }, say, `Take ${take.number} is written into the board. Render it again for the film.`)));
+  return [
+    make("div", {}, make("strong", {}, plural(clip.takes.length, "take")), images.some(Boolean) ? toggle : null,
+      make("span", { class: "quiet", role: "status", id: "takes-said" }, opened.said)),
+    make("ul", {}, ...clip.takes.map((take, index) => card(take, images[index]))),
+  ];
 }
 
 function play(title, sources, note, prompt) {
@@ -163,7 +215,10 @@ function playFilm(board) {
 function playClip(board, clip) {
   const sources = [...Array(clip.parts).keys()].map((part) => media(board.number, "clip", clip.number - 1, part));
   const note = `${WORDS[clip.state]}, ${clip.seconds} s, seed ${clip.seed}${clip.state === "done" && !clip.parts ? "; it is not encoded yet" : ""}`;
+  opened = { path: board.path, clip: clip.id, said: "" };
+  moving = !window.matchMedia("(prefers-reduced-motion: reduce)").matches;
   play(`${clip.number}. ${clip.id}`, sources, sentence(note), clip.prompt);
+  drawTakes();
 }
 
 function pastRow(run) {
@@ -191,6 +246,7 @@ function draw() {
     if (!list.children[index]) list.append(make("li", {}));
     show(list.children[index], board, () => [...boardRow(board).childNodes]);
   });
+  drawTakes();
   const past = runs.filter((run) => !cards.includes(run));
   by("past-section").hidden = !past.length;
   show(by("past"), past, () => past.map(pastRow));
@@ -222,6 +278,6 @@ function connect() {
   });
   source.addEventListener("runs", (event) => { runs = JSON.parse(event.data); draw(); });
 }
-by("player").addEventListener("close", () => { const video = by("video"); video.pause(); video.removeAttribute("src"); video.load(); });
+by("player").addEventListener("close", () => { const video = by("video"); video.pause(); video.removeAttribute("src"); video.load(); opened = null; moving = false; by("takes").replaceChildren(); by("takes").hidden = true; shown.delete(by("takes")); });
 setInterval(tick, 1000);
 connect();
