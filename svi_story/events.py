@@ -11,7 +11,7 @@ from svi_story.units import counted
 
 @dataclass(frozen=True)
 class Event:
-    """Something that happened. Its text is a message for the user."""
+    """Something that happened. Its text is a message for the user, unless it is frequent."""
 
 
 @dataclass(frozen=True)
@@ -38,9 +38,6 @@ class Hashing(Event):
     path: Path
     done: int
     total: int
-
-    def __str__(self) -> str:
-        return f"{self.path}: {self.done} of {self.total} bytes hashed"
 
 
 @dataclass(frozen=True)
@@ -232,9 +229,6 @@ class DeviceMemory(Event):
     used: int
     total: int
 
-    def __str__(self) -> str:
-        return f"GPU memory: {self.used / 2**30:.1f} of {self.total / 2**30:.1f} GiB in use"
-
 
 @dataclass(frozen=True)
 class TimeLeft(Event):
@@ -309,8 +303,14 @@ class ModelLoading(Event):
     done: int
     total: int
 
-    def __str__(self) -> str:
-        return f"{self.model}: {self.done / 2**30:.2f} of {self.total / 2**30:.2f} GiB loaded"
+
+@dataclass(frozen=True)
+class ModelWorking(Event):
+    """The text encoder (`text`) has done so many prompts, or the VAE (`vae`) so many latents of a segment."""
+
+    model: str
+    done: int
+    total: int
 
 
 @dataclass(frozen=True)

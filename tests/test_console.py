@@ -28,6 +28,7 @@ from svi_story.events import (
     Hashing,
     JoinStarted,
     ModelLoading,
+    ModelWorking,
     PhaseDone,
     PhaseStarted,
     PromptsStarted,
@@ -74,6 +75,7 @@ def progress(*events: Event | float) -> Progress:
     [
         (Hashing(Path("m/a.gguf"), 2**30, 2**31), "hashing a.gguf (1.0 GiB of 2.0 GiB)"),
         (PromptsStarted(6), "encoding 6 prompts"),
+        (ModelWorking("text", 2, 6), "encoding prompts (2 of 6)"),
         (ModelLoading("high", 2**30, 2**31), "loading the high-noise expert (1.0 GiB of 2.0 GiB)"),
         (SegmentStarted(*ROOF, "k", 81), "preparing clip roof"),
         (StepDone(A, "roof", 1, 12, 50), "sampling clip roof, segment 2 (step 12/50)"),
@@ -83,6 +85,11 @@ def progress(*events: Event | float) -> Progress:
 )  # fmt: skip
 def test_what_is_happening_in_words(event: Event, now: str) -> None:
     assert progress(*started(A), event).now == now
+
+
+def test_the_vae_s_latents_are_counted_in_what_is_done() -> None:
+    decoding = [PhaseStarted(*ROOF, "decode"), ModelWorking("vae", 1, 21), ModelWorking("vae", 2, 21)]
+    assert progress(*started(A), *decoding).now == "decoding clip roof (2 of 21 latents)"
 
 
 def test_the_bar_moves_with_the_steps_and_frames_of_a_segment() -> None:

@@ -17,6 +17,7 @@ from svi_story.engines.svi.device import FreeMemory
 from svi_story.engines.svi.memory import decoding_activations
 from svi_story.engines.svi.vae import STRIPS, TILES, WHOLE, strips_of
 from svi_story.engines.svi.weights.architecture import A14B
+from svi_story.engines.svi.weights.loading import Placement, load_vae
 from svi_story.errors import RenderError
 from svi_story.plan.model import Size
 from svi_story.units import GIB
@@ -60,6 +61,20 @@ def test_what_is_around_a_strip_is_needed(monkeypatch: pytest.MonkeyPatch) -> No
     whole = vae.decode(model, latents)
     monkeypatch.setattr(vae, "HALO", 6)
     assert (vae.decode(model, latents, 2) - whole).abs().max() > 1e-3
+
+
+@pytest.mark.parametrize(("strips", "parts"), [(WHOLE, 1), (2, 2), (TILES, 2)])
+def test_latents_are_counted(strips: int, parts: int) -> None:
+    model = load_vae(support.find_models(support.MODELS).vae, Placement(support.CPU, torch.float32))
+    told: list[tuple[int, int]] = []
+    with vae.reporting(model, (3, 8, 40), strips, lambda *count: told.append(count)):
+        video = vae.decode(model, torch.zeros(1, 16, 3, 8, 40), strips)
+        assert told == [((done + 1) // parts, 3) for done in range(3 * parts)]
+        told.clear()
+        vae.encode(model, video, strips)
+    assert told[-1] == (3, 3)
+    vae.decode(model, torch.zeros(1, 16, 1, 8, 8))
+    assert told[-1] == (3, 3)  # not counted any more
 
 
 @pytest.mark.parametrize("size", [Size(832, 480), Size(1280, 720)])

@@ -21,6 +21,7 @@ from svi_story.events import (
     ModelLoaded,
     ModelLoading,
     ModelMoved,
+    ModelWorking,
     PhaseDone,
     PhaseStarted,
     PromptsStarted,
@@ -267,6 +268,11 @@ class Progress:
                 self._do("preparing", "preparing")
             case PromptsStarted():
                 self._do("encoding prompts", f"encoding {_count(event.prompts, 'prompt')}")
+            case ModelWorking(model="text"):
+                self._do("encoding prompts", f"encoding prompts ({event.done} of {event.total})")
+            case ModelWorking():
+                doing = self.doing.partition(" (")[0]
+                self._do(self.phase, f"{doing} ({event.done} of {event.total} latents)")
             case _:
                 pass
 

@@ -34,6 +34,7 @@ from svi_story.events import (
     FramesDone,
     Hashing,
     ModelLoading,
+    ModelWorking,
     PhaseStarted,
     RunDone,
     RunEnded,
@@ -63,7 +64,7 @@ NEWEST = 3
 """Runs that `status` reads though they have ended: for how long things usually take."""
 KEPT_BYTES = 128 * 2**20
 """Of all runs of a cache together, when another one starts."""
-FREQUENT = (StepDone, FramesDone, Hashing, ModelLoading, DeviceMemory, TimeLeft)
+FREQUENT = (StepDone, FramesDone, Hashing, ModelLoading, ModelWorking, DeviceMemory, TimeLeft)
 """Of each of these kinds one event a second is enough."""
 WAITING = 10_000
 """Events that wait for a slow disk; more are left out."""

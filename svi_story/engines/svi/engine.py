@@ -43,7 +43,7 @@ from svi_story.engines.svi.weights.loading import Placement, load_vae
 from svi_story.engines.svi.weights.prepared import PreparedExperts, origin_of
 from svi_story.enginespec import PRECISIONS
 from svi_story.errors import InputError, RenderError, collect_problems
-from svi_story.events import DeviceMemory, EngineSettled, ModelLoaded
+from svi_story.events import DeviceMemory, EngineSettled, ModelLoaded, ModelWorking
 from svi_story.plan.keys import version_of
 
 if TYPE_CHECKING:
@@ -446,9 +446,14 @@ class Svi:
     def _through_vae(self, size: Size, frames: int, run: Callable[[AutoencoderKLWan, int], Tensor]) -> Tensor:
         loaded = self._running()
 
+        def report(done: int, latents: int) -> None:
+            self._report(ModelWorking("vae", done, latents))
+
         def with_vae(strips: int) -> Tensor:
             loaded.vae_strips = strips
-            return run(self._vae(), strips)
+            model, shape = self._vae(), latent_shape(frames, size, channels=1)[2:]
+            with vae.reporting(model, shape, strips, report):
+                return run(model, strips)
 
         return loaded.memory.run_vae(size, frames, with_vae)
 

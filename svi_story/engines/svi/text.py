@@ -10,7 +10,7 @@ from svi_story.engines.svi.device import release
 from svi_story.engines.svi.weights.loading import load_text_encoder
 from svi_story.engines.svi.weights.tensors import MAX_FILE
 from svi_story.errors import InputError, Problem
-from svi_story.events import PromptsStarted
+from svi_story.events import ModelWorking, PromptsStarted
 from svi_story.files import read_regular
 
 if TYPE_CHECKING:
@@ -123,8 +123,9 @@ class Embeddings:
             encoder = load_text_encoder(self._paths.text_encoder, self._placement, resident, self._report)
             check_tokenizer(tokenizer, encoder, self._paths.tokenizer)
             self._report(PromptsStarted(len(missing)))
-            for prompt in missing:
+            for done, prompt in enumerate(missing, 1):
                 self._known[prompt] = encode(encoder, tokenizer, prompt, self._placement.device).cpu()
+                self._report(ModelWorking("text", done, len(missing)))
             del encoder
             release()
         for prompt in missing:

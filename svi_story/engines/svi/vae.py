@@ -18,6 +18,9 @@ from svi_story.engines.svi.sampler import STRIDE
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
+    Progress = Callable[[int, int], None]
+    """Called with the latents that are done, and their number."""
+
     from diffusers import AutoencoderKLWan
     from torch import Tensor
 
@@ -32,6 +35,35 @@ HALO = 13
 """Rows of latents above and below a strip that its pixels depend on: 12.25, or 9.4 when encoding."""
 CACHE = 64
 """Places for causal convolutions to keep the past; the decoder has 33."""
+
+
+@contextmanager
+def reporting(
+    vae: AutoencoderKLWan, latents: tuple[int, int, int], strips: int, report: Progress
+) -> Iterator[None]:
+    """Report how many latents are encoded or decoded inside; their shape is [time, rows, columns].
+
+    In strips and tiles, a part of a latent counts as that part.
+    """
+    time, rows, columns = latents
+    parts = strips
+    if strips == TILES:
+        stride = vae.tile_sample_stride_height // STRIDE[1], vae.tile_sample_stride_width // STRIDE[2]
+        parts = -(-rows // stride[0]) * -(-columns // stride[1])
+    done = 0
+
+    def count(*_: object) -> None:
+        nonlocal done
+        done += 1
+        report(min(done // parts, time), time)
+
+    layers = (vae.encoder.conv_in, vae.decoder.conv_out)  # once for each latent and part
+    hooks = [layer.register_forward_hook(count) for layer in layers]
+    try:
+        yield
+    finally:
+        for hook in hooks:
+            hook.remove()
 
 
 def encode(vae: AutoencoderKLWan, video_BCFHW: Tensor, strips: int = WHOLE) -> Tensor:

@@ -76,7 +76,8 @@ class LoadingProgress:
     def __init__(self, model: str, sizes: Mapping[str, int], report: Reporter) -> None:
         self._model, self._sizes, self._report = model, sizes, report
         self.total = sum(sizes.values())
-        self._done, self._reported = 0, 0.0
+        self._done, self._reported = 0, time.monotonic()
+        report(ModelLoading(model, 0, self.total))  # memory is prepared first, which may take seconds
 
     def add(self, name: str) -> None:
         """One more tensor was read."""
