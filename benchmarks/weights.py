@@ -6,6 +6,7 @@ import json
 import shutil
 import statistics
 import sys
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -20,6 +21,7 @@ from load import _status
 from svi_story.engines.svi.experts import Experts
 from svi_story.engines.svi.weights.catalogue import ModelFiles, ModelPaths
 from svi_story.engines.svi.weights.loading import Placement, load_transformer, read_transformer
+from svi_story.engines.svi.weights.quantized import quantize
 
 if TYPE_CHECKING:
     from common import Cell
@@ -43,6 +45,9 @@ FORMATS: dict[str, Write] = {
     "GGUF Q4_1": svi_formats.FORMATS["Q4_1"],
     "GGUF Q4_0": svi_formats.FORMATS["Q4_0"],
 }
+HELD = "--weights int8"
+SHOWN = ("bf16", "GGUF Q8_0", HELD, "fp8 e4m3, a scale per tensor", "GGUF Q4_0")
+"""The formats whose layers are listed one by one."""
 ABOUT = (
     "Tiny random experts (width 96, two blocks), computed in float32 on the CPU, so that only the stored "
     "weights differ. Random weights have no outliers, trained ones do: the order is more telling than the "
@@ -52,7 +57,8 @@ COLUMNS = (
     "*layer*: root mean square of the difference of a linear layer's weights, beside that of the weights. "
     "*pass*: the same of an expert's output. *clip n*: the same of the final latents of a chain, beside "
     "themselves; SVI 2.0 feeds the last frame back, SVI 2.0 Pro the latents. *bf16, computed in bf16* is "
-    "what is rendered by default, beside float32."
+    "what is rendered by default, beside float32. *--weights int8* are float32 files that are held in int8, "
+    "quantised after LoRAs were merged."
 )
 
 
@@ -61,11 +67,12 @@ def relative(got: Tensor, want: Tensor) -> float:
     return float((got.double() - want.double()).norm() / want.double().norm())
 
 
-def forward(root: Path) -> Tensor:
+def forward(root: Path, *, int8: bool = False) -> Tensor:
     """One pass of the high-noise expert on the reference inputs."""
-    place = Placement(support.CPU, torch.float32)
+    place = Placement(support.CPU, torch.float32, int8=int8)
     blueprint = read_transformer(support.find_models(root).high)
-    model = load_transformer(blueprint, place, place.take).model
+    take = partial(place.take_merged, recipe=None)
+    model = load_transformer(blueprint, place, take).model
     given = support.units()
     x = torch.cat([given["dit/x"], given["dit/y"]], dim=1)
     with torch.no_grad():
@@ -73,9 +80,9 @@ def forward(root: Path) -> Tensor:
     return out
 
 
-def chain(root: Path, variant: str, dtype: str = "float32") -> list[Tensor]:
+def chain(root: Path, variant: str, dtype: str = "float32", precision: str = "bf16") -> list[Tensor]:
     """The final latents of the reference chain's three clips."""
-    with support.engine(root, dtype) as svi:
+    with support.engine(root, dtype, precision=precision) as svi:
         clips = [support.segment(clip, variant) for clip in range(3)]
         svi.prepare(clips)
         return [torch.tensor(made.latents) for made in support.render(svi, clips)]
@@ -98,31 +105,57 @@ def store(root: Path, write: Write) -> dict[str, tuple[Tensor, Tensor]]:
     return found
 
 
-def quality(folder: Path) -> list[tuple[Cell, ...]]:
-    """A row for each format."""
+def hold(root: Path) -> dict[str, tuple[Tensor, Tensor]]:
+    """Every linear weight as `--weights int8` holds it, and as it was."""
+    found: dict[str, tuple[Tensor, Tensor]] = {}
+    for expert in support.EXPERT_FOLDERS:
+        for key, tensor in svi_formats.expert(expert, root).items():
+            if svi_formats.is_linear(key, tensor):
+                values, scale = quantize(key, tensor).values()
+                found[f"{expert} {key}"] = values.float() * scale.float(), tensor
+    return found
+
+
+def quality(folder: Path) -> tuple[list[tuple[Cell, ...]], list[tuple[Cell, ...]]]:
+    """A row for each format; a row for each linear layer of the high-noise expert."""
+    by_layer: dict[str, dict[str, float]] = {}
     want_pass = forward(support.MODELS)
     want = {variant: chain(support.MODELS, variant) for variant in support.VARIANTS}
 
-    def clips(root: Path, dtype: str = "float32") -> list[float]:
+    def clips(root: Path, dtype: str = "float32", precision: str = "bf16") -> list[float]:
         return [
-            relative(got, latents)
+            100 * relative(got, latents)
             for variant in support.VARIANTS
-            for got, latents in zip(chain(root, variant, dtype), want[variant], strict=True)
+            for got, latents in zip(chain(root, variant, dtype, precision), want[variant], strict=True)
         ]
+
+    def row(
+        name: str, stored: dict[str, tuple[Tensor, Tensor]], one_pass: Tensor, found: list[float]
+    ) -> tuple[Cell, ...]:
+        layers = {layer: 100 * relative(got, plain) for layer, (got, plain) in stored.items()}
+        by_layer[name] = {layer: error for layer, error in layers.items() if layer.startswith("high ")}
+        mean, worst = statistics.mean(layers.values()), max(layers.values())
+        return name, mean, worst, 100 * relative(one_pass, want_pass), *found
 
     rows: list[tuple[Cell, ...]] = []
     for number, (name, write) in enumerate(FORMATS.items()):
         progress(f"format {number + 1} of {len(FORMATS)}: {name}")
         root = support.copy_models(folder / str(number))
-        layers = [relative(got, plain) for got, plain in store(root, write).values()]
-        one_pass = relative(forward(root), want_pass)
-        found = [100 * each for each in (statistics.mean(layers), max(layers), one_pass, *clips(root))]
-        rows.append((name, *found))
+        stored = store(root, write)
+        rows.append(row(name, stored, forward(root), clips(root)))
         if name == "bf16":
-            found = [100 * each for each in clips(root, "bfloat16")]
-            rows.append(("bf16, computed in bf16", None, None, None, *found))
+            rows.append(("bf16, computed in bf16", None, None, None, *clips(root, "bfloat16")))
         shutil.rmtree(root)
-    return rows
+    progress("held in int8")
+    plain = support.MODELS
+    found = clips(plain, precision="int8")
+    rows.append(row(HELD, hold(plain), forward(plain, int8=True), found))
+    found = clips(plain, "bfloat16", "int8")
+    rows.append((f"{HELD}, computed in bf16", None, None, None, *found))
+    layers: list[tuple[Cell, ...]] = [
+        (layer, *(by_layer[name][layer] for name in SHOWN)) for layer in by_layer[HELD]
+    ]
+    return rows, layers
 
 
 def random_weights(width: int, blocks: int) -> Plain:
@@ -202,11 +235,12 @@ def main() -> None:
         return
     with workplace() as folder:
         loading = memory(folder, chosen.width, chosen.blocks)
-        rows = quality(folder)
+        rows, layers = quality(folder)
     columns = ("format", "layer, mean %", "layer, worst %", "pass %")
     clips = tuple(f"{variant} clip {clip} %" for variant in support.VARIANTS for clip in (1, 2, 3))
     tables = (
         Table("Difference from float32", (*columns, *clips), tuple(rows)),
+        Table("Difference of each linear layer, %", ("layer", *SHOWN), tuple(layers)),
         Table(
             "Peak memory while loading into bfloat16, MB",
             ("format", "file", "model", "peak", "beyond the model", "largest tensor in float32"),

@@ -209,6 +209,7 @@ def render_boards(
         segments = _timed(requests)
         timed = calibrated(segments, report) if cluster is None else nullcontext(report)
         with timed as calibrating, ExitStack() as stack:
+            stack.callback(fingerprints.save)  # of files that engines read, too
             shown = {each.job.place.board: each.job.place.film for each in requests}
             live = stack.enter_context(closing(LivePreview(shown, calibrating)))
             previews = Previews(request.preview_every, live.show)

@@ -133,6 +133,7 @@ class Worker:
             what = f"{host} does not see the cache: workers need a file system that all share"
             raise InputError(Problem(f"{what}; choose a folder there with --cache", file=str(setup.cache)))
         fingerprints = Fingerprints.of_this_machine(self._report, [setup.cache])
+        self._stack.callback(fingerprints.save)
         options = setup.options
         if setup.workers:
             import ray  # outside of Ray, asking it would start a cluster
