@@ -31,17 +31,17 @@ FULL: list[dict[str, Any]] = [
     {"mode": "auto", "weights": weights, "vram": vram, "ram": ram, "size": size, "plan": plan}
     for weights, size, vram, ram, plan in (
         ("bf16", SMALL, 15, 29, "stream keep=False resident_blocks=11"),
-        ("bf16", LARGE, 15, 60, "stream keep=True resident_blocks=2"),
+        ("bf16", LARGE, 15, 60, "stream keep=True resident_blocks=3"),
         ("bf16", SMALL, 23.5, 60, "stream keep=True resident_blocks=24"),
-        ("bf16", LARGE, 23.5, 29, "stream keep=False resident_blocks=15"),
+        ("bf16", LARGE, 23.5, 29, "stream keep=False resident_blocks=16"),
         ("bf16", SMALL, 47, 60, "offload keep=True resident_blocks=0"),
         ("bf16", LARGE, 47, 29, "offload keep=False resident_blocks=0"),
         ("bf16", SMALL, 79, 60, "resident keep=True resident_blocks=0"),
         ("bf16", LARGE, 79, 60, "resident keep=True resident_blocks=0"),
-        ("int8", SMALL, 11, 29, "stream keep=False resident_blocks=12"),
-        ("int8", LARGE, 15, 60, "stream keep=True resident_blocks=6"),
+        ("int8", SMALL, 11, 29, "stream keep=False resident_blocks=13"),
+        ("int8", LARGE, 15, 60, "stream keep=True resident_blocks=8"),
         ("int8", SMALL, 23.5, 60, "offload keep=True resident_blocks=0"),
-        ("int8", LARGE, 23.5, 29, "stream keep=False resident_blocks=32"),
+        ("int8", LARGE, 23.5, 29, "stream keep=False resident_blocks=34"),
         ("int8", SMALL, 47, 29, "resident keep=True resident_blocks=0"),
         ("int8", LARGE, 47, 60, "offload keep=True resident_blocks=0"),
     )

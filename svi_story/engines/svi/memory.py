@@ -199,14 +199,14 @@ def sampling_activations(
 ) -> int:
     """Bytes that one pass of an expert holds besides weights, at most; its attention keeps no matrix.
 
-    For each token (16x16 pixels of one latent) and each value of the width: in attention, 8 numbers in the
-    computing type and 7 bytes of float32; in the feed-forward layers, 3 and 8, and 2 of the inner width. In
-    `int8`, the largest weight is converted before the second of those 2 is there.
+    For each token (16x16 pixels of one latent) and each value of the width: in attention, 4 numbers in the
+    computing type and 15 bytes of float32 and small tensors; in the feed-forward layers, 4 numbers and a
+    byte, and 2 of the inner width. In `int8`, the largest weight is converted before the second of those 2.
     """
     tokens = latent_count(frames) * (size.width // 16) * (size.height // 16)
-    attention = parameters.width * (8 * value_bytes + 7)
+    attention = parameters.width * (4 * value_bytes + 15)
     inner = parameters.inner * value_bytes
-    feed_forward = parameters.width * (3 * value_bytes + 8) + inner
+    feed_forward = parameters.width * (4 * value_bytes + 1) + inner
     converted = parameters.width * inner if int8 else 0
     return max(tokens * attention, tokens * feed_forward + max(tokens * inner, converted))
 
