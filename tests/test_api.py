@@ -63,7 +63,11 @@ def test_it_returns_what_the_commands_print(write_board: Write, svi_story: Run) 
     (outcome,) = render(board, only=["1"], takes=2, engine="animatic", output="films")
     assert [film.name for film in outcome.films] == ["1-clip-01.mp4", "1-clip-01~take2.mp4"]
     listed = takes(board, engine="animatic", output="films").model_dump(mode="json")
-    assert listed == json.loads(svi_story("takes", board, *flags).out)
+    printed = json.loads(svi_story("takes", board, *flags).out)
+    for clip in (*listed["clips"], *printed["clips"]):
+        for take in clip["takes"]:
+            assert take.pop("command").startswith("svi-story pick")  # the CLI's repeats its options
+    assert listed == printed
     assert len(listed["clips"][0]["takes"]) == 2
     with pytest.raises(InputError, match="has no clip nobody"):
         takes(board, "nobody", engine="animatic")
