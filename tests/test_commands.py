@@ -13,9 +13,11 @@ from typing import TYPE_CHECKING, NoReturn
 
 import pytest
 from PIL import Image
+from typer.main import get_command
 
 import svi_story as package
 from svi_story import api, portable
+from svi_story.cli.app import app
 from svi_story.commands import Given, repeating, suggest
 from svi_story.enginespec import EngineOptions
 from svi_story.errors import RenderError
@@ -66,6 +68,16 @@ def test_hints_repeat_what_was_given(
     assert any(each.strip() == f"svi-story {hint}" for each in suggested) == bool(hint), ended
 
 
+def test_a_bundle_is_named_in_commands_not_what_it_was_unpacked_to(
+    svi_story: Run, write_board: Write
+) -> None:
+    Image.new("RGB", (100, 1000), "teal").save("tall.png")
+    board = write_board("wide.yaml", reference="tall.png")
+    assert svi_story("export", board, "--to", "bundle", "--engine", "animatic").code == 0
+    told = svi_story("validate", "renders/wide.zip", "--engine", "svi", "--cache", "my cache").err
+    assert "`svi-story preview renders/wide.zip --cache 'my cache' --engine svi`" in told
+
+
 def test_a_full_disk_suggests_to_clean_up_that_cache(
     svi_story: Run, write_board: Write, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -114,10 +126,8 @@ PLAIN = ("svi-story export BOARD", "svi-story new NAME", "svi-story config", "sv
 
 def test_every_suggested_command_comes_from_one_place() -> None:
     """In the text of messages there is no command without the user's options."""
-    commands = re.compile(
-        r"svi-story (new|import|validate|plan|preview|render|status|watch|stop|export|review|cache|models|"
-        r"doctor|config|schema)\b[^`]{0,20}"
-    )
+    names = "|".join(get_command(app).commands)  # type: ignore[attr-defined]  # it is a group
+    commands = re.compile(rf"svi-story ({names})\b[^`]{{0,20}}")
     found = []
     for path in Path(package.__file__).parent.rglob("*.py"):
         tree = ast.parse(path.read_text("utf-8"))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import subprocess
 from pathlib import Path
@@ -142,6 +143,15 @@ def test_a_failed_attempt_leaves_no_file(target: str, monkeypatch: pytest.Monkey
         templates.create("scenes", Path(target))
     assert tree(Path()) == {}
     monkeypatch.undo()
+
+
+def test_a_place_that_cannot_be_written_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    def read_only(path: Path, **_: object) -> None:
+        raise OSError(errno.EROFS, os.strerror(errno.EROFS), str(path))
+
+    monkeypatch.setattr(Path, "mkdir", read_only)
+    with pytest.raises(InputError, match=r"^dvd/film: cannot be written \(Read-only file system\)"):
+        templates.create("minimal", Path("dvd/film"))
 
 
 def test_what_an_interrupted_attempt_left_is_no_obstacle() -> None:

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from svi_story.bundle.format import FILES, input_hashes
+from svi_story.commands import suggest
 from svi_story.errors import InputError, Problem
 from svi_story.fields import format_value
 from svi_story.files import regular_size
@@ -76,12 +77,15 @@ class BundleResolver:
             path = match[0] if match[0] in names else match[0].rstrip(".")  # the end of a sentence
             return format_value(names[path]) + match[0][len(path) :] if path in names else match[0]
 
+        preview, of_bundle = (suggest("preview", path=path) for path in (self.bundle.board, self.bundle.zip))
         board = re.escape(str(self.bundle.board))
         files = re.escape(f"{self.bundle.folder / FILES}{os.sep}")
         file = names.get(problem.file)
         return replace(
             problem,
-            what=re.sub(f"{board}|{files}[a-z0-9_.-]+", author_s_name, problem.what),
+            what=re.sub(
+                f"{board}|{files}[a-z0-9_.-]+", author_s_name, problem.what.replace(preview, of_bundle)
+            ),
             file=f"{self.bundle.zip} ({file})" if file else problem.file,
         )
 

@@ -165,7 +165,6 @@ def caches_of(paths: Sequence[Path] | None, cache: Path | None) -> list[Path]:
     Raises InputError for a path that does not exist.
     """
     from svi_story.bundle.format import is_bundle
-    from svi_story.cli.console import warn
     from svi_story.errors import InputError, Problem
     from svi_story.render.jobs import Place, find_places
     from svi_story.settings import load_settings, project_root
@@ -177,7 +176,7 @@ def caches_of(paths: Sequence[Path] | None, cache: Path | None) -> list[Path]:
     ]
     if absent:
         raise InputError(*absent)
-    found = [place.cache for place in find_places(paths, report=warn) if isinstance(place, Place)]
+    found = [place.cache for place in find_places(paths) if isinstance(place, Place)]
     folders = [path if path.is_dir() else path.parent for path in paths if not is_bundle(path)]
     own = [load_settings(project_root(folder)).cache for folder in folders]
     return list(dict.fromkeys((*found, *own)))

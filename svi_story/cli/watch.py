@@ -119,6 +119,7 @@ def stop(
 
 def _running(names: Sequence[str], paths: Sequence[Path], caches: Sequence[Path]) -> tuple[Path, RunReport]:
     """The run to stop, and its cache. Raises InputError if it is not clear which one."""
+    from svi_story.files import short_path
     from svi_story.render.runs import read_runs
 
     running = [
@@ -141,7 +142,8 @@ def _running(names: Sequence[str], paths: Sequence[Path], caches: Sequence[Path]
         what = f"no running render is called {meant} or renders that; running are {found}"
     else:
         what = f"{len(chosen)} renders are running; name one of them: {found}"
-    raise InputError(Problem(what, file=", ".join(map(str, caches))))
+    there = [cache for cache in caches if cache.exists()] or caches
+    raise InputError(Problem(what, file=", ".join(str(short_path(cache)) for cache in there)))
 
 
 def _may_render(run: RunReport, board: Path) -> bool:

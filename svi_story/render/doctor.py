@@ -304,7 +304,8 @@ def check_prepared(weights: Weights) -> Check:
     counts = ", ".join(f"{experts.count(name)} {name}-noise" for name in ("high", "low"))
     detail = "; ".join([f"{counts} experts; the LoRAs decide which is used", *problems])
     ready = {*experts} == {"high", "low"} and not problems
-    remedy = "" if ready else "svi-story models prepare: else every start reads and quantises the sources"
+    command = suggest("models prepare")
+    remedy = "" if ready else f"{command}: else every start reads and quantises the sources"
     return Check("prepared weights", "ok" if ready else "warn", detail, remedy)
 
 

@@ -93,6 +93,7 @@ def _write_folder(source: Path, target: Path) -> Path:
     work = target.with_name(temp_name())
     remove_stale_temps(target.absolute().parent)
     try:
+        work.mkdir(parents=True)  # where that fails, the target is to blame
         for place, data in files.items():
             write_new(work / place, data)
         work.rename(target)

@@ -16,6 +16,7 @@ from svi_story.api import prepare_jobs
 from svi_story.cache.entry import ENTRY, read_manifest
 from svi_story.cache.frames import Frames
 from svi_story.cache.layout import FRAMES, PIECE_FILE, Layout
+from svi_story.commands import suggest
 from svi_story.cut.encode import encoding_of, piece_inputs
 from svi_story.cut.timeline import pieces_of
 from svi_story.errors import InputError, Problem, RenderError, StoryError
@@ -193,7 +194,8 @@ class Watched:
             return False
         real = Path(os.path.realpath(path))
         if not any(real.is_relative_to(os.path.realpath(each)) for each in self._paths):
-            what = "a link leads to it from the folders that are watched; pick the take with `svi-story pick`"
+            command = suggest("pick", clip, str(take), path=path)
+            what = f"a link leads to it from the folders that are watched; pick the take with `{command}`"
             raise InputError(Problem(what, file=path))
         _, edit = edit_pick(job, clip, take, self._fingerprints)
         if edit is not None:

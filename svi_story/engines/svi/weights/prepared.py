@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Literal
 
 from pydantic import Field, ValidationError
 
+from svi_story.commands import suggest
 from svi_story.engines.svi.device import describe
 from svi_story.engines.svi.weights.candidates import EXPERTS, PREPARED, PREPARED_SUFFIX
 from svi_story.engines.svi.weights.download import SPARE, free_space
@@ -48,7 +49,6 @@ if TYPE_CHECKING:
     from svi_story.engines.svi.weights.tensors import StoredTensor
     from svi_story.events import Reporter
 
-AGAIN = "prepare it again: svi-story models prepare"
 STORED_AS = {"int8": "I8", "bfloat16": "BF16", "float32": "F32"}
 """torch's types -> as safetensors calls them."""
 
@@ -146,16 +146,20 @@ def manifest_file(file: Path) -> Path:
     return file.with_suffix(".json")
 
 
+def _again() -> str:
+    return f"prepare it again: {suggest('models prepare')}"
+
+
 def read_manifest(file: Path) -> PreparedManifest:
     """The manifest of a prepared expert. Raises InputError where there is none, or it cannot be read."""
     beside = manifest_file(file)
     try:
         return PreparedManifest.model_validate_json(read_regular(beside, MAX_FILE))
     except FileNotFoundError as error:
-        what = f"was not completed; {AGAIN}, or delete it"
+        what = f"was not completed; {_again()}, or delete it"
         raise InputError(Problem(what, file=str(file))) from error
     except (OSError, ValidationError) as error:
-        raise InputError(Problem(f"is no manifest; delete it, then {AGAIN}", file=str(beside))) from error
+        raise InputError(Problem(f"is no manifest; delete it, then {_again()}", file=str(beside))) from error
 
 
 def check_content(file: Path, manifest: PreparedManifest, digest: Digest) -> None:
@@ -165,10 +169,10 @@ def check_content(file: Path, manifest: PreparedManifest, digest: Digest) -> Non
     """
     size = file.stat().st_size
     if size != manifest.bytes:
-        what = f"has {size} bytes instead of {manifest.bytes}; delete it, then {AGAIN}"
+        what = f"has {size} bytes instead of {manifest.bytes}; delete it, then {_again()}"
         raise InputError(Problem(what, file=str(file)))
     if digest(file) not in ("", manifest.sha256):
-        what = f"has another content than was written (by its sha256); delete it, then {AGAIN}"
+        what = f"has another content than was written (by its sha256); delete it, then {_again()}"
         raise InputError(Problem(what, file=str(file)))
 
 
@@ -207,7 +211,7 @@ def read_prepared(
         name = wrong[0]
         what = f"{name} is {found.get(name, 'missing')} instead of {wanted.get(name, 'none')}"
         more = f" (and {len(wrong) - 1} more)" if len(wrong) > 1 else ""
-        raise InputError(Problem(f"{what}{more}; delete the file, then {AGAIN}", file=str(file)))
+        raise InputError(Problem(f"{what}{more}; delete the file, then {_again()}", file=str(file)))
     return entries
 
 
@@ -238,7 +242,7 @@ class PreparedExperts:
         if reasons:
             more = f" (and {len(reasons) - 1} more that do not fit)" if len(reasons) > 1 else ""
             what = f"the {origin.expert}-noise expert is read from its sources, as no prepared one fits"
-            message = f"{what}: {reasons[0]}{more}; svi-story models prepare makes one that does"
+            message = f"{what}: {reasons[0]}{more}; {suggest('models prepare')} makes one that does"
             if message not in self._told:
                 self._told.add(message)
                 self.report(Warned(message))
