@@ -234,9 +234,9 @@ def test_what_a_table_lacks_is_reported() -> None:
         ),
         (
             "a.csv",
-            'id;duration;prompt;caption\n01;5s;A cat;12\n02;2.5;"A ""wet""\ndog";"Rain: a lot"\n',
+            'id;duration;prompt;caption;takes\n01;5s;A cat;12;3\n02;2.5;"A ""wet""\ndog";"Rain: a lot"\n',
             [
-                {"id": "01", "prompt": "A cat", "duration": 5, "caption": "12"},
+                {"id": "01", "prompt": "A cat", "duration": 5, "caption": "12", "takes": 3},
                 {"id": "02", "prompt": 'A "wet"\ndog', "duration": 2.5, "caption": "Rain: a lot"},
             ],
         ),

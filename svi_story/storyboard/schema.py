@@ -257,7 +257,8 @@ class Storyboard(Part):
     let: Variables = Field(
         default_factory=dict,
         examples=[{"hero": "an orange tabby cat with a white bib"}],
-        description="Variables: `{hero}` in prompts, style, title, captions and cards becomes this text.",
+        description="Variables: `{hero}` in prompts, negative prompts, style, title, captions and cards "
+        "becomes this text.",
     )
     reference: Line = Field(
         examples=["images/cat.jpg"],
