@@ -37,13 +37,17 @@ def room() -> Iterator[Path]:
 
 
 def run(
-    segments: Sequence[Segment], engine: Fake, root: Path, told: list[Event] | None = None
+    segments: Sequence[Segment],
+    engine: Fake,
+    root: Path,
+    told: list[Event] | None = None,
+    later: Sequence[Segment] = (),
 ) -> list[Result]:
     """Make segments in a store."""
     report = (told if told is not None else []).append
     store = Store(root, report)
     with LocalExecutor(lambda _name: engine, segments, store, report) as executor:
-        return list(executor.render(segments))
+        return list(executor.render(segments, later))
 
 
 def frames(made: Sequence[Result]) -> dict[str, str]:
@@ -103,6 +107,19 @@ def test_each_model_works_for_a_whole_wave() -> None:
     assert [(event.model, event.steps) for event in phases[::3]] == [("vae", 0), ("high", 2), ("low", 2)] * 2
     assert sum(isinstance(event, SegmentStarted) for event in told) == 6
     assert sum(isinstance(event, SegmentDone) for event in told) == 6
+
+
+@pytest.mark.parametrize("in_turns", [False, True])
+def test_what_comes_later_is_made_after_all_others_and_together(in_turns: bool) -> None:
+    films, engine = film(["a1", "b12"]), Fake(in_turns=in_turns)
+    takes = [each for each in film(["ax", "by", "az"]) if each.key not in {one.key for one in films}]
+    made = run([*films, *films], engine, Path("store"), later=[*takes, films[0]])
+    order = [each.segment.key for each in made]
+    assert sorted(order[: len(films)]) == sorted(each.key for each in films)
+    assert sorted(order[len(films) :]) == sorted(each.key for each in takes)
+    if in_turns:
+        last = [name for name, _ in engine.calls[-12:]]
+        assert last == ["vae"] * 3 + ["high"] * 3 + ["sample"] * 3 + ["decode"] * 3
 
 
 @pytest.mark.parametrize("in_turns", [False, True])

@@ -14,6 +14,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 from test_plan import planned, problems
 
 from svi_story.cache import garbage
@@ -24,13 +26,15 @@ from svi_story.errors import RenderError, TransientError
 from svi_story.plan.keys import with_keys
 from svi_story.plan.resolve import MOST_SEGMENTS, TAKE_STRIDE
 from svi_story.render import runner
+from svi_story.render.executor import LocalExecutor, SegmentFailed
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterator, Sequence
 
     from conftest import Ended
 
-    from svi_story.plan.model import FilmPlan
+    from svi_story.plan.model import FilmPlan, Segment
+    from svi_story.render.executor import Result
 
     Write = Callable[..., Path]
     Run = Callable[..., Ended]
@@ -203,10 +207,8 @@ def test_the_film_is_written_before_other_takes_are_rendered(write_board: Write,
     ]
     told = [json.loads(line) for line in svi_story("render", *boards, *ANIMATIC, "--json").out.splitlines()]
     order = [each["event"] for each in told if each["event"] in ("film_done", "takes_done", "segment_done")]
-    film, takes = "film_done", "takes_done"
-    assert order == ["segment_done"] * 2 + [film, "segment_done", film] + ["segment_done"] * 3 + [
-        takes
-    ] * 2 or (order.index(takes) > max(place for place, name in enumerate(order) if name == film))
+    done, film, takes = "segment_done", "film_done", "takes_done"
+    assert order == [done, done, film, done, film, done, done, takes, done, takes]
     assert [each["take"] for each in told if each["event"] == "segment_done"] == [1, 1, 1, 2, 2, 2]
     assert [each["takes"] for each in told if each["event"] == "board_started"] == [2, 2]
 
@@ -217,6 +219,9 @@ def test_a_finished_film_with_missing_takes_is_not_finished_work(write_board: Wr
     status = json.loads(svi_story("status", board, *ANIMATIC, "--json").out)["boards"][0]
     assert (status["state"], status["to_render"]) == ("up to date", 0)
     assert made(rendered(svi_story, board, "--takes", 2)) == [(f"clip-0{n}", 2) for n in (1, 2, 3)]
+    more = write_board(clips=clips(1, 4, 1))
+    status = json.loads(svi_story("status", more, *ANIMATIC, "--json").out)["boards"][0]
+    assert (status["state"], status["cached"], status["to_render"]) == ("outdated", 4, 2)
     board = write_board(clips=clips(1, 3, 1))
     about = plan_of(svi_story, board)
     second = about["boards"][0]["clips"][1]
@@ -298,6 +303,23 @@ def test_a_take_that_fails_stops_neither_film_nor_other_takes(
     assert (ended.code, ended.out) == (1, "renders/board.mp4\n")
     assert "board.yaml: failed: NaN or Inf in latents" in ended.err
     assert made(rendered(svi_story, board)) == [("clip-02", 2)]
+
+
+def test_a_take_that_fails_before_the_film_is_done_does_not_stop_it(
+    write_board: Write, svi_story: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As with several workers."""
+
+    class Hasty(LocalExecutor):
+        def render(self, segments: Sequence[Segment], later: Sequence[Segment] = ()) -> Iterator[Result]:
+            yield SegmentFailed(later[0], RenderError("NaN or Inf in latents"))
+            yield from super().render(segments, later[1:])
+
+    monkeypatch.setattr(runner, "LocalExecutor", Hasty)
+    board = write_board(clips=clips(1, 3, 1))
+    events = rendered(svi_story, board, code=1)
+    assert names(events, "film_done", "board_failed") == ["film_done", "board_failed"]
+    assert made(events)[-1] == ("clip-02", 3)
 
 
 def test_a_take_that_fails_for_now_is_tried_again(
@@ -394,8 +416,11 @@ def test_gc_takes_them_only_when_told(
     rendered(svi_story, board)
     soon = time.time() + MONTH
     monkeypatch.setattr(time, "time", lambda: soon)
-    assert svi_story("cache", "gc", "--yes").code == 0
-    assert len(entries(board)) == 3
+    told = svi_story("cache", "gc", "--yes")
+    assert (told.code, len(entries(board))) == (0, 3)
+    assert "for takes that no film uses; svi-story cache gc --takes lets them go" in told.err
+    listed = json.loads(svi_story("cache", "ls", "--json").out)
+    assert [item["in_use"] for item in listed if item["for_takes"]] == [True]
     assert svi_story("cache", "gc", "--yes", "--takes").code == 0
     assert len(entries(board)) == 2
     assert made(rendered(svi_story, board)) == [("clip-02", 2)]
@@ -426,6 +451,42 @@ def test_a_preview_with_another_engine_lets_no_take_go(tmp_path: Path) -> None:
     assert remember("animatic", 3) == {key(1), key(2), key(3)}
     assert remember("animatic", 4) == {key(1), key(2), key(4)}, "an edit lets go what has the same settings"
     assert remember("svi", 2, 5) == {key(4), key(2), key(5)}
+
+
+@given(
+    st.lists(
+        st.lists(st.tuples(st.integers(1, 3), st.integers(1, 3)), min_size=3, max_size=3),
+        min_size=1,
+        max_size=6,
+    )
+)
+@settings(max_examples=20, suppress_health_check=[HealthCheck.function_scoped_fixture])
+def test_whatever_is_picked_in_whatever_order_everything_requested_stays(
+    write_board: Write, tmp_path_factory: pytest.TempPathFactory, history: list[list[tuple[int, int]]]
+) -> None:
+    store = Store(tmp_path_factory.mktemp("cache"), print)
+    requested: set[str] = set()
+    board = Path("board.yaml")
+    for state in history:
+        some = [
+            clip | {"takes": max(takes, pick), "pick": pick}
+            for clip, (takes, pick) in zip(clips(1, 1, 1), state, strict=True)
+        ]
+        board = write_board(clips=some)
+        plan = keyed(board)
+        every = [*plan.segments, *plan.other_segments]
+        requested |= {segment.key for segment in every}
+        store.remember_film(
+            board.with_suffix(".mp4"),
+            board,
+            [segment.key for segment in plan.segments],
+            None,
+            [Requested(segment.base_key, segment.key, segment.take, "") for segment in every],
+        )
+        assert requested <= garbage.keys_in_use(store.layout, print).keys
+        assert {segment.key for segment in plan.segments} == {
+            *garbage.keys_in_use(store.layout, print, takes=False).keys
+        }
 
 
 # What is said.

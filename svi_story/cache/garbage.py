@@ -323,6 +323,8 @@ class Usage:
     """What was noted in an entry (clip, prompt, ...); empty where its manifest is damaged."""
     in_use: bool
     """Whether an existing film or board needs it."""
+    for_takes: bool
+    """Whether it is in use for takes that no film uses, and for nothing else."""
 
 
 @dataclass(frozen=True)
@@ -339,10 +341,13 @@ class Verified:
 def usage(layout: Layout, report: Reporter) -> Iterator[Usage]:
     """Everything finished, in progress or quarantined."""
     in_use = keys_in_use(layout, report)
+    in_films = keys_in_use(layout, lambda _event: None, takes=False)
 
     def measured(kind: ItemKind, folder: Path, notes: Mapping[str, Json], *, used: bool = False) -> Usage:
-        size, last_used = measure(folder)
-        return Usage(kind, folder.name, folder, size, last_used, notes, used or folder.name in in_use)
+        key, (size, last_used) = folder.name, measure(folder)
+        used = used or key in in_use
+        for_takes = used and key in in_use and key not in in_films
+        return Usage(kind, key, folder, size, last_used, notes, used, for_takes)
 
     for folder in layout.entries():
         notes: Json = None

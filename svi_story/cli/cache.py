@@ -133,9 +133,14 @@ def gc(
 
 def _kept(found: Sequence[Usage], deleted: set[Path]) -> list[str]:
     """What stays, why, and until when."""
-    used = sum(item.bytes for item in found if item.in_use)
-    unused = [item for item in found if not item.in_use and item.path not in deleted]
+    kept = [item for item in found if item.path not in deleted]
+    used = sum(item.bytes for item in kept if item.in_use)
+    takes = sum(item.bytes for item in kept if item.for_takes)
+    unused = [item for item in kept if not item.in_use]
     lines = [f"kept: {in_bytes(used)} in use, as long as its film or its board exists"] if used else []
+    if takes:
+        go = suggest("cache gc", "--takes")
+        lines.append(f"{in_bytes(takes)} of it for takes that no film uses; {go} lets them go after a week")
     if unused:
         days = sorted({f"{datetime.fromtimestamp(item.last_used, UTC) + WEEK:%Y-%m-%d}" for item in unused})
         until = days[0] if len(days) == 1 else f"{days[0]} to {days[-1]}"
