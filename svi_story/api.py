@@ -81,6 +81,7 @@ class Options(TypedDict, total=False):
     models: Sequence[str | Path]
     memory: str
     attention: str
+    compile: bool
     workers: int
     weights: str
     dtype: str
@@ -239,7 +240,7 @@ ENGINE_OPTIONS = {"dtype": ("bfloat16", "float32"), "vae": ("whole", "strips", "
 def _split(options: Options) -> tuple[dict[str, Any], dict[str, Any]]:
     """Those of the options that are settings, and those of the engine. Raises InputError."""
     paths = ("output", "cache")
-    given = {name: value for name, value in options.items() if value}
+    given = {name: value for name, value in options.items() if value or value is False}
     for name, values in ENGINE_OPTIONS.items():
         if given.get(name, values[0]) not in values:
             raise InputError(Problem(f"{given[name]!r} is none of {', '.join(values)}", path=name))

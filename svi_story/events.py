@@ -253,6 +253,7 @@ class EngineSettled(Event):
     memory: str
     allocator: str = ""
     weights: str = "bf16"
+    compiled: bool = False
 
     def __str__(self) -> str:
         return f"{self.engine}: {self.dtype} on {self.device}, --memory {self.memory}, {self.attention}"

@@ -127,6 +127,9 @@ class Settings(BaseModel):
     attention: Annotated[str, _choice(lambda: KERNELS)] = Field(
         "auto", description="the attention kernel", examples=['"torch-cudnn"']
     )
+    compile: bool = Field(
+        default=False, description="whether the experts are compiled with torch.compile", examples=["true"]
+    )
     workers: int = Field(
         0, ge=0, strict=True, description="how many workers `--ray` uses; 0: one per GPU", examples=["2"]
     )

@@ -181,6 +181,7 @@ ALONE = {
     ("media/guard_child.py", "signal.signal"),  # the first thing that a process of its own does
     ("render/distributed/watchdog.py", "signal.signal"),  # the first thing that a process of its own does
     ("render/distributed/worker.py", "environ"),  # the first thing that a process of its own does
+    ("engines/svi/compiled.py", "environ"),  # torch's only way to be told, and read by torch alone
     ("engines/svi/device.py", "torch.set_num_threads"),  # once, before the first number
     ("render/doctor.py", "warnings.catch_warnings"),  # a command without threads
     ("render/doctor.py", "warnings.simplefilter"),

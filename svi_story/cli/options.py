@@ -87,6 +87,14 @@ Attention = Annotated[
     str,
     typer.Option("--attention", metavar="NAME", help="The attention kernel; auto (default) takes the best."),
 ]
+Compile = Annotated[
+    bool | None,
+    typer.Option(
+        "--compile/--no-compile",
+        help="Compile the experts with torch.compile: faster steps, after a start that takes longer.",
+        show_default=False,
+    ),
+]
 RayAddress = Annotated[
     str,
     typer.Option(
@@ -125,6 +133,7 @@ class BoardOptions:
     vae: Vae = ""
     memory: Memory = ""
     attention: Attention = ""
+    compile: Compile = None
 
     def given(self) -> Options:
         """Those that were given, as the Python interface takes them. Raises a usage error."""
@@ -148,7 +157,7 @@ def given_settings(**options: object) -> dict[str, object]:
     for name, known in names.items():
         if value := options.get(name):
             one_of(str(value), known, f"--{name}")
-    return {name: value for name, value in options.items() if value}
+    return {name: value for name, value in options.items() if value or value is False}
 
 
 def settings_here(**options: object) -> Settings:

@@ -37,6 +37,8 @@ class EngineOptions:
     """What the experts compute in: bfloat16 or float32."""
     attention: str = "auto"
     """The attention kernel by name."""
+    compile: bool = False
+    """Whether the experts' blocks are compiled with torch.compile."""
     memory: str = "auto"
     """The memory mode: auto, resident, offload or stream."""
     precision: str = "bf16"

@@ -74,12 +74,13 @@ class Setting:
     attention: str = ""
     memory: Annotated[str, Field(validation_alias=AliasChoices("memory", "rung"))] = ""
     weights: str = "bf16"
+    compiled: bool = False
 
     @classmethod
     def of(cls, event: EngineSettled) -> Setting:
         """The setting that an engine chose."""
         about = (event.engine, event.device, event.dtype, event.attention, event.memory)
-        return cls(*about, event.weights)
+        return cls(*about, event.weights, event.compiled)
 
 
 @dataclass(frozen=True)
@@ -154,14 +155,16 @@ class Calibration:
             make_folder(user_cache())
             write_atomic(user_cache() / FILE, text.encode("utf-8"))
 
-    def newest(self, engine: str, dtype: str, mode: str, weights: str = "bf16") -> Setting | None:
+    def newest(
+        self, engine: str, dtype: str, mode: str, weights: str = "bf16", *, compiled: bool = False
+    ) -> Setting | None:
         """The setting that was used last and is like this one; `auto` is any mode."""
         like = [
             setting
             for setting in self.times
             if setting.engine == engine
             and setting.dtype in ("", dtype)
-            and setting.weights == weights
+            and (setting.weights, setting.compiled) == (weights, compiled)
             and (mode == "auto" or setting.memory in ("", mode))
         ]
         return like[-1] if like else None
@@ -428,7 +431,8 @@ def _cost(setup: Group, jobs: Sequence[Job], store: Store, calibration: Calibrat
         [segment for job in jobs for segment in job.plan.other_segments],
     )
     modes = spec_of(engine).memory_modes if options.memory == "auto" else (options.memory,)
-    setting = calibration.newest(engine, options.dtype, options.memory, options.precision)
+    about = (engine, options.dtype, options.memory, options.precision)
+    setting = calibration.newest(*about, compiled=options.compile)
     cost = cost_of(batch, modes, calibration, setting)
     if cost.seconds is None:
         return cost

@@ -55,6 +55,8 @@ if TYPE_CHECKING:
 
 MOST_NAMED = 5
 """Clips that are named for one value of an environment."""
+UNRECORDED = {"compile": "off"}
+"""What it means where an entry's environment does not have a name."""
 
 
 @dataclass(frozen=True)
@@ -350,7 +352,7 @@ def mixed_environments(rendered: Iterable[tuple[str, Mapping[str, str]]]) -> str
     for name in names:
         clips: defaultdict[str, dict[str, None]] = defaultdict(dict)
         for clip, environment in parts:
-            clips[environment.get(name, "unknown")][clip] = None
+            clips[environment.get(name, UNRECORDED.get(name, "unknown"))][clip] = None
         if len(clips) > 1:
             values = "; ".join(f"{value} ({_enumerated(list(some))})" for value, some in clips.items())
             differences.append(f"{name}: {values}")

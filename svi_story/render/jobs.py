@@ -175,7 +175,7 @@ def _old_caches(cache: Path) -> tuple[Path, ...]:
 def _check_agreement(places: Sequence[Place]) -> None:
     """Raises InputError where boards of several projects differ in a setting of the whole command."""
     problems = []
-    for name in ("memory", "attention", "workers"):
+    for name in ("memory", "attention", "compile", "workers"):
         first: dict[object, Path] = {}
         for place in places:
             first.setdefault(getattr(place.settings, name), place.board)
@@ -360,6 +360,7 @@ def prepare(
             models=tuple(map(short_path, settings.models)),
             weights=settings.weights.files,
             attention=settings.attention,
+            compile=settings.compile,
             memory=settings.memory,
             **{**packed, **held, **(asked or {})},
         )

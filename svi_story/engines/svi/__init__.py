@@ -49,6 +49,7 @@ def create_engine(options: EngineOptions, digest: Digest, keep: Keep, report: Re
         _folders(options),
         options.dtype,
         attention=options.attention,
+        compile=options.compile,
         memory=options.memory,
         vae=options.vae,
         precision=options.precision,

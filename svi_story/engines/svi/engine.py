@@ -13,6 +13,7 @@ import numpy as np
 from svi_story.engines.base import open_anchor
 from svi_story.engines.svi import conditioning, preview, vae
 from svi_story.engines.svi.attention import check_kernel, choose_kernel, kernel_versions
+from svi_story.engines.svi.compiled import check_compiler, is_compile_error
 from svi_story.engines.svi.device import (
     FreeMemory,
     configure,
@@ -87,6 +88,8 @@ class SviOptions:
     """What the experts and the text encoder compute in; the VAE is always float32."""
     device: str = "auto"
     attention: str = "auto"
+    compile: bool = False
+    """Whether the experts' blocks are compiled."""
     checkpoint_every: int = 5
     """Steps between two checkpoints."""
     memory: str = "auto"
@@ -174,7 +177,10 @@ class Svi:
             *(paths, replace(placement, int8=options.precision == "int8"), kernel),
             report=self._report,
             find_prepared=self._find_prepared,
+            compiled=options.compile,
         )
+        if options.compile:
+            check_compiler(device)
         check_kernel(kernel, device, placement.dtype, experts.setting("high", "attention_head_dim"))
         embeddings = Embeddings(paths, placement, self._keep_embedding, self._report)
 
@@ -187,7 +193,8 @@ class Svi:
             about = self.environment()
             kernel, where = about["attention"], about["device"]
             settled = EngineSettled(
-                *("svi", where, options.dtype, kernel, plan.mode, allocator, options.precision)
+                *("svi", where, options.dtype, kernel, plan.mode, allocator, options.precision),
+                compiled=options.compile,
             )
             self._report(settled)
 
@@ -222,8 +229,10 @@ class Svi:
         else:
             about = {}
         held = {} if self._options.precision == "bf16" else {"experts": self._options.precision}
+        compiled = {"compile": "torch.compile"} if self._options.compile else {}
         return {
             **about,
+            **compiled,
             "attention": loaded.kernel,
             "vae": vae.describe_strips(loaded.vae_strips),
             **describe(device),
@@ -324,6 +333,11 @@ class Svi:
                 self._running().memory.reduce(f"while sampling clip {segment.clip}")
         except InputError as error:
             raise RenderError(*error.problems) from error
+        except RuntimeError as error:
+            if self._options.compile and is_compile_error(error):
+                what = f"torch cannot compile the experts here: {str(error).strip().partition(chr(10))[0]}"
+                raise RenderError(f"{what}; render without --compile, or with another --attention") from error
+            raise
         return result
 
     def _sample(

@@ -8,6 +8,7 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from svi_story.engines.svi.attention import use_kernel
+from svi_story.engines.svi.compiled import compile_blocks
 from svi_story.engines.svi.device import release
 from svi_story.engines.svi.memory import RESIDENT
 from svi_story.engines.svi.weights.architecture import weight_of
@@ -59,10 +60,13 @@ class Experts:
         plan: MemoryPlan = RESIDENT,
         report: Reporter = lambda _: None,
         find_prepared: FindPrepared = lambda _expert, _loras, _blueprint: None,
+        *,
+        compiled: bool = False,
     ) -> None:
         self._paths = paths
         self._placement = placement
         self._kernel = kernel
+        self._compiled = compiled
         self._plan = plan
         self._report = report
         self._find_prepared = find_prepared
@@ -151,6 +155,8 @@ class Experts:
         keep = plan.keep and plan.mode != "resident"
         placed = load_transformer(source, self._placement, take, blocks, keep=keep, progress=progress)
         use_kernel(placed.model, self._kernel)
+        if self._compiled:
+            compile_blocks(placed.model)
         self._models[expert], self._merged[expert] = placed, self._wanted[expert]
         self._report(ModelLoaded(expert, placed.nbytes(), _since(start), progress.total))
 
