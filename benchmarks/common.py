@@ -21,9 +21,6 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
-from svi_story.cut.ffmpeg import encoder_versions
-from svi_story.render.record import versions as frame_versions
-
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
@@ -253,6 +250,9 @@ def _machine() -> dict[str, Cell]:
 
 
 def _versions() -> dict[str, str]:
+    from svi_story.cut.ffmpeg import encoder_versions  # a machine that only has a GPU lacks its packages
+    from svi_story.render.record import versions as frame_versions
+
     ffmpeg = encoder_versions()[0].split()[2]
     packages = ("pydantic", "pyyaml", "safetensors", "typer")
     return {**frame_versions(), **{package: version(package) for package in packages}, "ffmpeg": ffmpeg}

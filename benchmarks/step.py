@@ -6,6 +6,7 @@ import statistics
 import time
 from dataclasses import dataclass
 from functools import partial
+from itertools import pairwise
 from typing import TYPE_CHECKING
 
 from common import HERE, QUEUEING, Finding, Result, Table, finish, options, progress, shown
@@ -88,8 +89,10 @@ class Case:
 class Turn:
     """Seconds of one turn."""
 
+    first: float
+    """The first step, with all that is done once."""
     step: float
-    """Median."""
+    """Median of the others."""
     decode: float
 
 
@@ -125,8 +128,9 @@ class Clock:
     """When each step ended."""
 
     def __init__(self, device: torch.device) -> None:
+        wait(device)
         self._device = device
-        self._ends: list[float] = []
+        self._ends = [time.perf_counter()]
 
     def tick(self) -> None:
         """Note that a step, or the decode after the steps, is done."""
@@ -134,23 +138,26 @@ class Clock:
         self._ends.append(time.perf_counter())
 
     def turn(self) -> Turn:
-        """All but the first step, and what followed the last."""
-        gaps = [after - before for before, after in zip(self._ends, self._ends[1:], strict=False)]
-        return Turn(statistics.median(gaps[:-1]), gaps[-1])
+        """The first step, all others, and what followed the last."""
+        gaps = [after - before for before, after in pairwise(self._ends)]
+        return Turn(gaps[0], statistics.median(gaps[1:-1]), gaps[-1])
 
 
 class Bench:
     """One case, ready to be run by either side."""
 
-    def __init__(self, case: Case, place: Placement, steps: int) -> None:
+    latents: Tensor
+    """What our last turn sampled."""
+
+    def __init__(self, case: Case, place: Placement, steps: int, guidance: float = GUIDANCE) -> None:
         import torch
 
-        self.case, self._place, self._steps = case, place, steps
+        self.case, self._place, self._steps, self._guidance = case, place, steps, guidance
         generator = torch.Generator("cpu").manual_seed(1)
         text = (1, WORDS, case.shape.text)
         self._texts = [torch.randn(text, generator=generator).to(place.device, place.dtype) for _ in range(2)]
         self._noise_BCTHW = make_noise(0, latent_shape(case.frames, case.size, 16), torch.float32)
-        self._kernel = choose_kernel(place.device, place.dtype)
+        self.kernel = choose_kernel(place.device, place.dtype)
         self._pipe = _pipeline(case)
         self._y_BCTHW = self._condition()
 
@@ -173,16 +180,17 @@ class Bench:
 
     def ours(self) -> Turn:
         """A clip by our sampler and decode."""
-        clock = self._settle(lambda expert: use_kernel(expert, self._kernel))
-        sampler = Sampler("2.0-pro", self._steps, Guidance(GUIDANCE, GUIDANCE), SHIFT, BOUNDARY, 1)
+        clock = self._settle(lambda expert: use_kernel(expert, self.kernel))
+        guidance = Guidance(self._guidance, self._guidance)
+        sampler = Sampler("2.0-pro", self._steps, guidance, SHIFT, BOUNDARY, 1)
         steps = make_steps(sampler)
         inputs = Inputs(
             self._y_BCTHW, self._texts[0], self._texts[1], self._timesteps([s.timestep for s in steps])
         )
         predict = guided(inputs, lambda name: self.case.high if name == "high" else self.case.low)
         noise = self._noise_BCTHW.to(self._place.device, self._place.dtype)
-        latents = denoise(noise, steps, predict, lambda _done, _x, _velocity: clock.tick())
-        ours_vae.to_frames(ours_vae.decode(self.case.vae, latents)).cpu().numpy()
+        self.latents = denoise(noise, steps, predict, lambda _done, _x, _velocity: clock.tick())
+        ours_vae.to_frames(ours_vae.decode(self.case.vae, self.latents)).cpu().numpy()
         clock.tick()
         return clock.turn()
 
@@ -210,7 +218,7 @@ class Bench:
             width=size.width,
             num_frames=self.case.frames,
             num_inference_steps=self._steps,
-            guidance_scale=GUIDANCE,
+            guidance_scale=self._guidance,
             latents=self._noise_BCTHW,
             prompt_embeds=self._texts[0],
             negative_prompt_embeds=self._texts[1],

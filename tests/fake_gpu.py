@@ -65,7 +65,7 @@ def write_sparse(path: Path, shapes: dict[str, tuple[int, ...]], dtype: str) -> 
         file.truncate(8 + len(raw) + end)
 
 
-def write_models(root: Path, layers: int) -> None:
+def write_models(root: Path, layers: int, dtype: str = "F32") -> None:
     """Wan 2.2 I2V A14B with so many of its 40 layers, its VAE and text encoder, and SVI's LoRAs."""
     from diffusers import AutoencoderKLWan, WanTransformer3DModel
     from transformers import UMT5Config, UMT5EncoderModel
@@ -90,7 +90,7 @@ def write_models(root: Path, layers: int) -> None:
                 f"{module}.lora_B.weight": (shape[0], 128),
             }
     for name, folder in support.EXPERT_FOLDERS.items():
-        write_sparse(root / folder / "diffusion_pytorch_model.safetensors", shapes(expert), "F32")
+        write_sparse(root / folder / "diffusion_pytorch_model.safetensors", shapes(expert), dtype)
         (root / folder / "config.json").write_text(json.dumps({"num_heads": 40, "eps": 1e-6}))
         write_sparse(support.lora_file(root, name, "2.0-pro"), factors, "BF16")
         write_sparse(support.lora_file(root, name), factors, "BF16")
