@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from statistics import median
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -319,7 +320,8 @@ def test_ram_stays_the_same_over_a_hundred_segments(mode: MemoryMode, precision:
             one = replace(clip, seed=seed)
             list(svi.decode(one, svi.sample(one, None, Memory(), support.ignore_step)))
             used.append(process.memory_info().rss)
-    assert max(used[50:]) - max(used[20:50]) < 16 * 2**20
+    before, after = median(used[20:40]), median(used[80:])  # a single one may be higher while memory is freed
+    assert after - before < 4 * 2**20
 
 
 # --- memory runs out

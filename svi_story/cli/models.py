@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from svi_story.cli.options import DTYPES, AsJson, Dtype, Models, Weights, one_of, settings_here
+from svi_story.cli.options import DTYPES, AsJson, Dtype, Models, one_of, settings_here
 from svi_story.cli.terminal import answer, answer_json, complain, in_bytes, shorten, table
 from svi_story.enginespec import DEFAULT, PRECISIONS
 from svi_story.errors import ExitCode
@@ -295,7 +295,9 @@ def prepare(
         typer.Argument(metavar="[PATH...]", help="Boards whose LoRAs are merged.", show_default=False),
     ] = None,
     models: Models = None,
-    weights: Weights = "int8",
+    weights: Annotated[
+        str, typer.Option("--weights", metavar="NAME", help="What is prepared: only int8 is.")
+    ] = "int8",
     to: Annotated[
         Path | None,
         typer.Option("--to", metavar="DIR", help="Where to. Default: the user's cache folder."),

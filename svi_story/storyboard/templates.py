@@ -30,6 +30,7 @@ PROJECT_SETTINGS = """\
 # engine = "animatic"          # a preview, on any machine; without it: what the board says
 # models = "/data/models"      # where the weights are
 # memory = "offload"           # where the experts are: auto, resident, offload or stream
+# weights = "int8"             # how the experts are held: bf16, or int8 with half the memory
 """
 
 
