@@ -45,6 +45,8 @@ from svi_story.events import ModelLoaded
 from svi_story.plan.model import Size
 from svi_story.units import GIB
 
+PASSES = 2
+"""That are sampled after an expert was loaded."""
 DTYPES = {"F32": torch.float32, "BF16": torch.bfloat16}
 
 
@@ -104,14 +106,14 @@ def write_models(root: Path, layers: int, dtype: str = "F32") -> None:
 
 
 class Live(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch types none of it
-    """Counts the bytes of living tensors by device, and those that are copied from RAM."""
+    """Counts the bytes of living tensors by device, and those that are copied from RAM and back."""
 
     def __init__(self) -> None:
         super().__init__()  # type: ignore[no-untyped-call]  # as above
         self.seen: set[int] = set()
         self.now: Counter[str] = Counter()
         self.peak: Counter[str] = Counter()
-        self.copied = 0
+        self.copied = self.back = 0
 
     def reset(self) -> None:
         self.peak, self.copied = Counter(self.now), 0
@@ -120,8 +122,9 @@ class Live(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch types n
         made = func(*args, **(kwargs or {}))
         if func.overloadpacket in (torch.ops.aten.copy_, torch.ops.aten._to_copy):
             source = args[1] if func.overloadpacket is torch.ops.aten.copy_ else args[0]
-            if source.device.type == "cpu" and made.device.type == "cuda":
-                self.copied += source.nbytes
+            way = source.device.type, made.device.type
+            self.copied += source.nbytes if way == ("cpu", "cuda") else 0
+            self.back += source.nbytes if way == ("cuda", "cpu") else 0
         tree_map(self._count, made)
         return made
 
@@ -255,9 +258,10 @@ def run(folder: Path, case: dict[str, Any]) -> list[dict[str, Any]]:
         return np.zeros((size.height, size.width, 3), np.uint8)
 
     def note(name: str, claimed: int, ram: int) -> None:
-        found = {"gpu": live.peak["cuda"], "ram": live.peak["cpu"], "copied": live.copied}
+        found = {"gpu": live.peak["cuda"], "ram": live.peak["cpu"], "copied": live.copied, "back": live.back}
         phases.append({"phase": name, "claimed_gpu": claimed, "claimed_ram": ram, **found})
         live.reset()
+        live.back = 0
 
     counts = count_parameters(support.find_models(models))
     needs = needs_of(counts, 2, size, frames, int8=precision == "int8")
@@ -284,6 +288,9 @@ def run(folder: Path, case: dict[str, Any]) -> list[dict[str, Any]]:
         ram = 2 * expert.whole if kept else streamed
         note("sampling", gpu, ram)
         phases[-1]["loading_gpu"] = max(loading_peaks)
+        phases[-1]["claimed_copied"] = PASSES * streamed
+        phases[-1]["ahead"] = 2 * expert.block if streamed else 0  # for the next pass, after the last one
+        phases[-1]["claimed_back"] = 2 * (expert.whole if kept else streamed)
 
         def decode(model: Any, strips: int) -> torch.Tensor:
             live.reset()  # the experts have left
@@ -291,6 +298,7 @@ def run(folder: Path, case: dict[str, Any]) -> list[dict[str, Any]]:
 
         svi._through_vae(size, frames, decode)
         note("decoding", need.decoding.minimum, ram if kept else 0)
+        phases[-1]["environment"] = svi.environment()
         phases[-1]["plan"] = f"{plan.mode} keep={plan.keep} resident_blocks={plan.resident_blocks}"
     return phases
 

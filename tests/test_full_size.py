@@ -78,3 +78,8 @@ def test_what_is_claimed_is_what_lives(
             assert phase["ram"] == pytest.approx(phase["claimed_ram"], rel=0.05, abs=2**28), (case, phase)
         sampling = next(phase for phase in phases if phase["phase"] == "sampling")
         assert sampling["loading_gpu"] <= 1.05 * sampling["claimed_gpu"]
+        copied, claimed = sampling["copied"], sampling["claimed_copied"]
+        assert 0.95 * claimed <= copied <= 1.05 * claimed + sampling["ahead"] + 2**28, (case, sampling)
+        claimed = sampling["claimed_back"]  # weights go to RAM once, after they were computed on the GPU
+        assert sampling["back"] == pytest.approx(claimed, rel=0.05, abs=2**28), (case, sampling)
+        assert {"cudnn", "attention", "device", "torch", "cuda"} <= phases[-1]["environment"].keys()

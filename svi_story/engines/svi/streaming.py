@@ -78,7 +78,6 @@ class PlacedModel:
     def __init__(
         self, model: Any, blocks: Iterable[nn.Module], device: torch.device, resident: int, *, keep: bool
     ) -> None:
-        import torch
 
         self.model = model
         self._device = device
@@ -99,23 +98,29 @@ class PlacedModel:
                     group.add(name, module, short_name, parameter)
                     self._group_of[name] = group
         self._groups.append(outside)
-        for group in self._groups:
-            if keep or group.streamed:
-                group.host = host_memory(group.size, pinned=device.type == "cuda")
-                group.bind(group.host)
-            else:
-                group.device = torch.empty(group.size, dtype=torch.uint8, device=device)
-                group.bind(group.device)
+        self._keep = keep
         self.on_device = False
 
     def write(self, name: str, weight: Tensor) -> None:
         """Set a weight, in RAM and on the device, wherever it is. Computed on the device, copied once."""
         group = self._group_of[name]
+        if group.host is None and group.device is None:
+            self._allocate(group)
         for memory in (group.host, group.device):
             if memory is not None:
                 group.weights[name].view(memory).copy_(weight)
         if self._streamer is not None:
             self._streamer.forget()
+
+    def _allocate(self, group: _Group) -> None:
+        """Memory for a group, when its first weight is there: to pin all of it at once would take seconds."""
+        import torch
+
+        if self._keep or group.streamed:
+            group.host = memory = host_memory(group.size, pinned=self._device.type == "cuda")
+        else:
+            group.device = memory = torch.empty(group.size, dtype=torch.uint8, device=self._device)
+        group.bind(memory)
 
     def to_device(self) -> None:
         """Bring what is not streamed to the device, and prepare the streaming of the rest."""

@@ -77,7 +77,7 @@ class LoadingProgress:
         self._model, self._sizes, self._report = model, sizes, report
         self.total = sum(sizes.values())
         self._done, self._reported = 0, time.monotonic()
-        report(ModelLoading(model, 0, self.total))  # memory is prepared first, which may take seconds
+        report(ModelLoading(model, 0, self.total))
 
     def add(self, name: str) -> None:
         """One more tensor was read."""
