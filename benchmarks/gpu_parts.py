@@ -13,7 +13,7 @@ import subprocess
 import sys
 import time
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -28,12 +28,14 @@ from wan import Shape, wait
 
 from svi_story.engines.svi import vae
 from svi_story.engines.svi.attention import BACKENDS, check_kernel, kernel_versions
+from svi_story.engines.svi.compiled import check_compiler, compile_blocks
 from svi_story.engines.svi.device import FreeMemory, release, set_allocator
 from svi_story.engines.svi.engine import Svi, SviOptions
 from svi_story.engines.svi.memory import MODES, VALUE_BYTES, choose, needs_of, vae_need
 from svi_story.engines.svi.weights.architecture import count_parameters
 from svi_story.engines.svi.weights.loading import Placement
 from svi_story.enginespec.sampling import Guidance
+from svi_story.errors import InputError
 from svi_story.events import ModelLoaded, ModelMoved, Warned
 from svi_story.plan.model import Size
 from svi_story.units import GIB
@@ -50,8 +52,7 @@ if TYPE_CHECKING:
     Row = dict[str, str | int | float | None]
 
 TESTS = Path(__file__).parents[1] / "tests"
-REPEATS = 5
-"""Of the film that is killed."""
+REPEATS = 5  # of the film that is killed
 TIMED = 2
 """Steps of a turn, of which the first one warms up."""
 CARD = FreeMemory(int(23.5 * GIB), 100 * GIB)
@@ -151,10 +152,7 @@ def step(context: Context) -> None:
     if not hasattr(bench, "latents"):  # the figure was kept by an earlier run
         bench.ours()
     eager.append(bench.latents)
-    compile_blocks(bench.case, context)
-    notes.take(f"compiled, {chosen}", ours)
-    for block in (*bench.case.high.blocks, *bench.case.low.blocks):  # run as they are written again
-        block._compiled_call_impl = None
+    take_compiled(context, bench, ours)
     head = bench.case.high.config.attention_head_dim
     for kernel in BACKENDS:
         if kernel not in (chosen, "torch-math"):  # whose matrix does not fit
@@ -167,11 +165,22 @@ def step(context: Context) -> None:
             notes.take(f"eager, {kernel}", with_kernel)
 
 
-def compile_blocks(case: Case, context: Context) -> None:
-    """Compile the repeated blocks, as one graph; on a CPU the graph is only traced."""
-    backend = "eager" if context.scale.tiny else "inductor"
-    for expert in {id(each): each for each in (case.high, case.low)}.values():
-        expert.compile_repeated_blocks(fullgraph=True, backend=backend)
+def take_compiled(context: Context, bench: Bench, measure: Callable[[], Row]) -> None:
+    """Measure with blocks compiled as by `--compile`; tiny: they run as they are written all the same."""
+    name = f"compiled, {bench.kernel}"
+    try:
+        if not context.scale.tiny:
+            check_compiler(context.device)
+    except InputError as error:
+        context.notes.keep(name, {"error": str(error)})
+        return
+    experts = {id(expert): expert for expert in (bench.case.high, bench.case.low)}.values()
+    for expert in experts:
+        compile_blocks(expert)
+    with torch.compiler.set_stance("force_eager") if context.scale.tiny else nullcontext():
+        context.notes.take(name, measure)
+    for block in (block for expert in experts for block in expert.blocks):
+        del block.forward
 
 
 def difference(got: torch.Tensor, wanted: torch.Tensor) -> float:
@@ -189,8 +198,7 @@ def large(context: Context) -> None:
         return {"s per pass": turn.step, "first pass s": turn.first, "decode s": turn.decode}
 
     context.notes.take(f"eager, {bench.kernel}", ours)
-    compile_blocks(bench.case, context)
-    context.notes.take(f"compiled, {bench.kernel}", ours)
+    take_compiled(context, bench, ours)
 
 
 @dataclass
