@@ -26,8 +26,8 @@ from svi_story.render.cost import (
     Cost,
     Setting,
     Timed,
+    Timings,
     WorkKind,
-    calibrated,
     cost_of,
 )
 from svi_story.settings import user_cache
@@ -143,9 +143,10 @@ SEGMENTS = {(BOARD, segment.clip, 1, 0): Timed("fake", segment, lambda: PHASES) 
 
 def listen(*told: Event) -> Calibration:
     """What is known after a render that told this."""
-    with calibrated(SEGMENTS, lambda _: None) as report:
-        for event in told:
-            report(event)
+    timings = Timings(SEGMENTS)
+    for event in told:
+        timings(event)
+    timings.learnt.save()
     return Calibration.load()
 
 
@@ -174,19 +175,23 @@ def test_a_render_teaches_seconds_for_each_pass_without_the_loading() -> None:
     }
 
 
-def interrupted_after(event: Event) -> None:
-    with calibrated(SEGMENTS, lambda _: None) as report:
-        report(event)
-        raise KeyboardInterrupt
-
-
-def test_what_is_learnt_adds_up_and_survives_an_interrupt() -> None:
+def test_what_is_learnt_adds_up() -> None:
     done = SegmentDone(BOARD, "a", 0, "key", 1.0, 0.5, 0.5)
     listen(done)
-    with pytest.raises(KeyboardInterrupt):
-        interrupted_after(done)
-    known = Calibration.load()
+    known = listen(done)
     assert known.times == {Setting("fake"): {WorkKind("decode", SIZE, 5): [0.5, 0.5]}}
+
+
+def test_times_are_kept_though_the_run_is_interrupted(
+    write_board: Write, svi_story: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def interrupt(_film: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("svi_story.render.film.Film._finish", interrupt)
+    assert svi_story("render", write_board(), "--engine", "animatic").code == 130
+    (times,) = (kinds for setting, kinds in Calibration.load().times.items() if setting.engine == "animatic")
+    assert {kind.work for kind in times} == {"camera", "decode"}
 
 
 @pytest.mark.parametrize("text", ["", "{", "[]", '{"format": 2, "rows": [{}]}', '{"format": 1, "rows": [3]}'])

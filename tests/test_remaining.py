@@ -20,7 +20,7 @@ from svi_story.events import (
     TimeLeft,
     WorkerStarted,
 )
-from svi_story.render.cost import Calibration, Setting, Timed, WorkKind
+from svi_story.render.cost import Calibration, Setting, Timed, Timings, WorkKind
 from svi_story.render.remaining import RemainingTime
 
 if TYPE_CHECKING:
@@ -33,7 +33,9 @@ def remaining(known: Calibration | None = None, frames: int = 0) -> tuple[Remain
     seen: list[Event] = []
     wanted = {each.name: Timed("svi", each, lambda: PHASES) for each in SEGMENTS}
     shown = {each.key for each in SEGMENTS}
-    found = RemainingTime(wanted, shown, frames, frames * 512, 0, known or Calibration(), seen.append)
+    found = RemainingTime(
+        Timings(wanted), shown, frames, frames * 512, 0, known or Calibration(), seen.append
+    )
     return found, seen
 
 
@@ -72,7 +74,7 @@ def test_a_phase_under_way_counts_at_its_own_pace(monkeypatch: pytest.MonkeyPatc
     long = (replace(PHASES[1], until=40, passes=80),)
     first = SEGMENTS[0]
     wanted = {first.name: Timed("svi", first, lambda: long)}
-    found = RemainingTime(wanted, {first.key}, 0, 0, 0, Calibration(), lambda _event: None)
+    found = RemainingTime(Timings(wanted), {first.key}, 0, 0, 0, Calibration(), lambda _event: None)
     found(PhaseStarted(first.board, first.clip, first.index, "high"))
     for step in range(1, 11):
         now += 5.0

@@ -6,7 +6,7 @@ import json
 import statistics
 import time
 from collections import Counter, defaultdict
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Annotated, Literal, NamedTuple
 
@@ -31,7 +31,7 @@ from svi_story.render.schedule import loads, schedule, waves
 from svi_story.settings import user_cache
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+    from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
     from pathlib import Path
 
     from svi_story.cache.store import Store
@@ -39,7 +39,7 @@ if TYPE_CHECKING:
     from svi_story.engines.base import Phase
     from svi_story.enginespec import EngineOptions
     from svi_story.enginespec.sampling import Lora
-    from svi_story.events import Event, Reporter
+    from svi_story.events import Event
     from svi_story.plan.model import Segment
     from svi_story.render.jobs import Job
     from svi_story.render.runner import Group
@@ -179,34 +179,35 @@ ASSEMBLY = Setting("assembly")
 """The setting of what follows the engine: encoding and joining."""
 
 
-@contextmanager
-def calibrated(segments: Mapping[Name, Timed], report: Reporter) -> Iterator[Reporter]:
-    """A reporter that passes every event on, and finally saves the times it measured, interrupted or not."""
-    listener = Listener(segments, report)
-    try:
-        yield listener
-    finally:
-        listener.learnt.save()
-
-
-class Listener:
+class Timings:
     """Measures from events how long things take."""
 
-    def __init__(self, segments: Mapping[Name, Timed], report: Reporter) -> None:
-        self._segments = segments
-        self._report = report
+    def __init__(self, segments: Mapping[Name, Timed]) -> None:
+        self.segments = segments
         self._settings: dict[str, Setting] = {}
         """By engine; the one that was used last comes last."""
         self._loading = 0.0
         """Seconds of the current phase that were spent on loading."""
+        self._phases: dict[object, Sequence[Phase]] = {}
+        """They differ by engine, options and LoRAs alone."""
         self._sizes = {board: str(timed.segment.size) for (board, *_), timed in segments.items()}
         self._joining: dict[Path, float] = {}
         """When the joining of a board's film started."""
         self.learnt = Calibration()
 
+    def phases(self, timed: Timed) -> Sequence[Phase]:
+        """How a segment is sampled. Raises StoryError."""
+        like = timed.engine, timed.segment.options, timed.segment.loras
+        if like not in self._phases:
+            self._phases[like] = timed.phases()
+        return self._phases[like]
+
+    def setting(self, engine: str) -> Setting:
+        """How an engine works now, as far as it is known."""
+        return self._settings.get(engine, Setting(engine))
+
     def __call__(self, event: Event) -> None:
-        """Pass an event on, and learn from it."""
-        self._report(event)
+        """Learn from an event."""
         match event:
             case EngineSettled():
                 self._settings[event.engine] = Setting.of(event)
@@ -241,20 +242,19 @@ class Listener:
     def _phase(self, event: PhaseDone) -> None:
         name = event.name
         spent, self._loading = max(event.seconds - self._loading, 0.0), 0.0
-        if name not in self._segments:
+        if name not in self.segments:
             return
         before = 0
-        for phase in self._segments[name].phases():
+        for phase in self.phases(self.segments[name]):
             steps = phase.until - before
             if phase.model == event.model and event.steps == steps:
                 self._learn(name, event.model, spent / max(phase.passes, 1))
             before = phase.until
 
     def _learn(self, name: Name, work: str, seconds: float) -> None:
-        if name in self._segments:
-            engine, segment, _ = self._segments[name]
-            setting = self._settings.get(engine, Setting(engine))
-            self.learnt.add(setting, WorkKind(work, str(segment.size), segment.frames), round(seconds, 6))
+        if name in self.segments:
+            engine, segment, _ = self.segments[name]
+            self.learnt.add(self.setting(engine), kind_of(work, segment), round(seconds, 6))
 
 
 SHARED = ("offload", "stream")
@@ -378,9 +378,9 @@ def _due(works: Sequence[Work], batch: Batch, setting: Setting | None) -> Counte
     segments = batch.segments
     for work in works:
         if work.phase:
-            due[_kind(work.phase.model, segments[work.key])] += max(work.phase.passes, 1)
+            due[kind_of(work.phase.model, segments[work.key])] += max(work.phase.passes, 1)
         elif work.kind == "decode":
-            due[_kind("decode", segments[work.key])] += 1
+            due[kind_of("decode", segments[work.key])] += 1
     if setting and setting.memory:
         for model in sorted({work.model for work in works} & set(batch.experts)):
             again = loads(works, (model,)) - 1 if setting.memory == "offload" else 0
@@ -389,7 +389,8 @@ def _due(works: Sequence[Work], batch: Batch, setting: Setting | None) -> Counte
     return +due
 
 
-def _kind(work: str, segment: Segment) -> WorkKind:
+def kind_of(work: str, segment: Segment) -> WorkKind:
+    """Something that is done with a segment."""
     return WorkKind(work, str(segment.size), segment.frames)
 
 

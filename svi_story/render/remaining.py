@@ -10,9 +10,6 @@ from typing import TYPE_CHECKING
 
 from svi_story.errors import StoryError
 from svi_story.events import (
-    EngineSettled,
-    ModelLoaded,
-    ModelMoved,
     PhaseDone,
     PhaseStarted,
     PieceDone,
@@ -24,15 +21,13 @@ from svi_story.events import (
     WorkerLost,
     WorkerStarted,
 )
-from svi_story.render.cost import Calibration, Setting, WorkKind
+from svi_story.render.cost import kind_of
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Mapping, Sequence
+    from collections.abc import Collection
 
-    from svi_story.engines.base import Phase
     from svi_story.events import Event, Reporter
-    from svi_story.plan.model import Segment
-    from svi_story.render.cost import Name, Timed
+    from svi_story.render.cost import Calibration, Name, Timed, Timings, WorkKind
 
 EVERY = 2.0
 """Seconds between two estimates."""
@@ -40,11 +35,6 @@ ENCODING = 2e-8
 """Seconds to encode a pixel of a frame, until it was measured."""
 JOINING = 1.0, 0.0005
 """Seconds to join a film, and for each of its frames."""
-NEWEST = 8
-"""Times of one kind that count."""
-
-Key = tuple[str, str, int, int]
-"""What takes the same time: engine, work, pixels of a frame, frames."""
 
 
 @dataclass
@@ -54,8 +44,6 @@ class _Segment:
     timed: Timed
     phases_done: int = 0
     finished: bool = False
-    started: float = 0.0
-    """When its phase under way started; 0 for none."""
     steps: int = 0
     """Done in the phase under way, since the first one."""
     first_step: float = 0.0
@@ -65,11 +53,11 @@ class _Segment:
 class RemainingTime:
     """A reporter that passes events on, and reports from time to time how much time is left.
 
-    `segments` are all that are wanted, `shown` the keys of those that films show, `frames` and `pixels` those
-    of all films, `known` are times of earlier runs.
+    `timings` are those of this run, with all its segments, and `known` those of earlier ones; `shown` are the
+    keys of the segments that films show, `frames` and `pixels` those of all films.
     """
 
-    segments: Mapping[Name, Timed]
+    timings: Timings
     shown: Collection[str]
     frames: int
     pixels: int
@@ -77,26 +65,23 @@ class RemainingTime:
     known: Calibration
     report: Reporter
     _segments: dict[Name, _Segment] = field(default_factory=dict)
-    _times: dict[Key, list[float]] = field(default_factory=dict)
-    """Of one pass, or of the decoding."""
-    _settings: dict[str, Setting] = field(default_factory=dict)
-    _phases: dict[object, Sequence[Phase]] = field(default_factory=dict)
     _encoded: int = 0
     """Frames."""
     _encoded_before: int = 0
     """In earlier runs, about."""
     _encoding: float = 0.0
     """Seconds that their encoding took."""
-    _loading: float = 0.0
     _workers: set[int] = field(default_factory=set)
     _reported: float = 0.0
 
     def __post_init__(self) -> None:
-        self._segments = {name: _Segment(timed) for name, timed in self.segments.items()}
+        self._segments = {name: _Segment(timed) for name, timed in self.timings.segments.items()}
 
     def __call__(self, event: Event) -> None:
         """Learn from an event, report an estimate if it is time, and pass the event on."""
         now = time.monotonic()
+        with suppress(StoryError):
+            self.timings(event)
         self._learn(event, now)
         is_due = isinstance(event, StepDone | PhaseDone | PieceDone) and now - self._reported >= EVERY
         if is_due or isinstance(event, SegmentDone):
@@ -107,10 +92,6 @@ class RemainingTime:
 
     def _learn(self, event: Event, now: float) -> None:
         match event:
-            case EngineSettled():
-                self._settings[event.engine] = Setting.of(event)
-            case ModelLoaded() | ModelMoved():
-                self._loading += event.seconds
             case PieceDone():
                 self._encoded += event.frames
                 self._encoding += event.seconds
@@ -119,35 +100,24 @@ class RemainingTime:
             case WorkerLost():
                 self._workers.discard(event.worker)
             case SegmentEvent():
-                segment = self._segments.get(event.name)
-                if segment:
-                    with suppress(StoryError):
-                        self._learn_of(segment, event, now)
+                if segment := self._segments.get(event.name):
+                    self._learn_of(segment, event, now)
             case _:
                 pass
 
     def _learn_of(self, segment: _Segment, event: SegmentEvent, now: float) -> None:
         match event:
             case PhaseStarted():
-                segment.started, segment.steps, self._loading = now, 0, 0.0
+                segment.steps = 0
             case StepDone():
                 if segment.steps == 0:
                     segment.first_step = now
                 segment.steps += 1
             case PhaseDone():
-                phases = self._phases_of(segment.timed)
-                if segment.phases_done < len(phases):
-                    phase = phases[segment.phases_done]
-                    seconds = max(event.seconds - self._loading, 0.0)
-                    before = phases[segment.phases_done - 1].until if segment.phases_done else 0
-                    passes = phase.passes * event.steps / max(phase.until - before, 1)
-                    if event.steps or phase.until == before:
-                        self._add(segment.timed, phase.model, seconds / max(passes, 1.0))
                 segment.phases_done += 1
-                segment.started, segment.steps, self._loading = 0.0, 0, 0.0
+                segment.steps = 0
             case SegmentDone():
                 segment.finished = True
-                self._add(segment.timed, "decode", event.decoding)
             case SegmentReused():
                 if not segment.finished and segment.timed.segment.key in self.shown:  # its piece is encoded
                     self._encoded_before += segment.timed.segment.contributes
@@ -171,7 +141,7 @@ class RemainingTime:
         per_frame = self.pixels / max(self.frames, 1) * ENCODING
         if self._encoded:
             per_frame = self._encoding / self._encoded
-        last = min(frames, max((each.segment.frames for each in self.segments.values()), default=0))
+        last = min(frames, max((each.segment.frames for each in self.timings.segments.values()), default=0))
         joining = self.films * JOINING[0] + self.frames * JOINING[1]
         seconds = max(rendering + last * per_frame, frames * per_frame) + joining
         return TimeLeft(round(seconds, 1), at_least=unknown)
@@ -179,7 +149,7 @@ class RemainingTime:
     def _left_of(self, each: _Segment, now: float) -> tuple[float, bool]:
         """Seconds that are left of a segment, and whether some are unknown."""
         seconds, unknown, before = 0.0, False, 0
-        phases = self._phases_of(each.timed)
+        phases = self.timings.phases(each.timed)
         for number, phase in enumerate(phases):
             if number >= each.phases_done:
                 per_pass = self._seconds(each.timed, phase.model)
@@ -197,32 +167,17 @@ class RemainingTime:
 
     def _seconds(self, timed: Timed, work: str) -> float | None:
         """What it takes, measured in this run, else scaled from other sizes in it, else in earlier runs."""
-        key = _key(timed, work)
-        if key in self._times:
-            return statistics.median(self._times[key])
-        setting = self._settings.get(timed.engine, Setting(timed.engine))
-        if setting in self.known.times:
-            kind = WorkKind(work, str(timed.segment.size), timed.segment.frames)
-            if (seconds := self.known.seconds(setting, kind)) is not None:
+        setting, kind = self.timings.setting(timed.engine), kind_of(work, timed.segment)
+        for times in (self.timings.learnt, self.known):
+            if (seconds := times.seconds(setting, kind)) is not None:
                 return seconds
-        like = [other for other in self._times if other[:2] == key[:2]]
-        if like:
-            other = like[-1]
-            return statistics.median(self._times[other]) * (key[2] * key[3]) / (other[2] * other[3])
+        for other, found in reversed(self.timings.learnt.times.get(setting, {}).items()):
+            if other.work == work:
+                return statistics.median(found) * _volume(kind) / _volume(other)
         return None
 
-    def _add(self, timed: Timed, work: str, seconds: float) -> None:
-        times = self._times.setdefault(_key(timed, work), [])
-        times.append(seconds)
-        del times[:-NEWEST]
 
-    def _phases_of(self, timed: Timed) -> Sequence[Phase]:
-        like = timed.engine, timed.segment.options, timed.segment.loras
-        if like not in self._phases:
-            self._phases[like] = timed.phases()
-        return self._phases[like]
-
-
-def _key(timed: Timed, work: str) -> Key:
-    segment: Segment = timed.segment
-    return timed.engine, work, segment.size.width * segment.size.height, segment.frames
+def _volume(kind: WorkKind) -> int:
+    """The pixels of a segment."""
+    width, height = map(int, kind.size.split("x"))
+    return width * height * kind.frames

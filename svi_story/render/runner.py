@@ -10,7 +10,7 @@ import time
 import traceback
 from collections import defaultdict
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack, closing, contextmanager, nullcontext, suppress
+from contextlib import ExitStack, closing, contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from functools import cache, partial
 from typing import TYPE_CHECKING, Literal
@@ -29,7 +29,7 @@ from svi_story.events import (
     SegmentReused,
     Warned,
 )
-from svi_story.render.cost import Calibration, Timed, calibrated
+from svi_story.render.cost import Calibration, Timed, Timings
 from svi_story.render.executor import LocalExecutor, SegmentFailed, system_error
 from svi_story.render.film import Films, RenderContext, report_finished
 from svi_story.render.jobs import Rejected, film_of_clip, select, with_parents
@@ -39,7 +39,7 @@ from svi_story.render.record import is_finished
 from svi_story.render.remaining import RemainingTime
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping, Sequence
+    from collections.abc import Callable, Iterator, Sequence
     from concurrent.futures import Executor as ThreadExecutor
     from pathlib import Path
 
@@ -205,15 +205,15 @@ def render_boards(
     requests, outcomes = requests_of(jobs, rejected, request, report)
     if requests:
         fingerprints.save()
-        # the events of several workers come interleaved, and would time each other's loading
-        segments = _timed(requests)
-        timed = calibrated(segments, report) if cluster is None else nullcontext(report)
-        with timed as calibrating, ExitStack() as stack:
+        timings = Timings(_timed(requests))
+        with ExitStack() as stack:
             stack.callback(fingerprints.save)  # of files that engines read, too
+            if cluster is None:  # events of several workers are interleaved, and include each other's loading
+                stack.callback(timings.learnt.save)
             shown = {each.job.place.board: each.job.place.film for each in requests}
-            live = stack.enter_context(closing(LivePreview(shown, calibrating)))
+            live = stack.enter_context(closing(LivePreview(shown, report)))
             previews = Previews(request.preview_every, live.show)
-            listener = _with_time_left(requests, segments, live)
+            listener = _with_time_left(requests, timings, live)
 
             def make_executor(group: Group, store: Store) -> Executor:
                 def create(name: str) -> Engine:
@@ -233,13 +233,11 @@ def render_boards(
     return outcomes
 
 
-def _with_time_left(
-    requests: Sequence[BoardRequest], segments: Mapping[Name, Timed], report: Reporter
-) -> Reporter:
+def _with_time_left(requests: Sequence[BoardRequest], timings: Timings, report: Reporter) -> Reporter:
     """A reporter that passes everything on, and reports how much time is left."""
     films = [film.plan for each in requests for film in each.films]
     return RemainingTime(
-        segments,
+        timings,
         shown={segment.key for plan in films for segment in plan.segments},
         frames=sum(plan.frames for plan in films),
         pixels=sum(plan.frames * plan.size.width * plan.size.height for plan in films),
@@ -250,7 +248,7 @@ def _with_time_left(
 
 
 def _timed(requests: Sequence[BoardRequest]) -> dict[Name, Timed]:
-    """Every segment that is wanted, for the calibration to listen to."""
+    """Every segment that is wanted."""
     return {
         segment.name: Timed(
             segment.engine,
