@@ -42,11 +42,10 @@ class Hashing(Event):
 
 @dataclass(frozen=True)
 class BundleOpened(Event):
-    """A bundle was unpacked and will be rendered with these settings."""
+    """A bundle was unpacked to `board` and will be rendered with these settings."""
 
     bundle: Path
     board: Path
-    """its board, unpacked"""
     engine: str
     """with the settings that change frames: `svi, float32, vae whole`"""
     packed: str
@@ -59,13 +58,11 @@ class BundleOpened(Event):
 
 @dataclass(frozen=True)
 class RunOpened(Event):
-    """The first line of a run log: which process renders."""
+    """The first line of a run log: the process that renders. Ids count in `namespace`, which may be empty."""
 
     host: str
     namespace: str
-    """in which the process id counts; empty where systems have none"""
     process: int
-    """the process id"""
     started: float
     """when the process started, in seconds since 1970"""
     folder: Path
@@ -79,10 +76,9 @@ class RunOpened(Event):
 
 @dataclass(frozen=True)
 class RunEnded(Event):
-    """The last line of a run log. Without it, the process was killed or is still running."""
+    """The last line of a run log: `done`, `failed`, `stopped` or `interrupted`; none after a kill."""
 
     ending: str
-    """`done`, `failed`, `stopped` or `interrupted`"""
 
     def __str__(self) -> str:
         return f"the run ended: {self.ending}"
@@ -153,7 +149,13 @@ class SegmentEvent(BoardEvent):
     @property
     def where(self) -> str:
         """The segment's name in messages."""
-        return f"{self.board}: {self.clip}/{self.segment}" + f" (take {self.take})" * (self.take > 1)
+        return f"{self.board}: {self.label}"
+
+    @property
+    def label(self) -> str:
+        """The segment for people, as `roof, take 2, segment 3`; the first ones are not counted."""
+        take = f", take {self.take}" * (self.take > 1)
+        return f"{self.clip}{take}" + f", segment {self.segment + 1}" * (self.segment > 0)
 
 
 @dataclass(frozen=True)
@@ -179,10 +181,9 @@ class SegmentStarted(SegmentEvent):
 
 @dataclass(frozen=True)
 class PhaseStarted(SegmentEvent):
-    """A model starts its steps of a segment, or the decoding of its frames starts."""
+    """A model starts its steps of a segment, or the decoding of its frames (`decode`) starts."""
 
     model: str
-    """`decode` for decoding"""
 
     def __str__(self) -> str:
         return f"{self.where}: {self.model}"
@@ -201,11 +202,10 @@ class StepDone(SegmentEvent):
 
 @dataclass(frozen=True)
 class PhaseDone(SegmentEvent):
-    """A model finished its steps of a segment."""
+    """A model finished its steps of a segment: so many now, 0 if an earlier run took them."""
 
     model: str
     steps: int
-    """taken now; 0 if an earlier run took them"""
     seconds: float
 
     def __str__(self) -> str:
@@ -232,14 +232,23 @@ class DeviceMemory(Event):
 
 @dataclass(frozen=True)
 class TimeLeft(Event):
-    """How long the run will take from now on, encoding and joining included."""
+    """How long the run will take from now on, in all; `at_least` as long as some of it is unknown."""
 
     seconds: float
     at_least: bool
-    """true as long as the time of some work is unknown"""
 
     def __str__(self) -> str:
         return f"time left: {'at least' if self.at_least else 'about'} {self.seconds:.0f} s"
+
+
+@dataclass(frozen=True)
+class Starting(Event):
+    """Something starts that takes a while, such as an engine or the workers of `--ray`."""
+
+    what: str
+
+    def __str__(self) -> str:
+        return f"starting {self.what}"
 
 
 @dataclass(frozen=True)
@@ -273,11 +282,10 @@ class WorkerStarted(Event):
 
 @dataclass(frozen=True)
 class WorkerLost(Event):
-    """A worker died or cannot work; other workers take over its unfinished segments."""
+    """A worker died or cannot work; others take over its segments. `host` is empty if it never started."""
 
     worker: int
     host: str
-    """empty if it never started"""
     reason: str
 
     def __str__(self) -> str:
@@ -467,24 +475,16 @@ class MediaDone(BoardEvent):
 
 
 @dataclass(frozen=True)
-class ClipReviewed(BoardEvent):
-    """All finished frames of a clip were measured (`review`)."""
+class Measured(Event):
+    """A review has measured so many of all `what`: the clips of a board, or the frames of a film file."""
 
-    clip: str
+    path: Path
+    what: str
     done: int
-    clips: int
+    total: int
 
     def __str__(self) -> str:
-        return f"{self.board}: {self.clip}: measured ({self.done} of {self.clips} clips)"
-
-
-@dataclass(frozen=True)
-class FilmRead(Event):
-    """So many frames of a film file, of so many that it declares, were measured (`review`)."""
-
-    film: Path
-    done: int
-    frames: int
+        return f"{self.path}: {self.done} of {self.total} {self.what} measured"
 
 
 @dataclass(frozen=True)

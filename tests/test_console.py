@@ -20,13 +20,13 @@ from svi_story.cli.console import Display, Lines
 from svi_story.events import (
     BoardDelayed,
     BoardStarted,
-    ClipReviewed,
     DeviceMemory,
     Event,
     FilmDone,
     FramesDone,
     Hashing,
     JoinStarted,
+    Measured,
     ModelLoading,
     ModelWorking,
     PhaseDone,
@@ -36,6 +36,7 @@ from svi_story.events import (
     SegmentDone,
     SegmentReused,
     SegmentStarted,
+    Starting,
     StepDone,
     TimeLeft,
     WorkerStarted,
@@ -77,6 +78,7 @@ def progress(*events: Event | float) -> Progress:
         (PromptsStarted(6), "encoding 6 prompts"),
         (ModelWorking("text", 2, 6), "encoding prompts (2 of 6)"),
         (ModelLoading("high", 2**30, 2**31), "loading the high-noise expert (1.0 GiB of 2.0 GiB)"),
+        (Starting("the svi engine"), "starting the svi engine"),
         (SegmentStarted(*ROOF, "k", 81), "preparing clip roof"),
         (StepDone(A, "roof", 1, 12, 50), "sampling clip roof, segment 2 (step 12/50)"),
         (PhaseStarted(*ROOF, "decode"), "decoding clip roof"),
@@ -165,7 +167,7 @@ def test_films_and_failures_stay_and_the_review_has_a_bar() -> None:
         "b.yaml: failed for now: the disk",
         "b.yaml: failed for now: is full",
     ]
-    display(ClipReviewed(A, "roof", 2, 8))
+    display(Measured(A, "clips", 2, 8))
     assert display.lines(0.0, 60)[0].endswith("2/8 clips")
 
 
@@ -173,7 +175,7 @@ def test_a_pipe_gets_a_line_for_each_board_and_segment(svi_story: Run, write_boa
     err = svi_story("render", write_board(), "--engine", "animatic").err.splitlines()
     assert len(err) == 5
     assert "3 of 3 segments to render" in err[0]
-    assert re.search(r"clip-02/0: done in [\d.]+ s \(2 of 3 segments, about \d:\d\d left\)", err[2])
+    assert re.search(r"clip-02: done in [\d.]+ s \(2 of 3 segments, about \d:\d\d left\)", err[2])
     assert "board.yaml: done" in err[4]
     quiet = svi_story("render", write_board("other.yaml"), "--engine", "animatic", "--quiet")
     assert quiet.err == ""

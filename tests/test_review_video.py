@@ -16,7 +16,7 @@ from PIL import Image
 from review_films import bright, hue, pan, scene, soft, view
 
 from svi_story.cli.console import Display
-from svi_story.events import FilmRead
+from svi_story.events import Measured
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
@@ -327,7 +327,7 @@ def test_the_page_lies_beside_the_film_and_replaces_no_foreign_file(svi_story: R
 
 def test_progress_is_shown_in_frames() -> None:
     shown = Display(lambda *_text, **_how: None)
-    shown(FilmRead(Path("film.mp4"), 50, 200))
+    shown(Measured(Path("film.mp4"), "frames", 50, 200))
     (line,) = shown.lines(0.0, 60)
     assert line.startswith("film.mp4")
     assert line.endswith("50/200 frames")

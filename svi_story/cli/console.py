@@ -18,10 +18,9 @@ from svi_story.events import (
     BoardRefused,
     BoardStarted,
     BundleOpened,
-    ClipReviewed,
     Event,
     FilmDone,
-    FilmRead,
+    Measured,
     SegmentDone,
     TakesDone,
     Warned,
@@ -176,7 +175,7 @@ class Display:
         self._keep = keep
         self._progress = Progress()
         self._started = time.time()
-        self._reviewed: ClipReviewed | FilmRead | None = None
+        self._reviewed: Measured | None = None
         self._lock = Lock()
         """Events come from several threads, and lines are drawn in another one."""
 
@@ -184,7 +183,7 @@ class Display:
         """Take one event into account."""
         with self._lock:
             self._progress.add(event, time.time())
-            if isinstance(event, ClipReviewed | FilmRead):
+            if isinstance(event, Measured):
                 self._reviewed = event
         if isinstance(event, KEPT):
             for line in lines_of(event):
@@ -204,16 +203,9 @@ class Display:
         """What is shown in a terminal of that width."""
         from rich.cells import cell_len
 
-        if isinstance(self._reviewed, FilmRead):
-            done, frames = self._reviewed.done, self._reviewed.frames
-            return [
-                overall(self._reviewed.film.name, done / max(frames, 1), [f"{done}/{frames} frames"], width)
-            ]
-        if self._reviewed:
-            done, clips = self._reviewed.done, self._reviewed.clips
-            return [
-                overall(self._reviewed.board.name, done / max(clips, 1), [f"{done}/{clips} clips"], width)
-            ]
+        if each := self._reviewed:
+            facts = [f"{each.done}/{each.total} {each.what}"]
+            return [overall(each.path.name, each.done / max(each.total, 1), facts, width)]
         progress = self._progress
         if not progress.segments:
             return [f"{fit(progress.now, width - 16)}  {clock(now - self._started)} so far"]

@@ -17,6 +17,7 @@ from svi_story.events import (
     PhaseStarted,
     SegmentDone,
     SegmentStarted,
+    Starting,
     StepDone,
 )
 from svi_story.files import disk_error
@@ -192,6 +193,7 @@ class LocalExecutor:
         if name in self._failures:
             raise self._failures[name]
         if name not in self._entered:
+            self._report(Starting(f"the {name} engine"))
             try:
                 engine = self._stack.enter_context(self._engines[name])
                 missing = [each for each in self._wanted if self._store.state(each.key) != "cached"]

@@ -32,6 +32,7 @@ from svi_story.events import (
     SegmentEvent,
     SegmentReused,
     SegmentStarted,
+    Starting,
     StepDone,
     TakesDone,
     TimeLeft,
@@ -264,6 +265,8 @@ class Progress:
             case ModelLoading():
                 name = MODEL_NAMES.get(event.model, event.model)
                 self._do(f"loading {event.model}", f"loading the {name} ({_of(event.done, event.total)})")
+            case Starting():
+                self._do(str(event), str(event))
             case Hashing() | ModelLoaded() | ModelMoved() | EngineSettled():
                 self._do("preparing", "preparing")
             case PromptsStarted():
@@ -315,7 +318,7 @@ class Progress:
             return
         segment = board.started.setdefault(name, SegmentProgress("sampling"))
         segment.seen = at
-        shown = _segment_name(event)
+        shown = f"clip {event.label}"
         self.current = (event.board, *name)
         match event:
             case SegmentStarted():
@@ -355,11 +358,6 @@ def _steps(segment: SegmentProgress | None) -> str:
         return ""
     per_step = f", {segment.step_seconds:.1f} s/step" if segment.step_seconds is not None else ""
     return f"step {segment.step}/{segment.steps}{per_step}"
-
-
-def _segment_name(event: SegmentEvent) -> str:
-    take = f", take {event.take}" if event.take > 1 else ""
-    return f"clip {event.clip}{take}" + (f", segment {event.segment + 1}" if event.segment else "")
 
 
 def _count(count: int, thing: str) -> str:

@@ -15,7 +15,7 @@ from svi_story.engines import implementation_of
 from svi_story.engines.base import open_anchor
 from svi_story.enginespec import spec_of
 from svi_story.errors import RenderError
-from svi_story.events import ClipReviewed, Warned
+from svi_story.events import Measured, Warned
 from svi_story.review.analysis import AnchorMeasures, Run, RunSegment
 from svi_story.review.contact_sheet import clip_starts
 from svi_story.review.degradation import WINDOW, DegradationMeter
@@ -203,7 +203,7 @@ class ChainReader:
                     previous = (*previous[-1:], small)
                 parts.append(RunSegment(clip, segment, start, len(measures), before))
             self._done += 1
-            self._report(ClipReviewed(self._plan.board, shot.id, self._done, len(self._plan.shots)))
+            self._report(Measured(self._plan.board, "clips", self._done, len(self._plan.shots)))
         clip, segment = places[0]
         starts_chain = self._plan.shots[clip].starts_chain and segment == 0
         if anchor is None:

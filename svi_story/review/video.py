@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, NamedTuple, cast
 import cv2
 import numpy as np
 
-from svi_story.events import FilmRead
+from svi_story.events import Measured
 from svi_story.media.video import VideoError, VideoReader
 from svi_story.review.analysis import AnchorMeasures, Run, RunSegment
 from svi_story.review.degradation import RATE, WINDOW, DegradationMeter
@@ -148,8 +148,8 @@ def _read(path: Path, reference: Frame | None, report: Reporter) -> _Frames:
                 anchor = anchor or (mean, cov)
                 distance.append(float(colour_distance(mean[None], cov[None], *anchor).total[0]))
             if number % REPORT_EVERY == 0:
-                report(FilmRead(path, number, max(declared, number)))
-        report(FilmRead(path, len(rows["times"]), len(rows["times"])))
+                report(Measured(path, "frames", number, max(declared, number)))
+        report(Measured(path, "frames", len(rows["times"]), len(rows["times"])))
         if len(rows["times"]) < 2:
             raise VideoError(path, "is a single picture; name a film")
         series = {name: np.array(values, np.float32) for name, values in rows.items()}

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Self, TypeVar
 
 from svi_story.commands import repeated
 from svi_story.errors import InputError, StoryError, TransientError
-from svi_story.events import Event
+from svi_story.events import Event, Starting
 from svi_story.files import disk, make_folder, temp_name
 from svi_story.portable import IS_POSIX
 from svi_story.render.distributed.driver import CHECK, LOCAL, Request
@@ -65,7 +65,7 @@ class Cluster:
     """
 
     def __init__(self, address: str, workers: int) -> None:
-        self._address = checked(address)
+        self.address = checked(address)
         self._workers = workers
         self._session: Session | None = None
         self._joined = False
@@ -92,7 +92,7 @@ class Cluster:
     def join(self) -> Session:
         """The session; a new one when the last one has ended. TransientError when there was one before."""
         if self._session is None:
-            session = Session(self._address, self._workers)
+            session = Session(self.address, self._workers)
             try:
                 session.join()
             except InputError as error:
@@ -164,6 +164,8 @@ class RayExecutor:
         yield from queue.look_up(self._store)
         if not queue.missing():
             return
+        where = "" if self._cluster.address == LOCAL else f" at {self._cluster.address}"
+        self._report(Starting(f"workers with Ray{where}"))
         try:
             session = self._cluster.join()
             with _probe(self._store.layout.root) as probe:
