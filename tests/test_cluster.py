@@ -466,17 +466,20 @@ def animatic_board(name: str, size: str, *words: str) -> None:
 
 @pytest.mark.slow
 def test_takes_are_rendered_after_the_film_or_beside_it(head: str) -> None:
-    fog, sun, rain = prompts("fog", "sun", "rain")
-    svi_board("takes.yaml", [fog, {**sun, "takes": 3, "pick": 2}, rain])
-    run = start("storyboards", *SVI, "--ray", head, "--workers", "2", **TOKEN)
+    animatic_board("takes.yaml", "64x64", "fog", "sun", "rain")
+    text = Path("storyboards/takes.yaml").read_text("utf-8")
+    sun = "- prompt: The sun is drifting.\n"
+    assert sun in text
+    Path("storyboards/takes.yaml").write_text(text.replace(sun, f"{sun}  takes: 3\n  pick: 2\n"), "utf-8")
+    run = start("storyboards", *ANIMATIC, "--ray", head, "--workers", "2", **TOKEN)
     run.end(0)
     done = [(event["clip"], event["take"]) for event in run.of("segment_done")]
     assert sorted(done) == [("clip-01", 1), ("clip-02", 1), ("clip-02", 2), ("clip-02", 3), ("clip-03", 1)]
     assert [event["takes"] for event in run.of("takes_done")] == [2]
-    again = start("storyboards", *SVI, "--ray", head, "--workers", "2", **TOKEN)
+    again = start("storyboards", *ANIMATIC, "--ray", head, "--workers", "2", **TOKEN)
     again.end(0)
     assert again.of("segment_done") == []
-    start("storyboards", *SVI, "-o", "plain", "--cache", "plain/cache").end(0)
+    start("storyboards", *ANIMATIC, "-o", "plain", "--cache", "plain/cache").end(0)
     assert films("renders") == films("plain")
 
 
