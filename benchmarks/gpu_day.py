@@ -83,7 +83,6 @@ def run_part(part: Part, out: Path, device: str, scale: str, seconds: float) -> 
         **os.environ,
         "PYTHONPATH": os.pathsep.join(map(str, paths)),
         "HF_HUB_OFFLINE": "1",
-        "TORCHINDUCTOR_CACHE_DIR": str(out / "scratch" / "inductor"),
     }
     start = time.monotonic()
     with (out / f"{part.name}.log").open("ab") as log:
@@ -194,7 +193,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     for part in PARTS:
         if chosen.parts and part.name not in chosen.parts:
             continue
-        left = min(part.deadline, end - time.monotonic())
+        patience = 10 if chosen.tiny else 1  # a busy CPU is no reason to give up
+        left = min(patience * part.deadline, end - time.monotonic())
         if left < 1:
             outcomes[part.name] = Outcome(0.0, "not started: no time was left")
             continue

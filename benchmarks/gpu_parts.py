@@ -8,7 +8,6 @@ from __future__ import annotations
 import gc
 import json
 import os
-import shutil
 import subprocess
 import sys
 import time
@@ -17,6 +16,7 @@ from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
 import gpu_film
@@ -432,7 +432,6 @@ def film(context: Context) -> None:
     places = {f"killed {n + 1}": (n + 1) * total // (repeats + 1) for n in range(repeats)}
     if places.keys() <= context.notes.rows.keys():
         return
-    shutil.rmtree(context.folder)
     start = partial(gpu_film.start, device=context.device.type)
     whole = start(context.folder / "whole")
     whole.communicate()
@@ -490,10 +489,9 @@ def main(part: str, out: str, device: str, scale: str) -> None:
         set_allocator()
     else:
         torch.set_num_threads(max(1, (os.cpu_count() or 1) // 2))
-    folder = Path(out) / "scratch" / part
-    folder.mkdir(parents=True, exist_ok=True)
     notes = Notes(Path(out) / f"{part}.json")
-    PARTS[part](Context(torch.device(device), SCALES[scale], notes, folder))
+    with TemporaryDirectory(prefix="svi-story-gpu-day-") as folder:
+        PARTS[part](Context(torch.device(device), SCALES[scale], notes, Path(folder)))
 
 
 if __name__ == "__main__":
