@@ -11,7 +11,9 @@ from typing import TYPE_CHECKING, Any
 import pytest
 import yaml
 from PIL import Image
-from test_watch import FOREIGN, Site, ask, open_site
+from test_watch import FOREIGN, Site, ask, log_of_a_run, open_site
+
+from svi_story import events
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -100,6 +102,20 @@ def test_a_take_that_was_requested_on_the_command_line_is_shown(site: Site, svi_
     assert svi_story("render", "boards/film.yaml", *ANIMATIC, *words).code == 0
     takes = shown(open_site(Path("boards")))["clips"][0]["takes"]
     assert [each["state"] for each in takes] == ["done", "done"]
+
+
+def test_takes_that_follow_the_film_are_being_rendered(site: Site) -> None:
+    board, film = Path("boards/film.yaml"), Path("boards/renders/film.mp4")
+    start = [events.RunStarted(1, 4), events.BoardStarted(board, film, 2, 4, 1, takes=1)]
+    done = events.FilmDone(board, film, 26, 1.7, made=True)
+    log_of_a_run(Path("boards/renders/.cache"), *start, done)
+    assert shown(site)["state"] == "rendering"
+    step = events.StepDone(board, "b", 0, 2, 8, take=3)
+    log_of_a_run(Path("boards/renders/.cache"), *start, done, step)
+    state = site.watched.refresh()
+    assert state["boards"][0]["state"] == "rendering"
+    assert [each["state"] for each in state["boards"][0]["clips"][1]["takes"]] == ["done", "done", "sampling"]
+    assert state["runs"][0]["now"] == "sampling clip b, take 3 (step 2/8)"
 
 
 def test_a_take_is_picked_and_only_its_line_is_written(site: Site) -> None:

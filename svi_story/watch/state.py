@@ -349,8 +349,10 @@ def _row(number: int, board: _Board, progress: BoardProgress | None, *, is_runni
     if progress:
         message = progress.message
         state = progress.state if is_running or progress.state in ("failed", "refused", "done") else ""
-    if state == "rendering" and all(clip["state"] not in ("sampling", "decoding") for clip in clips):
-        state = "queued" if finished < len(clips) else "joining"
+    if progress and state == "rendering":
+        states = {each["state"] for clip in clips for each in (clip, *clip["takes"])}
+        if not states & {"sampling", "decoding"} and not (progress.takes and finished == len(clips)):
+            state = "queued" if finished < len(clips) else "joining"
     if not state or (state == "done" and finished < len(clips)):  # changed since
         state = "done" if finished == len(clips) and film else "unfinished" if finished else "waiting"
     return {
