@@ -56,12 +56,14 @@ def test_a_film_is_made_without_what_windows_lacks(
         ["export", "board.yaml", "--engine", "animatic", "--to", "srt", "--as", "other.srt"],
         ["export", "board.yaml", "--engine", "animatic", "--to", "bundle", "--entries", "--as", "packed.zip"],
         ["render", "packed.zip"],
+        ["pick", "first", "1", "2", "--engine", "animatic"],
         ["cache", "verify"],
         ["cache", "gc", "--yes"],
         ["doctor", "--engine", "animatic"],
     )
     assert done.returncode == 0, done.stderr.decode("cp1252") + done.stdout.decode("cp1252")
     assert b"Traceback" not in done.stderr
+    assert b"pick: 2" in Path("first/first.yaml").read_bytes()
     film = Path("renders/board.mp4").read_bytes()
     assert svi_story("render", board, "--engine", "animatic", "-o", "other", "--cache", "cache")
     assert film == Path("other/board.mp4").read_bytes()
