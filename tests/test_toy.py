@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 sys.path.append(str(Path(__file__).parents[1] / "toy"))
 
 import data
+import evaluate
 import export
 import networks
 import numpy as np
@@ -20,6 +21,8 @@ import train
 import world
 from PIL import Image
 from torch import Tensor, nn
+
+from svi_story.cache.store import Store
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -139,7 +142,9 @@ def test_training_that_was_interrupted_takes_the_same_steps(
     assert losses[-1][1] < losses[0][1]
 
 
-def test_briefly_trained_it_renders(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, svi_story: Run) -> None:
+def test_briefly_trained_it_renders_and_is_evaluated_alike(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, svi_story: Run
+) -> None:
     monkeypatch.setattr(train, "LOG_STEPS", 1)
     work, models = tmp_path / "work", tmp_path / "models"
     for stages in train.ORDER:
@@ -156,11 +161,22 @@ def test_briefly_trained_it_renders(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     assert svi_story("models", "check", "--models", models).code == 0
     story = world.Story.begin(np.random.default_rng(0))
     Image.fromarray(story.picture()[0]).save("anchor.png")
+    prompts = ["The creature jumps.", "It leaves the picture to the left."]
     Path("toy.yaml").write_text(
         "version: 1\nreference: anchor.png\nresolution: 64x64\nnegative_prompt: blurry\n"
         "engine: {variant: 2.0-pro, steps: 2, guidance: 1, max_frames: 17}\n"
-        "clips: [{prompt: The creature jumps., frames: 5}, {prompt: It leaves the picture to the left.}]\n",
+        f"clips: [{{prompt: {prompts[0]}, seed: 7}}, {{prompt: {prompts[1]}, seed: 1007}}]\n",
         "utf-8",
     )
-    ended = svi_story("render", "toy.yaml", "--models", models)
+    flags = ("toy.yaml", "--models", models, "--dtype", "float32")
+    ended = svi_story("render", *flags)
     assert ended.code == 0, ended.err
+    toy, anchors = evaluate.Toy(models), np.repeat(story.picture(), 2, 0)
+    both = toy.chain("2.0-pro", [anchors, anchors], [[prompt, world.NEGATIVE] for prompt in prompts], 7, 2)
+    plan = json.loads(svi_story("plan", *flags, "--json").out)["boards"][0]
+    for clip, evaluated in zip(plan["clips"], both, strict=True):
+        entry = Store(Path("renders/.cache"), print).entry(clip["segments"][0]["key"])
+        assert entry is not None
+        with entry.frames() as frames:
+            rendered = np.stack([frames[at] for at in range(len(frames))]).astype(int)
+        assert (np.abs(rendered - evaluated[0]) <= 1).mean() > 0.999

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 SEED = 18
 PRO_OVERLAP = overlap(SamplingSettings(variant="2.0-pro"))
 ACTIONS = list(PROMPTS)
-SINGLES, CHAINS, CLIPS = 4000, 1500, 4
+SINGLES, CHAINS, CLIPS = 3200, 1200, 4
 """Clips from anywhere in stories, chains of clips, and clips in each chain."""
 PICTURES = 0.4
 """The share of the VAE's training that knows pictures alone, which is fast: moving ones come after them."""

@@ -137,7 +137,7 @@ def _conv_taps(layer: Any, x: Tensor, padding: tuple[int, int] = (0, 0)) -> Tens
 
 
 def _norm(layer: Any, x: Tensor) -> Tensor:
-    gain: Tensor = layer.scale * layer.gamma.view(1, -1, 1, 1)
+    gain: Tensor = (layer.scale * layer.gamma.view(1, -1, 1, 1)).to(x.dtype)  # what follows stays as narrow
     return x * (x.square().sum(1, keepdim=True) + 1e-12).rsqrt() * gain
 
 

@@ -312,7 +312,8 @@ def recognise(frame: Film, place: Place) -> tuple[Look, bool] | None:
     pixels = frame[_foreground(frame, place)].astype(np.float32)
     distance = ((pixels[:, None] - PALETTE) ** 2).sum(-1)
     near = distance.min(1) < 80**2  # neither the belly, nor the feet, nor the hat
-    colour = int(np.bincount(distance[near].argmin(1), minlength=len(PALETTE)).argmax())
+    voting = distance[near] if near.any() else distance
+    colour = int(np.bincount(voting.argmin(1), minlength=len(PALETTE)).argmax())
     best: tuple[float, Look, bool] = (np.inf, Look(0, 0), False)
     lift = max(0.0, GROUND - seen.bottom)
     for kind in range(len(KINDS)):
