@@ -13,6 +13,7 @@ import svi_support as support
 from svi_story.cache.store import Store
 from svi_story.engines.base import Carry
 from svi_story.engines.svi.engine import Svi, SviOptions
+from svi_story.plan.keys import key_of
 
 if TYPE_CHECKING:
     from svi_story.engines.base import Frame, Latents
@@ -58,7 +59,8 @@ def render(folder: Path, device: str) -> None:
     with Svi(given, anchor_pixels=picture) as svi:
         svi.prepare(segments)
         for segment in segments:
-            key = hashlib.sha256(segment.clip.encode()).hexdigest()
+            inputs = {"clip": segment.clip}
+            key = key_of(inputs)
             entry = store.entry(key)
             if entry is None:
                 with store.work(key) as work:
@@ -67,7 +69,7 @@ def render(folder: Path, device: str) -> None:
                         latents = svi.sample(segment, before, work.checkpoint, on_step)
                         work.save_latents(latents)
                     work.write_frames(svi.decode(segment, latents), segment.fps, segment.frames)
-                    entry = work.publish({"clip": segment.clip}, {})
+                    entry = work.publish(inputs, {})
             with entry.frames() as frames:
                 before = Carry("svi", entry.latents(), [frames.last()])
 
