@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import ctypes
+from contextlib import suppress
 from dataclasses import replace
 from statistics import median
 from typing import TYPE_CHECKING, Any
@@ -319,8 +321,10 @@ def test_ram_stays_the_same_over_a_hundred_segments(mode: MemoryMode, precision:
         for seed in range(100):
             one = replace(clip, seed=seed)
             list(svi.decode(one, svi.sample(one, None, Memory(), support.ignore_step)))
+            with suppress(AttributeError, OSError, TypeError):
+                ctypes.CDLL(None).malloc_trim(0)  # of what is freed, glibc keeps up to 100 MB, as it happens
             used.append(process.memory_info().rss)
-    before, after = median(used[20:40]), median(used[80:])  # a single one may be higher while memory is freed
+    before, after = median(used[20:40]), median(used[80:])
     assert after - before < 4 * 2**20
 
 
