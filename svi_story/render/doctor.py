@@ -302,7 +302,8 @@ def check_prepared(weights: Weights) -> Check:
         except StoryError as error:
             problems.append(str(error))
     counts = ", ".join(f"{experts.count(name)} {name}-noise" for name in ("high", "low"))
-    detail = "; ".join([f"{counts} experts; the LoRAs decide which is used", *problems])
+    found = f"{counts} experts; the LoRAs decide which is used" if experts else "none"
+    detail = "; ".join([found, *problems])
     ready = {*experts} == {"high", "low"} and not problems
     command = suggest("models prepare")
     remedy = "" if ready else f"{command}: else every start reads and quantises the sources"
