@@ -411,10 +411,16 @@ def test_a_huge_log_of_somebody_else_is_read_in_bounds(site: Site, monkeypatch: 
 def test_forty_boards_are_looked_at_quickly(write_board: Write) -> None:
     for number in range(40):
         write_board(f"boards/{number:02}.yaml", reference="../anchor.png", seed=number)
+    first = [events.RunStarted(40, 120), *started("boards/00.yaml", "boards/renders/00.mp4")[1:]]
+    refused = [events.BoardRefused(Path(f"boards/{number:02}.yaml"), ("no",)) for number in range(1, 40)]
+    log_of_a_run(Path("boards/renders/.cache"), *first, *refused)
     watched = open_site(Path("boards")).watched
     watched.refresh()
     start = time.monotonic()
     state = watched.refresh()
     assert len(state["boards"]) == 40
+    (run,) = state["runs"]
+    assert (len(run["boards"]), run["current"], run["segments"]) == (40, 0, 120)
+    assert [each["state"] for each in state["boards"][:3]] == ["rendering", "refused", "refused"]
     assert len(json.dumps(state)) < 200_000
     assert time.monotonic() - start < 30
