@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from fractions import Fraction
+from threading import Event
 from typing import TYPE_CHECKING, Any
 
 import av
@@ -12,16 +13,25 @@ import pytest
 from test_film_cut import tone
 
 from svi_story.cache.store import Store
+from svi_story.cut.encode import encode_piece
+from svi_story.cut.join import join
+from svi_story.engines.animatic import Animatic
+from svi_story.errors import RenderError
 from svi_story.plan.fingerprints import Fingerprints
 from svi_story.plan.resolve import draft_of, plan_film
+from svi_story.render import film
+from svi_story.render.film import Film
 from svi_story.storyboard.source import load
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
     from pathlib import Path
 
     from conftest import Ended
     from numpy.typing import NDArray
+
+    from svi_story.cut.timeline import Piece
+    from svi_story.plan.model import Segment
 
     Write = Callable[..., Path]
     Run = Callable[..., Ended]
@@ -316,3 +326,47 @@ def test_a_folder_in_the_place_of_the_preview(write_board: Write, svi_story: Run
     assert ended.code == 0
     assert "nothing to watch yet" in ended.err
     assert svi_story("render", board, *ANIMATIC).code == 0
+
+
+def test_boards_with_the_same_pictures_encode_each_once_and_blame_no_other_process(
+    write_board: Write, svi_story: Run
+) -> None:
+    boards = [write_board(f"{name}.yaml", clips=[clip(frames=9)] * 3) for name in "abcd"]
+    ended = svi_story("render", *boards, *ANIMATIC, "--json")
+    assert ended.code == 0, ended.err
+    kinds = [each["event"] for each in events(ended)]
+    assert (kinds.count("piece_done"), kinds.count("warned")) == (3, 0)
+
+
+def test_what_is_not_encoded_any_more_joins_no_partial_film(
+    write_board: Write, svi_story: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shown, failed = Event(), Event()
+
+    def encode(piece: Piece, *args: Any) -> None:
+        assert piece.clip == "clip-01" or failed.wait(60)
+        encode_piece(piece, *args)
+
+    def join_partial(*args: Any) -> int:
+        shown.set()
+        return join(*args)
+
+    def decode(self: Animatic, segment: Segment, latents: Any) -> Iterator[Any]:
+        if segment.clip == "clip-08":
+            assert shown.wait(60)
+            raise RenderError("the disk is full")
+        return really_decode(self, segment, latents)
+
+    def cancel(self: Film) -> None:
+        really_cancel(self)
+        failed.set()
+
+    really_decode, really_cancel = Animatic.decode, Film.cancel
+    monkeypatch.setattr(film, "encode_piece", encode)
+    monkeypatch.setattr(film, "join", join_partial)
+    monkeypatch.setattr(Animatic, "decode", decode)
+    monkeypatch.setattr(Film, "cancel", cancel)
+    ended = svi_story("render", write_board(clips=[clip(frames=9)] * 8), *ANIMATIC, "--json")
+    assert ended.code == 1
+    kinds = [each["event"] for each in events(ended)]
+    assert kinds.count("piece_done") == kinds.count("preview_done") == 3, "the first, and one in each thread"

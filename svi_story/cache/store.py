@@ -9,10 +9,12 @@ import os
 import shutil
 import tempfile
 import weakref
+from collections import defaultdict
 from contextlib import contextmanager, suppress
 from datetime import timedelta
 from functools import cached_property
 from pathlib import Path
+from threading import Lock
 from typing import TYPE_CHECKING, Literal, TypeVar
 
 from svi_story.cache.entry import ENTRY, PIECE, Entry, open_entry, publish, verify_folder, write_manifest
@@ -63,6 +65,8 @@ class Store:
         self.fallbacks = tuple(folder.absolute() for folder in fallbacks)
         self._scratch: Layout | None = None
         """Where pieces are built when the cache is read-only; it is deleted with this object."""
+        self._building: defaultdict[str, Lock] = defaultdict(Lock)
+        """Held by the thread that builds a piece, by key; other threads wait for it quietly."""
 
     def folder(self, key: str) -> Path:
         """The absolute folder of a key's entry: where it exists, else where it would be created."""
@@ -113,7 +117,7 @@ class Store:
         if (piece := self.piece(key)) is not None:
             return piece
         layout = self._layout_for_pieces()
-        with private_folder(layout, key, self.report) as private:
+        with self._building[key], private_folder(layout, key, self.report) as private:
             if (piece := self.piece(key)) is not None:
                 return piece
             build(private / PIECE_FILE)

@@ -123,10 +123,9 @@ class Film:
         self._waiting.discard(key)
         if ready.fresh:
             self._fresh.add(key)
-        there = self._entries.keys() | self._cards.keys()
         for number in self._pieces_with[key]:
             piece = self._pieces[number]
-            if number not in self._encoded and piece.keys <= there:
+            if number not in self._encoded and piece.keys.isdisjoint(self._waiting):
                 self._encoded[number] = self._context.encoder.submit(self._encode, piece)
                 if piece.keys & self._fresh:
                     self._encoded[number].add_done_callback(self._refresh_partial_film)
@@ -196,11 +195,11 @@ class Film:
         text, frames = self._cards[key].text, self._cards[key].frames
         return Still(card(text, self._encoding.width, self._encoding.height), frames)
 
-    def _refresh_partial_film(self, _piece: object) -> None:
+    def _refresh_partial_film(self, piece: Future[tuple[str, Path]]) -> None:
         """Join the finished pieces at the beginning into a partial film; a warning if that fails."""
         target = partial_film(self._film)
         with self._partial_film:
-            if not self._waiting:
+            if not self._waiting or piece.cancelled():
                 return
             finished = takewhile(self._is_encoded, range(len(self._pieces)))
             files = [self._encoded[number].result()[1] for number in finished]
@@ -285,8 +284,11 @@ class Films:
         """Those that no film shows."""
         self._clips_with: defaultdict[str, set[tuple[str, int]]] = defaultdict(set)
         """Clip and take of the others, by key."""
+        self._missing_of: defaultdict[tuple[str, int], set[str]] = defaultdict(set)
+        """The keys of the others that are not finished, by clip and take."""
         for segment in self._others:
             self._clips_with[segment.key].add((segment.clip, segment.take))
+            self._missing_of[segment.clip, segment.take].add(segment.key)
         self._takes = len({(segment.clip, segment.take) for segment in takes if segment.key not in shown})
         self.failure: Exception | None = None
         """Why a take could not be rendered, if one could not."""
@@ -310,8 +312,8 @@ class Films:
                 film.add(ready)
         board = self._job.place.board
         for clip, take in sorted(self._clips_with.get(key, ())):
-            keys = {each.key for each in self._others if (each.clip, each.take) == (clip, take)}
-            if keys.isdisjoint(self._waiting):
+            self._missing_of[clip, take].discard(key)
+            if not self._missing_of[clip, take]:
                 self._context.report(ClipDone(board, clip, take))
         if not self._waiting and self._takes and not self.failure:
             self._context.report(TakesDone(board, self._takes))

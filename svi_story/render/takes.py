@@ -17,6 +17,7 @@ from svi_story.plan.resolve import plan_film
 from svi_story.render.jobs import path_of_clip, select
 from svi_story.render.record import read_record
 from svi_story.storyboard.edit import pick_take
+from svi_story.storyboard.files import changed_meanwhile
 from svi_story.storyboard.source import load
 
 if TYPE_CHECKING:
@@ -141,7 +142,10 @@ def edit_pick(job: Job, clip: str, take: int, fingerprints: Fingerprints) -> tup
     places = select([shot.id for shot in job.plan.shots], [clip], path)
     if len(places) > 1:
         raise InputError(Problem(f"{clip} is {len(places)} clips; name one of them", file=str(path)))
-    edit = pick_take(load(path), places[0], take)
+    board = load(path)
+    if board.digest != job.plan.digest:  # the clip may be at another place in it, or gone
+        raise changed_meanwhile(path)
+    edit = pick_take(board, places[0], take)
     if edit is not None:
         plan_film(edit.board, fingerprints, job.place.settings.engine)
     return places[0], edit
