@@ -315,7 +315,7 @@ class ModelLoading(Event):
 
 @dataclass(frozen=True)
 class ModelWorking(Event):
-    """The text encoder (`text`) has done so many prompts, or the VAE (`vae`) so many latents of a segment."""
+    """So many prompts are encoded (`text`), latents done (`vae`), or bytes of an expert on the device."""
 
     model: str
     done: int

@@ -77,6 +77,7 @@ def progress(*events: Event | float) -> Progress:
         (Hashing(Path("m/a.gguf"), 2**30, 2**31), "hashing a.gguf (1.0 GiB of 2.0 GiB)"),
         (PromptsStarted(6), "encoding 6 prompts"),
         (ModelWorking("text", 2, 6), "encoding prompts (2 of 6)"),
+        (ModelWorking("low", 2**30, 2**31), "moving the low-noise expert (1.0 GiB of 2.0 GiB on the GPU)"),
         (ModelLoading("high", 2**30, 2**31), "loading the high-noise expert (1.0 GiB of 2.0 GiB)"),
         (Starting("the svi engine"), "starting the svi engine"),
         (SegmentStarted(*ROOF, "k", 81), "preparing clip roof"),

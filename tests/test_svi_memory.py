@@ -35,6 +35,7 @@ from svi_story.engines.svi.weights.architecture import A14B, count_parameters, c
 from svi_story.engines.svi.weights.loading import Placement, load_text_encoder, load_vae
 from svi_story.enginespec.sampling import Lora
 from svi_story.errors import InputError, RenderError
+from svi_story.events import ModelMoved, ModelWorking
 from svi_story.plan.model import Size
 from svi_story.units import GIB
 
@@ -438,3 +439,20 @@ def test_an_expert_that_waits_elsewhere_is_where_the_choice_says() -> None:
     experts.use("high")
     experts.leave_device()
     assert experts.held == {"low", "high"}
+
+
+def test_an_expert_s_way_to_the_device_is_reported() -> None:
+    told = Recorder()
+    short = support.segment(settings=support.sampler(steps=2))
+    with support.engine(memory="offload", report=told, free_memory=PLENTY) as svi:
+        svi.prepare([short])
+        for _ in range(2):
+            svi.sample(short, None, Memory(), support.ignore_step)
+    moves = [event for event in told.events if isinstance(event, ModelMoved)]
+    assert moves
+    for moved in moves:
+        working = [e for e in told.events if isinstance(e, ModelWorking) and e.model == moved.model]
+        arrived = [e.done for e in working]
+        assert arrived == sorted(arrived)
+        assert {e.total for e in working} == {arrived[-1]} == {moved.bytes}
+        assert len(arrived) > 2

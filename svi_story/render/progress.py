@@ -273,9 +273,12 @@ class Progress:
                 self._do("encoding prompts", f"encoding {_count(event.prompts, 'prompt')}")
             case ModelWorking(model="text"):
                 self._do("encoding prompts", f"encoding prompts ({event.done} of {event.total})")
-            case ModelWorking():
+            case ModelWorking(model="vae"):
                 doing = self.doing.partition(" (")[0]
                 self._do(self.phase, f"{doing} ({event.done} of {event.total} latents)")
+            case ModelWorking():
+                amount = f"{_of(event.done, event.total)} on the GPU"
+                self._do(f"moving {event.model}", f"moving the {MODEL_NAMES[event.model]} ({amount})")
             case _:
                 pass
 

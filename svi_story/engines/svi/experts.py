@@ -22,7 +22,7 @@ from svi_story.engines.svi.weights.loading import (
 )
 from svi_story.engines.svi.weights.lora import recipes
 from svi_story.errors import collect_problems
-from svi_story.events import ModelLoaded, ModelMoved
+from svi_story.events import ModelLoaded, ModelMoved, ModelWorking
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Container, Iterable, Mapping, Sequence
@@ -122,7 +122,7 @@ class Experts:
         placed = self._models[expert]
         if not placed.on_device:
             start = time.monotonic()
-            placed.to_device()
+            placed.to_device(lambda done, total: self._report(ModelWorking(expert, done, total)))
             self._report(ModelMoved(expert, placed.moving_bytes(), _since(start)))
         return placed.model
 

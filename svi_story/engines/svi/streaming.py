@@ -15,7 +15,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Callable, Iterable, Sequence
 
     import torch
     from torch import Tensor, nn
@@ -122,18 +122,26 @@ class PlacedModel:
             group.device = memory = torch.empty(group.size, dtype=torch.uint8, device=self._device)
         group.bind(memory)
 
-    def to_device(self) -> None:
-        """Bring what is not streamed to the device, and prepare the streaming of the rest."""
+    def to_device(self, on_bytes: Callable[[int, int], None] = lambda _done, _all: None) -> None:
+        """Bring what is not streamed to the device, and prepare the streaming of the rest.
+
+        `on_bytes` gets the bytes that have arrived, and all.
+        """
         import torch
 
         if self.on_device:
             return
+        arrived, total = 0, self.moving_bytes()
         for group in self._groups:
             if group.device is None and not group.streamed:
                 assert group.host is not None
                 group.device = torch.empty(group.size, dtype=torch.uint8, device=self._device)
                 group.device.copy_(group.host, non_blocking=True)
                 group.bind(group.device)
+                if self._device.type == "cuda":
+                    torch.cuda.synchronize()  # nothing computes yet
+                arrived += group.size
+                on_bytes(arrived, total)
         streamed = [index for index, group in enumerate(self._groups) if group.streamed]
         if streamed:
             sources = [group.host for group in self._groups if group.streamed and group.host is not None]
