@@ -200,7 +200,7 @@ def test_a_change_of_the_cut_encodes_what_it_touches_and_renders_nothing(
 
     rendered(svi_story, board(before))
     told = rendered(svi_story, board(after))
-    assert encoded(told) == again
+    assert sorted(encoded(told)) == sorted(again), "two pieces at a time: the shorter may be done first"
     assert not [event for event in told if event["event"] == "segment_done"]
 
 

@@ -101,9 +101,11 @@ class Film:
         self._fresh: set[str] = set()
         self._encoded: dict[int, Future[tuple[str, Path]]] = {}
         """Key and file of every piece that was given to the encoder, by number."""
+        self._files: dict[int, Path] = {}
+        """Those that are encoded."""
         self._sound: tuple[str, Path] | None = None
         self._partial_film = Lock()
-        """Held by the thread that writes or removes the partial film."""
+        """Held by the thread that writes the partial film."""
 
     def start(self) -> None:
         """Check what the film needs besides its segments, and mix its sound."""
@@ -114,7 +116,7 @@ class Film:
         self._sound = self._mix_sound()  # a recording that cannot be read costs no GPU time
         for number, piece in enumerate(self._pieces):
             if piece.keys <= self._cards.keys():
-                self._encoded[number] = self._context.encoder.submit(self._encode, piece)
+                self._submit(number)
 
     def add(self, ready: SegmentReady) -> None:
         """Add a finished segment. After the last one, the film is written."""
@@ -126,9 +128,7 @@ class Film:
         for number in self._pieces_with[key]:
             piece = self._pieces[number]
             if number not in self._encoded and piece.keys.isdisjoint(self._waiting):
-                self._encoded[number] = self._context.encoder.submit(self._encode, piece)
-                if piece.keys & self._fresh:
-                    self._encoded[number].add_done_callback(self._refresh_partial_film)
+                self._submit(number, is_news=bool(self._waiting and piece.keys & self._fresh))
         for number in self._clips_with[key]:
             shot = self._job.plan.shots[number]
             keys = {segment.key for segment in shot.segments}
@@ -162,15 +162,18 @@ class Film:
         captions.write(context.outputs, context.report)
         pieces = [key for key, _ in encoded] + ([self._sound[0]] if self._sound else [])
         protect(job, context.store, pieces)
-        with self._partial_film:
-            remove_partial_film(job, context.outputs)
+        remove_partial_film(job, context.outputs)
         environments = ((each.clip, self._entries[each.key].environment) for each in job.segments)
         if mixed := mixed_environments(environments):
             self._report_warning(mixed)
         _report_film(job, context, made=True)
 
-    def _encode(self, piece: Piece) -> tuple[str, Path]:
-        """The key and file of a piece; the same frames are encoded once."""
+    def _submit(self, number: int, *, is_news: bool = False) -> None:
+        self._encoded[number] = self._context.encoder.submit(self._encode, number, is_news=is_news)
+
+    def _encode(self, number: int, *, is_news: bool) -> tuple[str, Path]:
+        """The key and file of a piece, encoded once for the same frames; news are in the partial film, too."""
+        piece = self._pieces[number]
         contents = {key: self._entries[key].frames_sha256 for key in piece.keys - self._cards.keys()}
         inputs = piece_inputs(by_content(piece, contents), self._encoding)
         times: list[float] = []
@@ -187,6 +190,9 @@ class Film:
         if times:
             seconds = round(time.monotonic() - times[0], 3)
             self._context.report(PieceDone(self._board, piece.clip, piece.frames, seconds))
+        self._files[number] = path
+        if is_news:
+            self._refresh_partial_film()
         return key, path
 
     def _open(self, key: str) -> FrameSource:
@@ -195,14 +201,12 @@ class Film:
         text, frames = self._cards[key].text, self._cards[key].frames
         return Still(card(text, self._encoding.width, self._encoding.height), frames)
 
-    def _refresh_partial_film(self, piece: Future[tuple[str, Path]]) -> None:
+    def _refresh_partial_film(self) -> None:
         """Join the finished pieces at the beginning into a partial film; a warning if that fails."""
         target = partial_film(self._film)
         with self._partial_film:
-            if not self._waiting or piece.cancelled():
-                return
-            finished = takewhile(self._is_encoded, range(len(self._pieces)))
-            files = [self._encoded[number].result()[1] for number in finished]
+            numbers = takewhile(self._files.__contains__, range(len(self._pieces)))
+            files = [self._files[number] for number in numbers]
             try:
                 extras, publish = extras_of(self._job.plan, {}), self._context.outputs.file
                 frames = join(files, self._encoding, target, extras, publish) if files else 0
@@ -211,10 +215,6 @@ class Film:
             else:
                 if frames:
                     self._context.report(PreviewDone(self._board, target, frames))
-
-    def _is_encoded(self, number: int) -> bool:
-        piece = self._encoded.get(number)
-        return piece is not None and piece.done() and not piece.cancelled() and not piece.exception()
 
     def _mix_sound(self) -> tuple[str, Path] | None:
         """Key and file of the mixed sound, mixed now if it is not in the cache; None for a silent film.
