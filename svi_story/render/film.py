@@ -172,7 +172,7 @@ class Film:
         self._encoded[number] = self._context.encoder.submit(self._encode, number, is_news=is_news)
 
     def _encode(self, number: int, *, is_news: bool) -> tuple[str, Path]:
-        """The key and file of a piece, encoded once for the same frames; news are in the partial film, too."""
+        """The key and file of a piece, encoded once for the same frames; news join the partial film."""
         piece = self._pieces[number]
         contents = {key: self._entries[key].frames_sha256 for key in piece.keys - self._cards.keys()}
         inputs = piece_inputs(by_content(piece, contents), self._encoding)
