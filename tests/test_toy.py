@@ -142,6 +142,7 @@ def test_training_that_was_interrupted_takes_the_same_steps(
     assert losses[-1][1] < losses[0][1]
 
 
+@pytest.mark.slow  # a part of the package can hardly break it
 def test_briefly_trained_it_renders_and_is_evaluated_alike(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, svi_story: Run
 ) -> None:
