@@ -197,6 +197,7 @@ def test_other_forms_of_lists_are_read(text: str, prompts: tuple[str, ...]) -> N
             "# Film\n| # | Prompt |\n|--:|:---|\n| 1 | A **cat** |\n| 2 | A dog |\n",
             ("A cat", "A dog"),
         ),
+        ("a.md", "|steps|prompt\n|---|---|\n|| A \\| B\n|5|C||\n", ("A | B", "C")),
         ("a.txt", "A cat, white\nA dog, brown\n", ("A cat, white", "A dog, brown")),
     ],
 )
@@ -276,6 +277,10 @@ def test_tables_and_json_have_other_fields_of_clips(
         ("a.csv", "prompt,steps\nA cat,5\n,5\n", 'a.csv:3: prompt "" is blank'),
         ("a.csv", "prompt,id\nA cat,a\nA dog,a\n", 'a.csv:3: id: "a" is the id of clips[0] too'),
         ("a.csv", "prompt,transition\nA cat,cut\n", "a.csv:2: transition: the first clip has no"),
+        ("a.csv", "steps,prompt\n5,A cat, white\n", "a.csv:2: has 3 cells, and the first line 2; put a"),
+        ("a.md", "|prompt|\n|-|\n|A | B|\n", "a.md:3: has 2 cells, and the first line 1; put a"),
+        ("a.csv", 'prompt,steps\nA,5\n"B,6\nC,7\n', "a.csv:3: is not CSV (unexpected end of data); close"),
+        ("a.csv", 'prompt\n"She says "no" twice"\n', "a.csv:2: is not CSV"),
         ("a.json", '[{"prompt": "A", "steps": 0}]', "a.json: [0].steps: 0 is less than 1; use 1 or more"),
         ("a.json", '{"clips": [{"prompt": "A", "seed": [1]}]}', "a.json: clips[0].seed: a list is not"),
     ],

@@ -211,7 +211,7 @@ class PromptFile:
         if PurePath(self.file).suffix.lower() in (".csv", ".tsv"):
             rows = self._csv()
         elif told and all(line.startswith("|") for _, line in told):
-            rows = [(number, [cell.strip() for cell in line.strip("|").split("|")]) for number, line in told]
+            rows = [(number, _cells(line)) for number, line in told]
             rows = [row for row in rows if not all(re.fullmatch(":?-+:?", cell) for cell in row[1])]
         else:
             return None
@@ -229,6 +229,11 @@ class PromptFile:
         self._report_ignored(others if column >= 0 else (), line)
         found: Found = []
         for number, cells in rows[column >= 0 :]:
+            if any(map(str.strip, cells[len(head) :])):
+                what = f"has {len(cells)} cells, and the first line {len(head)}"
+                what += "; put a text with separators in quotes, or write \\| for | in Markdown"
+                self.problems.append(Problem(what, self.file, number))
+                continue
             written = {
                 name: cells[at].strip() for name, at in fields.items() if "".join(cells[at:][:1]).strip()
             }
@@ -245,13 +250,15 @@ class PromptFile:
         """The rows of a CSV or TSV file that are not empty, each with its line. Raises InputError."""
         head = self.text.lstrip("\n").partition("\n")[0]
         sign = max(",;\t", key=head.count)  # Excel's depends on the country
-        reader, rows, number = csv.reader(self.text.splitlines(keepends=True), delimiter=sign), [], 1
+        lines, rows, number = self.text.splitlines(keepends=True), [], 1
+        reader = csv.reader(lines, delimiter=sign, strict=True)  # else a lost quote swallows what follows
         try:
             for cells in reader:
                 rows.append((number, cells))
                 number = reader.line_num + 1
         except csv.Error as error:
-            raise InputError(Problem(f"is not CSV ({error}); correct it", self.file, number)) from error
+            what = f"is not CSV ({error}); close every quote, and double those within quotes"
+            raise InputError(Problem(what, self.file, number)) from error
         return [(number, cells) for number, cells in rows if any(map(str.strip, cells))]
 
     # JSON
@@ -434,6 +441,12 @@ class PromptFile:
 def _code(token: Token) -> str:
     """A piece of a prompt file for a message."""
     return f"`{format_value(token.string)[1:-1]}`"
+
+
+def _cells(line: str) -> list[str]:
+    r"""The cells of a line of a Markdown table, which starts with `|`; `\|` is a part of a cell."""
+    cells = [cell.strip().replace("\\|", "|") for cell in re.split(r"(?<!\\)\|", line)]
+    return cells[1 : -1 if len(cells) > 2 and not cells[-1] else None]
 
 
 def _without_emphasis(text: str) -> str:
