@@ -384,6 +384,28 @@ def test_a_full_disk_leaves_nothing_behind(tmp_path: Path, monkeypatch: pytest.M
         prepared.check_space(tmp_path, [high, low])
 
 
+def test_what_another_process_prepares_meanwhile_is_not_prepared_again(
+    tmp_path: Path, svi_story: Run, experts_there: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    begun: list[str] = []
+
+    def prepare(expert: ExpertToPrepare, *_: object) -> None:
+        begun.append(expert.origin.expert)
+        shutil.copytree(experts_there, expert.target.parent)
+
+    monkeypatch.setattr(prepared, "prepare_expert", prepare)
+    words = ("models", "prepare", *FLAGS, "--variant", "2.0-pro", "--to", tmp_path / "fast")
+    assert svi_story(*words).code == 0
+    assert begun == ["high"]
+
+
+def test_what_is_in_the_way_of_a_manifest_is_named(tmp_path: Path) -> None:
+    high, _ = to_prepare(tmp_path)
+    high.target.with_suffix(".json").mkdir()
+    with pytest.raises(RenderError, match=r"^\S*\.int8\.json: cannot be written: .*move away the folder"):
+        prepare_expert(high, sha256_file, lambda _: None)
+
+
 @pytest.mark.slow
 def test_a_killed_preparation_is_resumed(experts_there: Path, tmp_path: Path) -> None:
     program = """

@@ -324,7 +324,12 @@ def prepare(
     from svi_story.engines.svi.device import configure, find_device
     from svi_story.engines.svi.weights.loading import Placement
     from svi_story.engines.svi.weights.locate import find_weights, prepared_folder
-    from svi_story.engines.svi.weights.prepared import check_space, plan_experts, prepare_expert
+    from svi_story.engines.svi.weights.prepared import (
+        check_space,
+        is_prepared,
+        plan_experts,
+        prepare_expert,
+    )
     from svi_story.plan.fingerprints import Fingerprints
 
     if one_of(weights, PRECISIONS, "--weights") != "int8":
@@ -354,7 +359,9 @@ def prepare(
     check_space(folder, experts)
     with transfers("done") as progress:
         hashes.report = _hashing(progress)
-        for each in (each for each in experts if not each.there):
+        for each in experts:
+            if is_prepared(each.target, each.origin, hashes.file):  # perhaps by another process meanwhile
+                continue
             prepare_expert(each, hashes.file, _reading(progress, each.target))
             progress(each.target.name, 1, 1)
             hashes.save()

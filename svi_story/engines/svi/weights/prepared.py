@@ -332,6 +332,7 @@ def prepare_expert(expert: ExpertToPrepare, digest: Digest, report: Reporter) ->
     with disk(target):
         make_folder(target.parent)
         remove_stale_temps(target.parent)
+    with disk(manifest_file(target)):
         manifest_file(target).unlink(missing_ok=True)  # it describes what is replaced
     with atomic_file(target) as temporary, disk(target), temporary.open("r+b") as file:
         file.write(len(raw).to_bytes(8, "little") + raw)
