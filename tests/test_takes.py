@@ -536,6 +536,9 @@ def test_takes_says_how_to_watch_them(write_board: Write, svi_story: Run) -> Non
     board = write_board(clips=clips(1, 2))
     text = svi_story("takes", board, *ANIMATIC)
     assert f"svi-story render {board} --only clip-02 --takes 2 --engine animatic" in text.err
+    many = svi_story("takes", write_board(clips=clips(*[2] * 40)), *ANIMATIC).err
+    assert many.count("to watch them") < 10
+    assert f"in the same way for {40 - many.count('to watch them')} more clips" in many
     edited = write_board(clips=clips(1, 1, prompt="The sun is rising."))
     (_, clip) = json.loads(svi_story("takes", edited, *ANIMATIC, "--json").out)["clips"]
     assert len(clip["takes"]) == 1

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from svi_story.cli.jobs import exit_for, report_jobs, report_lints
+from svi_story.cli.jobs import MOST_OF_A_KIND, exit_for, report_jobs, report_lints
 from svi_story.cli.options import AsJson, Board, BoardOptions, Paths, with_board_options
 from svi_story.cli.terminal import answer, answer_json, complain, shorten, table
 from svi_story.units import counted, gib
@@ -136,10 +136,14 @@ def takes(
         for take in each.takes
     ]
     answer(*table(titles, rows, optional=("seed", "seconds")))
-    for each in found.clips:
-        if len(each.takes) > 1 and not all(take.file for take in each.takes):
-            words = ("--only", each.id, "--takes", str(len(each.takes)))
-            complain(f"to watch them, write a film of each: {suggest('render', *words, path=board)}")
+    unseen = [
+        each for each in found.clips if len(each.takes) > 1 and not all(take.file for take in each.takes)
+    ]
+    for each in unseen[:MOST_OF_A_KIND]:
+        words = ("--only", each.id, "--takes", str(len(each.takes)))
+        complain(f"to watch them, write a film of each: {suggest('render', *words, path=board)}")
+    if len(unseen) > MOST_OF_A_KIND:
+        complain(f"and in the same way for {len(unseen) - MOST_OF_A_KIND} more clips")
 
 
 def _board(job: Job, summary: BoardSummary) -> list[str]:
