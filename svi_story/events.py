@@ -129,7 +129,7 @@ class BoardStarted(BoardEvent):
     """to render after the film, besides those that it uses"""
 
     def __str__(self) -> str:
-        what = counted(self.clips, "clip") + (f", {self.takes} more takes" if self.takes else "")
+        what = counted(self.clips, "clip") + (f", {counted(self.takes, 'more take')}" if self.takes else "")
         return f"{self.board}: {self.to_render} of {counted(self.segments, 'segment')} to render ({what})"
 
 
@@ -429,17 +429,17 @@ class JoinStarted(BoardEvent):
 
 @dataclass(frozen=True)
 class FilmDone(BoardEvent):
-    """The film is complete; `seconds` is its length."""
+    """The film is complete; `seconds` is its length. `made` is false if it was up to date already."""
 
     film: Path
     frames: int
     seconds: float
     made: bool
-    """false if it was up to date already"""
 
     def __str__(self) -> str:
-        what = "done" if self.made else "up to date"
-        return f"{self.board}: {what}: {self.frames} frames, {self.seconds:.2f} s"
+        part = "" if self.film.stem == self.board.stem else f"{self.film.name}: "  # a clip, a take, a draft
+        done = f"{'done' if self.made else 'up to date'}: {self.frames} frames, {self.seconds:.2f} s"
+        return f"{self.board}: {part}{done}"
 
 
 @dataclass(frozen=True)
@@ -449,7 +449,7 @@ class TakesDone(BoardEvent):
     takes: int
 
     def __str__(self) -> str:
-        return f"{self.board}: {self.takes} more takes are rendered"
+        return f"{self.board}: {counted(self.takes, 'more take')} rendered"
 
 
 @dataclass(frozen=True)
@@ -468,7 +468,6 @@ class MediaDone(BoardEvent):
 
     media: Path
     made: bool
-    """false if it was up to date already"""
 
     def __str__(self) -> str:
         return f"{self.media}: {'written' if self.made else 'up to date'}"

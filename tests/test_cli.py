@@ -245,9 +245,10 @@ def test_cache_gc_deletes_only_with_yes_and_only_what_is_old_and_unused(
         os.utime(path, (0, 0))
     svi_story("cache", "gc", "--yes")
     assert left() == count  # in use
+    assert svi_story("cache", "gc").err.splitlines()[0] == "nothing would be deleted"
     board.unlink()
     (tmp_path / "renders/board.mp4").unlink()
-    assert "would be deleted" in svi_story("cache", "gc").err
+    assert svi_story("cache", "gc").err.splitlines()[0].endswith("deleted, with svi-story cache gc --yes")
     assert left() == count
     svi_story("cache", "gc", "--yes")
     assert left() == 0
@@ -373,3 +374,29 @@ def test_texts_have_a_limit(write_board: Write, svi_story: Run) -> None:
     ended = svi_story("validate", write_board(style="x" * 10_001))
     assert ended.code == 2
     assert "style: has 10001 characters, more than 10000" in ended.err
+
+
+@pytest.mark.parametrize("group", [(), ("cache",), ("models",)])
+def test_lists_of_commands_say_whole_sentences(svi_story: Run, group: tuple[str, ...]) -> None:
+    listed = svi_story(*group, "--help").out.split("Commands:\n")[1].splitlines()
+    assert len(listed) > 2
+    assert [line for line in listed if not line.endswith(".")] == []
+    assert [line for line in listed if line.endswith("...")] == []
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (("pick", "x", "1", "two"), "Invalid value for 'TAKE': 'two' is not a whole number"),
+        (("render", "x", "--takes", "0"), "Invalid value for '--takes': 0 is less than 1"),
+        (("watch", "x", "--port", "70000"), "Invalid value for '--port': 70000 is more than 65535"),
+    ],
+)
+def test_a_wrong_number_is_explained(svi_story: Run, words: tuple[str, ...], message: str) -> None:
+    ended = svi_story(*words)
+    assert (ended.code, ended.err.splitlines()[-1]) == (2, f"Error: {message}")
+
+
+def test_usages_name_each_argument_once(svi_story: Run) -> None:
+    usages = [svi_story(*command, "--help").out.splitlines()[0] for command in (("render",), ("cache", "gc"))]
+    assert [usage.split()[-1] for usage in usages] == ["{PATH}...", "[PATH]..."]

@@ -63,6 +63,10 @@ def test_hints_repeat_what_was_given(
     write_board("-b.yaml")
     write_board("wide.yaml", reference="tall.png")
     Image.new("RGB", (100, 1000), "teal").save("tall.png")
+    for cache in ("renders/.cache", "my cache"):  # something to delete
+        unfinished = Path(cache, "work", "a" * 64)
+        unfinished.mkdir(parents=True)
+        os.utime(unfinished, (0, 0))
     ended = svi_story(*words)
     suggested = re.findall(r"svi-story (?:[^\s`;']|'[^']*'| (?!\())+", ended.err + ended.out)
     assert any(each.strip() == f"svi-story {hint}" for each in suggested) == bool(hint), ended

@@ -38,6 +38,7 @@ from svi_story.events import (
     SegmentStarted,
     Starting,
     StepDone,
+    TakesDone,
     TimeLeft,
     WorkerStarted,
 )
@@ -162,9 +163,13 @@ def test_films_and_failures_stay_and_the_review_has_a_bar() -> None:
     kept: list[str] = []
     display = Display(lambda line, **_: kept.append(line))
     display(FilmDone(A, Path("a.mp4"), 10, 1.0, made=True))
+    display(FilmDone(A, Path("a.clips/2-roof~take3.mp4"), 10, 1.0, made=True))
+    display(TakesDone(A, 1))
     display(BoardDelayed(B, "the disk\nis full"))
     assert kept == [
         "a.yaml: done: 10 frames, 1.00 s",
+        "a.yaml: 2-roof~take3.mp4: done: 10 frames, 1.00 s",
+        "a.yaml: 1 more take rendered",
         "b.yaml: failed for now: the disk",
         "b.yaml: failed for now: is full",
     ]

@@ -110,11 +110,16 @@ def test_a_run_whose_process_is_gone_died(
     board = write_board()
     cache = board.parent / "renders/.cache"
     log = RunLog([cache], ignore, ["svi-story", "render", "a b.yaml", "--force", "roof"])
-    for event in (STARTED, events.SegmentStarted(board, "roof", 0, "k", 5), StepDone(board, "roof", 0, 3, 8)):
+    for event in (
+        *(STARTED, events.TimeLeft(5000.0, at_least=False)),
+        *(events.SegmentStarted(board, "roof", 0, "k", 5), StepDone(board, "roof", 0, 3, 8)),
+    ):
         log(event)
-    while len(lines(cache)) < 4:
+    while len(lines(cache)) < 5:
         time.sleep(0.01)
     assert only_run(cache).state == "running"
+    running = svi_story("status", board, "--engine", "animatic").out.splitlines()[-1]
+    assert "(board.yaml): sampling clip roof (step 3/8); 0 of 2 segments; about 1:2" in running
     (path,) = cache.glob("runs/*/events.jsonl")
     text = path.read_text("utf-8")
     path.write_text(

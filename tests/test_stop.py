@@ -96,6 +96,13 @@ def test_stop_says_which_runs_there_are(svi_story: Run, tmp_path: Path) -> None:
     cache = tmp_path / "cache"
     none = svi_story("stop", "--cache", cache)
     assert (none.code, "no render is running" in none.err) == (2, True)
+    odd = svi_story("stop", "nope", "--cache", cache)
+    assert (odd.code, "no render is running that uses this cache, and there is no file nope;" in odd.err) == (
+        2,
+        True,
+    )
+    named = svi_story("stop", tmp_path)
+    assert (named.code, "name its cache" in named.err) == (2, False)
     with run_log([cache], ignore, []) as one, run_log([cache], ignore, []) as two:
         folders = [opened(cache, one), opened(cache, two)]
         wait_for(lambda: all((folder / "events.jsonl").stat().st_size for folder in folders))

@@ -421,6 +421,9 @@ def test_gc_takes_them_only_when_told(
     assert "for takes that no film uses; svi-story cache gc --takes lets them go" in told.err
     listed = json.loads(svi_story("cache", "ls", "--json").out)
     assert [item["in_use"] for item in listed if item["for_takes"]] == [True]
+    assert svi_story("cache", "gc").err.splitlines()[0] == "nothing would be deleted"
+    hint = svi_story("cache", "gc", "--takes").err.splitlines()[0]
+    assert hint.endswith("would be deleted, with svi-story cache gc --takes --yes")
     assert svi_story("cache", "gc", "--yes", "--takes").code == 0
     assert len(entries(board)) == 2
     assert made(rendered(svi_story, board)) == [("clip-02", 2)]

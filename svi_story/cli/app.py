@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
+from pydantic import ValidationError
 from typer.core import TyperCommand, TyperGroup
 
 from svi_story import __version__
@@ -65,6 +66,7 @@ class ErrorBoundary(TyperGroup):
 
 def _usage(error: typer.TyperException) -> list[str]:
     """The message for a command line that cannot be parsed."""
+    _explain(error)
     context, message = getattr(error, "ctx", None), error.format_message()
     if context is None:
         return [f"Error: {message}"]
@@ -72,6 +74,22 @@ def _usage(error: typer.TyperException) -> list[str]:
         return message.splitlines()
     usage = context.get_usage().splitlines()
     return [*usage, f"Try '{context.command_path} --help' for help.", "", f"Error: {message}"]
+
+
+NOT_A_VALUE = {
+    "int_parsing": "{input!r} is not a whole number",
+    "greater_than_equal": "{input} is less than {ge}",
+    "less_than_equal": "{input} is more than {le}",
+}
+"""What is wrong with an argument, by pydantic's name for it: its own messages are for programmers."""
+
+
+def _explain(error: typer.TyperException) -> None:
+    """Say in plain words what is wrong with an argument's value."""
+    if isinstance(error.__cause__, ValidationError):
+        first = error.__cause__.errors()[0]
+        if words := NOT_A_VALUE.get(first["type"]):
+            error.message = words.format(input=first["input"], **first.get("ctx", {}))
 
 
 def _check_folder() -> None:

@@ -141,9 +141,10 @@ def validate(paths: Paths, options: BoardOptions) -> None:
 
 @with_board_options
 def preview(paths: Paths, options: BoardOptions) -> None:
-    """Draw a contact sheet: every clip's reference as the model sees it, prompt and timing.
+    """Draw a contact sheet of what the model will see.
 
-    Needs no engine and no GPU. The pictures are put beside the films: renders/board.preview.png.
+    It has every clip's reference, cropped as for the model, its prompt and its timing. Needs no engine and no
+    GPU. The pictures are put beside the films: renders/board.preview.png.
 
     \b
     svi-story preview board.yaml

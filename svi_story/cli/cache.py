@@ -117,7 +117,8 @@ def gc(
     stores = stores_of(projects, cache)
     found: list[list[Garbage]] = [store.garbage(time.time(), takes=takes) for store in stores]
     items: Sequence[Garbage] = [item for garbage in found for item in garbage]
-    kept = _kept([item for store in stores for item in store.usage()], {item.path for item in items})
+    usage = [item for store in stores for item in store.usage()]
+    kept = _kept(usage, {item.path for item in items}, takes=takes)
     if yes:
         pairs = zip(stores, found, strict=True)
         items = [item for store, garbage in pairs for item in store.delete(garbage, takes=takes)]
@@ -127,20 +128,25 @@ def gc(
         for item in items:
             answer(f"{item.path}: {in_bytes(item.bytes)}: {item.why}")
     amount = in_bytes(sum(item.bytes for item in items))
-    ending = "deleted" if yes else f"would be deleted, with {suggest('cache gc', '--yes')}"
-    complain(f"{amount} {ending}", *kept)
+    if yes:
+        complain(f"{amount} deleted", *kept)
+    elif items:
+        again = suggest("cache gc", *(["--takes"] if takes else []), "--yes")
+        complain(f"{amount} would be deleted, with {again}", *kept)
+    else:
+        complain("nothing would be deleted", *kept)
 
 
-def _kept(found: Sequence[Usage], deleted: set[Path]) -> list[str]:
-    """What stays, why, and until when."""
+def _kept(found: Sequence[Usage], deleted: set[Path], *, takes: bool) -> list[str]:
+    """What stays, why, and until when; `takes`: whether those that no film uses may go."""
     kept = [item for item in found if item.path not in deleted]
     used = sum(item.bytes for item in kept if item.in_use)
-    takes = sum(item.bytes for item in kept if item.for_takes)
+    spare = sum(item.bytes for item in kept if item.for_takes)
     unused = [item for item in kept if not item.in_use]
     lines = [f"kept: {in_bytes(used)} in use, as long as its film or its board exists"] if used else []
-    if takes:
-        go = suggest("cache gc", "--takes")
-        lines.append(f"{in_bytes(takes)} of it for takes that no film uses; {go} lets them go after a week")
+    if spare:
+        go = "they go" if takes else f"{suggest('cache gc', '--takes')} lets them go"
+        lines.append(f"{in_bytes(spare)} of it for takes that no film uses; {go} after a week")
     if unused:
         days = sorted({f"{datetime.fromtimestamp(item.last_used, UTC) + WEEK:%Y-%m-%d}" for item in unused})
         until = days[0] if len(days) == 1 else f"{days[0]} to {days[-1]}"

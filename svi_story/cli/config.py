@@ -18,7 +18,7 @@ def register(app: typer.Typer) -> None:
 
 def config(
     path: Annotated[
-        Path, typer.Argument(metavar="[PATH]", help="A board, or a folder of a project.", show_default=False)
+        Path, typer.Argument(metavar="PATH", help="A board, or a folder of a project.", show_default=False)
     ] = Path(),
     as_json: AsJson = False,
 ) -> None:
@@ -62,4 +62,6 @@ def _shown(value: object) -> str:
         return ", ".join(value)
     if isinstance(value, dict):
         return ", ".join(f"{name} = {_shown(each)}" for name, each in value.items() if each != []) or "-"
+    if isinstance(value, bool):
+        return str(value).lower()  # as in svi-story.toml
     return "-" if value is None else str(value)

@@ -84,7 +84,7 @@ class Lines:
         """Show one event."""
         progress = self._progress
         progress.add(event, time.time())
-        left = left_of(progress)
+        left = progress.time_left(time.time())
         if isinstance(event, BoardStarted | FilmDone | TakesDone):
             show(event)
         elif isinstance(event, SegmentDone):
@@ -218,7 +218,7 @@ class Display:
             name = f"{done}/{progress.number_of_boards} boards"
         facts = [
             f"{progress.finished}/{progress.segments} segments",
-            left_of(progress),
+            progress.time_left(time.time()),
             f"{clock(now - progress.first)} so far",
         ]
         memory = progress.memory
@@ -255,12 +255,3 @@ def fit(text: str, width: int) -> str:
     from rich.cells import cell_len, set_cell_size
 
     return text if cell_len(text) <= width else set_cell_size(text, width - 1).rstrip() + "…"
-
-
-def left_of(progress: Progress) -> str:
-    """The time that is left, as `about 1:20:00 left`; empty while it is unknown."""
-    seconds = progress.seconds_left(time.time())
-    if seconds is None or progress.left is None:
-        return ""
-    about = "at least" if progress.left.at_least else "about"
-    return f"{about} {clock(seconds)} left"

@@ -59,9 +59,9 @@ def doctor(
     weights: Weights = "",
     as_json: AsJson = False,
 ) -> None:
-    """Check whether this machine can render, and how to fix what is missing.
+    """Check whether this machine can render.
 
-    Ends with 0 when it can, else with 1. Downloads nothing.
+    It says how to fix what is missing. Ends with 0 when it can, else with 1. Downloads nothing.
 
     --smoke makes two clips with the real weights, the second one twice: with the anchor and with an empty
     one. It reports the result, and puts the pictures beside the films: whether the anchor's subject came

@@ -63,7 +63,7 @@ def variant_named(name: str) -> Variant | None:
 
 @models_app.command("list")
 def list_models(models: Models = None, as_json: AsJson = False) -> None:
-    """List the weights that were found, their precision, and what can be rendered with them.
+    """List the weights that were found, and what is missing.
 
     Looks at names, sizes and headers; `models check` reads every byte.
 
@@ -106,7 +106,7 @@ def list_models(models: Models = None, as_json: AsJson = False) -> None:
         for problem in each.problems[:1]:
             complain(str(problem))
     if others := len(weights.candidates) - len(shown):
-        complain(f"{others} more files of other models")
+        complain(f"files of other models: {others}")
     for note in (
         *(f"{each}: does not exist" for each in weights.where.folders if not each.exists()),
         *weights.notes,
@@ -176,10 +176,10 @@ def check(
     ] = "",
     as_json: AsJson = False,
 ) -> None:
-    """Read every byte of the weights that are used: headers, shards, shapes, numbers, hashes, LoRAs.
+    """Read every byte of the weights that are used.
 
-    Ends with 1 when something is wrong. Without --variant, every file that was found must be correct, and
-    one of the variants complete.
+    Headers, shards, shapes, numbers, hashes and LoRAs are checked. Ends with 1 when something is wrong.
+    Without --variant, every file that was found must be correct, and one of the variants complete.
 
     \b
     svi-story models check
@@ -292,7 +292,7 @@ def download(
 def prepare(
     paths: Annotated[
         list[Path] | None,
-        typer.Argument(metavar="[PATH...]", help="Boards whose LoRAs are merged.", show_default=False),
+        typer.Argument(metavar="PATH", help="Boards whose LoRAs are merged.", show_default=False),
     ] = None,
     models: Models = None,
     weights: Annotated[
@@ -311,10 +311,10 @@ def prepare(
     ] = "quality",
     dtype: Dtype = "bfloat16",
 ) -> None:
-    """Merge the experts with LoRAs and quantise them once, so that renders start faster.
+    """Merge and quantise the experts once, for a faster start.
 
-    A render with --weights int8 then reads 14.5 GB for each expert instead of 57. It finds what was prepared
-    in the user's cache folder and in the folders that --models names. Frames are the same.
+    LoRAs are merged too. A render with --weights int8 then reads 14.5 GB for each expert instead of 57. It
+    looks in the user's cache folder and in the folders that --models names. Frames are the same.
 
     \b
     svi-story models prepare --weights int8

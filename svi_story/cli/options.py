@@ -20,14 +20,12 @@ if TYPE_CHECKING:
     from svi_story.api import Options
     from svi_story.settings import Settings
 
-Paths = Annotated[
-    list[Path], typer.Argument(metavar="PATH...", help="Boards, bundles, or folders of boards.")
-]
+Paths = Annotated[list[Path], typer.Argument(metavar="PATH", help="Boards, bundles, or folders of boards.")]
 Board = Annotated[Path, typer.Argument(metavar="BOARD", help="A board, or a bundle.")]
 Projects = Annotated[
     list[Path] | None,
     typer.Argument(
-        metavar="[PATH]...",
+        metavar="PATH",
         help="Boards, or folders of projects. Default: the working directory.",
         show_default=False,
     ),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from datetime import timedelta
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -20,7 +21,7 @@ if TYPE_CHECKING:
     from svi_story.plan.model import Shot
     from svi_story.render.cost import Cost
     from svi_story.render.jobs import Job
-    from svi_story.render.summary import BoardSummary, ClipSummary, SegmentSummary
+    from svi_story.render.summary import BoardSummary, ClipSummary, RunSummary, SegmentSummary
 
 TITLES = ("#", "clip", "seconds", "frames", "asked", "by pass", "seed", "state", "prompt")
 
@@ -90,8 +91,18 @@ def status(paths: Paths, options: BoardOptions, as_json: AsJson = False) -> None
             ["-" if row[name] is None else str(row[name]) for name in titles] for row in summary["boards"]
         ]
         answer(*table(titles, rows))
-        answer(*(f"run {run['run']}: {run['message']}" for run in summary["runs"]))
+        answer(*(f"run {run.run}{_boards_of(run)}: {run.message}" for run in found.summary.runs))
     exit_for(found.jobs, found.rejected)
+
+
+def _boards_of(run: RunSummary) -> str:
+    """What a run renders, as far as its log tells: ` (film.yaml and 3 more)`."""
+    from svi_story.files import short_path
+
+    if not run.boards:
+        return ""
+    more = len(run.boards) - 1
+    return f" ({short_path(Path(run.boards[0]))}{f' and {more} more' if more else ''})"
 
 
 @with_board_options
@@ -120,7 +131,7 @@ def takes(
     if as_json:
         answer_json(found.model_dump())
         return
-    titles = ("#", "clip", "take", "seed", "state", "seconds", "film", "pick it with")
+    titles = ("#", "clip", "take", "seed", "state", "took", "film", "pick it with")
     rows = [
         (
             str(each.number),
@@ -128,14 +139,14 @@ def takes(
             str(take.number),
             str(take.seed),
             take.state or "-",
-            "" if take.seconds is None else f"{take.seconds:.1f}",
+            "" if take.seconds is None else f"{take.seconds:.1f} s",
             take.file or "",
             "(picked)" if take.picked else take.command,
         )
         for each in found.clips
         for take in each.takes
     ]
-    answer(*table(titles, rows, optional=("seed", "seconds")))
+    answer(*table(titles, rows, optional=("seed", "took")))
     unseen = [
         each for each in found.clips if len(each.takes) > 1 and not all(take.file for take in each.takes)
     ]

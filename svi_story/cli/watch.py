@@ -88,7 +88,7 @@ def stop(
     words: Annotated[
         list[str] | None,
         typer.Argument(
-            metavar="[RUN|PATH]...",
+            metavar="RUN|PATH",
             help="The run, as `status` names it, or what it renders. Default: the only run of the project "
             "of the working directory.",
             show_default=False,
@@ -136,7 +136,11 @@ def _running(names: Sequence[str], paths: Sequence[Path], caches: Sequence[Path]
         return chosen[0]
     found = ", ".join(f"{each.run} ({_rendered(each)})" for _, each in chosen or running)
     if not running:
-        what = "no render is running that uses this cache; name its cache with --cache, or what it renders"
+        what = "no render is running that uses this cache"
+        if names:
+            what += f", and there is no file {' '.join(names)}"
+        if not paths:
+            what += "; name its cache with --cache, or what it renders"
     elif not chosen:
         meant = " ".join((*names, *map(str, boards)))
         what = f"no running render is called {meant} or renders that; running are {found}"

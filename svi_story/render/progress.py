@@ -40,7 +40,7 @@ from svi_story.events import (
     WorkerLost,
     WorkerStarted,
 )
-from svi_story.units import gib
+from svi_story.units import clock, gib
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -216,6 +216,13 @@ class Progress:
     def seconds_left(self, now: float) -> float | None:
         """The time left as estimated last, less what has passed since."""
         return None if self.left is None else max(self.left.seconds - (now - self.left_at), 0.0)
+
+    def time_left(self, now: float) -> str:
+        """The time left, as `about 1:20:00 left`; empty while it is unknown."""
+        seconds = self.seconds_left(now)
+        if seconds is None or self.left is None:
+            return ""
+        return f"{'at least' if self.left.at_least else 'about'} {clock(seconds)} left"
 
     def add(self, event: Event, at: float) -> None:
         """Take an event into account."""

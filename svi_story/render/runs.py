@@ -344,7 +344,9 @@ class RunReport:
         where = f"process {opened.process} on {opened.host}" if opened else "an unknown process"
         match self.state:
             case "running":
-                return f"{progress.now}; {where}"
+                count = f"{progress.finished} of {progress.segments} segments" if progress.segments else ""
+                facts = (progress.now, count, progress.time_left(time.time()), where)
+                return "; ".join(fact for fact in facts if fact)
             case "hanging":
                 usual = f"such pauses took {self.usual:.0f} s at most" if self.usual else "it was never timed"
                 what = f"no event for {self.silent:.0f} s; {usual}"
