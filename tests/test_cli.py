@@ -388,11 +388,15 @@ def test_lists_of_commands_say_whole_sentences(svi_story: Run, group: tuple[str,
     ("words", "message"),
     [
         (("pick", "x", "1", "two"), "Invalid value for 'TAKE': 'two' is not a whole number"),
+        (
+            ("render", "x", "--engine", "animatc"),
+            "Invalid value for --engine: 'animatc' is none of svi, animatic; did you mean 'animatic'?",
+        ),
         (("render", "x", "--takes", "0"), "Invalid value for '--takes': 0 is less than 1"),
         (("watch", "x", "--port", "70000"), "Invalid value for '--port': 70000 is more than 65535"),
     ],
 )
-def test_a_wrong_number_is_explained(svi_story: Run, words: tuple[str, ...], message: str) -> None:
+def test_a_wrong_value_is_explained(svi_story: Run, words: tuple[str, ...], message: str) -> None:
     ended = svi_story(*words)
     assert (ended.code, ended.err.splitlines()[-1]) == (2, f"Error: {message}")
 

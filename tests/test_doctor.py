@@ -140,6 +140,8 @@ def test_without_torch_the_doctor_still_works() -> None:
 def test_wrong_words_are_usage_errors(svi_story: Run) -> None:
     assert svi_story("doctor", "--engine", "sora").code == 2
     assert svi_story("doctor", "--smoke", "--variant", "3").code == 2
+    unused = svi_story("doctor", "--size", "832x480")
+    assert (unused.code, "--size: is for --smoke" in unused.err) == (2, True)
     assert svi_story("doctor", "--smoke", "--dtype", "float16").code == 2
 
 

@@ -37,6 +37,7 @@ def register(app: typer.Typer) -> None:
 
 
 def doctor(
+    context: typer.Context,
     models: Models = None,
     output: Output = None,
     cache: Cache = None,
@@ -79,6 +80,10 @@ def doctor(
     from svi_story.render.doctor import Places, check_every_byte, examine
     from svi_story.render.smoke import SmokeTest
 
+    for name in () if smoke else ("variant", "reference", "size", "frames", "steps"):
+        source = context.get_parameter_source(name)
+        if source and source.name == "COMMANDLINE":
+            raise typer.BadParameter("is for --smoke, which was not given", param_hint=f"--{name}")
     settings = settings_here(models=models, output=output, cache=cache, engine=engine, weights=weights)
     wanted, precision = settings.engine or DEFAULT, settings.weights.precision or "bf16"
     where, films = model_folders(settings), short_path(settings.output)

@@ -224,7 +224,11 @@ def with_board_options(command: Callable[..., None]) -> Callable[..., None]:
 def one_of(name: str, names: Sequence[str], option: str) -> str:
     """The name, if it is one of these. Raises a usage error."""
     if name not in names:
-        raise typer.BadParameter(f"{name!r} is none of {', '.join(names)}", param_hint=option)
+        from svi_story.fields import nearest
+
+        meant = nearest(name, names)
+        guess = f"; did you mean {meant!r}?" if meant else ""
+        raise typer.BadParameter(f"{name!r} is none of {', '.join(names)}{guess}", param_hint=option)
     return name
 
 
