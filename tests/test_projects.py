@@ -211,7 +211,13 @@ def test_where_the_page_is_served_is_set_in_the_users_own_file(
         assert line in ended.err
     own.write_text('[watch]\nhost = "203.0.113.1"\nport = 9000\n', "utf-8")
     assert "cannot listen on 203.0.113.1, port 9000" in svi_story("watch", in_storyboards).err
-    assert "203.0.113.1, port 9001" in svi_story("watch", in_storyboards, "--port", 9001).err
+    told = svi_story("watch", in_storyboards, "--port", 9001).err
+    assert "203.0.113.1, port 9001" in told
+    assert told.endswith("; choose another --host\n")
+    for name in ("\\u0000", "\u00fc" * 70):
+        own.write_text(f'[watch]\nhost = "{name}"\n', "utf-8")
+        ended = svi_story("watch", in_storyboards)
+        assert (ended.code, "which is no name or address of this machine" in ended.err) == (2, True)
     own.write_text("watch = 5\n", "utf-8")
     assert "svi-story.toml:1: watch: 5 cannot be used; write watch = {host" in svi_story("config").err
 

@@ -172,7 +172,7 @@ class Layout:
                 yield Path(parent)
 
     def _sharded(self, kind: str, key: str) -> Path:
-        return self.root / kind / _checked(key)[:2] / key
+        return self.root / f"{kind}/{_checked(key)[:2]}/{key}"  # one join: films have 20,000 segments
 
     def _all(self, kind: str) -> Iterator[Path]:
         for shard in names(self.root / kind):

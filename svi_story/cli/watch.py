@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import re
 import socket
@@ -53,6 +54,7 @@ def watch(
     svi-story watch boards/
     ssh -L 8765:localhost:8765 gpu-server     then open the printed address here
     """
+    from svi_story.fields import format_value
     from svi_story.watch.server import WatchServer, bind, serve
     from svi_story.watch.state import Watched
 
@@ -63,9 +65,14 @@ def watch(
     host, port = host or own.host, own.port if port is None else port
     try:
         listening = bind(host, port)
+    except (socket.gaierror, TypeError, UnicodeError) as error:
+        what = f"cannot listen on {format_value(host)}, which is no name or address of this machine"
+        raise InputError(f"{what}; choose another --host") from error
     except OSError as error:
-        what = f"cannot listen on {host}, port {port}: {error.strerror or error}; choose another --port"
-        raise InputError(f"{what}, or 0 for any that is free") from error
+        is_port = error.errno != errno.EADDRNOTAVAIL
+        remedy = "choose another --port, or 0 for any that is free" if is_port else "choose another --host"
+        what = f"cannot listen on {host}, port {port}: {error.strerror or error}"
+        raise InputError(f"{what}; {remedy}") from error
     with listening:
         is_local = host in ("127.0.0.1", "::1", "localhost")
         names = () if is_local else (host, socket.gethostname())

@@ -37,6 +37,8 @@ if TYPE_CHECKING:
 COOKIE = "svi-story"
 POLL = 1.0
 """Seconds between two looks at the runs."""
+REST = 3
+"""How much longer than a look the pause after it is, if that is more than POLL: renders need the CPU."""
 ALIVE = 15.0
 """Seconds between two keep-alive events on a quiet stream."""
 SEND_SECONDS = 30.0
@@ -179,11 +181,12 @@ class WatchServer:
     async def _look(self) -> None:
         """Read the state of boards and runs while a page is open, and publish changes to the streams."""
         while True:
+            start = time.monotonic()
             if self._streams:
                 async with self._lock:
                     found = await anyio.to_thread.run_sync(self._refresh)
                 await self._publish(found)
-            await asyncio.sleep(POLL)
+            await asyncio.sleep(max(POLL, REST * (time.monotonic() - start)))
 
     def _refresh(self) -> Json:
         try:
@@ -353,14 +356,14 @@ def _is_same_origin(request: Request) -> bool:
 
 
 def bind(host: str, port: int) -> socket.socket:
-    """A socket that listens. OSError."""
+    """A socket that listens. OSError; TypeError and UnicodeError for what can be no host."""
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     found = socket.socket(family, socket.SOCK_STREAM)
     try:
         found.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         found.bind((host, port))
         found.listen(128)
-    except OSError:
+    except (OSError, TypeError, UnicodeError):
         found.close()
         raise
     return found
