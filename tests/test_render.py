@@ -180,6 +180,9 @@ def test_only_makes_a_clip_and_what_it_continues_from(write_board: Write, svi_st
     assert [path.name for path in film.parent.glob("*.mp4")] == [film.name]
     again = svi_story("render", board, *ANIMATIC, "--only", "3")
     assert (again.code, again.out.strip()) == (0, "renders/board.clips/3-clip-03.mp4")
+    told = svi_story("render", board, *ANIMATIC, "--only", "3", "--force", "3").err.splitlines()
+    assert told[0].endswith("board.yaml: 1 of 2 segments to render (2 clips)")
+    assert told[-1].endswith("board.yaml: 3-clip-03.mp4: done: 12 frames, 0.80 s")
     missing = svi_story("render", board, *ANIMATIC, "--only", "nobody")
     assert missing.code == 2
     assert "1 (clip-01), 2 (clip-02), 3 (clip-03), 4 (clip-04)" in missing.err

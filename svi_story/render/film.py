@@ -380,8 +380,8 @@ def _start(job: Job, wanted: Sequence[Segment], counts: tuple[int, int], context
     place = job.place
     missing = [segment for segment in wanted if context.store.state(segment.key) != "cached"]
     segments, takes = counts
-    shots = len(job.plan.shots)
-    context.report(BoardStarted(place.board, place.film, shots, segments, len(missing), takes))
+    clips = len({segment.clip for segment in wanted})  # with --only fewer than the board has
+    context.report(BoardStarted(place.board, place.film, clips, segments, len(missing), takes))
     notes = [note for segment in missing for note in context.executor.notes(segment)]
     for note in dict.fromkeys(notes):
         context.report(Warned(f"{place.board}: {note}"))
