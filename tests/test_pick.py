@@ -17,6 +17,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from svi_story.errors import InputError, RenderError
+from svi_story.portable import copy_owner
+from svi_story.storyboard import files
 from svi_story.storyboard.edit import pick_take
 from svi_story.storyboard.source import load
 
@@ -491,6 +493,28 @@ def test_what_another_program_wrote_stays(edit: Edit, monkeypatch: pytest.Monkey
     assert not leftovers(edit)
     with pytest.raises(InputError, match="was changed by another program meanwhile"):
         pick_take(edit.board, 1, 3)
+
+
+def test_two_picks_at_once_are_never_both_taken_for_written(
+    edit: Edit, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    other = pick_take(load(edit.board.path), 1 - edit.clip, 2)
+    assert other is not None
+    refused: list[InputError] = []
+
+    def in_between(source: Path, target: Path) -> None:
+        monkeypatch.setattr(files, "copy_owner", copy_owner)
+        try:
+            other.write()
+        except InputError as error:
+            refused.append(error)
+
+    monkeypatch.setattr(files, "copy_owner", in_between)
+    edit.write()
+    assert ["was changed by another program" in str(error) for error in refused] == [True]
+    assert edit.board.path.read_bytes() == edit.after
+    with pytest.raises(InputError, match="was changed by another program meanwhile"):
+        other.write()
 
 
 def test_a_link_stays_and_so_do_the_permissions(edit: Edit) -> None:

@@ -6,8 +6,9 @@ import os
 import re
 import stat
 from codecs import BOM_UTF16_BE, BOM_UTF16_LE, BOM_UTF32_BE, BOM_UTF32_LE
-from contextlib import suppress
+from contextlib import contextmanager, nullcontext, suppress
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from svi_story.commands import suggest
 from svi_story.errors import InputError, Problem
@@ -23,8 +24,11 @@ from svi_story.files import (
     rename_new,
     temp_name,
 )
-from svi_story.portable import copy_owner
+from svi_story.portable import IS_POSIX, copy_owner, try_lock
 from svi_story.storyboard.names import nearest_file
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
 
 MAX_BYTES = 2_000_000
 LONGEST_MAGIC = 32
@@ -165,8 +169,25 @@ def replace_file(path: Path, before: bytes, after: bytes) -> None:
     if not os.access(target, os.W_OK) or not target.stat().st_mode & 0o222:
         raise InputError(Problem("is read-only; make it writable for you, then try again", file=str(path)))
     remove_stale_temps(target.parent)
-    with atomic_file(target, unchanged) as temporary, disk(target):
+    with _alone(target, path), atomic_file(target, unchanged) as temporary, disk(target):
         temporary.write_bytes(after)
+
+
+@contextmanager
+def _alone(target: Path, path: Path) -> Iterator[None]:
+    """Keep other processes of svi-story from replacing a file too, between their last look and the renaming.
+
+    Not on Windows, where an open file cannot be replaced, and not where locks do not work.
+    """
+    with disk(target), open_regular(target) if IS_POSIX else nullcontext() as file:
+        if file:
+            try:
+                try_lock(file.fileno())
+            except BlockingIOError as error:
+                raise changed_meanwhile(path) from error
+            except OSError:
+                pass
+        yield
 
 
 def changed_meanwhile(path: Path) -> InputError:
