@@ -242,3 +242,18 @@ def test_odd_lines_of_a_log_are_skipped(tmp_path: Path) -> None:
     path.write_bytes(b"\n".join([*odd, path.read_bytes()]))
     report = only_run(tmp_path)
     assert [text for _, text in report.progress.messages] == ["good"]
+
+
+def test_a_run_of_two_projects_is_shown_once(svi_story: Run, write_board: Write) -> None:
+    boards = [write_board(f"{name}/{name}.yaml", reference="../anchor.png") for name in "ab"]
+    for board in boards:
+        (board.parent / "svi-story.toml").touch()
+    caches = [board.parent / "renders/.cache" for board in boards]
+    log = RunLog(caches, ignore, ["svi-story", "render", "a", "b"])
+    for event in (RunStarted(2, 6), events.SegmentStarted(boards[0], "roof", 0, "k", 5)):
+        log(event)
+    while any(len(lines(cache)) < 3 for cache in caches):
+        time.sleep(0.01)
+    (run,) = svi_story("status", *boards, "--engine", "animatic").out.splitlines()[3:]
+    assert run.count("a.yaml") == 1
+    assert "0 of 6 segments" in run

@@ -101,8 +101,10 @@ def _boards_of(run: RunSummary) -> str:
 
     if not run.boards:
         return ""
-    more = len(run.boards) - 1
-    return f" ({short_path(Path(run.boards[0]))}{f' and {more} more' if more else ''})"
+    first, more = str(short_path(Path(run.boards[0]))), len(run.boards) - 1
+    if run.message.startswith((f"{first}: ", f"{run.boards[0]}: ")):  # it says which one it is at
+        return ""
+    return f" ({first}{f' and {more} more' if more else ''})"
 
 
 @with_board_options

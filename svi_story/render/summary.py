@@ -242,12 +242,12 @@ def schedule_of(costs: Sequence[Cost]) -> ScheduleSummary:
 
 def runs_of(caches: Iterable[Path]) -> tuple[RunSummary, ...]:
     """The runs that are running, and the newest one of each cache if it did not end well."""
-    found = [
-        report
+    found = {
+        report.run: report  # one that renders several projects has a log in each of their caches
         for cache in caches
         for number, report in enumerate(read_runs(cache))
         if report.state in ("running", "hanging") or (number == 0 and report.state != "done")
-    ]
+    }
     return tuple(
         RunSummary(
             run=report.run,
@@ -258,7 +258,7 @@ def runs_of(caches: Iterable[Path]) -> tuple[RunSummary, ...]:
             boards=tuple(str(opened.folder / board) for board in report.progress.boards),
             silent=round(report.silent, 1),
         )
-        for report in found
+        for report in found.values()
         if (opened := report.progress.opened)
     )
 
