@@ -483,10 +483,13 @@ def test_a_film_with_prepared_experts(write_board: Callable[..., Path], svi_stor
     path = board(write_board)
     told = svi_story("models", "prepare", path, *FLAGS, "--weights", "int8", "--to", "fast")
     assert told.code == 0, told.err
+    assert "with a further --models fast" in told.err
     files = [Path(line) for line in told.out.splitlines()]
     assert [file.name.partition("-")[0] for file in files] == ["high", "low"]
     again = svi_story("models", "prepare", *FLAGS, "--variant", "2.0-pro", "--to", "fast")
     assert (again.out, "to write" in again.err) == (told.out, False)
+    known = svi_story("models", "prepare", path, *FLAGS, "--models", "fast", "--to", "fast")
+    assert "further" not in known.err
     ended = svi_story("render", path, *FLAGS, "--models", "fast", "--weights", "int8", "--json")
     assert ended.code == 0, ended.err
     events = [json.loads(line) for line in ended.out.splitlines()]

@@ -151,6 +151,13 @@ def started(board: str, film: str = "renders/board.mp4") -> list[Event]:
     ]
 
 
+def test_boards_of_the_same_name_are_told_apart(write_board: Write) -> None:
+    write_board("anchor.yaml")  # which draws the anchor, too
+    boards = [write_board(name, reference="../anchor.png") for name in ("a/board.yaml", "b/board.yaml")]
+    state = open_site(*boards, Path("anchor.yaml")).watched.refresh()
+    assert [board["name"] for board in state["boards"]] == [*map(str, boards), "anchor.yaml"]
+
+
 def test_boards_clips_and_films_are_shown(site: Site) -> None:
     state = site.watched.refresh()
     (board,) = state["boards"]

@@ -324,12 +324,7 @@ def prepare(
     from svi_story.engines.svi.device import configure, find_device
     from svi_story.engines.svi.weights.loading import Placement
     from svi_story.engines.svi.weights.locate import find_weights, prepared_folder
-    from svi_story.engines.svi.weights.prepared import (
-        check_space,
-        is_prepared,
-        plan_experts,
-        prepare_expert,
-    )
+    from svi_story.engines.svi.weights.prepared import check_space, is_prepared, plan_experts, prepare_expert
     from svi_story.plan.fingerprints import Fingerprints
 
     if one_of(weights, PRECISIONS, "--weights") != "int8":
@@ -365,8 +360,9 @@ def prepare(
             prepare_expert(each, hashes.file, _reading(progress, each.target))
             progress(each.target.name, 1, 1)
             hashes.save()
-    for each in experts:
-        answer(str(each.target))
+    answer(*(str(each.target) for each in experts))
+    if to and folder not in map(Path.absolute, settings_here(models=models).models):
+        complain(f"renders look for them there with a further --models {to}")
 
 
 def _lora_sets(

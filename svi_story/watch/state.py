@@ -7,6 +7,7 @@ import os
 import shutil
 import stat
 import time
+from collections import Counter
 from dataclasses import dataclass, field
 from functools import lru_cache, partial
 from pathlib import Path
@@ -261,12 +262,14 @@ class Watched:
 
     def _board_rows(self, reports: Sequence[RunReport]) -> list[Json]:
         rows = []
+        alike = Counter(board.job.place.board.name for board in self._boards.values())
         for number, (name, board) in enumerate(self._boards.items()):
             run, progress = next(
                 ((report, found) for report in reports if (found := _boards_of(report).get(name))),
                 (None, None),
             )
-            rows.append(_row(number, board, progress, is_running=bool(run and run.state in ACTIVE)))
+            row = _row(number, board, progress, is_running=bool(run and run.state in ACTIVE))
+            rows.append(row | {"name": row["path"]} if alike[row["name"]] > 1 else row)
         return rows
 
     def _run(self, report: RunReport) -> Json:
