@@ -142,6 +142,7 @@ def test_what_cannot_be_compiled_is_an_error_and_not_slow(
 
 
 @pytest.mark.slow  # a minute, most of it g++
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # torch's own
 def test_compiled_kernels_are_near_eager_ones_and_kept(monkeypatch: pytest.MonkeyPatch) -> None:
     torch._dynamo.reset()
     monkeypatch.delenv(CACHE, raising=False)

@@ -335,7 +335,8 @@ class Svi:
             raise RenderError(*error.problems) from error
         except RuntimeError as error:
             if self._options.compile and is_compile_error(error):
-                what = f"torch cannot compile the experts here: {str(error).strip().partition(chr(10))[0]}"
+                reason = " ".join(str(error).split("\n\n")[0].split())
+                what = f"torch cannot compile the experts here: {reason}"
                 raise RenderError(f"{what}; render without --compile, or with another --attention") from error
             raise
         return result
