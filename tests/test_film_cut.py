@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import subprocess
+import time
 import wave
 from fractions import Fraction
 from math import ceil
@@ -15,11 +16,13 @@ import pytest
 
 from svi_story.cut.captions import caption_over, card
 from svi_story.cut.ffmpeg import check_encoder, ffmpeg_path
+from svi_story.cut.frames import PieceFrames
 from svi_story.errors import RenderError
 
 if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
+    from typing import Self
 
     from conftest import Ended
     from numpy.typing import NDArray
@@ -376,3 +379,29 @@ def test_another_recording_under_the_same_name_is_another_film(
     assert told[-2]["made"] is True
     assert not encoded(told)
     assert np.abs(heard(tmp_path / "renders/board.mp4") - before).max() > 0.1
+
+
+def test_frames_of_one_piece_at_a_time_are_read(
+    write_board: Write, svi_story: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Two threads encode, but memory and open files are those of one."""
+    clips = [{"prompt": f"clip {number}", "frames": 13} for number in range(4)]
+    rendered(svi_story, write_board(clips=clips, resolution=SIZE))
+    active: list[int] = []
+    most = []
+
+    class Counted(PieceFrames):
+        def __enter__(self) -> Self:
+            active.append(0)
+            time.sleep(0.05)  # in which another thread would begin
+            most.append(len(active))
+            return super().__enter__()
+
+        def __exit__(self, *error: Any) -> None:
+            active.pop()
+            super().__exit__(*error)
+
+    monkeypatch.setattr("svi_story.cut.encode.PieceFrames", Counted)
+    told = rendered(svi_story, write_board(clips=clips, resolution=SIZE, cut={"crf": 30}))
+    assert len(encoded(told)) == 4
+    assert most == [1] * 4
