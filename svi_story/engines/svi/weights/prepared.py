@@ -223,7 +223,7 @@ class PreparedExperts:
     placement: Placement
     digest: Digest
     report: Reporter
-    _told: set[str] = field(default_factory=set)
+    _warned: set[str] = field(default_factory=set)
 
     def find(self, origin: Origin, blueprint: Blueprint) -> dict[str, StoredTensor] | None:
         """The parameters of an expert; None where no file fits, which is reported with the reason."""
@@ -243,8 +243,8 @@ class PreparedExperts:
             more = f" (and {len(reasons) - 1} more that do not fit)" if len(reasons) > 1 else ""
             what = f"the {origin.expert}-noise expert is read from its sources, as no prepared one fits"
             message = f"{what}: {reasons[0]}{more}; {suggest('models prepare')} makes one that does"
-            if message not in self._told:
-                self._told.add(message)
+            if message not in self._warned:
+                self._warned.add(message)
                 self.report(Warned(message))
         return None
 
