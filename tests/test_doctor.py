@@ -327,18 +327,24 @@ def test_experts_that_do_not_read_the_anchor_are_found() -> None:
     assert smoke.check_reading(some, other).state == "ok"
 
 
-def test_with_the_14b_experts_the_return_is_a_hint(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(smoke, "is_full_size", lambda _: True)
-    anchor = support.anchor_picture()
-    like = smoke.RenderedClip({}, np.stack([anchor] * 4))
-    unlike = smoke.RenderedClip({}, np.stack([anchor[::-1]] * 4))
-    trial: Any = SimpleNamespace(models=support.MODELS)
-    near = smoke.check_return(trial, anchor, like, unlike)
-    far = smoke.check_return(trial, anchor, unlike, like)
-    assert (near.state, far.state) == ("ok", "warn")
-    assert "1.000" in near.detail
-    assert "look at the pictures" in near.detail
-    assert "look at the pictures" in far.remedy
+def test_the_trial_takes_a_board(svi_story: Run, tmp_path: Path) -> None:
+    shutil.copy(support.DATA / "anchor.png", tmp_path / "cat.png")
+    board: dict[str, Any] = {"version": 1, "reference": "cat.png", "resolution": "80x64"}
+    board["engine"] = {"variant": "2.0-pro", "steps": 2, "max_frames": 9, "guidance": 1}
+    board["clips"] = [{"prompt": f"The cat {does}."} for does in ("leaves", "is away", "returns")]
+    later = {"prompt": "The sea.", "transition": "cut"}
+    Path("film.yaml").write_text(json.dumps({**board, "clips": [*board["clips"], later]}), "utf-8")
+    words = ("--models", support.MODELS, "--smoke", "--dtype", "float32", "--board")
+    found = findings(svi_story, *words, "film.yaml")
+    assert "4 clips of 9 frames at 80x64, 2 steps" in found["smoke: clips"].detail
+    assert "SVI 2.0-pro" in found["smoke: LoRA"].detail
+    assert found["smoke: return"].state == "warn", "random weights bring nothing back"
+    assert smoke.NOT_JUDGED not in found["smoke: return"].detail
+    assert picture_of(found["smoke: pictures"]).shape == (5 * 64, 3 * 80, 3)
+    Path("one.yaml").write_text(json.dumps({**board, "clips": [board["clips"][0], later]}), "utf-8")
+    assert "its first chain has one clip" in findings(svi_story, *words, "one.yaml", code=1)["smoke"].detail
+    twice = svi_story("doctor", *words, "film.yaml", "--steps", 3)
+    assert (twice.code, "--steps: is what --board says already" in twice.err) == (2, True)
 
 
 @pytest.mark.parametrize("variant", support.VARIANTS)

@@ -36,6 +36,21 @@ def test_an_unknown_pair_is_used_and_noted() -> None:
     assert "not known to be the official SVI 2.0-pro LoRA of the high-noise expert" in notes[0]
 
 
+def test_an_unknown_pair_with_a_title_is_called_by_it(tmp_path: Path) -> None:
+    pair = LoraPair(tmp_path / "high.safetensors", tmp_path / "low.safetensors")
+    numbers = {"a": np.zeros(1)}
+
+    def notes() -> list[str]:
+        return lora.check_svi_pair("2.0-pro", pair, lambda file: file.name[0] * 64)
+
+    for file in (pair.high, pair.low):
+        save_file(numbers, file, {"modelspec.title": "A small\n model"})
+    assert notes() == [f"{tmp_path}: not SVI's official LoRAs, but those of 'A small model'"]
+    for title in ("Another", ""):
+        save_file(numbers, pair.low, {"modelspec.title": title})
+        assert ["used as it is" in note for note in notes()] == [True, True]
+
+
 def test_swapped_experts_are_known_by_hash() -> None:
     with pytest.raises(InputError, match="swap them back") as caught:
         lora.check_svi_pair("2.0-pro", PAIR, digests(PRO_LOW, PRO_HIGH))

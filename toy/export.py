@@ -2,7 +2,8 @@
 
     python toy/export.py
 
-Folders and names of files are upstream's. Keys are diffusers'; those of the LoRAs are upstream's too.
+Folders and names of files are upstream's. Keys are diffusers'; those of the LoRAs are upstream's too. Every
+file says in its metadata that it is the toy's. What else is in the folder stays.
 """
 
 from __future__ import annotations
@@ -44,6 +45,12 @@ CONFIG = {
     "eps": 1e-6,
 }
 """Beside each expert; what the tensors' shapes do not say."""
+ABOUT = {
+    "modelspec.title": "svi-story's toy: a drawn world of 64x64 pixels, not Wan 2.2",
+    "modelspec.description": "Trained by toy/train.py on films drawn by toy/world.py.",
+    "modelspec.license": "MIT",
+}
+"""Metadata of every file, as https://github.com/Stability-AI/ModelSpec names it."""
 
 
 def export(options: Options, models: Path) -> int:
@@ -52,7 +59,7 @@ def export(options: Options, models: Path) -> int:
         file = models / f"{place}.safetensors"
         file.parent.mkdir(parents=True, exist_ok=True)
         tensors = load_file(options.file(stage))
-        save_file({name: tensor.to(torch.float16) for name, tensor in tensors.items()}, file)
+        save_file({name: tensor.to(torch.float16) for name, tensor in tensors.items()}, file, ABOUT)
         if stage in ("high", "low"):
             (file.parent / "config.json").write_text(json.dumps(CONFIG, indent=1) + "\n", "utf-8")
     tokenizer = models / TOKENIZER

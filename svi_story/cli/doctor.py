@@ -56,6 +56,10 @@ def doctor(
     ] = "416x240",
     frames: Annotated[int, typer.Option("--frames", min=9, help="Frames per clip for --smoke.")] = 33,
     steps: Annotated[int, typer.Option("--steps", min=1, help="Sampling steps for --smoke.")] = 12,
+    chain: Annotated[
+        Path | None,
+        typer.Option("--board", metavar="BOARD", help="For --smoke: this board's first chain instead."),
+    ] = None,
     dtype: Dtype = "bfloat16",
     weights: Weights = "",
     as_json: AsJson = False,
@@ -66,13 +70,15 @@ def doctor(
 
     --smoke makes two clips with the real weights, the second one twice: with the anchor and with an empty
     one. It reports the result, and puts the pictures beside the films: whether the anchor's subject came
-    back is for your eyes.
+    back is for your eyes. With --board it makes the first chain of a board, in whose last clip the subject
+    returns.
 
     \b
     svi-story doctor
     svi-story doctor --engine animatic
     svi-story doctor --full --json
     svi-story doctor --smoke --variant 2.0-pro --reference cat.jpg
+    svi-story doctor --smoke --board my-film/my-film.yaml
     """
     from svi_story.cache.outputs import Outputs
     from svi_story.enginespec import DEFAULT, spec_of
@@ -80,10 +86,7 @@ def doctor(
     from svi_story.render.doctor import Places, check_every_byte, examine
     from svi_story.render.smoke import SmokeTest
 
-    for name in () if smoke else ("variant", "reference", "size", "frames", "steps"):
-        source = context.get_parameter_source(name)
-        if source and source.name == "COMMANDLINE":
-            raise typer.BadParameter("is for --smoke, which was not given", param_hint=f"--{name}")
+    _check_smoke_options(context, smoke=smoke, board=chain)
     settings = settings_here(models=models, output=output, cache=cache, engine=engine, weights=weights)
     wanted, precision = settings.engine or DEFAULT, settings.weights.precision or "bf16"
     where, films = model_folders(settings), short_path(settings.output)
@@ -98,6 +101,7 @@ def doctor(
             *(where, made, size, frames, steps, numbers, reference, films),
             outputs=Outputs(settings.cache),
             precision=precision,
+            board=chain,
         )
         findings += _smoke(test)
     ready = all(finding.state != "lacking" for finding in findings)
@@ -109,6 +113,18 @@ def doctor(
         complain(f"this machine can {'' if ready else 'not yet '}render with the {wanted} engine")
     if not ready:
         raise typer.Exit(ExitCode.FAILED)
+
+
+def _check_smoke_options(context: typer.Context, *, smoke: bool, board: Path | None) -> None:
+    """Refuse options of --smoke without it, and those that a board replaces."""
+    for name in ("variant", "reference", "size", "frames", "steps", "chain"):
+        source = context.get_parameter_source(name)
+        given = source is not None and source.name == "COMMANDLINE"
+        option = "--board" if name == "chain" else f"--{name}"
+        if given and not smoke:
+            raise typer.BadParameter("is for --smoke, which was not given", param_hint=option)
+        if given and board and option != "--board":
+            raise typer.BadParameter("is what --board says already; give one of them", param_hint=option)
 
 
 def _smoke(test: SmokeTest) -> Iterator[Check]:

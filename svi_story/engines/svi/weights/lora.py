@@ -273,6 +273,8 @@ OFFICIAL = {
 }
 """The first and last hex digits of the sha256 of the SVI authors' files, and of kijai's copies in float16."""
 
+LONGEST_TITLE = 100
+"""Characters of a model's title that are shown."""
 _SVI_NAME = re.compile(r"(?<![a-z])svi(?![a-z])", re.IGNORECASE)
 _PRO_NAME = re.compile(r"(?<![a-z])pro(?![a-z])", re.IGNORECASE)
 
@@ -293,10 +295,12 @@ def named_role(file: Path) -> LoraRole | None:
 def check_svi_pair(variant: Variant, pair: LoraPair, digest: Digest) -> list[str]:
     """Notes about the variant's own pair. Raises InputError when a file is known to be another one's.
 
-    A file that is not known is used as it is, and noted, as is one that was saved under two names.
+    A file that is not known is used as it is, and noted, as is one that was saved under two names. Two that
+    have one title are noted together.
     """
     problems: list[Problem] = []
     notes: list[str] = []
+    titles: dict[Path, str] = {}
     for expert in EXPERTS:
         file, wanted = pair.of(expert), LoraRole(variant, expert)
         known = known_role(digest(file))
@@ -308,9 +312,12 @@ def check_svi_pair(variant: Variant, pair: LoraPair, digest: Digest) -> list[str
             what = f"is the {claimed}, not the {wanted}; {remedy}"
             problems.append(Problem(what, file=str(file)))
         elif known is None:
+            titles[file] = _title(file)
             notes.append(f"{file}: not known to be the official {wanted} (by its sha256); used as it is")
     if problems:
         raise InputError(*problems)
+    if len(titles) == len(EXPERTS) and len({*titles.values()}) == 1 and titles[pair.high]:
+        notes = [f"{pair.high.parent}: not SVI's official LoRAs, but those of {titles[pair.high]!r}"]
     beside = [other for file in (pair.high, pair.low) for other in file.parent.glob("*.safetensors")]
     others = sorted({pair.high, pair.low, *(file for file in beside if named_role(file))})
     notes += [
@@ -320,6 +327,14 @@ def check_svi_pair(variant: Variant, pair: LoraPair, digest: Digest) -> list[str
         if other != file and digest(other) == digest(file)
     ]
     return notes
+
+
+def _title(file: Path) -> str:
+    """What a file calls the model that it is of (https://github.com/Stability-AI/ModelSpec), or nothing."""
+    try:
+        return " ".join(read_safetensors(file)[1].get("modelspec.title", "").split())[:LONGEST_TITLE]
+    except InputError:  # reported where it is loaded
+        return ""
 
 
 def check_extra(
