@@ -179,6 +179,25 @@ def tables_page(page: str) -> str:
     return page
 
 
+QUALITY = Path(__file__).parents[1] / "benchmarks" / "results" / "quality.md"
+"""What `benchmarks/quality.py --write` leaves."""
+
+
+def quality_page(page: str) -> str:
+    """docs/quality.md with the facts and tables of the benchmark's result, where there is one."""
+    result = QUALITY.read_text("utf-8") if QUALITY.exists() else ""
+    parts = re.split(r"^## (.*)\n\n", result, flags=re.MULTILINE)
+    measured = dict(zip(parts[1::2], parts[2::2], strict=True))
+    measured["measured"] = parts[0].partition("\n\n")[2]
+
+    def table(found: re.Match[str]) -> str:
+        told = measured.get(found[1], "").strip() or "Not measured yet."
+        return f"<!-- {found[1]}, from the benchmark's result -->\n{told}\n<!-- end -->"
+
+    marks = r"<!-- (.*?), from the benchmark's result -->\n.*?<!-- end -->"
+    return re.sub(marks, table, page, flags=re.DOTALL)
+
+
 MODELS: tuple[type[BaseModel], ...] = (PlanSummary, StatesSummary, TakesSummary, ReviewSummary, Record)
 """What is printed or written as JSON."""
 
@@ -266,5 +285,7 @@ if __name__ == "__main__":
     (here / "storyboard.schema.json").write_text(schema(), "utf-8")
     for page in (here / "memory.md", here.parent / "README.md"):
         page.write_text(tables_page(page.read_text("utf-8")), "utf-8")
+    quality_md = here / "quality.md"
+    quality_md.write_text(quality_page(quality_md.read_text("utf-8")), "utf-8")
     json_md = here / "json.md"
     json_md.write_text(json_page(json_md.read_text("utf-8")), "utf-8")

@@ -52,6 +52,20 @@ def test_the_generated_documents_are_fresh() -> None:
     assert page == made.json_page(page), "run `make docs`"
 
 
+def test_the_page_about_quality_has_the_benchmark_s_numbers(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made, page = generator(), (ROOT / "docs/quality.md").read_text("utf-8")
+    assert page == made.quality_page(page), "run `make docs`"
+    assert len(re.findall("from the benchmark's result", page)) == 4
+    (tmp_path / "quality.md").write_text("# quality: ?\n\n- date: 1\n\n## R² of the live preview\n\n| 7 |\n")
+    monkeypatch.setattr(made, "QUALITY", tmp_path / "quality.md")
+    page = made.quality_page(page)
+    assert "result -->\n- date: 1\n<!-- end -->" in page
+    assert "R² of the live preview, from the benchmark's result -->\n| 7 |\n<!-- end -->" in page
+    assert page.count("\nNot measured yet.\n") == 2
+
+
 def test_every_command_is_in_the_readme() -> None:
     for words in generator().COMMANDS:
         assert not words or re.search(rf"`{words[0]}\b", README), words

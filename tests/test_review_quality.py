@@ -99,6 +99,12 @@ def turning_back(frames: int) -> Film:
     return [*film, *film[-2::-1], *film[1:]][:frames]
 
 
+def braking(frames: int) -> Film:
+    """A camera that starts fast at every join, and slows down."""
+    steps = [0.0] + [0.008 * 0.75 ** ((place - FIRST) % (CLIP - 1)) + 0.001 for place in range(1, frames)]
+    return grain(view(scene(), 0.4 + float(x), 1.5, (160, 96)) for x in np.cumsum(steps))
+
+
 def tiny_mover(frames: int) -> Film:
     back = view(scene(), 0.5, 1.5, (160, 96))
     film = []
@@ -125,6 +131,7 @@ CLEAN: dict[str, Callable[[int], Film]] = {
     "a zoom into a half": lambda frames: zoom(frames, by=1.7),
     "a shaking hand": shaken,
     "a camera that turns back": turning_back,
+    "a camera that starts fast at joins": braking,
     "light that fades": darkening,
 }
 

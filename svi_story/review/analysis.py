@@ -32,6 +32,7 @@ from svi_story.review.thresholds import (
 )
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
     from fractions import Fraction
 
     from svi_story.review.measures import Drift, Flags, Floats, MeasureSeries
@@ -366,11 +367,12 @@ def seam_at(series: MeasureSeries, frame: int, bad: Flags) -> Seam | None:
         return None
     step, change = series.motion[frame], series.change[frame]
     other = change > UNRELATED * np.maximum(before[1], after[1]) + UNRELATED_LEVELS
-    # A picture that comes to rest at the join, and starts from rest, repeats nothing
+    # A picture that comes to rest at the join, and starts from rest, repeats nothing; what starts fast at the
+    # join, and slows down, leaves nothing out
     beside = [series.motion[each] for each in (frame - 1, frame + 1) if 0 < each < last]
     slower = np.minimum.reduce([before[0], after[0], *beside])
     return Seam(
-        _step_ratio(step, before[0], after[0]),
+        _step_ratio(step, [before[0], after[0], *beside]),
         _median_ratio(step, slower),
         _colour_step(series, frame),
         float(other.mean()),
@@ -393,14 +395,14 @@ def _median_ratio(step: Floats, usual: Floats) -> float | None:
     return float(np.median(step[active] / usual[active]))
 
 
-def _step_ratio(step: Floats, before: Floats, after: Floats) -> float | None:
+def _step_ratio(step: Floats, around: Sequence[Floats]) -> float | None:
     """The median block's ratio or, for a subject that moves from block to block, the whole picture's."""
-    faster = np.maximum(before, after)
+    faster = np.maximum.reduce(around)
     median = _median_ratio(step, faster)
     if median is None:
         return None
     active = faster > ACTIVE
-    whole = float(step[active].sum() / max(before[active].sum(), after[active].sum()))
+    whole = float(step[active].sum() / max(each[active].sum() for each in around))
     return max(median, whole)
 
 
