@@ -56,9 +56,10 @@ class Plan(NamedTuple):
 
 PLANS = {
     "vae": Plan(9000, 2e-3),
-    "base": Plan(3600, 1.5e-3),
-    "high": Plan(1800, 6e-4, "base"),
-    "low": Plan(1800, 6e-4, "base"),
+    "decoder": Plan(2500, 1.5e-3, "vae-normalised"),
+    "base": Plan(3000, 1.5e-3),
+    "high": Plan(1000, 6e-4, "base"),
+    "low": Plan(1000, 6e-4, "base"),
     "2.0-high": Plan(1400, 2.5e-3, "high"),
     "2.0-low": Plan(1400, 2.5e-3, "low"),
     "2.0-pro-high": Plan(1400, 2.5e-3, "high"),
@@ -67,10 +68,10 @@ PLANS = {
 ORDER = (
     ("vae",),
     ("data",),
-    ("base",),
+    ("base", "decoder"),
     ("high", "low"),
-    ("2.0-high", "2.0-low"),
     ("2.0-pro-high", "2.0-pro-low"),
+    ("2.0-high", "2.0-low"),
 )
 """Stages in one line are trained at the same time, each with half of the threads."""
 SAVE_SECONDS, LOG_STEPS = 60, 50
@@ -89,6 +90,8 @@ class Options:
     """The share of the planned films that are drawn."""
     batch: int = 32
     """Clips in each step of an expert; the VAE's pieces of films are fewer."""
+    until: int | None = None
+    """Stop after this step, as an interruption would: to compare losses with those of another training."""
 
     def file(self, name: str) -> Path:
         """One of the files that stages leave for each other."""
@@ -110,8 +113,11 @@ def fit(
     loss_at: Loss,
     options: Options,
     judge: Callable[[], float] | None = None,
-) -> None:
-    """Train parameters, and leave their moving average in them. What `judge` finds is logged now and then."""
+) -> bool:
+    """Train parameters, and leave their moving average in them. What `judge` finds is logged now and then.
+
+    Whether all steps were taken.
+    """
     plan, state_file = PLANS[stage], options.work / f"{stage}.state"
     steps = options.steps or plan.steps
     warm_up = min(100, steps / 10)
@@ -126,6 +132,8 @@ def fit(
     losses: list[float] = []
     clock = saved = time.monotonic()
     while (done := seconds / (60 * options.minutes) if options.minutes else step / steps) < 1:
+        if step == options.until:
+            return False
         rate = plan.rate * min(1, (step + 1) / warm_up) * (0.51 + 0.49 * math.cos(math.pi * done))
         for group in optimizer.param_groups:
             group["lr"] = rate
@@ -165,6 +173,7 @@ def fit(
             unfinished.replace(state_file)
     _set(parameters, average)
     options.log(stage=stage, step=step, seconds=round(seconds), finished=True)
+    return True
 
 
 def _set(parameters: Parameters, values: Sequence[Tensor]) -> None:
@@ -184,10 +193,18 @@ def _averaged(parameters: Parameters, average: Sequence[Tensor]) -> Iterator[Non
 # --- the VAE
 
 
-def train_vae(options: Options) -> None:
-    """L1 and square error, on whole pictures first, then on moving pieces of films."""
+def train_vae(stage: str, options: Options) -> None:
+    """L1 and square error, on whole pictures first, then on moving pieces of films.
+
+    Then the decoder alone, on what the encoder makes of moving pieces: the experts' latents stay as they are.
+    """
     torch.manual_seed(SEED)
-    vae = networks.make_vae()
+    alone, vae = stage == "decoder", networks.make_vae()
+    noise = 0.1 if alone else 0.03  # about 5 % of a latent's deviation, which is larger after `normalise`
+    if alone:
+        vae.load_state_dict(load_file(options.file(PLANS[stage].start)))
+        vae.encoder.requires_grad_(requires_grad=False)
+        vae.quant_conv.requires_grad_(requires_grad=False)
     rng = np.random.default_rng([SEED, 1])
     films = []
     for _ in range(max(16, round(1000 * options.stories))):
@@ -197,11 +214,13 @@ def train_vae(options: Options) -> None:
     bank = np.stack(films[8:])
 
     def loss_at(rng: Generator, done: float) -> Tensor:
-        video_BCFHW = to_video(pieces(bank, rng, done, options.batch))
+        video_BCFHW = to_video(pieces(bank, rng, 1 if alone else done, options.batch))
         with torch.autocast("cpu", torch.bfloat16):
             mean_BCTHW = networks.encode(vae, video_BCFHW).float()
-            noisy_BCTHW = mean_BCTHW + 0.03 * torch.randn_like(mean_BCTHW)
+            noisy_BCTHW = mean_BCTHW + noise * torch.randn_like(mean_BCTHW)
             error = networks.decode(vae, noisy_BCTHW).float() - video_BCFHW
+        if alone:
+            return error.abs().mean() + 10 * error.square().mean()
         return error.abs().mean() + 2 * error.square().mean() + 1e-4 * mean_BCTHW.square().mean()
 
     def psnr() -> float:
@@ -209,8 +228,9 @@ def train_vae(options: Options) -> None:
             seen = networks.decode(vae, networks.encode(vae, held_out)).clamp(-1, 1)
         return float((-10 * ((seen - held_out) / 2).square().mean(dim=(1, 2, 3, 4)).log10()).mean())
 
-    fit("vae", list(vae.parameters()), loss_at, options, psnr)
-    save_file(vae.state_dict(), options.file("vae"))
+    trained = [parameter for parameter in vae.parameters() if parameter.requires_grad]
+    if fit(stage, trained, loss_at, options, psnr):
+        save_file(vae.state_dict(), options.file(stage))
 
 
 # --- the experts
@@ -245,8 +265,9 @@ def train_expert(stage: str, options: Options) -> None:
         loss: Tensor = (velocity_BCTHW - (noise_BCTHW - x_BCTHW)).square().mean()
         return loss
 
-    fit(stage, list(tensors.values()), loss_at, options)
-    save_file({name: tensor.detach().contiguous() for name, tensor in tensors.items()}, options.file(stage))
+    if fit(stage, list(tensors.values()), loss_at, options):
+        trained = {name: tensor.detach().contiguous() for name, tensor in tensors.items()}
+        save_file(trained, options.file(stage))
 
 
 # --- the command
@@ -256,8 +277,8 @@ def train(stage: str, options: Options) -> None:
     """Train one stage, unless it is done."""
     if options.file(stage).exists():
         return
-    if stage == "vae":
-        train_vae(options)
+    if stage in ("vae", "decoder"):
+        train_vae(stage, options)
     elif stage == "data":
         options.log(stage="data", finished=True, **make_data(options.work, options.stories))
     else:
@@ -270,14 +291,17 @@ def main(words: Sequence[str] | None = None) -> None:
     )
     parser.add_argument("--stage", choices=["data", *PLANS], help="this stage alone")
     parser.add_argument("--steps", type=int, help="of each stage, instead of the planned ones")
+    parser.add_argument("--until", type=int, help="stop after this step; with --stage")
     parser.add_argument("--minutes", type=float, help="for each stage, instead of steps; not repeatable")
     parser.add_argument("--stories", type=float, default=1, help="the share of the films that are drawn")
     parser.add_argument("--batch", type=int, default=32, help="clips in each step")
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--work", type=Path, default=WORK, help="a folder for everything unfinished")
     asked = parser.parse_args(words)
+    if asked.until and not asked.stage:
+        parser.error("--until needs --stage: the next stage starts from what a whole one leaves")
     asked.work.mkdir(parents=True, exist_ok=True)
-    options = Options(asked.work, asked.steps, asked.minutes, asked.stories, asked.batch)
+    options = Options(asked.work, asked.steps, asked.minutes, asked.stories, asked.batch, asked.until)
     torch.set_num_threads(asked.threads)
     if asked.stage:
         train(asked.stage, options)
