@@ -23,7 +23,7 @@ import gpu_film
 import numpy as np
 import svi_support as support
 import torch
-from step import Bench, Case, full_models, random_models
+from step import Bench, Case, difference, full_models, random_models
 from wan import Shape, wait
 
 from svi_story.engines.svi import vae
@@ -181,12 +181,6 @@ def take_compiled(context: Context, bench: Bench, measure: Callable[[], Row]) ->
         context.notes.take(name, measure)
     for block in (block for expert in experts for block in expert.blocks):
         del block.forward
-
-
-def difference(got: torch.Tensor, wanted: torch.Tensor) -> float:
-    """The root of the mean square of the difference, in percent of that of what is wanted."""
-    got, wanted = got.float(), wanted.float()
-    return float(100 * (got - wanted).norm() / wanted.norm())
 
 
 def large(context: Context) -> None:

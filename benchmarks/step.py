@@ -1,28 +1,30 @@
-"""What do a denoise step and a decode cost, beside diffusers' own pipeline on the same weights?"""
+"""What do a denoise step and a decode cost, beside diffusers' own pipeline on the same weights?
+
+Also beside our loop at an earlier commit (--before), and with compiled blocks (--compiled).
+"""
 
 from __future__ import annotations
 
+import os
 import statistics
+import subprocess
+import sys
+import tempfile
 import time
 from dataclasses import dataclass
 from functools import partial
 from itertools import pairwise
+from types import ModuleType
 from typing import TYPE_CHECKING
 
 from common import HERE, QUEUEING, Finding, Result, Table, finish, options, progress, shown
 from wan import FULL, NOT_ON_A_GPU, WORDS, Shape, matrix_peak, random_expert, wait
 
+from svi_story.engines.svi import sampler as ours_sampler
 from svi_story.engines.svi import vae as ours_vae
 from svi_story.engines.svi.attention import choose_kernel, use_kernel
-from svi_story.engines.svi.sampler import (
-    TIMESTEPS,
-    Inputs,
-    denoise,
-    guided,
-    latent_shape,
-    make_noise,
-    make_steps,
-)
+from svi_story.engines.svi.compiled import CACHE, check_compiler, compile_blocks
+from svi_story.engines.svi.sampler import TIMESTEPS, Inputs, latent_shape, make_noise, make_steps
 from svi_story.engines.svi.weights.loading import Placement, load_transformer, load_vae, read_transformer
 from svi_story.engines.svi.weights.locate import ModelFolders, find_weights
 from svi_story.enginespec.sampling import Guidance, Sampler
@@ -46,7 +48,7 @@ WHOLE = (
     "the last callback to the frames: float32 arrays there, 8-bit on our side. The first step is left out."
 )
 SAME = (
-    "Both use the very same modules, embeddings and conditioning in one process with the same threads. Each "
+    "All use the very same modules, embeddings and conditioning in one process with the same threads. Each "
     "has its own attention choice: diffusers' default (`native`), ours by name. Turns alternate (ours, "
     "theirs, ours, theirs); each ratio is of one pair of neighbours, the figure is their median, the range "
     "in brackets. *quickest*: our quickest turn beside theirs, which other processes disturb least."
@@ -54,6 +56,15 @@ SAME = (
 PEAK = (
     "The share of the matrix peak counts the products of the blocks alone, beside a large square product "
     "measured in this run."
+)
+BEFORE = (
+    "*before*: `denoise` and `guided` of the commit in the settings, all else as it is now. Their latents "
+    "were compared with ours in every turn, and are the same bit for bit."
+)
+COMPILED = (
+    "Compiled as by --compile (Inductor; blocks only, one graph for both experts), with an empty cache. "
+    "Eager and compiled turns alternate. The difference is of the latents after all steps: the root of the "
+    "mean square in percent of the eager ones', and the largest in percent of their standard deviation."
 )
 UNTESTED = (
     "--device cuda and --full-size (random weights, one module as both experts) are written but untested."
@@ -77,6 +88,11 @@ class Case:
         config = self.high.config
         width = config.num_attention_heads * config.attention_head_dim
         return Shape(width, config.ffn_dim, config.num_layers, config.text_dim)
+
+    @property
+    def names(self) -> tuple[str, str]:
+        """The weights and the video."""
+        return self.name, f"{self.size.width}x{self.size.height}x{self.frames}"
 
     @property
     def tokens(self) -> int:
@@ -178,8 +194,8 @@ class Bench:
             use(expert)
         return Clock(self._place.device)
 
-    def ours(self) -> Turn:
-        """A clip by our sampler and decode."""
+    def ours(self, loop: ModuleType = ours_sampler) -> Turn:
+        """A clip by our sampler, or an earlier version of it, and our decode."""
         clock = self._settle(lambda expert: use_kernel(expert, self.kernel))
         guidance = Guidance(self._guidance, self._guidance)
         sampler = Sampler("2.0-pro", self._steps, guidance, SHIFT, BOUNDARY, 1)
@@ -187,9 +203,9 @@ class Bench:
         inputs = Inputs(
             self._y_BCTHW, self._texts[0], self._texts[1], self._timesteps([s.timestep for s in steps])
         )
-        predict = guided(inputs, lambda name: self.case.high if name == "high" else self.case.low)
+        predict = loop.guided(inputs, lambda name: self.case.high if name == "high" else self.case.low)
         noise = self._noise_BCTHW.to(self._place.device, self._place.dtype)
-        self.latents = denoise(noise, steps, predict, lambda _done, _x, _velocity: clock.tick())
+        self.latents = loop.denoise(noise, steps, predict, lambda _done, _x, _velocity: clock.tick())
         ours_vae.to_frames(ours_vae.decode(self.case.vae, self.latents)).cpu().numpy()
         clock.tick()
         return clock.turn()
@@ -251,87 +267,140 @@ def _pipeline(case: Case) -> WanImageToVideoPipeline:
     return pipe
 
 
+def sampler_at(commit: str) -> ModuleType:
+    """Our sampler as it was at a commit."""
+    name = f"{commit}:svi_story/engines/svi/sampler.py"
+    shown = subprocess.run(["git", "show", name], cwd=HERE, check=True, capture_output=True, text=True)
+    module = ModuleType("sampler_before")
+    sys.modules[module.__name__] = module  # where dataclasses look for it
+    exec(compile(shown.stdout, name, "exec"), module.__dict__)
+    return module
+
+
 @dataclass(frozen=True)
-class Measured:
-    """All pairs of turns of one case."""
+class Ratio:
+    """Turns beside those that took turns with them."""
 
-    case: Case
-    ours: list[Turn]
-    theirs: list[Turn]
-    share: float
+    mine: list[float]
+    other: list[float]
 
-    def rows(self) -> list[tuple[Cell, ...]]:
-        """One for the step, one for the decode."""
-        video = f"{self.case.size.width}x{self.case.size.height}x{self.case.frames}"
-        rows: list[tuple[Cell, ...]] = []
-        for what in ("step", "decode"):
-            mine, other = ([getattr(t, what) for t in turns] for turns in (self.ours, self.theirs))
-            share = self.share if what == "step" else None
-            seconds = (statistics.median(mine), statistics.median(other))
-            quickest = min(mine) / min(other)
-            rows.append((self.case.name, video, what, *seconds, *self._ratios(what), quickest, share))
-        return rows
-
-    def _ratios(self, what: str) -> tuple[float, float, float]:
-        """Median, least and greatest of ours / diffusers, pair by pair."""
-        pairs = zip(self.ours, self.theirs, strict=True)
-        ratios = [getattr(mine, what) / getattr(other, what) for mine, other in pairs]
-        return statistics.median(ratios), min(ratios), max(ratios)
+    def cells(self) -> tuple[float, ...]:
+        """Seconds of both, then mine / other: median, least and greatest of pairs, and of the quickest."""
+        ratios = [one / two for one, two in zip(self.mine, self.other, strict=True)]
+        seconds = statistics.median(self.mine), statistics.median(self.other)
+        quickest = min(self.mine) / min(self.other)
+        return (*seconds, statistics.median(ratios), min(ratios), max(ratios), quickest)
 
 
-def measure(bench: Bench, pairs: int) -> Measured:
-    """Turns that alternate, after one of each that warms up."""
-    bench.ours(), bench.theirs()
-    turns: list[tuple[Turn, Turn]] = []
+def measure(bench: Bench, pairs: int, before: ModuleType | None) -> list[tuple[Cell, ...]]:
+    """Rows of turns that alternate, after one of each that warms up: beside diffusers and the loop before."""
+
+    def earlier() -> Turn:
+        made = bench.latents
+        turn = bench.ours(before) if before else bench.ours()
+        assert (made == bench.latents).all(), "the loop at that commit has other bits"
+        return turn
+
+    ways = {"": bench.ours, "diffusers": bench.theirs, **({"before": earlier} if before else {})}
+    turns: dict[str, list[Turn]] = {name: [] for name in ways}
+    for number in range(pairs + 1):
+        progress(f"{bench.case.name}, round {number} of {pairs}")
+        for name, way in ways.items():
+            turn = way()
+            if number:
+                turns[name].append(turn)
+    share = bench.share(statistics.median(turn.step for turn in turns[""]))
+    rows: list[tuple[Cell, ...]] = []
+    for name, what in (("diffusers", "step"), ("diffusers", "decode"), ("before", "step")):
+        if name in turns:
+            ratio = Ratio(*([getattr(turn, what) for turn in turns[way]] for way in ("", name)))
+            rows.append((*bench.case.names, what, name, *ratio.cells(), share if what == "step" else None))
+    return rows
+
+
+def measure_compiled(bench: Bench, pairs: int) -> tuple[Cell, ...]:
+    """A row: steps with compiled blocks beside eager ones, and how far apart their latents are."""
+    blocks = [block for expert in (bench.case.high, bench.case.low) for block in expert.blocks]
+    bench.ours()
+    eager = bench.latents
+    for expert in {bench.case.high, bench.case.low}:
+        compile_blocks(expert)
+    progress(f"{bench.case.name}, compiling")
+    cold = bench.ours().first
+    off = (bench.latents - eager).float()
+    apart = difference(bench.latents, eager), 100 * float(off.abs().max() / eager.float().std())
+    compiled = [block.forward for block in blocks]
+    turns: list[tuple[float, float]] = []
     for number in range(pairs):
-        progress(f"{bench.case.name}, pair {number + 1} of {pairs}")
-        turns.append((bench.ours(), bench.theirs()))
-    ours, theirs = ([pair[side] for pair in turns] for side in (0, 1))
-    return Measured(bench.case, ours, theirs, bench.share(statistics.median(t.step for t in ours)))
+        progress(f"{bench.case.name}, compiled, pair {number + 1} of {pairs}")
+        first = bench.ours().step
+        for block in blocks:
+            block.__dict__.pop("forward", None)
+        turns.append((first, bench.ours().step))
+        for block, forward in zip(blocks, compiled, strict=True):
+            block.forward = forward
+    ratio = Ratio(*([pair[side] for pair in turns] for side in (0, 1)))
+    return (*bench.case.names, *ratio.cells(), cold, *apart)
 
 
-def report(measured: list[Measured], chosen: argparse.Namespace, place: Placement) -> Result:
+def difference(got: torch.Tensor, wanted: torch.Tensor) -> float:
+    """The root of the mean square of the difference, in percent of that of what is wanted."""
+    got, wanted = got.float(), wanted.float()
+    return float(100 * (got - wanted).norm() / wanted.norm())
+
+
+COLUMNS = ("ratio", "least", "most", "quickest")
+
+
+def report(
+    rows: list[tuple[Cell, ...]],
+    compiled: list[tuple[Cell, ...]],
+    chosen: argparse.Namespace,
+    place: Placement,
+) -> Result:
     import diffusers
     import torch
 
-    rows = [row for each in measured for row in each.rows()]
     seen = NOT_ON_A_GPU if place.device.type == "cpu" else f"On {torch.cuda.get_device_name(place.device)}."
-    columns = (
-        "weights",
-        "size",
-        "what",
-        "ours s",
-        "diffusers s",
-        "ratio",
-        "least",
-        "most",
-        "quickest",
-        "% of matrix peak",
-    )
+    columns = ("weights", "size", "what", "beside", "ours s", "theirs s", *COLUMNS, "% of matrix peak")
+    tables = [Table(f"Seconds, median of {chosen.pairs} rounds", columns, tuple(rows))]
+    if compiled:
+        columns = ("weights", "size", "compiled s", "eager s", *COLUMNS, "first step s", "rms %", "largest %")
+        tables.append(Table("Steps with compiled blocks beside eager ones", columns, tuple(compiled)))
+    on = "CPU, small" if place.device.type == "cpu" else "GPU"
     return Result(
         name="step" if place.device.type == "cpu" else "step-gpu",
         question="what do a denoise step and a decode cost, beside diffusers' own pipeline?",
         settings={
             "pairs": chosen.pairs,
             "steps": chosen.steps,
+            "before": chosen.before or "-",
             "device": place.device.type,
             "dtype": str(place.dtype).removeprefix("torch."),
             "threads": torch.get_num_threads(),
             "torch": torch.__version__,
             "diffusers": diffusers.__version__,
         },
-        tables=(Table(f"Seconds, median of {chosen.pairs} pairs", columns, tuple(rows)),),
-        findings=tuple(_finding(row, place) for row in rows),
-        notes=(seen, WHOLE, SAME, PEAK, UNTESTED, QUEUEING),
+        tables=tuple(tables),
+        findings=(*(_finding(row, on) for row in rows), *(_compiled_finding(row, on) for row in compiled)),
+        notes=(seen, WHOLE, SAME, BEFORE, COMPILED, PEAK, UNTESTED, QUEUEING),
     )
 
 
-def _finding(row: tuple[Cell, ...], place: Placement) -> Finding:
-    name, video, what, ours, theirs, ratio, least, most, quickest, _ = row
+def _finding(row: tuple[Cell, ...], on: str) -> Finding:
+    name, video, what, beside, ours, theirs, ratio, least, most, quickest, _ = row
     spread = f"{shown(least)} to {shown(most)}, quickest {shown(quickest)}"
-    figure = f"{shown(ratio)} x diffusers ({spread}; {shown(ours)} and {shown(theirs)} s)"
-    on = "CPU, small" if place.device.type == "cpu" else "GPU"
+    figure = f"{shown(ratio)} x {beside} ({spread}; {shown(ours)} and {shown(theirs)} s)"
     return Finding(f"{what}, {name}, {video} ({on})", figure)
+
+
+def _compiled_finding(row: tuple[Cell, ...], on: str) -> Finding:
+    name, video, compiled, eager, ratio, least, most, quickest, cold, apart, largest = row
+    spread = f"{shown(least)} to {shown(most)}, quickest {shown(quickest)}"
+    seconds = f"{shown(compiled)} and {shown(eager)} s, the first step {shown(cold)} s"
+    off = f"latents differ by {shown(apart)} %, {shown(largest)} % at most"
+    figure = f"{shown(ratio)} x eager ({spread}; {seconds}); {off}"
+    return Finding(f"step, compiled, {name}, {video} ({on})", figure)
 
 
 def main() -> None:
@@ -344,6 +413,10 @@ def main() -> None:
     parser.add_argument("--frames", type=int, default=5)
     parser.add_argument("--dim", type=int, default=256, help="width of the random experts, a multiple of 128")
     parser.add_argument("--layers", type=int, default=4)
+    parser.add_argument("--before", metavar="COMMIT", help="compare with the loop of a commit")
+    parser.add_argument(
+        "--compiled", action="store_true", help="compile, too: some minutes of the C++ compiler"
+    )
     parser.add_argument("--device", default="cpu", choices=("cpu", "cuda"))
     parser.add_argument("--full-size", action="store_true", help="bfloat16, 832x480x81 (untested)")
     chosen = parser.parse_args()
@@ -356,8 +429,18 @@ def main() -> None:
     ]
     if chosen.full_size:
         makers = [partial(full_models, place)]
-    measured = [measure(Bench(make(), place, chosen.steps), chosen.pairs) for make in makers]
-    finish(report(measured, chosen, place), write=chosen.write)
+    before = sampler_at(chosen.before) if chosen.before else None
+    rows: list[tuple[Cell, ...]] = []
+    compiled: list[tuple[Cell, ...]] = []
+    with tempfile.TemporaryDirectory() as folder:
+        os.environ[CACHE] = folder
+        for make in makers:
+            bench = Bench(make(), place, chosen.steps)
+            rows += measure(bench, chosen.pairs, before)
+            if chosen.compiled:
+                check_compiler(place.device)
+                compiled.append(measure_compiled(bench, chosen.pairs))
+    finish(report(rows, compiled, chosen, place), write=chosen.write)
 
 
 if __name__ == "__main__":

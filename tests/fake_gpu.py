@@ -113,10 +113,15 @@ class Live(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch types n
         self.seen: set[int] = set()
         self.now: Counter[str] = Counter()
         self.peak: Counter[str] = Counter()
-        self.copied = self.back = 0
+        self.copied = self.back = self.waits = 0
+        self.waits_by_step: list[int] = []
 
     def reset(self) -> None:
-        self.peak, self.copied = Counter(self.now), 0
+        self.peak, self.copied, self.waits = Counter(self.now), 0, 0
+
+    def on_step(self, _done: int, _steps: int) -> None:
+        self.waits_by_step.append(self.waits)
+        self.waits = 0
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         made = func(*args, **(kwargs or {}))
@@ -125,6 +130,7 @@ class Live(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch types n
             way = source.device.type, made.device.type
             self.copied += source.nbytes if way == ("cpu", "cuda") else 0
             self.back += source.nbytes if way == ("cuda", "cpu") else 0
+            self.waits += way == ("cuda", "cpu")
         tree_map(self._count, made)
         return made
 
@@ -278,7 +284,7 @@ def run(folder: Path, case: dict[str, Any]) -> list[dict[str, Any]]:
         if not streamed_text:
             text_gpu = needs["resident"].text.minimum
         note("text", text_gpu, streamed_text)
-        latents = svi.sample(segment, None, support.Memory(), support.ignore_step)["latents"]
+        latents = svi.sample(segment, None, support.Memory(), live.on_step)["latents"]
         need, streamed = needs[plan.mode], 0
         gpu = need.sampling.minimum
         if plan.mode == "stream":
@@ -289,6 +295,7 @@ def run(folder: Path, case: dict[str, Any]) -> list[dict[str, Any]]:
         note("sampling", gpu, ram)
         phases[-1]["loading_gpu"] = max(loading_peaks)
         phases[-1]["claimed_copied"] = PASSES * streamed
+        phases[-1]["waits"] = live.waits_by_step
         phases[-1]["ahead"] = 2 * expert.block if streamed else 0  # for the next pass, after the last one
         phases[-1]["claimed_back"] = 2 * (expert.whole if kept else streamed)
 

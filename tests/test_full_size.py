@@ -82,4 +82,5 @@ def test_what_is_claimed_is_what_lives(
         assert 0.95 * claimed <= copied <= 1.05 * claimed + sampling["ahead"] + 2**28, (case, sampling)
         claimed = sampling["claimed_back"]  # weights go to RAM once, after they were computed on the GPU
         assert sampling["back"] == pytest.approx(claimed, rel=0.05, abs=2**28), (case, sampling)
+        assert sampling["waits"] == [0, 0], "a step copies nothing from the GPU"
         assert {"cudnn", "attention", "device", "torch", "cuda"} <= phases[-1]["environment"].keys()

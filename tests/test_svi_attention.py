@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import sys
 from importlib.metadata import PackageNotFoundError
+from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 import pytest
 import torch
+from diffusers import WanTransformer3DModel
+from diffusers.models import attention_dispatch
+from diffusers.models.attention_dispatch import AttentionBackendName
 from torch.nn import attention as of_torch
 
 from svi_story.engines.svi import attention
@@ -81,15 +86,60 @@ def test_sage_1_from_pypi_is_refused_with_the_reason(monkeypatch: pytest.MonkeyP
     assert "version 1" not in str(found.value)
 
 
+class Blackwell(ModuleType):
+    """What a build of SageAttention 3 does, but for 4-bit numbers. It changes the keys that it is given."""
+
+    def __init__(self) -> None:
+        super().__init__("sageattn3")
+        self.seen: list[tuple[int, ...]] = []
+
+    def sageattn3_blackwell(
+        self, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, *, is_causal: bool = False, **_: Any
+    ) -> torch.Tensor:
+        assert not is_causal
+        self.seen.append(tuple(q.shape))
+        k -= k.mean(dim=-2, keepdim=True)
+        return torch.nn.functional.scaled_dot_product_attention(q, k, v)
+
+
+def test_sage_3_comes_from_a_build_and_takes_self_attention_only(monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(InputError, match=r"sage-3 cannot be used here: sageattn3 is not inst.* from https"):
+        check("sage-3")
+    build = Blackwell()
+    monkeypatch.setitem(sys.modules, "sageattn3", build)
+    hub = attention_dispatch._HUB_KERNELS_REGISTRY[AttentionBackendName.SAGE_BLACKWELL_HUB]
+    monkeypatch.setattr(hub, "kernel_fn", None)
+    check("sage-3")
+    assert build.seen.pop() == (1, 1, 16, 64)
+    for dtype, head in ((torch.float32, 64), (torch.bfloat16, 256)):
+        with pytest.raises(InputError, match="it takes bfloat16 and heads of 64 or 128, not"):
+            attention.check_kernel("sage-3", CPU, dtype, head)
+    sizes = {"num_attention_heads": 1, "ffn_dim": 64, "num_layers": 2, "text_dim": 32}
+    model = WanTransformer3DModel(in_channels=36, **sizes).to(torch.bfloat16)
+    inputs = (torch.ones(1, 36, 1, 4, 4), torch.ones(1), torch.ones(1, 512, 32))
+    made = {}
+    for kernel in ("torch-flash", "sage-3", "torch-math"):
+        attention.use_kernel(model, kernel)
+        with torch.no_grad():
+            video, time, words = (part.to(torch.bfloat16) for part in inputs)
+            made[kernel] = model(video, time, words, return_dict=False)[0].float()
+    assert build.seen == [(1, 1, 4, 128)] * 2
+    assert (made["sage-3"] - made["torch-flash"]).abs().max() < 0.05 * made["torch-flash"].std()
+    monkeypatch.setattr(attention_dispatch, "AttentionBackendName", object())
+    with pytest.raises(RuntimeError, match="update diffusers"):
+        attention._sage_3()
+
+
 def test_versions_are_recorded(monkeypatch: pytest.MonkeyPatch) -> None:
     def version(name: str) -> str:
-        known = {"sageattention": "2.2.0", "flash-attn-4": "4.0.1"}
+        known = {"sageattention": "2.2.0", "sageattn3": "1.0.0", "flash-attn-4": "4.0.1"}
         if name not in known:
             raise PackageNotFoundError
         return known[name]
 
     monkeypatch.setattr(attention, "version", version)
     assert attention.kernel_versions("sage-2") == {"sageattention": "2.2.0"}
+    assert attention.kernel_versions("sage-3") == {"sageattn3": "1.0.0"}
     assert attention.kernel_versions("flash-attn-4") == {"flash-attn-4": "4.0.1"}
     assert attention.kernel_versions("flash-attn-3") == {"flash_attn_3": "unknown"}
 
@@ -99,9 +149,10 @@ def test_the_doctor_says_what_may_be_faster_and_what_it_changes(monkeypatch: pyt
     monkeypatch.setattr("svi_story.engines.svi.attention.choose_kernel", lambda *_: "flash-attn-3")
 
     def problem(kernel: str, *_: Any) -> str:
-        return "" if kernel in {"flash-attn-3", "torch-cudnn", "sage-2"} else "missing"
+        return "" if kernel in {"flash-attn-3", "torch-cudnn", "sage-2", "sage-3"} else "missing"
 
     monkeypatch.setattr(doctor, "_kernel_problem", problem)
     found = doctor.check_attention()
     assert found.state == "ok"
     assert "may be faster with torch-cudnn (exact attention, other rounding), sage-2 (8-bit" in found.detail
+    assert "sage-3 (4-bit products in self-attention, so other pictures" in found.detail

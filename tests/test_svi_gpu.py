@@ -44,6 +44,21 @@ def test_every_memory_mode_gives_the_same_bits_again_and_again() -> None:
             assert np.array_equal(one.frames, same.frames)
 
 
+def test_no_step_waits_for_the_gpu() -> None:
+    def strict(done: int, steps: int) -> None:
+        torch.cuda.set_sync_debug_mode("error" if 2 <= done < steps else "default")
+
+    sampler = support.sampler("2.0-pro", steps=6, boundary=0.0)
+    one = support.segment(0, "2.0-pro", sampler)
+    options = SviOptions(support.folders(), device="cuda", memory="resident", checkpoint_every=100)
+    with Svi(options, anchor_pixels=lambda _: support.anchor_picture()) as svi:
+        svi.prepare([one])
+        try:
+            svi.sample(one, None, support.Memory(), strict)
+        finally:
+            torch.cuda.set_sync_debug_mode("default")
+
+
 def test_strips_are_the_whole_picture_but_for_rounding() -> None:
     model = load_vae(support.find_models(support.MODELS).vae, Placement(torch.device("cuda"), torch.float32))
     latents = support.units()["vae/latents"].cuda()

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 
 KERNELS = (
-    *("auto", "flash-attn-4", "flash-attn-3", "flash-attn-2", "sage-2"),
+    *("auto", "flash-attn-4", "flash-attn-3", "flash-attn-2", "sage-2", "sage-3"),
     *("torch-flash", "torch-cudnn", "torch-efficient", "torch-math"),
 )
 """Attention kernels by name; `auto` takes flash-attn where it is there, as the model was trained with it."""

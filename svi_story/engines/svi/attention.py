@@ -5,9 +5,10 @@ The SVI authors saw artifacts without flash-attn, so it is preferred; torch's ow
 
 from __future__ import annotations
 
+from importlib import import_module
 from importlib.metadata import PackageNotFoundError, version
 from importlib.util import find_spec
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from svi_story.errors import InputError
 
@@ -20,12 +21,16 @@ BACKENDS = {
     "flash-attn-3": "_flash_3",
     "flash-attn-2": "flash",
     "sage-2": "sage",
+    "sage-3": "_native_flash",
     "torch-flash": "_native_flash",
     "torch-cudnn": "_native_cudnn",
     "torch-efficient": "_native_efficient",
     "torch-math": "_native_math",
 }
-"""Kernels by our names -> diffusers'. torch can put flash-attn 4 in the place of its own flash kernel."""
+"""Kernels by our names -> diffusers'. torch can put flash-attn 4 in the place of its own flash kernel.
+
+With sage-3 this one computes the attention to the text, which is short.
+"""
 _SWITCHES = {"flash-attn-4": "FA4", "flash-attn-3": "FA3"}
 """Kernels that newer versions of torch run in place of their own flash kernel, by torch's names."""
 _PACKAGES = {
@@ -33,6 +38,7 @@ _PACKAGES = {
     "flash-attn-3": "flash_attn_3",
     "flash-attn-2": "flash_attn",
     "sage-2": "sageattention",
+    "sage-3": "sageattn3",
 }
 """Packages that kernels come in."""
 SAGE = "https://github.com/thu-ml/SageAttention"
@@ -42,6 +48,7 @@ CHANGES = {
     "flash-attn-3": "exact attention, other rounding",
     "torch-cudnn": "exact attention, other rounding",
     "sage-2": "8-bit products, so other pictures, which nobody has judged over a long film",
+    "sage-3": "4-bit products in self-attention, so other pictures, which nobody has judged over a long film",
 }
 """Kernels that may be faster than the one that `auto` takes, and what each changes."""
 
@@ -75,6 +82,9 @@ def check_kernel(kernel: str, device: torch.device, dtype: torch.dtype, head_siz
     try:
         with torch.no_grad(), attention_backend(_backend(kernel)):
             dispatch_attention_fn(some_BLHD, some_BLHD, some_BLHD)
+            if kernel == "sage-3":
+                _check_sage_3(dtype, head_size)
+                dispatch_attention_fn(some_BLHD, some_BLHD, some_BLHD, backend=_sage_3())
     except (ImportError, RuntimeError, ValueError, TypeError) as error:
         what = f"the attention kernel {kernel} cannot be used here: {error}"
         remedy = f"build it for this torch, or choose another: --attention {' | '.join(BACKENDS)}"
@@ -95,6 +105,9 @@ def kernel_versions(kernel: str) -> dict[str, str]:
 def use_kernel(model: WanTransformer3DModel, kernel: str) -> None:
     """Make a model use one kernel and no other. torch's own switch, where it is needed, is the process's."""
     model.set_attention_backend(_backend(kernel))
+    if kernel == "sage-3":
+        for block in model.blocks:
+            block.attn1.processor._attention_backend = _sage_3()
 
 
 def _backend(kernel: str) -> str:
@@ -128,3 +141,30 @@ def _check_sage() -> None:
         raise ImportError(
             f"sageattention {found} is version 1, another kernel, and all that PyPI has; build 2 from {SAGE}"
         )
+
+
+def _check_sage_3(dtype: torch.dtype, head_size: int) -> None:
+    """Refuse what SageAttention 3 does not: it would compute something else, or with another kernel."""
+    import torch
+
+    if dtype != torch.bfloat16 or head_size not in (64, 128):
+        raise ValueError(f"it takes bfloat16 and heads of 64 or 128, not {dtype} and {head_size}")
+
+
+def _sage_3() -> Any:
+    """diffusers' name of SageAttention 3, with the build that is installed in the place of a hub's.
+
+    Raises ImportError or RuntimeError where there is none, or diffusers is older than its name.
+    """
+    from diffusers.models import attention_dispatch
+
+    try:
+        build = import_module("sageattn3")
+    except ImportError as error:
+        how = f"build it on a Blackwell GPU from {SAGE}, folder sageattention3_blackwell"
+        raise ImportError(f"sageattn3 is not installed ({error}); {how}") from error
+    name = getattr(attention_dispatch.AttentionBackendName, "SAGE_BLACKWELL_HUB", None)
+    if name is None:
+        raise RuntimeError("this diffusers does not know it; update diffusers")
+    attention_dispatch._HUB_KERNELS_REGISTRY[name].kernel_fn = build.sageattn3_blackwell
+    return name

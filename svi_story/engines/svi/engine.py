@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from contextlib import suppress
 from dataclasses import dataclass, replace
-from functools import partial
+from functools import cache, partial
 from typing import TYPE_CHECKING, Self, TypeVar
 
 import numpy as np
@@ -353,6 +353,7 @@ class Svi:
         with torch.no_grad():
             state = checkpoint.load()
             inputs = self._inputs(segment, carry, steps, state)
+            y_on_host = cache(partial(_to_numpy, inputs.y_BCTHW))
             placement = self._running().placement
             if state is None:
                 channels = experts.setting("high", "out_channels")
@@ -363,8 +364,7 @@ class Svi:
                 start = int(state["step"][0])
 
             def keep(done: int, x_BCTHW: Tensor) -> None:
-                y_BCTHW = _to_numpy(inputs.y_BCTHW)
-                checkpoint.save({"x": _to_numpy(x_BCTHW), "y": y_BCTHW, "step": np.array([done])})
+                checkpoint.save({"x": _to_numpy(x_BCTHW), "y": y_on_host(), "step": np.array([done])})
 
             def after_step(done: int, x_BCTHW: Tensor, velocity_BCTHW: Tensor) -> None:
                 due = done % self._options.checkpoint_every == 0 or done == until

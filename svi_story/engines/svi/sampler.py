@@ -6,13 +6,14 @@ Source: DiffSynth-Studio's FlowMatchScheduler as the SVI authors' scripts call i
 
 from __future__ import annotations
 
+from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from svi_story.engines.base import Phase
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
+    from collections.abc import Callable, Iterator, Mapping, Sequence
 
     import torch
     from diffusers import WanTransformer3DModel
@@ -142,29 +143,71 @@ def guided(
     inputs: Inputs, expert: Callable[[Expert], WanTransformer3DModel]
 ) -> Callable[[Tensor, Step], Tensor]:
     """The velocity with guidance: neg + g * (pos - neg), one pass after the other; one pass when g is 1."""
+    import torch
+
+    known: dict[object, Any] = {}
+    """What the last expert computed that is the same in several passes."""
+    last: Expert | None = None
 
     def predict(x_BCTHW: Tensor, step: Step) -> Tensor:
+        nonlocal last
+        if step.expert != last:
+            known.clear()
+            last = step.expert
         model = expert(step.expert)
-        positive = _velocity(model, x_BCTHW, inputs, inputs.positive_BLD, step)
+        input_BCTHW = torch.cat([x_BCTHW, inputs.y_BCTHW], dim=1)
+        positive = _velocity(model, input_BCTHW, inputs, inputs.positive_BLD, step, known)
         if step.guidance == 1:
             return positive
-        negative = _velocity(model, x_BCTHW, inputs, inputs.negative_BLD, step)
-        return negative + step.guidance * (positive - negative)
+        negative = _velocity(model, input_BCTHW, inputs, inputs.negative_BLD, step, known)
+        return positive.sub_(negative).mul_(step.guidance).add_(negative)  # in place, rounded all the same
 
     return predict
 
 
 def _velocity(
-    model: WanTransformer3DModel, x_BCTHW: Tensor, inputs: Inputs, context_BLD: Tensor, step: Step
+    model: WanTransformer3DModel,
+    input_BCTHW: Tensor,
+    inputs: Inputs,
+    context_BLD: Tensor,
+    step: Step,
+    known: dict[object, Any],
 ) -> Tensor:
-    """One forward pass; the conditioning joins the noisy latents on the channel axis."""
+    """One forward pass. `input_BCTHW` is the noisy latents, joined with the conditioning on the channel axis.
+
+    `known` has what earlier passes of this model computed for the same size, text or step.
+    """
     import torch
 
-    with torch.no_grad():
+    embedder = model.condition_embedder
+    with (
+        torch.no_grad(),
+        _once(model.rope, known, "positions"),
+        _once(embedder.text_embedder, known, id(context_BLD)),
+        _once(embedder.time_embedder, known, ("time", step.index)),
+        _once(embedder.time_proj, known, ("projected time", step.index)),
+    ):
         velocity_BCTHW: Tensor = model(
-            hidden_states=torch.cat([x_BCTHW, inputs.y_BCTHW], dim=1),
+            hidden_states=input_BCTHW,
             timestep=inputs.timestep_S[step.index : step.index + 1],
             encoder_hidden_states=context_BLD,
             return_dict=False,
         )[0]
     return velocity_BCTHW
+
+
+@contextmanager
+def _once(module: Any, known: dict[object, Any], key: object) -> Iterator[None]:
+    """Within, a module returns what is known by a key, and computes it where nothing is."""
+    compute = module.forward
+
+    def forward(*inputs: Any) -> Any:
+        if key not in known:
+            known[key] = compute(*inputs)
+        return known[key]
+
+    module.forward = forward
+    try:
+        yield
+    finally:
+        del module.forward
