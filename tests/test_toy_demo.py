@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 sys.path.append(str(Path(__file__).parents[1] / "toy"))
 
@@ -13,8 +14,10 @@ import world
 from PIL import Image
 
 from svi_story.render import smoke
-from svi_story.render.doctor import Check
 from svi_story.storyboard.source import load
+
+if TYPE_CHECKING:
+    from svi_story.render.doctor import Check
 
 ROOT = Path(__file__).parents[1]
 BOARD = ROOT / "storyboards/toy.yaml"
