@@ -21,7 +21,7 @@ sys.path.append(str(Path(__file__).parents[1] / "toy"))
 import numpy as np
 from common import HERE, PROGRAM, Finding, Result, Table, finish, options, progress, shown, workplace
 from PIL import Image
-from quality_variants import FAULT, FIRST_SEED, OVERLAPS, REFERENCE, VARIANTS, chains
+from quality_variants import FAULT, FIRST_SEED, OVERLAPS, REFERENCE, SVI, VARIANTS, chains
 from world import COLOURS, NEGATIVE, Look, Story, obeys, recognise
 
 from svi_story import api
@@ -60,6 +60,8 @@ COLUMNS = (
     "the world draws it, the best that judge and review can be shown. Rows with half as many clips were "
     "rendered for one kind of story with 2.0 Pro, and for the other with 2.0."
 )
+SHOWN = ("4 steps", "10 steps", "50 steps", "--dtype bfloat16", "--weights int8", "GGUF Q8_0", "GGUF Q4_0")
+"""Among the findings; all are in the table."""
 REVIEWED = (
     "*verdicts* are about degradation, one for each chain. Faults are put in on purpose: the files of the "
     "experts or LoRAs are changed, or the engine is given another anchor than the board's, or nothing of the "
@@ -77,12 +79,16 @@ class Setting:
     steps: int = 20
     stories: int = 1
     """Of each kind, for each variant of SVI."""
+    svi: tuple[str, ...] = SVI
+    """The variants of SVI."""
+    few: bool = False
+    """Half of the chains for every way to render."""
     quick: bool = False
     """Only one chain."""
 
     def chains(self, name: str) -> list[Chain]:
         """Those that are rendered in a variant."""
-        found = chains(self.clips, self.stories, half=VARIANTS[name].half)
+        found = chains(self.clips, self.stories, self.svi, half=self.few or VARIANTS[name].half)
         return found[:1] if self.quick else found
 
 
@@ -325,7 +331,7 @@ def quality_row(judged: Judged, clips: int) -> tuple[Cell, ...]:
 
 
 def _distance(value: float) -> str:
-    return "0" if value == 0 else f"{value:.1g}" if value < 0.0005 else f"{value:.3f}"
+    return f"{value:.2g}"
 
 
 def _score(hits: Sequence[bool]) -> str:
@@ -375,7 +381,7 @@ def report(
             f"{_distance(each.rms(0))}, {_distance(each.rms(setting.clips - 1))}",
         )
         for each in good
-        if each.name != REFERENCE
+        if each.name in SHOWN
     ]
     usual = judged[0].kinds
     for what, some in (("without a fault", good[1:]), ("with a fault", faults)):
@@ -385,9 +391,12 @@ def report(
         )
     findings += [Finding(f"live preview, {row[0]}: R² at the end", shown(row[4])) for row in previews]
     notes = [ABOUT, COLUMNS, REVIEWED]
-    notes += [f"Not rendered: {name} ({why})." for name, why in missing.items()]
+    for why in dict.fromkeys(missing.values()):
+        names = ", ".join(f"*{name}*" for name, each in missing.items() if each == why)
+        notes.append(f"Not rendered ({why}): {names}.")
     settings: dict[str, Cell] = {
         "chains": len(setting.chains(REFERENCE)),
+        "SVI": " and ".join(setting.svi),
         "clips": setting.clips,
         "steps": setting.steps,
         "first seed": FIRST_SEED,
@@ -431,6 +440,8 @@ def main(words: Sequence[str] | None = None) -> None:
     parser.add_argument("--models", type=Path, default=MODELS)
     parser.add_argument("--work", type=Path, help="where what is rendered stays, to continue from it")
     parser.add_argument("--stories", type=int, default=1, help="of each kind, for each variant of SVI")
+    parser.add_argument("--svi", nargs="+", default=list(SVI), choices=SVI, help="the variants of SVI")
+    parser.add_argument("--few", action="store_true", help="half of the chains for every way to render")
     parser.add_argument("--clips", type=int, default=10, help="of a chain")
     parser.add_argument("--steps", type=int, default=20, help="of the reference")
     parser.add_argument("--minutes", type=float, default=30, help="after which no variant is begun")
@@ -443,9 +454,13 @@ def main(words: Sequence[str] | None = None) -> None:
     with nullcontext(chosen.work) if chosen.work else workplace() as folder:
         setting = Setting(
             *(chosen.models.absolute(), folder.absolute(), chosen.clips, chosen.steps, chosen.stories),
+            svi=tuple(chosen.svi),
+            few=chosen.few,
             quick=chosen.quick,
         )
         judged, missing = measure(setting, chosen.only, chosen.minutes, chosen.processes)
+        measured = (*missing, *(each.name for each in judged))
+        missing |= {name: "not asked for" for name in VARIANTS if name not in measured}
         finish(report(setting, judged, follow_preview(setting), missing), write=chosen.write)
 
 

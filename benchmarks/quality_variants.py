@@ -24,7 +24,7 @@ from svi_story.engines.svi import conditioning, vae
 from svi_story.engines.svi.engine import Svi
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Mapping
+    from collections.abc import Callable, Iterable, Mapping, Sequence
 
     from numpy.typing import NDArray
     from svi_formats import Plain, Write
@@ -75,11 +75,11 @@ class Chain:
     """[clips, frames, 64, 64, 3]: the clips as they should be."""
 
 
-def chains(clips: int, stories: int, *, half: bool = False) -> list[Chain]:
-    """The stories of all kinds, for both variants of SVI; half: one kind for one, the other for the other."""
+def chains(clips: int, stories: int, variants: Sequence[str] = SVI, *, half: bool = False) -> list[Chain]:
+    """The stories of all kinds, for variants of SVI; half: one kind for one, the other for the other."""
     found = []
-    for story, (at, kind), svi in product(range(stories), enumerate(KINDS), SVI):
-        if at == SVI.index(svi) or not half:
+    for story, (at, kind), svi in product(range(stories), enumerate(KINDS), variants):
+        if at == variants.index(svi) or not half:
             seed = FIRST_SEED + 10 * story + at
             found.append(_chain(f"{kind.replace(' ', '-')}-{svi}-{story}", svi, kind, seed, clips))
     return found
