@@ -33,6 +33,7 @@ from svi_story.render.smoke import NoCheckpoint
 from svi_story.review.film import review_film
 
 if TYPE_CHECKING:
+    from argparse import ArgumentParser
     from collections.abc import Mapping, Sequence
 
     from common import Cell
@@ -435,7 +436,7 @@ def measure(
     return judged, {name: why for name, why in failed.items() if why}
 
 
-def main(words: Sequence[str] | None = None) -> None:
+def command_line() -> ArgumentParser:
     parser = options(__doc__)
     parser.add_argument("--models", type=Path, default=MODELS)
     parser.add_argument("--work", type=Path, help="where what is rendered stays, to continue from it")
@@ -448,7 +449,11 @@ def main(words: Sequence[str] | None = None) -> None:
     parser.add_argument("--only", nargs="+", metavar="NAME", default=list(VARIANTS), choices=list(VARIANTS))
     parser.add_argument("--processes", type=int, default=2, help="that render at the same time")
     parser.add_argument("--quick", action="store_true", help="one chain of two clips, two steps: a try")
-    chosen = parser.parse_args(words)
+    return parser
+
+
+def main(words: Sequence[str] | None = None) -> None:
+    chosen = command_line().parse_args(words)
     if chosen.quick:
         chosen.clips, chosen.steps = 2, 2
     with nullcontext(chosen.work) if chosen.work else workplace() as folder:

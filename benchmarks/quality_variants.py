@@ -292,7 +292,7 @@ VARIANTS: dict[str, Variant] = {
     "--weights int8": Variant(NUMBERS, {"weights": "int8"}),
     "--weights int8 --dtype bfloat16": Variant(NUMBERS, {"weights": "int8", "dtype": "bfloat16"}),
     "--weights int8, prepared": Variant(NUMBERS, {"weights": "int8"}, prepared=True, half=True),
-    "--compile": Variant(KERNELS, {"compile": True}, half=True),
+    "compiled: --compile": Variant(KERNELS, {"compile": True}, half=True),
     "--attention torch-math": Variant(KERNELS, {"attention": "torch-math"}, half=True),
     "--memory offload": Variant(MEMORY, {"memory": "offload"}, half=True),
     "--memory stream": Variant(MEMORY, {"memory": "stream"}, half=True),

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 import quality
 import svi_support as support
-from quality_variants import REFERENCE, VARIANTS, chains
+from quality_variants import VARIANTS, chains
 
 if TYPE_CHECKING:
     from svi_story.cache.entry import Entry
@@ -81,10 +81,13 @@ def test_variants_beside_the_reference(tmp_path: Path) -> None:
     assert row[1:6] == ("0", "0", None, "equal", "equal")
 
 
+def test_every_variant_can_be_named_in_a_command() -> None:
+    assert quality.command_line().parse_args(["--only", *VARIANTS]).only == list(VARIANTS)
+
+
 @pytest.mark.slow  # every line of the table; each renders with the code that other tests cover
 def test_every_variant_renders(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     quality.main(["--quick", "--models", str(support.MODELS), "--work", str(tmp_path), "--processes", "1"])
     shown = capsys.readouterr().out
     assert "Not rendered" not in shown
     assert all(f"\n| {name} " in shown for name in VARIANTS)
-    assert REFERENCE in VARIANTS
