@@ -12,7 +12,8 @@ import svi_support as support
 
 from svi_story.cache.store import Store
 from svi_story.engines.base import Carry
-from svi_story.engines.svi.engine import Svi, SviOptions
+from svi_story.engines.svi.engine import Svi
+from svi_story.engines.svi.options import SviOptions
 from svi_story.plan.keys import key_of
 
 if TYPE_CHECKING:

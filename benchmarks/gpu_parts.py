@@ -30,8 +30,9 @@ from svi_story.engines.svi import vae
 from svi_story.engines.svi.attention import BACKENDS, check_kernel, kernel_versions
 from svi_story.engines.svi.compiled import check_compiler, compile_blocks
 from svi_story.engines.svi.device import FreeMemory, release, set_allocator
-from svi_story.engines.svi.engine import Svi, SviOptions
-from svi_story.engines.svi.memory import MODES, VALUE_BYTES, choose, needs_of, vae_need
+from svi_story.engines.svi.engine import Svi
+from svi_story.engines.svi.memory import MODES, VALUE_BYTES, DeviceUse, choose, needs_of, vae_need
+from svi_story.engines.svi.options import SviOptions
 from svi_story.engines.svi.weights.architecture import count_parameters
 from svi_story.engines.svi.weights.loading import Placement
 from svi_story.enginespec.sampling import Guidance
@@ -288,6 +289,10 @@ def by_mode(context: Context, root: Path, mode: MemoryMode, precision: str = "bf
         use, more = need.sampling, resident
         if name not in ("high", "low"):
             use, more = needs["resident"].text if name == "text" else need.decoding, 0
+            if name != "text" and svi.decodes_beside:  # the experts stay
+                use = DeviceUse(need.sampling.weights, need.decoding.activations)
+        if name == "together":
+            use = need.together
         notes.keep(f"{label}: {name}", meter.row(use.minimum + more, use.total + more))
         return made
 
@@ -302,10 +307,20 @@ def by_mode(context: Context, root: Path, mode: MemoryMode, precision: str = "bf
             sample = partial(svi.sample, segment, None, checkpoint, support.ignore_step)
             latents = phase(last.model, sample)
             phase("decode", lambda: list(svi.decode(segment, latents)))
+            if svi.decodes_beside:
+                phase("together", partial(decode_and_sample, svi, segment, latents))
     except Exception as error:  # noqa: BLE001 - the next mode may fit
         notes.keep(f"{label}: failed", {"error": f"{type(error).__name__}: {error}"[:400]})
     gc.collect()
     release()
+
+
+def decode_and_sample(svi: Svi, segment: Segment, latents: Latents) -> None:
+    """Decode a segment while another one is sampled."""
+    with ThreadPoolExecutor(max_workers=1) as other:
+        decoding = other.submit(lambda: list(svi.decode(segment, latents)))
+        svi.sample(segment, None, support.Memory(), support.ignore_step)
+        decoding.result()
 
 
 def small_segment(context: Context, steps: int) -> Segment:

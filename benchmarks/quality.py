@@ -27,7 +27,8 @@ from world import COLOURS, NEGATIVE, Look, Story, obeys, recognise
 from svi_story import api
 from svi_story.engines.base import Carry
 from svi_story.engines.svi import preview
-from svi_story.engines.svi.engine import Svi, SviOptions
+from svi_story.engines.svi.engine import Svi
+from svi_story.engines.svi.options import SviOptions
 from svi_story.engines.svi.weights.locate import ModelFolders
 from svi_story.render.smoke import NoCheckpoint
 from svi_story.review.film import review_film

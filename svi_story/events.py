@@ -42,14 +42,13 @@ class Hashing(Event):
 
 @dataclass(frozen=True)
 class BundleOpened(Event):
-    """A bundle was unpacked to `board` and will be rendered with these settings."""
+    """A bundle was unpacked to `board` and will be rendered with these settings; packed with `packed`."""
 
     bundle: Path
     board: Path
     engine: str
     """with the settings that change frames: `svi, float32, vae whole`"""
     packed: str
-    """the same when it was packed"""
 
     def __str__(self) -> str:
         other = "" if self.engine == self.packed else f", not as it was packed: {self.packed}"
@@ -253,7 +252,7 @@ class Starting(Event):
 
 @dataclass(frozen=True)
 class EngineSettled(Event):
-    """An engine chose its settings, or a smaller `memory` mode (also as `rung`) when memory ran out."""
+    """An engine chose its settings, or a smaller `memory` mode (also as `rung`) or no `overlap` any more."""
 
     engine: str
     device: str
@@ -263,6 +262,7 @@ class EngineSettled(Event):
     allocator: str = ""
     weights: str = "bf16"
     compiled: bool = False
+    overlap: bool = False
 
     def __str__(self) -> str:
         return f"{self.engine}: {self.dtype} on {self.device}, --memory {self.memory}, {self.attention}"
@@ -360,12 +360,13 @@ class FramesDone(SegmentEvent):
 
 @dataclass(frozen=True)
 class SegmentDone(SegmentEvent):
-    """A segment was rendered and is in the cache. `seconds` are those of sampling and decoding."""
+    """A segment is in the cache. `seconds`: sampling and decoding; `storing`: decoding without the device."""
 
     key: str
     seconds: float
     sampling: float
     decoding: float
+    storing: float = 0.0
 
     def __str__(self) -> str:
         return f"{self.where}: done in {self.seconds:.1f} s"

@@ -53,6 +53,9 @@ class Fake:
     """Called before everything that it does; may raise."""
     calls: list[tuple[str, str]] = field(default_factory=list)
     """What was done, with the prompt it was done for."""
+    beside: bool = False
+    """Whether it decodes while it samples."""
+    needs_frames: bool = True
 
     @property
     def identity(self) -> FakeIdentity:
@@ -79,8 +82,12 @@ class Fake:
     def one_at_a_time(self) -> bool:
         return self.in_turns
 
+    @property
+    def decodes_beside(self) -> bool:
+        return self.beside
+
     def phases(self, segment: Segment) -> Sequence[Phase]:
-        return PHASES
+        return tuple(replace(phase, needs_frames=self.needs_frames) for phase in PHASES)
 
     def advance(
         self, segment: Segment, carry: Carry | None, checkpoint: Checkpoint, on_step: OnStep, phase: Phase
@@ -101,6 +108,7 @@ class Fake:
         self._do("decode", segment)
         noise = np.random.default_rng(int(latents["x"][0]))
         for _ in range(segment.frames):
+            self.fault("frame", segment)
             yield noise.integers(0, 255, (SIZE.height, SIZE.width, 3), dtype=np.uint8)
 
     def times(self, call: str) -> Counter[str]:
@@ -115,15 +123,18 @@ class Fake:
         self, segment: Segment, carry: Carry | None, checkpoint: Checkpoint, on_step: OnStep, until: int
     ) -> Latents:
         state = checkpoint.load()
-        x, start = (int(state["x"][0]), int(state["step"][0])) if state else (_seed(segment, carry), 0)
+        start = int(state["step"][0]) if state else 0
+        x = int(state["x"][0]) if state else _seed(segment, carry, frames=self.needs_frames)
         for step in range(start, until):
             x = _mixed(str(x), str(step))
             on_step(step + 1, STEPS)
         return {"x": np.array([x]), "step": np.array([max(until, start)])}
 
 
-def _seed(segment: Segment, carry: Carry | None) -> int:
-    carried = "" if carry is None else f"{carry.latents['x'][0]} {carry.last_frame.tobytes().hex()}"
+def _seed(segment: Segment, carry: Carry | None, *, frames: bool) -> int:
+    carried = "" if carry is None else f"{carry.latents['x'][0]}"
+    if carry is not None and frames:
+        carried += carry.last_frame.tobytes().hex()
     return _mixed(segment.prompt, carried)
 
 

@@ -36,8 +36,9 @@ from torch.utils._pytree import tree_map
 from svi_story.engines.svi import engine as engine_module
 from svi_story.engines.svi import sampler, streaming, text, vae
 from svi_story.engines.svi.device import FreeMemory
-from svi_story.engines.svi.engine import Svi, SviOptions
+from svi_story.engines.svi.engine import Svi
 from svi_story.engines.svi.memory import needs_of
+from svi_story.engines.svi.options import SviOptions
 from svi_story.engines.svi.weights import loading, lora, tensors
 from svi_story.engines.svi.weights.architecture import count_parameters
 from svi_story.enginespec.sampling import Guidance
@@ -300,11 +301,12 @@ def run(folder: Path, case: dict[str, Any]) -> list[dict[str, Any]]:
         phases[-1]["claimed_back"] = 2 * (expert.whole if kept else streamed)
 
         def decode(model: Any, strips: int) -> torch.Tensor:
-            live.reset()  # the experts have left
+            live.reset()  # the experts have left, unless there is room beside them
             return vae.to_frames(vae.decode(model, torch.empty(latents.shape), strips)).cpu()
 
         svi._through_vae(size, frames, decode)
-        note("decoding", need.decoding.minimum, ram if kept else 0)
+        beside = need.sampling.weights + need.decoding.activations
+        note("decoding", beside if plan.beside else need.decoding.minimum, ram if kept else 0)
         phases[-1]["environment"] = svi.environment()
         phases[-1]["plan"] = f"{plan.mode} keep={plan.keep} resident_blocks={plan.resident_blocks}"
     return phases

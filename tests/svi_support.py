@@ -23,7 +23,8 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_map
 
 from svi_story.engines.base import Carry
-from svi_story.engines.svi.engine import Svi, SviOptions
+from svi_story.engines.svi.engine import Svi
+from svi_story.engines.svi.options import SviOptions
 from svi_story.engines.svi.weights.locate import ModelFolders, find_weights
 from svi_story.enginespec.sampling import Guidance, Sampler
 from svi_story.events import Warned

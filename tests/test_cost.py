@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -101,6 +102,18 @@ def test_time_is_the_sum_of_what_was_timed_here() -> None:
     assert found.setting == HERE
 
 
+def test_decoding_costs_no_time_beside_the_sampling() -> None:
+    known, overlapping = Calibration(), replace(HERE, memory="resident", overlap=True)
+    times = {"vae": 1.0, "high": 2.0, "low": 3.0, "decode": 4.0, "store": 0.5}
+    for work, seconds in times.items():
+        known.add(overlapping, WorkKind(work, SIZE, 5), seconds)
+    for work in ("load high", "load low"):
+        known.add(overlapping, WorkKind(work), 100.0)
+    sampling = 1 + 4 * 2 + 4 * 3
+    assert cost("a", "b", "c", calibration=known).seconds == 3 * sampling + 4 + 0.5 + 200
+    assert cost("abc", calibration=known).seconds == 3 * (sampling + 4 + 0.5) + 200
+
+
 def test_what_was_never_timed_is_unknown() -> None:
     found = cost("a")
     assert found.seconds is None
@@ -191,7 +204,7 @@ def test_times_are_kept_though_the_run_is_interrupted(
     monkeypatch.setattr("svi_story.render.film.Film._finish", interrupt)
     assert svi_story("render", write_board(), "--engine", "animatic").code == 130
     (times,) = (kinds for setting, kinds in Calibration.load().times.items() if setting.engine == "animatic")
-    assert {kind.work for kind in times} == {"camera", "decode"}
+    assert {kind.work for kind in times} == {"camera", "decode", "store"}
 
 
 @pytest.mark.parametrize("text", ["", "{", "[]", '{"format": 2, "rows": [{}]}', '{"format": 1, "rows": [3]}'])

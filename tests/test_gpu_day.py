@@ -60,6 +60,7 @@ def test_each_phase_of_each_memory_mode_beside_what_is_claimed(parts: Any, tmp_p
     modes = ("resident", "offload", "stream")
     assert all(rows[f"{mode}: {phase}"]["claimed GiB"] > 0 for mode in modes for phase in phases)
     assert rows["offload: low"]["moved GiB"] > 0
+    assert rows["resident: together"]["claimed GiB"] >= rows["resident: low"]["claimed GiB"]
     assert rows["decoding, 2 strips"]["largest difference"] < 1e-3
     assert narrow["resident, int8: low"]["claimed GiB"] < rows["resident: low"]["claimed GiB"]
     assert not [row for row in (*rows.values(), *narrow.values()) if "error" in row]

@@ -11,7 +11,17 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from svi_story.engines.base import Phase
-from svi_story.render.schedule import FIRST, Work, chains_of, loads, schedule, segment_works, waves
+from svi_story.render.schedule import (
+    DECODER,
+    FIRST,
+    Work,
+    chains_of,
+    loads,
+    schedule,
+    seconds_of,
+    segment_works,
+    waves,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -36,6 +46,8 @@ class Case:
     in_turns: bool
     takes: tuple[Segment, ...] = ()
     """Of takes that no film uses."""
+    beside: bool = False
+    needs_frames: bool = True
 
     @property
     def wanted(self) -> list[Segment]:
@@ -64,10 +76,12 @@ class Case:
             Phase("high", 1, 4, 8, f"high {lora_set}"),
             Phase("low", 2, 10, 12, f"low {lora_set}"),
         )
-        return every[3 - self.count :][self.begun.get(segment.key, 0) :]
+        due = every[3 - self.count :][self.begun.get(segment.key, 0) :]
+        return [replace(phase, needs_frames=self.needs_frames) for phase in due]
 
     def works(self) -> tuple[Work, ...]:
-        return schedule(self.films, self.missing, self.phases, one_at_a_time=self.in_turns, takes=self.takes)
+        how = {"one_at_a_time": self.in_turns, "beside": self.beside}
+        return schedule(self.films, self.missing, self.phases, **how, takes=self.takes)
 
 
 def film(*chains: str) -> tuple[Segment, ...]:
@@ -99,7 +113,8 @@ def cases(draw: st.DrawFn) -> Case:
     missing = draw(st.sets(st.sampled_from(keys))) if keys else set()
     begun = {key: draw(st.integers(0, count)) for key in sorted(missing)}
     lora_sets = {key: draw(st.sampled_from("xyz")) for key in keys}
-    return Case(made, frozenset(missing), begun, count, lora_sets, draw(st.booleans()), takes)
+    chosen = [draw(st.booleans()) for _ in range(3)]
+    return Case(made, frozenset(missing), begun, count, lora_sets, chosen[0], takes, *chosen[1:])
 
 
 @given(cases())
@@ -121,18 +136,22 @@ def test_phases_come_in_order_and_parents_before_children(case: Case) -> None:
     parents = {segment.key: segment.parent for segment in case.wanted}
     finished: set[str] = set(parents) - case.missing
     places: dict[str, int] = {}
-    over: set[str] = set()
+    over = {key for key, count in case.begun.items() if count == case.count}
     for work in works:
         if work.kind == "sample":
             assert work.phase is not None
             assert work.key not in over
-            assert parents[work.key] in finished or parents[work.key] is None
+            parent = parents[work.key]
+            assert parent in finished | (set() if case.needs_frames else over) or parent is None
+            is_awaited = case.needs_frames and parent in case.missing
+            assert work.after == (parent if is_awaited else "")
             assert work.phase.place > places.get(work.key, -1)
             places[work.key] = work.phase.place
             if work.last:
                 over.add(work.key)
         if work.kind == "decode":
-            assert work.key in over or case.begun[work.key] == case.count
+            assert work.key in over
+            assert parents[work.key] in finished or parents[work.key] is None
             finished.add(work.key)
 
 
@@ -163,6 +182,20 @@ def test_texts_come_first_and_films_as_soon_as_they_can(case: Case) -> None:
             default=FIRST,
         )
         assert all(work.kind in ("encode", "cut", "text") for work in works[last + 1 : cut])
+
+
+@given(cases())
+def test_decoding_beside_the_sampling_begins_as_soon_as_it_can(case: Case) -> None:
+    works = case.works()
+    assert all(work.beside == (case.beside and work.model == DECODER) for work in works)
+    if not case.beside:
+        return
+    works = tuple(work for work in works if work.kind in ("sample", "decode"))
+    for place, work in enumerate(works):
+        if work.kind == "decode" and case.begun.get(work.key) != case.count:
+            sampled = max(n for n, each in enumerate(works) if each.kind == "sample" and each.key == work.key)
+            between = works[sampled + 1 : place]
+            assert all(each.model == DECODER and each.after != work.key for each in between)
 
 
 @given(cases())
@@ -239,6 +272,44 @@ def test_films_that_need_no_engine_are_cut_first() -> None:
     kinds = [(work.kind, work.film) for work in case.works()]
     assert kinds[:4] == [("text", -1), ("encode", 1), ("encode", 1), ("cut", 1)]
     assert kinds[-1] == ("cut", 0)
+
+
+def test_a_segment_is_sampled_while_the_one_before_is_decoded() -> None:
+    case = replace(fresh("a1", "b", in_turns=False), beside=True, needs_frames=False)
+    told = [(work.key, work.model) for work in case.works() if work.kind in ("sample", "decode")]
+    assert told == [
+        ("a", "vae"), ("a", "high"), ("a", "low"),
+        ("a1", "vae"), ("a", "vae"), ("a1", "high"), ("a1", "low"),
+        ("b", "vae"), ("a1", "vae"), ("b", "high"), ("b", "low"), ("b", "vae"),
+    ]  # fmt: skip
+    with_frames = replace(case, needs_frames=True).works()
+    awaited = [(work.key, work.model, work.after) for work in with_frames if work.after]
+    assert awaited == [("a1", "vae", "a"), ("a1", "high", "a"), ("a1", "low", "a")]
+    told = [(work.key, work.model) for work in with_frames if work.kind in ("sample", "decode")]
+    assert told.index(("a", "low")) + 1 == told.index(("a1", "vae")) - 1  # decoded at once
+    assert told[told.index(("a1", "low")) + 1] == ("b", "vae")  # of another chain
+
+
+def seconds(case: Case) -> float:
+    """With 10 seconds for a phase, 3 for decoding and 2 for storing."""
+
+    def each(work: Work) -> tuple[float, float]:
+        return (10, 0) if work.phase else (3, 2) if work.kind == "decode" else (0, 0)
+
+    return seconds_of(case.works(), each)
+
+
+def test_time_counts_once_where_two_things_are_done_at_a_time() -> None:
+    chain = fresh("a123", in_turns=False)
+    assert seconds(chain) == 4 * (30 + 3 + 2)  # each waits for the frames of the one before
+    latents = replace(chain, needs_frames=False)
+    assert seconds(latents) == 4 * (30 + 3) + 2
+    assert seconds(replace(latents, beside=True)) == 4 * 30 + 3 + 2
+    assert seconds(replace(chain, beside=True)) == seconds(chain)
+    chains = fresh("a", "b", "c", "d", in_turns=False)
+    assert seconds(chains) == 4 * (30 + 3) + 2
+    assert seconds(replace(chains, beside=True)) == 4 * 30 + 3 + 2
+    assert seconds(replace(fresh("a", "b", "c", "d"), beside=True)) == 4 * 30 + 3 + 2  # in waves
 
 
 def test_nothing_wanted_is_nothing_to_do() -> None:

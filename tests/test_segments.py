@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import os
+import shutil
+import signal
 import tempfile
 from contextlib import contextmanager, suppress
-from itertools import groupby
+from dataclasses import replace
+from itertools import count, groupby
 from pathlib import Path
+from threading import Event
 from typing import TYPE_CHECKING
 
 import pytest
@@ -13,15 +18,16 @@ from fake_engine import Fake, film
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
+from svi_story.cache.layout import LATENTS
 from svi_story.cache.store import Store
 from svi_story.errors import RenderError, TransientError
-from svi_story.events import PhaseDone, SegmentDone, SegmentStarted
+from svi_story.events import PhaseDone, SegmentDone, SegmentStarted, StepDone
 from svi_story.render.executor import LocalExecutor, SegmentFailed, SegmentReady
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
-    from svi_story.events import Event
+    from svi_story.events import Event as Event_
     from svi_story.plan.model import Segment
     from svi_story.render.executor import Result
 
@@ -40,7 +46,7 @@ def run(
     segments: Sequence[Segment],
     engine: Fake,
     root: Path,
-    told: list[Event] | None = None,
+    told: list[Event_] | None = None,
     later: Sequence[Segment] = (),
 ) -> list[Result]:
     """Make segments in a store."""
@@ -55,38 +61,45 @@ def frames(made: Sequence[Result]) -> dict[str, str]:
     return {each.segment.key: each.entry.frames_sha256 for each in made if isinstance(each, SegmentReady)}
 
 
-@given(words)
-@example(["aab", "ab", "b"])
+@given(words, st.booleans())
+@example(["aab", "ab", "b"], False)
 @few
-def test_the_order_changes_no_frame_and_everything_is_made_once(chains: list[str]) -> None:
+def test_the_order_changes_no_frame_and_everything_is_made_once(
+    chains: list[str], needs_frames: bool
+) -> None:
     segments = film(chains)
     with room() as folder:
-        one_by_one, in_turns = Fake(), Fake(in_turns=True)
+        one_by_one = Fake(needs_frames=needs_frames)
         calm = frames(run(segments, one_by_one, folder / "a"))
-        assert frames(run(segments, in_turns, folder / "b")) == calm
         assert calm.keys() == {segment.key for segment in segments}
-        for engine in (one_by_one, in_turns):
+        others = [replace(one_by_one, in_turns=turns, beside=True, calls=[]) for turns in (False, True)]
+        others.append(Fake(in_turns=True, needs_frames=needs_frames))
+        for number, engine in enumerate(others):
+            assert frames(run(segments, engine, folder / str(number))) == calm
+        for engine in (one_by_one, *others):
             for call in ("vae", "high", "sample", "decode"):
                 assert set(engine.times(call).values()) == {1}
         again = Fake()
-        made = run(segments, again, folder / "b")
+        made = run(segments, again, folder / "0")
         assert again.calls == []
         assert not any(each.fresh for each in made if isinstance(each, SegmentReady))
 
 
-@given(words, st.integers(2, 9))
+@given(words, st.integers(2, 9), st.booleans(), st.booleans())
 @few
-def test_what_was_begun_is_gone_on_with(chains: list[str], stride: int) -> None:
+def test_what_was_begun_is_gone_on_with(
+    chains: list[str], stride: int, needs_frames: bool, beside: bool
+) -> None:
     """Interrupted again and again, a little later each time: no latents and no frames are made twice."""
     segments = film(chains)
 
-    def stop(_call: str, _segment: Segment) -> None:
-        if len(engine.calls) == limit:
+    def stop(call: str, _segment: Segment) -> None:
+        if len(engine.calls) == limit and call != "frame":
             raise KeyboardInterrupt
 
     with room() as folder:
-        calm = frames(run(segments, Fake(), folder / "calm"))
-        engine = Fake(in_turns=True, fault=stop)
+        calm = frames(run(segments, Fake(needs_frames=needs_frames), folder / "calm"))
+        engine = Fake(in_turns=True, fault=stop, beside=beside, needs_frames=needs_frames)
         made: list[Result] = []
         for attempt in range(1, 40):
             limit = len(engine.calls) + stride * attempt
@@ -166,3 +179,110 @@ def test_when_memory_changes_the_engine_s_ways_the_rest_is_scheduled_anew() -> N
         *(("vae", 2), ("high", 2)),
         *(("sample", 3), ("decode", 3)),
     ]
+
+
+# --- a segment is sampled while the one before is decoded and stored
+
+
+@pytest.mark.parametrize("beside", [False, True])
+def test_sampling_goes_on_meanwhile(beside: bool) -> None:
+    """Each waits for the other: were they not at the same time, this would end with a timeout."""
+    next_one, waiting = Event(), list[str]()
+
+    def fault(call: str, segment: Segment) -> None:
+        if (call, segment.prompt) == ("high", "ab"):
+            next_one.set()
+        if (call, segment.prompt) == ("decode" if beside else "frame", "a"):
+            waiting.append(call)
+            if beside or len(waiting) == 2:  # else sampling waits for the first frame
+                assert next_one.wait(20)
+
+    engine = Fake(fault=fault, beside=beside, needs_frames=False)
+    made = run(film(["abc"]), engine, Path("store"))
+    assert [each.segment.prompt for each in made] == ["a", "ab", "abc"]
+    assert frames(made) == frames(run(film(["abc"]), Fake(needs_frames=False), Path("calm")))
+
+
+def test_frames_are_waited_for_where_they_are_needed() -> None:
+    engine = Fake(beside=True)
+    told: list[Event_] = []
+    run(film(["ab"]), engine, Path("store"), told)
+    kinds = [(type(event), event.clip) for event in told if isinstance(event, SegmentDone | SegmentStarted)]
+    assert kinds == [(SegmentStarted, "a"), (SegmentDone, "a"), (SegmentStarted, "ab"), (SegmentDone, "ab")]
+
+
+@pytest.mark.parametrize("call", ["decode", "frame"])
+def test_what_fails_meanwhile_takes_only_what_continues_from_it(call: str) -> None:
+    error, sampling = RenderError("bad"), Event()
+
+    def fault(name: str, segment: Segment) -> None:
+        if (name, segment.prompt) == ("high", "ab"):
+            sampling.set()
+        if (name, segment.prompt) == (call, "a"):
+            assert sampling.wait(20)
+            raise error
+
+    engine = Fake(fault=fault, beside=True, needs_frames=False)
+    ended = run(film(["ab", "c"]), engine, Path("store"))
+    assert {each.segment.prompt: getattr(each, "error", None) for each in ended} == {
+        "a": error,
+        "ab": error,
+        "c": None,
+    }
+    told: list[Event_] = []
+    again = run(film(["ab", "c"]), Fake(beside=True, needs_frames=False), Path("store"), told)
+    steps = [(event.clip, event.step) for event in told if isinstance(event, StepDone)]
+    assert not {("ab", 1), ("ab", 2)} & set(steps), "what was sampled meanwhile is kept"
+    assert frames(again) == frames(run(film(["ab", "c"]), Fake(needs_frames=False), Path("calm")))
+
+
+@pytest.mark.filterwarnings("ignore:.*fork:DeprecationWarning")
+@pytest.mark.parametrize("needs_frames", [False, pytest.param(True, marks=pytest.mark.slow)])
+def test_killed_at_any_moment_of_it(needs_frames: bool) -> None:
+    """SIGKILL at calls and frames, in whatever thread; what was made is as if nothing had happened."""
+    segments = film(["abc"])
+    calm = frames(run(segments, Fake(needs_frames=needs_frames), Path("calm")))
+
+    def killed(after: int) -> bool:
+        """Whether a process of its own was killed after so many calls; else it made everything."""
+        left = count(after, -1)
+
+        def fault(_call: str, _segment: Segment) -> None:
+            if next(left) == 0:
+                os.kill(os.getpid(), signal.SIGKILL)
+
+        process = os.fork()
+        if not process:
+            with suppress(BaseException):
+                run(segments, Fake(fault=fault, beside=True, needs_frames=needs_frames), Path("killed"))
+            os._exit(0)
+        return bool(os.WIFSIGNALED(os.waitpid(process, 0)[1]))
+
+    for stop in range(2, 27, 4):
+        shutil.rmtree("killed", ignore_errors=True)
+        assert killed(stop)
+        while killed(7):
+            pass
+        engine = Fake(needs_frames=needs_frames)
+        assert frames(run(segments, engine, Path("killed"))) == calm
+        assert engine.calls == []
+
+
+def test_latents_that_are_damaged_before_the_next_one_begins_are_made_again() -> None:
+    segments, engine = film(["ab"]), Fake(beside=True, needs_frames=False)
+    damaged: list[Path] = []
+
+    def report(event: Event_) -> None:
+        if isinstance(event, PhaseDone) and (event.clip, event.model) == ("a", "low") and not damaged:
+            damaged.append(store.layout.work(segments[0].key) / LATENTS)
+            damaged[0].write_bytes(damaged[0].read_bytes()[:-1] + b"?")
+
+    store = Store(Path("store"), report)
+    with LocalExecutor(lambda _name: engine, segments, store, report) as executor:
+        first = list(executor.render(segments))
+        assert isinstance(first[0], SegmentFailed)
+        assert isinstance(first[0].error, TransientError)  # so it is tried again
+        assert [each.segment.prompt for each in first] == ["ab", "a"]
+        again = list(executor.render(segments))
+    assert engine.times("sample") == {"a": 2, "ab": 1}
+    assert frames(again) == frames(run(segments, Fake(needs_frames=False), Path("calm")))

@@ -19,8 +19,9 @@ from tokenizers import Tokenizer
 from svi_story.engines.base import open_anchor
 from svi_story.engines.svi import sampler as sampler_module
 from svi_story.engines.svi import text
-from svi_story.engines.svi.engine import Svi, SviOptions
+from svi_story.engines.svi.engine import Svi
 from svi_story.engines.svi.identity import SviIdentity
+from svi_story.engines.svi.options import SviOptions
 from svi_story.engines.svi.text import Embeddings
 from svi_story.engines.svi.weights import loading
 from svi_story.enginespec.sampling import Distill, Guidance, Lora

@@ -9,7 +9,8 @@ import torch
 from svi_support import VARIANTS, Made
 
 from svi_story.engines.svi import vae
-from svi_story.engines.svi.engine import Svi, SviOptions
+from svi_story.engines.svi.engine import Svi
+from svi_story.engines.svi.options import SviOptions
 from svi_story.engines.svi.weights.loading import Placement, load_vae
 
 pytestmark = [

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import ctypes
+import time
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import replace
 from statistics import median
+from threading import Event
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -19,7 +22,7 @@ from svi_support import Full, Live, Memory, Recorder
 
 from svi_story.engines.svi import memory, sampler, vae
 from svi_story.engines.svi.device import FreeMemory
-from svi_story.engines.svi.engine import Svi, SviOptions
+from svi_story.engines.svi.engine import Svi
 from svi_story.engines.svi.experts import Experts
 from svi_story.engines.svi.memory import (
     MODES,
@@ -31,6 +34,7 @@ from svi_story.engines.svi.memory import (
     sampling_activations,
     text_blocks,
 )
+from svi_story.engines.svi.options import SviOptions
 from svi_story.engines.svi.weights.architecture import A14B, count_parameters, counts_of
 from svi_story.engines.svi.weights.loading import Placement, load_text_encoder, load_vae
 from svi_story.enginespec.sampling import Lora
@@ -364,6 +368,81 @@ def test_a_full_device_steps_down_and_goes_on_from_the_checkpoint(
     assert steps == [1, 2, 3]
     assert "memory ran out while sampling clip clip-0; continuing with --memory offload" in str(told)
     assert "memory ran out while sampling clip clip-0; continuing with --memory stream" in str(told)
+
+
+@pytest.mark.parametrize("full", ["sampling", "decoding"])
+def test_memory_runs_out_while_one_is_sampled_and_another_decoded(
+    full: str, resident: list[support.Made], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The one waits for the other from then on, in the same memory mode and with the same numbers."""
+    one, told, apart = switching()[0], Recorder(), "continuing with decoding and sampling one after the other"
+    stepping, failed = Event(), Event()
+    decode, guided = vae.decode, sampler.guided
+
+    def fail() -> None:
+        failed.set()
+        raise torch.OutOfMemoryError("out of memory")
+
+    def decode_meanwhile(*args: Any) -> Any:
+        if not failed.is_set():
+            assert stepping.wait(20)
+            if full == "decoding":
+                fail()
+            assert failed.wait(20)
+        return decode(*args)
+
+    def sample_meanwhile(*args: Any) -> Any:
+        predict = guided(*args)
+
+        def step(*inner: Any) -> Any:
+            stepping.set()
+            if full == "sampling" and not failed.is_set():
+                fail()
+            until = time.monotonic() + 20
+            while full == "decoding" and apart not in str(told) and time.monotonic() < until:
+                time.sleep(0.001)
+            return predict(*inner)
+
+        return step
+
+    monkeypatch.setattr(vae, "decode", decode_meanwhile)
+    monkeypatch.setattr("svi_story.engines.svi.engine.guided", sample_meanwhile)
+    with made_by(told) as svi, ThreadPoolExecutor(1) as other:
+        svi.prepare([one])
+        before = svi.decodes_beside
+        begun = Memory()
+        svi.advance(one, None, begun, support.ignore_step, svi.phases(one)[0])  # the VAE encodes before
+        decoding = other.submit(lambda: list(svi.decode(one, {"latents": resident[0].latents})))
+        latents = svi.sample(one, None, begun, support.ignore_step)
+        assert np.array_equal(decoding.result(), resident[0].frames)
+        assert (before, svi.decodes_beside, svi.one_at_a_time) == (True, False, False)
+    assert np.array_equal(latents["latents"], resident[0].latents)
+    assert str(told).count("memory ran out") == str(told).count(apart) == 1
+
+
+def test_a_decoding_ends_when_the_engine_is_left(resident: list[support.Made]) -> None:
+    one = switching()[0]
+    begun, left = Event(), Event()
+
+    def report(event: object) -> None:
+        if isinstance(event, ModelWorking) and event.model == "vae":
+            begun.set()
+            left.wait(20)
+
+    with ThreadPoolExecutor(1) as other:
+        with made_by(report) as svi:  # type: ignore[arg-type]  # a reporter is enough
+            svi.prepare([one])
+            decoding = other.submit(lambda: list(svi.decode(one, {"latents": resident[0].latents})))
+            assert begun.wait(20)
+        left.set()
+        with pytest.raises(RenderError, match="stopped"):
+            decoding.result()
+
+
+@pytest.mark.parametrize(("vram", "modes"), [(67, ()), (68, ("resident",)), (41, ()), (42, ("offload",))])
+def test_it_decodes_beside_the_sampling_where_both_fit(vram: int, modes: tuple[str, ...]) -> None:
+    plan = choose("auto", FreeMemory(vram * GIB, 64 * GIB), published())
+    assert ((plan.mode,) if plan.beside else ()) == modes
 
 
 def test_other_errors_are_not_taken_for_a_full_device(full_sampling: Callable[..., None]) -> None:

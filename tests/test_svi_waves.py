@@ -45,6 +45,31 @@ main()
 """
 
 
+KILLED_MEANWHILE = """
+import os, signal, threading, torch
+torch.set_num_threads(1)
+from svi_story.engines.svi import engine
+decode, guided, stepping = engine.Svi.decode, engine.guided, threading.Event()
+
+def decode_meanwhile(*args):
+    stepping.clear()
+    assert stepping.wait(60)
+    os.kill(os.getpid(), signal.{signal})
+    yield from decode(*args)
+
+def sample_meanwhile(*args):
+    predict = guided(*args)
+    def step(*inner):
+        stepping.set()
+        return predict(*inner)
+    return step
+
+engine.Svi.decode, engine.guided = decode_meanwhile, sample_meanwhile
+from svi_story.cli import main
+main()
+"""
+
+
 def write_boards(write_board: Write, tmp_path: Path, names: Iterable[str], **changes: Any) -> Path:
     """A folder of small boards, of which no two share a segment."""
     shutil.copy(support.DATA / "anchor.png", tmp_path / "anchor.png")
@@ -108,6 +133,34 @@ def test_waves_make_the_same_films_bit_for_bit_killed_between_phases_too(
     loaded = [each["model"] for each in events(last.out) if each["event"] == "model_loaded"]
     assert next(model for model in loaded if model in ("high", "low")) == "low"
     assert films(tmp_path / "renders") == films(tmp_path / "calm")
+
+
+@pytest.mark.parametrize(
+    ("signals", "clips"),
+    [(("SIGKILL",), 2), pytest.param(("SIGINT", "SIGKILL", "SIGTERM"), 4, marks=pytest.mark.slow)],
+)
+def test_a_kill_while_one_is_decoded_and_the_next_one_sampled_changes_nothing(
+    write_board: Write, svi_story: Run, tmp_path: Path, signals: tuple[str, ...], clips: int
+) -> None:
+    engine = {"steps": 4, "variant": "2.0-pro", "max_frames": 9, "guidance": 1}
+    board = write_boards(write_board, tmp_path, ["a"], engine=engine, clips=clips)
+    command = ("render", str(board), *map(str, OPTIONS))
+    assert svi_story(*command, "-o", "calm", "--cache", "calm/cache").code == 0
+    for name in signals:
+        done = subprocess.run(
+            [sys.executable, "-c", KILLED_MEANWHILE.format(signal=name), *command],
+            capture_output=True,
+            text=True,
+            check=False,
+            env={**os.environ, "OMP_NUM_THREADS": "1"},
+        )
+        assert done.returncode == (-signal.SIGKILL if name == "SIGKILL" else 130), done.stderr
+        assert "Traceback" not in done.stderr
+    last = svi_story(*command, "--json")
+    assert last.code == 0, last.err
+    assert films(tmp_path / "renders") == films(tmp_path / "calm")
+    sampled = {each["clip"] for each in events(last.out) if each["event"] == "step_done"}
+    assert sampled == {f"clip-{number:02}" for number in range(2, clips + 1)}, "the first one was sampled"
 
 
 def killed(command: Iterable[str], calls: int) -> Events:

@@ -15,7 +15,7 @@ from datetime import timedelta
 from functools import cached_property
 from pathlib import Path
 from threading import Lock
-from typing import TYPE_CHECKING, Literal, TypeVar
+from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 from svi_story.cache.entry import ENTRY, PIECE, Entry, open_entry, publish, verify_folder, write_manifest
 from svi_story.cache.garbage import (
@@ -35,6 +35,8 @@ from svi_story.files import CorruptError, disk, is_writable, locked, sync
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+
+    from numpy.typing import NDArray
 
     from svi_story.cache.garbage import Requested, Usage, Verified
     from svi_story.events import Reporter
@@ -84,6 +86,10 @@ class Store:
     def sampled(self, key: str) -> bool:
         """Whether there are finished latents to decode; they are not read."""
         return os.path.lexists(self.layout.work(key) / LATENTS)
+
+    def latents(self, key: str) -> dict[str, NDArray[Any]] | None:
+        """The finished latents of a segment that is not stored yet, or None; damaged ones are quarantined."""
+        return TensorFile(self.layout, key, self.layout.work(key) / LATENTS, self.report).load()
 
     def entry(self, key: str) -> Entry | None:
         """A finished segment, every byte verified, or None. A damaged one is quarantined with a warning."""

@@ -29,14 +29,16 @@ if TYPE_CHECKING:
 class Carry:
     """What the parent segment hands over, whichever engine rendered it.
 
-    It always comes from the store, even right after rendering.
+    It always comes from the store, even right after rendering: from the finished segment, or from its
+    finished latents where no frames are needed.
     """
 
     engine: str
     """The name of the engine that rendered the parent: latents mean nothing to another engine."""
     latents: Latents
     last_frames: Sequence[Frame]
-    """The parent's last frames, the newest last: as many as the segment's overlap, if it has as many."""
+    """The parent's last frames, the newest last: as many as the segment's overlap, if it has as many; none
+    where the segment's phases need none."""
 
     @property
     def last_frame(self) -> Frame:
@@ -58,6 +60,9 @@ class Phase:
     """Forward passes in it."""
     lora_set: str = ""
     """The model's LoRAs, as a name: where two segments have the same, no weight changes between them."""
+    needs_frames: bool = True
+    """Whether it needs the parent's frames. Where a parent of the same engine hands over latents alone, it
+    can begin before they are decoded."""
 
 
 class Checkpoint(Protocol):
@@ -106,6 +111,11 @@ class Engine(Protocol):
         """Whether its models take turns on the device, so that every change between them costs."""
         ...
 
+    @property
+    def decodes_beside(self) -> bool:
+        """Whether there is room on the device to decode a segment while another one is sampled."""
+        ...
+
     def phases(self, segment: Segment) -> Sequence[Phase]:
         """How a segment is sampled, model by model, from the first step to the last."""
         ...
@@ -137,7 +147,12 @@ class Engine(Protocol):
         ...
 
     def decode(self, segment: Segment, latents: Latents) -> Iterator[Frame]:
-        """Turn final latents into exactly `segment.frames` frames."""
+        """Turn final latents into exactly `segment.frames` frames.
+
+        Called in another thread than `sample`, and beside it where `decodes_beside`; otherwise `sample` waits
+        for the first frame, and the others need nothing of the device. When the engine is exited before the
+        first one, it ends with an error soon; after it, the others still come.
+        """
         ...
 
 

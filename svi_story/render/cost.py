@@ -22,12 +22,13 @@ from svi_story.events import (
     ModelLoaded,
     ModelMoved,
     PhaseDone,
+    PhaseStarted,
     PieceDone,
     SegmentDone,
 )
 from svi_story.fields import JsonModel
 from svi_story.files import make_folder, read_regular, write_atomic
-from svi_story.render.schedule import loads, schedule, waves
+from svi_story.render.schedule import loads, schedule, seconds_of, waves
 from svi_story.settings import user_cache
 
 if TYPE_CHECKING:
@@ -75,12 +76,14 @@ class Setting:
     memory: Annotated[str, Field(validation_alias=AliasChoices("memory", "rung"))] = ""
     weights: str = "bf16"
     compiled: bool = False
+    overlap: bool = False
+    """Whether segments were decoded while others were sampled."""
 
     @classmethod
     def of(cls, event: EngineSettled) -> Setting:
         """The setting that an engine chose."""
         about = (event.engine, event.device, event.dtype, event.attention, event.memory)
-        return cls(*about, event.weights, event.compiled)
+        return cls(*about, event.weights, event.compiled, event.overlap)
 
 
 @dataclass(frozen=True)
@@ -88,7 +91,7 @@ class WorkKind:
     """What took some time."""
 
     work: str
-    """A model's forward pass or the VAE's encoding by the model's name; `decode`; `load high`, `move low`."""
+    """A model's pass or the VAE's encoding, by its name; `decode`, `store`; `load high`, `move low`."""
     size: str = ""
     frames: int = 0
     """Of the segment; of no segment for loads."""
@@ -215,11 +218,14 @@ class Timings:
                 self._load("load", event)
             case ModelMoved():
                 self._load("move", event)
+            case PhaseStarted() if event.model != "decode":
+                self._loading = 0.0
             case PhaseDone():
                 self._phase(event)
             case SegmentDone():
-                self._learn(event.name, "decode", event.decoding)
-                self._loading = 0.0
+                self._learn(event.name, "decode", event.decoding - event.storing)
+                if event.storing:
+                    self._learn(event.name, "store", event.storing)
             case PieceDone():
                 self._learn_assembly("encode", event.board, event.seconds / max(event.frames, 1))
             case JoinStarted():
@@ -318,16 +324,17 @@ class Batch:
         every = [*(segment for film in self.films for segment in film), *self.takes]
         return {segment.key: segment for segment in every if segment.key in self.missing}
 
-    def works(self, mode: str) -> tuple[Work, ...]:
-        """All the work, in the order in which it is done in a memory mode."""
-        in_turns = mode in SHARED
-        return schedule(self.films, self.missing, self.phases, one_at_a_time=in_turns, takes=self.takes)
+    def works(self, mode: str, *, beside: bool = False) -> tuple[Work, ...]:
+        """All the work, in the order in which it is done in a memory mode; `beside` as in `schedule`."""
+        how = {"one_at_a_time": mode in SHARED, "beside": beside}
+        return schedule(self.films, self.missing, self.phases, **how, takes=self.takes)
 
 
 def cost_of(batch: Batch, modes: Iterable[str], calibration: Calibration, setting: Setting | None) -> Cost:
     """The cost of a batch in each of these memory modes; its time in the setting that was measured last."""
     segments = batch.segments
-    works = batch.works(setting.memory if setting else "resident")
+    beside = bool(setting and setting.overlap)
+    works = batch.works(setting.memory if setting else "resident", beside=beside)
     forwards = _forwards(works, batch.experts)
     passes = sum(forwards.values())
     moves = {mode: _moves(batch, batch.sizes, mode, passes) for mode in modes if batch.sizes}
@@ -340,7 +347,18 @@ def cost_of(batch: Batch, modes: Iterable[str], calibration: Calibration, settin
             if seconds is None
         )
     )
-    known = sum(count * (times[kind] or 0.0) for kind, count in due.items())
+
+    def seconds_each(work: Work) -> tuple[float, float]:
+        if work.phase:
+            kind = kind_of(work.phase.model, segments[work.key])
+            return (times[kind] or 0.0) * max(work.phase.passes, 1), 0.0
+        if work.kind != "decode":
+            return 0.0, 0.0
+        decode, store = (kind_of(each, segments[work.key]) for each in ("decode", "store"))
+        return times[decode] or 0.0, _seconds(calibration, setting, store) or 0.0
+
+    known = seconds_of(works, seconds_each)
+    known += sum(count * (times[kind] or 0.0) for kind, count in due.items() if not kind.size)  # loads
     return Cost(
         engine=batch.engine,
         segments=len(segments),
@@ -435,9 +453,8 @@ def _cost(setup: Group, jobs: Sequence[Job], store: Store, calibration: Calibrat
     about = (engine, options.dtype, options.memory, options.precision)
     setting = calibration.newest(*about, compiled=options.compile)
     cost = cost_of(batch, modes, calibration, setting)
-    if cost.seconds is None:
-        return cost
-    return replace(cost, seconds=_with_assembly(cost.seconds, jobs, missing, calibration))
+    seconds = None if cost.seconds is None else _with_assembly(cost.seconds, jobs, missing, calibration)
+    return replace(cost, seconds=seconds)
 
 
 def _with_assembly(

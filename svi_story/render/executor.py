@@ -1,12 +1,20 @@
-"""Executors render segments. The carry always comes from the store."""
+"""Executors render segments. The carry always comes from the store.
+
+Two threads share the work of this process (`schedule.py`): the caller's samples, another one decodes what is
+sampled and stores it, one segment at a time. Latents are on disk before a segment is decoded, so a segment
+that needs no frames of its parent begins when the parent is sampled, with the parent's latents from there.
+"""
 
 from __future__ import annotations
 
 import time
 from collections import defaultdict
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field
+from itertools import chain
 from pathlib import Path
+from threading import Event as Flag
 from typing import TYPE_CHECKING, Protocol, Self
 
 from svi_story.engines.base import Carry
@@ -26,6 +34,7 @@ from svi_story.render.schedule import segment_works
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+    from concurrent.futures import Future
     from types import TracebackType
 
     from svi_story.cache.entry import Entry
@@ -161,6 +170,9 @@ class LocalExecutor:
         self._entered: dict[str, Engine] = {}
         self._failures: dict[str, Exception] = {}
         self._stack = ExitStack()
+        self._decoder = ThreadPoolExecutor(max_workers=1, thread_name_prefix="decoder")
+        self._decoding: tuple[str, Future[SegmentReady]] | None = None
+        """The key of the segment that is decoded and stored now."""
 
     def __enter__(self) -> Self:
         return self
@@ -168,7 +180,8 @@ class LocalExecutor:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._stack.close()
+        self._stack.close()  # which ends what is decoded; what is decoded already is stored
+        self._decoder.shutdown(cancel_futures=True)
 
     def notes(self, segment: Segment) -> tuple[str, ...]:
         """See `Executor.notes`."""
@@ -212,8 +225,17 @@ class LocalExecutor:
         """Whether models of an entered engine take turns on the device."""
         return any(engine.one_at_a_time for engine in self._entered.values())
 
+    @property
+    def _how(self) -> dict[str, bool]:
+        """How the entered engines want the work to be scheduled."""
+        beside = all(engine.decodes_beside for engine in self._entered.values())
+        return {"one_at_a_time": self.one_at_a_time, "beside": beside}
+
     def render(self, segments: Sequence[Segment], later: Sequence[Segment] = ()) -> Iterator[Result]:
-        """See `Executor.render`. When an engine changes its memory mode, the rest is scheduled again."""
+        """See `Executor.render`. When an engine changes its memory mode, the rest is scheduled again.
+
+        What is decoded meanwhile is yielded at the end of a phase.
+        """
         queue = SegmentQueue.of(segments, later)
         yield from queue.look_up(self._store)
         phases_done: defaultdict[str, int] = defaultdict(int)
@@ -229,43 +251,89 @@ class LocalExecutor:
                 except Exception as error:  # noqa: BLE001 - reported for every board that needs the engine
                     yield from queue.fail((segment.key for segment in some), error)
             missing = queue.missing()
-            in_turns = self.one_at_a_time
+            how = self._how
             keys = {segment.key for segment in missing}
-            wanted = list(queue.wanted.values())
-            for work in segment_works(wanted, keys, phases, one_at_a_time=in_turns, later=queue.later):
+            for work in segment_works(list(queue.wanted.values()), keys, phases, **how, later=queue.later):
+                decoding = self._decoding[0] if self._decoding else ""
+                yield from self._collect(queue, wait=work.kind == "decode" or work.after == decoding != "")
                 if not queue.is_missing(work.key):
                     continue
                 try:
-                    ready = self._do(work, queue, phases_done, seconds)
+                    if work.phase:
+                        seconds[work.key] += self._sample(work, queue, first=not phases_done[work.key])
+                        phases_done[work.key] += 1
+                    else:
+                        self._start_decoding(work, queue, seconds[work.key])
                 except Exception as error:  # noqa: BLE001 - a bug in one segment must not stop the others
                     yield from queue.fail([work.key], error)
-                else:
-                    yield from [ready] if ready else []
-                if self.one_at_a_time != in_turns:
+                if self._how != how:
                     break
+            yield from self._collect(queue, wait=True)
 
-    def _do(
-        self, work: Work, queue: SegmentQueue, phases_done: dict[str, int], seconds: dict[str, float]
-    ) -> SegmentReady | None:
-        """Do one step of the schedule; returns the segment if that was its last."""
-        segment = queue.wanted[work.key]
+    def _collect(self, queue: SegmentQueue, *, wait: bool) -> Iterator[Result]:
+        """The result of the decoding under way, if it has ended; with `wait`, as soon as it ends."""
+        if self._decoding is None or not (wait or self._decoding[1].done()):
+            return
+        (key, future), self._decoding = self._decoding, None
+        try:
+            ready = future.result()
+        except Exception as error:  # noqa: BLE001 - as above
+            yield from queue.fail([key], error)
+        else:
+            queue.entries[key] = ready.entry
+            yield ready
+
+    def _sample(self, work: Work, queue: SegmentQueue, *, first: bool) -> float:
+        """Sample to the end of a phase, unless another process did meanwhile; the seconds that it took."""
+        segment, phase = queue.wanted[work.key], work.phase
+        assert phase is not None
         with self._store.work(work.key) as folder:
-            entry = self._store.entry(work.key)
-            fresh = entry is None  # else another process rendered it meanwhile
-            if entry is None:
-                parent = queue.entries[segment.parent] if segment.parent else None
-                task = _Task(
-                    segment, parent, folder, self.enter(segment.engine), self._report, self._previews
-                )
-                if work.phase:
-                    if not phases_done[work.key]:
-                        task.report_start()
-                    seconds[work.key] += task.sample(work.phase, last=work.last)
-                    phases_done[work.key] += 1
-                    return None
-                entry = task.publish(seconds[work.key])
-        queue.entries[work.key] = entry
-        return SegmentReady(segment, entry, fresh)
+            if self._store.entry(work.key) is not None:  # it is found again when it would be decoded
+                return 0.0
+            task = self._task(segment, queue, folder)
+            if first:
+                task.report_start()
+            return task.sample(phase, last=work.last)
+
+    def _start_decoding(self, work: Work, queue: SegmentQueue, sampling: float) -> None:
+        """Begin to decode and store a segment; returns as soon as sampling may go on.
+
+        `sampling` is the seconds that it took before.
+        """
+        segment, device_is_free = queue.wanted[work.key], Flag()
+
+        def run() -> SegmentReady:
+            with self._store.work(segment.key) as folder:
+                entry = self._store.entry(segment.key)
+                fresh = entry is None  # else another process rendered it meanwhile
+                task = self._task(segment, queue, folder)
+                return SegmentReady(segment, entry or task.publish(sampling, device_is_free), fresh)
+
+        future = self._decoder.submit(run)
+        future.add_done_callback(lambda _: device_is_free.set())
+        self._decoding = segment.key, future
+        if not work.beside:
+            device_is_free.wait()
+
+    def _task(self, segment: Segment, queue: SegmentQueue, folder: WorkFolder) -> _Task:
+        engine = self.enter(segment.engine)
+
+        def carry() -> Carry | None:
+            if segment.parent is None:
+                return None
+            parent = queue.entries.get(segment.parent)
+            if parent is None:  # it is sampled and not stored yet: no frames of it are needed
+                latents = self._store.latents(segment.parent)
+                if latents is not None:
+                    return Carry(segment.engine, latents, ())
+                parent = self._store.entry(segment.parent)  # stored meanwhile, here or by another process
+            if parent is None:
+                what = f"the latents that clip {segment.clip} continues from are damaged"
+                raise TransientError(f"{what}; run the same command again, which makes them again")
+            needs_frames = parent.engine != segment.engine or engine.phases(segment)[0].needs_frames
+            return carry_of(parent, max(segment.overlap, 1) if needs_frames else 0)
+
+        return _Task(segment, carry, folder, engine, self._report, self._previews)
 
 
 @dataclass(frozen=True)
@@ -273,7 +341,8 @@ class _Task:
     """One segment being rendered."""
 
     segment: Segment
-    parent: Entry | None
+    carry: Callable[[], Carry | None]
+    """What the parent hands over."""
     folder: WorkFolder
     engine: Engine
     report: Reporter
@@ -295,13 +364,16 @@ class _Task:
             if last:
                 self.folder.save_latents(self._latents(on_step))
             else:
-                self.engine.advance(self.segment, self._carry(), self.folder.checkpoint, on_step, phase)
+                self.engine.advance(self.segment, self.carry(), self.folder.checkpoint, on_step, phase)
         spent = time.monotonic() - start
         self.report(PhaseDone(*self.name, phase.model, steps, round(spent, 3), take=self.take))
         return spent
 
-    def publish(self, sampling: float) -> Entry:
-        """Decode the latents; the finished segment. `sampling` is the seconds that it took before."""
+    def publish(self, sampling: float, device_is_free: Flag) -> Entry:
+        """Decode the latents; the finished segment. `sampling` is the seconds that it took before.
+
+        Sets `device_is_free` when only storing is left.
+        """
         segment, start = self.segment, time.monotonic()
         latents: Latents | None = self.folder.latents()
         if latents is None:  # they were damaged meanwhile
@@ -310,20 +382,27 @@ class _Task:
             )
             self.folder.save_latents(latents)
         self.report(PhaseStarted(*self.name, "decode", take=self.take))
-        frames = self._reported(self.engine.decode(segment, latents))
+        frames = self.engine.decode(segment, latents)
+        first = next(frames, None)
+        free = time.monotonic()
+        environment: dict[str, Json] = {**self.engine.environment()}
+        device_is_free.set()
+        frames = self._reported(chain([first] if first is not None else [], frames))
         self.folder.write_frames(frames, segment.fps, segment.frames)
-        decoding = time.monotonic() - start
+        end = time.monotonic()
+        decoding = end - start
         notes: dict[str, Json] = {
             "clip": segment.clip,
             "prompt": segment.prompt,
             "sampling_seconds": round(sampling, 3),
             "decoding_seconds": round(decoding, 3),
             "versions": {**versions()},
-            "environment": {**self.engine.environment()},
+            "environment": environment,
         }
         entry = self.folder.publish(segment.inputs, notes)
         seconds = (round(sampling + decoding, 3), round(sampling, 3), round(decoding, 3))
-        self.report(SegmentDone(*self.name, segment.key, *seconds, take=self.take))
+        storing = round(end - free, 3)
+        self.report(SegmentDone(*self.name, segment.key, *seconds, storing, take=self.take))
         return entry
 
     @property
@@ -341,10 +420,7 @@ class _Task:
         self.report(SegmentStarted(*self.name, self.segment.key, self.segment.frames, take=self.take))
 
     def _latents(self, on_step: OnStep) -> Latents:
-        return self.engine.sample(self.segment, self._carry(), self.folder.checkpoint, on_step)
-
-    def _carry(self) -> Carry | None:
-        return None if self.parent is None else carry_of(self.parent, max(self.segment.overlap, 1))
+        return self.engine.sample(self.segment, self.carry(), self.folder.checkpoint, on_step)
 
     def _reported(self, frames: Iterator[Frame]) -> Iterator[Frame]:
         """The same frames; every tenth of them is reported."""

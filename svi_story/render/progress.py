@@ -74,6 +74,8 @@ class SegmentProgress:
     frames: int = 0
     """That are decoded."""
     of_frames: int = 0
+    latents: tuple[int, int] = (0, 0)
+    """That are decoded while another segment is sampled, and all."""
     seen: float = 0.0
     """When its last event happened."""
     _steps: deque[tuple[float, int]] = field(default_factory=lambda: deque(maxlen=6))
@@ -96,6 +98,8 @@ class SegmentProgress:
         """What is done with it, in short."""
         if self.state == "decoding" and self.frames:
             return f"decoding {self.frames}/{self.of_frames}"
+        if self.state == "decoding" and self.latents[0]:
+            return f"decoding {self.latents[0]}/{self.latents[1]} latents"
         return self.state if self.state != "sampling" else _steps(self) or "starting"
 
     def start_steps(self, at: float) -> None:
@@ -160,7 +164,12 @@ class Progress:
         self.doing = "preparing"
         """What takes time now, for people."""
         self.current: Name | None = None
-        """The segment that is worked on; with several workers, the one with the latest event."""
+        """The segment that is worked on; with several workers, the one with the latest event. Where one is
+        sampled while another one is decoded, the one that is sampled."""
+        self._sampling: Name | None = None
+        """The segment whose phase is under way."""
+        self._decoding: Name | None = None
+        """The segment that is decoded and stored."""
         self.memory: DeviceMemory | None = None
         self.left: TimeLeft | None = None
         self.left_at = 0.0
@@ -183,10 +192,11 @@ class Progress:
     @property
     def segment(self) -> SegmentProgress | None:
         """How far the current segment is."""
-        if self.current is None:
-            return None
-        found = self.boards.get(self.current[0])
-        return found.started.get(self.current[1:]) if found else None
+        return self._found(self.current)
+
+    def _found(self, name: Name | None) -> SegmentProgress | None:
+        board = self.boards.get(name[0]) if name else None
+        return board.started.get(name[1:]) if board and name else None
 
     @property
     def now(self) -> str:
@@ -201,7 +211,13 @@ class Progress:
     def activity(self) -> str:
         """The same without the board."""
         steps = _steps(self.segment) if self.phase.startswith("sampling") else ""
-        return f"{self.doing}{f' ({steps})' if steps else ''}"
+        beside = ""
+        decoded = self._found(self._decoding)
+        if self._decoding and decoded and self._decoding != self.current:
+            board, clip, take, index = self._decoding
+            label = SegmentEvent(board, clip, index, take=take).label
+            beside = f"; clip {label}: {decoded.activity}"
+        return f"{self.doing}{f' ({steps})' if steps else ''}{beside}"
 
     def _active(self) -> list[str]:
         """What each worker is doing: as many segments as there are workers, by their latest events."""
@@ -280,6 +296,9 @@ class Progress:
                 self._do("encoding prompts", f"encoding {_count(event.prompts, 'prompt')}")
             case ModelWorking(model="text"):
                 self._do("encoding prompts", f"encoding prompts ({event.done} of {event.total})")
+            case ModelWorking(model="vae") if self._sampling and self.phase != "sampling vae":
+                if decoded := self._found(self._decoding):
+                    decoded.latents = event.done, event.total
             case ModelWorking(model="vae"):
                 doing = self.doing.partition(" (")[0]
                 self._do(self.phase, f"{doing} ({event.done} of {event.total} latents)")
@@ -328,32 +347,37 @@ class Progress:
             return
         segment = board.started.setdefault(name, SegmentProgress("sampling"))
         segment.seen = at
-        shown = f"clip {event.label}"
-        self.current = (event.board, *name)
+        shown, own = f"clip {event.label}", (event.board, *name)
+        phase, doing = self.phase, self.doing
         match event:
             case SegmentStarted():
                 segment.state, segment.of_frames = "sampling", event.frames
-                self._do("preparing", f"preparing {shown}")
+                phase, doing = "preparing", f"preparing {shown}"
             case PhaseStarted(model="decode"):
-                segment.state = "decoding"
-                self._do("decoding", f"decoding {shown}")
+                segment.state, segment.latents, self._decoding = "decoding", (0, 0), own
+                phase, doing = "decoding", f"decoding {shown}"
             case PhaseStarted():
-                segment.state = "sampling"
+                segment.state, self._sampling = "sampling", own
                 segment.start_steps(at)
-                self._do(f"sampling {event.model}", f"sampling {shown}")
+                phase, doing = f"sampling {event.model}", f"sampling {shown}"
             case StepDone():
                 segment.add_step(event.step, event.steps, at)
-                self._do(self.phase if self.phase.startswith("sampling") else "sampling", f"sampling {shown}")
+                self._sampling = own
+                phase, doing = phase if phase.startswith("sampling") else "sampling", f"sampling {shown}"
             case PhaseDone():
-                self._do("preparing", f"preparing {shown}")
+                self._sampling = None
+                phase, doing = "preparing", f"preparing {shown}"
             case FramesDone():
                 segment.state, segment.frames, segment.of_frames = "decoding", event.done, event.frames
-                self._do("decoding", f"decoding {shown} ({event.done} of {event.frames} frames)")
+                phase, doing = "decoding", f"decoding {shown} ({event.done} of {event.frames} frames)"
             case SegmentDone():
-                segment.state = "done"
-                self._do("encoding", "encoding")
+                segment.state, self._decoding = "done", None
+                phase, doing = "encoding", "encoding"
             case _:
                 pass
+        if segment.state == "sampling" or self._sampling is None or len(self.workers) > 1:
+            self.current = own  # else another one is sampled meanwhile
+            self._do(phase, doing)
 
     def _board(self, path: Path) -> BoardProgress:
         return self.boards.setdefault(path, BoardProgress())

@@ -127,16 +127,19 @@ class RemainingTime:
 
     def estimate(self, now: float) -> TimeLeft:
         """How long everything will take that is left."""
-        rendering, unknown, longest = 0.0, False, 0.0
+        rendering = beside = longest = last_beside = 0.0
+        unknown = False
         seen: set[str] = set()
         for each in self._segments.values():
             if each.finished or each.timed.segment.key in seen:
                 continue
             seen.add(each.timed.segment.key)
-            seconds, is_unknown = self._left_of(each, now)
-            rendering, longest = rendering + seconds, max(longest, seconds)
+            seconds, hidden, is_unknown = self._left_of(each, now)
+            rendering, beside = rendering + seconds, beside + hidden
+            longest, last_beside = max(longest, seconds + hidden), max(last_beside, hidden)
             unknown = unknown or is_unknown
-        rendering = max(rendering / max(len(self._workers), 1), longest)
+        workers = max(len(self._workers), 1)
+        rendering = max(rendering / workers + last_beside, beside / workers, longest)
         frames = max(self.frames - self._encoded - self._encoded_before, 0)
         per_frame = self.pixels / max(self.frames, 1) * ENCODING
         if self._encoded:
@@ -146,8 +149,11 @@ class RemainingTime:
         seconds = max(rendering + last * per_frame, frames * per_frame) + joining
         return TimeLeft(round(seconds, 1), at_least=unknown)
 
-    def _left_of(self, each: _Segment, now: float) -> tuple[float, bool]:
-        """Seconds that are left of a segment, and whether some are unknown."""
+    def _left_of(self, each: _Segment, now: float) -> tuple[float, float, bool]:
+        """Seconds that are left of a segment, alone and beside others' sampling; whether some are unknown.
+
+        Where the next one needs the frames, it waits for them.
+        """
         seconds, unknown, before = 0.0, False, 0
         phases = self.timings.phases(each.timed)
         for number, phase in enumerate(phases):
@@ -162,8 +168,12 @@ class RemainingTime:
                 seconds += count * (per_pass or 0.0)
                 unknown = unknown or per_pass is None
             before = phase.until
-        decoding = self._seconds(each.timed, "decode")
-        return seconds + (decoding or 0.0), unknown or decoding is None
+        decoding, storing = (self._seconds(each.timed, work) for work in ("decode", "store"))
+        waits = any(phase.needs_frames for phase in phases)
+        overlaps = self.timings.setting(each.timed.engine).overlap and not waits
+        hidden = (0.0 if waits else storing or 0.0) + (decoding or 0.0) * overlaps
+        alone = (storing or 0.0) + (decoding or 0.0) - hidden
+        return seconds + alone, hidden, unknown or decoding is None
 
     def _seconds(self, timed: Timed, work: str) -> float | None:
         """What it takes, measured in this run, else scaled from other sizes in it, else in earlier runs."""

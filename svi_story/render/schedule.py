@@ -4,18 +4,22 @@ Segments of a chain follow each other; chains are independent. Where all models 
 at once, work goes film by film, so that films are finished early. Where only one fits, every model change
 moves gigabytes: then all segments that can be rendered take the same phase one after another, wave by wave,
 and the number of changes grows with the longest chain, not with the number of chains.
+
+Two things are done at a time: the main thread samples, and a second one decodes and stores what is sampled.
+They share the device where there is room for both; else sampling goes on when only storing is left. Both go
+through the same list in order, and wait for what a step names in `after`.
 """
 
 from __future__ import annotations
 
 from collections import defaultdict
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import groupby
 from math import ceil
 from typing import TYPE_CHECKING, Literal
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Collection, Iterable, Sequence
+    from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 
     from svi_story.engines.base import Phase
     from svi_story.plan.model import Segment
@@ -45,6 +49,10 @@ class Work:
     """Whether sampling is done after it."""
     film: int = -1
     """0-based, for pieces and cuts."""
+    after: str = ""
+    """Of sampling: the segment that must be stored before, as its frames are needed; empty for none."""
+    beside: bool = False
+    """Whether other models stay on the device meanwhile; what follows then does not wait for a decoding."""
 
     @property
     def model(self) -> str:
@@ -62,6 +70,7 @@ def schedule(
     phases: Phases,
     *,
     one_at_a_time: bool,
+    beside: bool = False,
     takes: Sequence[Segment] = (),
 ) -> tuple[Work, ...]:
     """Everything from the texts to the cut films and the other takes, in order.
@@ -71,7 +80,8 @@ def schedule(
     """
     made = [segment for film in films for segment in film]
     later = {segment.key for segment in takes}.difference(segment.key for segment in made)
-    segments = segment_works([*made, *takes], missing, phases, one_at_a_time=one_at_a_time, later=later)
+    how = {"one_at_a_time": one_at_a_time, "beside": beside}
+    segments = segment_works([*made, *takes], missing, phases, **how, later=later)
     after = _edits(films, {work.key: place for place, work in enumerate(segments) if work.kind == "decode"})
     works = [Work("text")] if any(work.kind == "sample" for work in segments) else []
     works += after[FIRST]
@@ -86,23 +96,60 @@ def segment_works(
     phases: Phases,
     *,
     one_at_a_time: bool,
+    beside: bool = False,
     later: Collection[str] = (),
 ) -> tuple[Work, ...]:
     """What makes the missing segments: parents come before those that continue from them.
 
     `wanted` lists parents first, as films do. `later` are keys that come after all others: no other segment
-    continues from theirs.
+    continues from theirs. `beside`: whether there is room to decode a segment while another one is sampled.
     """
     segments = {segment.key: segment for segment in wanted if segment.key in missing}
     groups: list[tuple[Segment, ...]] = []
     for is_later in (False, True):
         due = [segment for key, segment in segments.items() if (key in later) == is_later]
         groups += waves(due) if one_at_a_time else [(segment,) for segment in due]
-    return tuple(
-        work
+    works = [
+        _work_after(work, segments)
         for number, group in enumerate(groups)
         for work in _together(group, phases, backwards=number % 2 == 1)
-    )
+    ]
+    return tuple(_decoded_beside(works) if beside else works)
+
+
+def _work_after(work: Work, segments: Mapping[str, Segment]) -> Work:
+    """The work with the parent that it waits for, if it needs frames of one that is missing."""
+    parent = segments.get(segments[work.key].parent or "")
+    if parent is None or work.phase is None:
+        return work
+    is_foreign = parent.engine != segments[work.key].engine
+    return replace(work, after=parent.key) if work.phase.needs_frames or is_foreign else work
+
+
+def _decoded_beside(works: Sequence[Work]) -> list[Work]:
+    """The same work, each segment decoded as soon as it is sampled.
+
+    What the VAE encodes next comes before, unless that needs the frames: then it is not in use while others
+    wait for it.
+    """
+    sampled = {work.key for work in works if work.kind == "sample"}
+    ordered: list[Work] = []
+    for work in works:
+        if work.kind == "sample" or work.key not in sampled:
+            ordered.append(work)
+        if work.last:
+            ordered.append(Work("decode", work.key))
+    placed: list[Work] = []
+    waiting: list[Work] = []
+    for work in (replace(each, beside=each.model == DECODER) for each in ordered):
+        if work.kind == "decode":
+            waiting.append(work)
+            continue
+        if work.model != DECODER or work.after in [each.key for each in waiting]:
+            placed += waiting
+            waiting = []
+        placed.append(work)
+    return placed + waiting
 
 
 def waves(missing: Iterable[Segment]) -> list[tuple[Segment, ...]]:
@@ -116,8 +163,27 @@ def waves(missing: Iterable[Segment]) -> list[tuple[Segment, ...]]:
 
 
 def loads(works: Iterable[Work], models: Collection[str]) -> int:
-    """How often one of these models has to be moved to the device, where only one model fits."""
-    return sum(model in models for model, _ in groupby(work.model for work in works if work.model))
+    """How often one of these models has to be moved to the device, where only one of them fits."""
+    moving = (work.model for work in works if work.model and not work.beside)
+    return sum(model in models for model, _ in groupby(moving))
+
+
+def seconds_of(works: Iterable[Work], seconds: Callable[[Work], tuple[float, float]]) -> float:
+    """How long it takes until all is done, with sampling and decoding at the same time where they are.
+
+    `seconds` are those of a step on the device, and those in which it is stored after that.
+    """
+    now = stored = 0.0
+    stored_at: dict[str, float] = {}
+    for work in works:
+        on_device, storing = seconds(work)
+        if work.kind == "decode":
+            start = max(now, stored)  # one at a time
+            now = start if work.beside else start + on_device
+            stored = stored_at[work.key] = start + on_device + storing
+        else:
+            now = max(now, stored_at.get(work.after, 0.0)) + on_device
+    return max(now, stored)
 
 
 def _together(group: Sequence[Segment], phases: Phases, *, backwards: bool) -> list[Work]:

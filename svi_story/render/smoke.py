@@ -114,7 +114,8 @@ class NoCheckpoint:
 def make(test: SmokeTest, show: Print) -> Iterator[Check]:
     """Render the clips and check them. Raises InputError or RenderError if they cannot be rendered."""
     from svi_story.engines.base import open_anchor
-    from svi_story.engines.svi.engine import Svi, SviOptions
+    from svi_story.engines.svi.engine import Svi
+    from svi_story.engines.svi.options import SviOptions
     from svi_story.plan.fingerprints import Fingerprints
 
     with tempfile.TemporaryDirectory(prefix="svi-story-") as folder:

@@ -79,6 +79,10 @@ class Life:
     def one_at_a_time(self) -> bool:
         return False
 
+    @property
+    def decodes_beside(self) -> bool:
+        return True
+
     def phases(self, segment: Segment) -> Sequence[Phase]:
         return (Phase("life", place=0, until=segment.frames, passes=segment.frames),)
 

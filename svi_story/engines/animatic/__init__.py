@@ -108,6 +108,11 @@ class Animatic:
         """There is no model."""
         return False
 
+    @property
+    def decodes_beside(self) -> bool:
+        """Drawing takes all of the time, and nothing could be done beside it."""
+        return False
+
     def phases(self, segment: Segment) -> Sequence[Phase]:
         """The camera's move, in one."""
         del segment

@@ -42,7 +42,8 @@ def create_engine(options: EngineOptions, digest: Digest, keep: Keep, report: Re
     if missing := missing_packages():
         what = f"the svi engine needs {', '.join(missing)}: pip install 'svi-story[svi]'"
         raise InputError(f"{what}; for a preview without them use --engine animatic")
-    from svi_story.engines.svi.engine import Svi, SviOptions
+    from svi_story.engines.svi.engine import Svi
+    from svi_story.engines.svi.options import SviOptions
 
     text_key = identity_of(options, digest).text_key
     settings = SviOptions(

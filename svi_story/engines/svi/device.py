@@ -57,6 +57,13 @@ def configure(threads: int = 0) -> None:
     torch.backends.cudnn.benchmark = False
 
 
+def take_over_threads() -> None:
+    """Have this thread compute with as many threads as were set for all; the last bits depend on it."""
+    import torch
+
+    torch.get_num_threads()  # which sets them in a thread that has not computed yet
+
+
 @cache
 def set_allocator() -> str:
     """Set up torch's allocator of GPU memory, once per process; returns its settings. The user's go first."""
@@ -123,6 +130,31 @@ def errors_without_tensors() -> Iterator[None]:
             traceback.clear_frames(part.__traceback__)
             part = part.__cause__ or part.__context__
         raise
+
+
+class SideStream:
+    """A stream of a GPU besides the usual one, for a thread whose work nobody else waits for.
+
+    One for all such work: memory that was used in a stream is kept for its next use there.
+    """
+
+    def __init__(self, device: torch.device) -> None:
+        self._device = device
+        self._stream: torch.cuda.Stream | None = None
+
+    @contextmanager
+    def used(self, wanted: bool) -> Iterator[None]:  # noqa: FBT001 - it says where the work is done
+        """Do what is done inside in this stream, if that is wanted and there are streams."""
+        import torch
+
+        if not wanted or self._device.type != "cuda":
+            yield
+            return
+        if self._stream is None:
+            self._stream = torch.cuda.Stream(self._device)  # type: ignore[no-untyped-call]  # torch has no types
+        self._stream.wait_stream(torch.cuda.current_stream(self._device))  # weights may be on their way
+        with torch.cuda.stream(self._stream):
+            yield
 
 
 def release() -> None:

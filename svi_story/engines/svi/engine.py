@@ -16,6 +16,7 @@ from svi_story.engines.svi.attention import check_kernel, choose_kernel, kernel_
 from svi_story.engines.svi.compiled import check_compiler, is_compile_error
 from svi_story.engines.svi.device import (
     FreeMemory,
+    SideStream,
     configure,
     describe,
     errors_without_tensors,
@@ -24,10 +25,12 @@ from svi_story.engines.svi.device import (
     none_if_out_of_memory,
     release,
     set_allocator,
+    take_over_threads,
 )
 from svi_story.engines.svi.experts import Experts
 from svi_story.engines.svi.identity import SviIdentity, lora_sets_of, sha256_of
-from svi_story.engines.svi.memory import VALUE_BYTES, MemoryManager
+from svi_story.engines.svi.memory import VALUE_BYTES
+from svi_story.engines.svi.memory_manager import MemoryManager
 from svi_story.engines.svi.sampler import (
     TIMESTEPS,
     Inputs,
@@ -57,13 +60,13 @@ if TYPE_CHECKING:
     from svi_story.engines import Digest
     from svi_story.engines.base import Carry, Checkpoint, Frame, Latents, OnStep, Phase
     from svi_story.engines.svi.memory import MemoryPlan
+    from svi_story.engines.svi.options import SviOptions
     from svi_story.engines.svi.preview import Factors
     from svi_story.engines.svi.sampler import Step
     from svi_story.engines.svi.text import Keep
     from svi_story.engines.svi.weights.candidates import Expert
     from svi_story.engines.svi.weights.catalogue import ModelPaths
     from svi_story.engines.svi.weights.loading import Blueprint
-    from svi_story.engines.svi.weights.locate import ModelFolders
     from svi_story.engines.svi.weights.lora import LoraUse
     from svi_story.engines.svi.weights.tensors import StoredTensor
     from svi_story.events import Reporter
@@ -79,33 +82,6 @@ MASK_CHANNELS = 4
 DTYPES = ("bfloat16", "float32")
 
 
-@dataclass(frozen=True)
-class SviOptions:
-    """What the machine and the user decide, besides the board."""
-
-    where: ModelFolders
-    dtype: str = "bfloat16"
-    """What the experts and the text encoder compute in; the VAE is always float32."""
-    device: str = "auto"
-    attention: str = "auto"
-    compile: bool = False
-    """Whether the experts' blocks are compiled."""
-    checkpoint_every: int = 5
-    """Steps between two checkpoints."""
-    memory: str = "auto"
-    """The memory mode to start with: auto, resident, offload or stream."""
-    vae: str = "whole"
-    """How the VAE works from the start: whole, strips or tiles."""
-    precision: str = "bf16"
-    """How the experts are held in memory: bf16, which stands for their dtype, or int8."""
-    free_memory: FreeMemory | None = None
-    """The free memory to plan with; None measures it."""
-    threads: int = 0
-    """With how many threads the CPU computes, which decides the last bits; 0 leaves it to torch."""
-    workers_on_host: int = 1
-    """How many worker processes share this machine's RAM, this one included."""
-
-
 @dataclass
 class _Loaded:
     """What is in memory while the engine is entered."""
@@ -116,6 +92,7 @@ class _Loaded:
     experts: Experts
     embeddings: Embeddings
     memory: MemoryManager
+    side_stream: SideStream
     vae: AutoencoderKLWan | None = None
     vae_strips: int = WHOLE
     """How the VAE worked last."""
@@ -195,6 +172,7 @@ class Svi:
             settled = EngineSettled(
                 *("svi", where, options.dtype, kernel, plan.mode, allocator, options.precision),
                 compiled=options.compile,
+                overlap=plan.beside,
             )
             self._report(settled)
 
@@ -208,13 +186,15 @@ class Svi:
             vae=options.vae,
             int8=options.precision == "int8",
         )
-        self._loaded = _Loaded(paths, placement, kernel, experts, embeddings, memory)
+        self._loaded = _Loaded(*(paths, placement, kernel, experts, embeddings, memory), SideStream(device))
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._loaded = None
+        loaded, self._loaded = self._loaded, None
+        if loaded is not None:
+            loaded.experts.close()
         release()
 
     def environment(self) -> Mapping[str, str]:
@@ -255,6 +235,10 @@ class Svi:
 
         def start_with_text() -> None:
             self._choose_memory(segments)
+            with suppress(InputError):  # reported by the checks that follow
+                experts = self._running().experts
+                experts.set_loras(self._identity.lora_uses(segments[0]))
+                experts.read_ahead("high")
             checks: list[Callable[[], object]] = [self._vae, partial(self._encode, prompts)]
             collect_problems(checks)
 
@@ -270,6 +254,12 @@ class Svi:
         """Whether the experts and the VAE take turns on the device."""
         plan = self._running().memory.plan
         return plan is not None and plan.mode != "resident"
+
+    @property
+    def decodes_beside(self) -> bool:
+        """Whether the VAE has room beside the experts while they sample."""
+        plan = self._running().memory.plan
+        return plan is not None and plan.beside
 
     def phases(self, segment: Segment) -> Sequence[Phase]:
         """The VAE encodes what the experts look at; then each expert takes its steps."""
@@ -310,10 +300,13 @@ class Svi:
         """
         import torch
 
+        loaded = self._running()
+        take_over_threads()
         latents_BCTHW = torch.tensor(latents["latents"])
 
         def run(model: AutoencoderKLWan, strips: int) -> Tensor:
-            return vae.to_frames(vae.decode(model, latents_BCTHW, strips)).cpu()
+            with loaded.side_stream.used(self.decodes_beside):
+                return vae.to_frames(vae.decode(model, latents_BCTHW, strips)).cpu()
 
         with errors_without_tensors():
             try:
@@ -327,6 +320,7 @@ class Svi:
 
     def _with_memory(self, segment: Segment, attempt: Callable[[], T]) -> T:
         """What an attempt returns, in a smaller memory mode when memory runs out."""
+        take_over_threads()
         try:
             self._choose_memory([segment])
             while (result := none_if_out_of_memory(attempt)) is None:
@@ -347,8 +341,7 @@ class Svi:
         """The latents after `until` steps; what comes before the last one is kept in the checkpoint."""
         import torch
 
-        experts = self._running().experts
-        experts.set_loras(self._identity.lora_uses(segment))
+        experts, memory = self._running().experts, self._running().memory
         steps = make_steps(segment.sampler)
         with torch.no_grad():
             state = checkpoint.load()
@@ -381,11 +374,13 @@ class Svi:
                 keep(0, x_BCTHW)
             last = max(until, start)
             self._fit_preview(segment, carry, inputs.y_BCTHW)
-            try:
-                predict = guided(inputs, experts.use)
-                return _to_numpy(denoise(x_BCTHW, steps[:last], predict, after_step, start))
-            finally:
-                self._predicted = None
+            with memory.experts_turn:
+                experts.set_loras(self._identity.lora_uses(segment))
+                try:
+                    predict = guided(inputs, experts.use)
+                    return _to_numpy(denoise(x_BCTHW, steps[:last], predict, after_step, start))
+                finally:
+                    self._predicted = None
 
     def _fit_preview(self, segment: Segment, carry: Carry | None, y_BCTHW: Tensor) -> None:
         """Fit the preview to the first latent of what the experts look at, whose picture is known."""
@@ -454,14 +449,17 @@ class Svi:
         missing = loaded.embeddings.missing(prompts)
         while missing:
             blocks = loaded.memory.text_blocks()
-            if none_if_out_of_memory(partial(loaded.embeddings.prepare, missing, blocks)) is not None:
-                return
+            with loaded.memory.experts_turn:
+                if none_if_out_of_memory(partial(loaded.embeddings.prepare, missing, blocks)) is not None:
+                    return
             loaded.memory.reduce_text_blocks(blocks)
 
     def _through_vae(self, size: Size, frames: int, run: Callable[[AutoencoderKLWan, int], Tensor]) -> Tensor:
         loaded = self._running()
 
         def report(done: int, latents: int) -> None:
+            if self._loaded is not loaded:
+                raise RenderError("stopped while the VAE worked")  # in another thread than who waits for it
             self._report(ModelWorking("vae", done, latents))
 
         def with_vae(strips: int) -> Tensor:

@@ -21,6 +21,7 @@ from svi_story.engines.svi.weights.loading import (
     read_weights,
 )
 from svi_story.engines.svi.weights.lora import recipes
+from svi_story.engines.svi.weights.read_ahead import ReadAhead
 from svi_story.errors import collect_problems
 from svi_story.events import ModelLoaded, ModelMoved, ModelWorking
 
@@ -75,6 +76,7 @@ class Experts:
         self._wanted: dict[Expert, dict[str, Recipe]] = {"high": {}, "low": {}}
         self._merged: dict[Expert, dict[str, Recipe]] = {}
         self._models: dict[Expert, PlacedModel] = {}
+        self._ahead = ReadAhead()
 
     @property
     def held(self) -> set[Expert]:
@@ -131,6 +133,15 @@ class Experts:
         if self._plan.mode != "resident":
             self._leave_device(EXPERTS)
 
+    def read_ahead(self, expert: Expert) -> None:
+        """Begin to read an expert's files, if it is not in memory, while something else computes."""
+        if expert not in self._models:
+            self._ahead.start(entry.file for entry in self._stored(expert)[0].values())
+
+    def close(self) -> None:
+        """End what was begun to be read."""
+        self._ahead.stop()
+
     def free(self) -> None:
         """Free the memory of both."""
         self._models.clear()
@@ -159,6 +170,8 @@ class Experts:
             compile_blocks(placed.model)
         self._models[expert], self._merged[expert] = placed, self._wanted[expert]
         self._report(ModelLoaded(expert, placed.nbytes(), _since(start), progress.total))
+        for other in EXPERTS:
+            self.read_ahead(other)
 
     def _merge_again(self, expert: Expert) -> None:
         """Read the weights whose recipe changed again from the files; all others stay as they are."""
@@ -172,6 +185,12 @@ class Experts:
             self._report(ModelLoaded(expert, placed.nbytes(), _since(start), progress.total))
         self._models[expert], self._merged[expert] = placed, wanted
 
+    def _stored(self, expert: Expert) -> tuple[Mapping[str, StoredTensor], bool]:
+        """What an expert with its LoRAs is read from, and whether it was prepared."""
+        blueprint = self.blueprint(expert)
+        prepared = self._find_prepared(expert, self._loras[expert], blueprint)
+        return blueprint.entries if prepared is None else prepared, prepared is not None
+
     def _source(
         self, expert: Expert, only: Container[str] | None = None
     ) -> tuple[Blueprint, Take, LoadingProgress]:
@@ -180,7 +199,7 @@ class Experts:
         `only` are the weights to read, all by default.
         """
         blueprint, wanted = self.blueprint(expert), self._wanted[expert]
-        prepared = self._find_prepared(expert, self._loras[expert], blueprint)
+        stored, is_prepared = self._stored(expert)
         device, placement = self._placement.device, self._placement
 
         def take(name: str, entry: StoredTensor) -> Mapping[str, Tensor]:
@@ -189,14 +208,13 @@ class Experts:
         def take_prepared(name: str, entry: StoredTensor) -> Mapping[str, Tensor]:
             return {name: entry.read(device)}
 
-        stored = blueprint.entries if prepared is None else prepared
         entries = {name: entry for name, entry in stored.items() if only is None or weight_of(name) in only}
         sizes = {name: entry.nbytes for name, entry in entries.items()}
-        if prepared is None:
+        if not is_prepared:
             for name in sizes.keys() & wanted:
                 sizes[name] += sum(change.nbytes for change in wanted[name])
         progress = LoadingProgress(expert, sizes, self._report)
-        return replace(blueprint, entries=entries), take if prepared is None else take_prepared, progress
+        return replace(blueprint, entries=entries), take_prepared if is_prepared else take, progress
 
 
 def _since(start: float) -> float:

@@ -7,25 +7,19 @@ what neither shows.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
-from functools import partial
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal, TypeVar
 
-from svi_story.engines.svi.device import FreeMemory, none_if_out_of_memory
 from svi_story.engines.svi.sampler import STRIDE, latent_count
-from svi_story.engines.svi.vae import STRIPS, TILES, WHOLE, strips_of
-from svi_story.engines.svi.weights.architecture import count_parameters
-from svi_story.errors import InputError, TransientError
-from svi_story.events import Warned
+from svi_story.engines.svi.vae import WHOLE, strips_of
+from svi_story.errors import InputError
 from svi_story.units import GIB, gib
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Mapping, Sequence
+    from collections.abc import Iterable, Mapping, Sequence
 
-    from svi_story.engines.svi.experts import Experts
+    from svi_story.engines.svi.device import FreeMemory
     from svi_story.engines.svi.weights.architecture import ParameterCounts
-    from svi_story.engines.svi.weights.catalogue import ModelPaths
-    from svi_story.events import Reporter
     from svi_story.plan.model import Segment, Size
 
 T = TypeVar("T")
@@ -109,6 +103,11 @@ class Need:
     """With both experts kept in memory."""
 
     @property
+    def together(self) -> DeviceUse:
+        """While a segment is sampled and another one is decoded."""
+        return DeviceUse(self.sampling.weights, self.sampling.activations + self.decoding.activations)
+
+    @property
     def gpu(self) -> int:
         """The most that any phase needs, with the margin."""
         return max(use.total for use in (self.text, self.sampling, self.decoding))
@@ -123,6 +122,8 @@ class MemoryPlan:
     """Whether RAM holds a copy of both experts; else they are read from their files again."""
     resident_blocks: int = 0
     """`stream`: how many blocks of an expert stay on the device."""
+    beside: bool = False
+    """Whether the VAE works beside the experts, while they sample."""
     why: str = ""
 
 
@@ -318,7 +319,13 @@ def _plan(
         why.append(
             f"decoding as a whole needs {gib(need.decoding.total)}: it is done in strips if memory runs out"
         )
-    return MemoryPlan(mode, keep, blocks, "; ".join(why))
+    return MemoryPlan(mode, keep, blocks, _vae_fits_beside(mode, free, needs), "; ".join(why))
+
+
+def _vae_fits_beside(mode: MemoryMode, free: FreeMemory, needs: Needs) -> bool:
+    """Whether a segment can be decoded while another one is sampled; `stream` has better use for the room."""
+    gpu = needs[mode].together.total
+    return mode != "stream" and gpu <= free.vram and _ram(mode, free, needs, gpu) <= free.ram
 
 
 def _fits(mode: MemoryMode, free: FreeMemory, needs: Needs) -> bool:
@@ -348,145 +355,3 @@ def _compare(mode: MemoryMode, free: FreeMemory, needs: Needs, *, keep: bool = F
     if free.shared:
         return f"needs {gib(ram)} of {gib(free.ram)} free memory"
     return f"needs {gib(gpu)} of {gib(free.vram)} free on the GPU and {gib(ram)} of {gib(free.ram)} free RAM"
-
-
-@dataclass
-class MemoryManager:
-    """Decides where models are. Changes memory, never numbers but by strips and tiles, which it reports."""
-
-    experts: Experts
-    paths: ModelPaths
-    value_bytes: int
-    """Bytes of a value that the experts compute with."""
-    measure: Callable[[], FreeMemory]
-    report: Reporter
-    on_plan: Callable[[MemoryPlan], None] = lambda _: None
-    """Called with every plan that is adopted."""
-    plan: MemoryPlan | None = None
-    vae: str = "whole"
-    """How the VAE works from the start: whole, strips or tiles."""
-    int8: bool = False
-    """Whether the linear layers of the experts' blocks are held in int8."""
-    strips: dict[Size, int] = field(default_factory=dict)
-    """In how many strips the VAE works at the sizes that do not fit as a whole; TILES: in tiles."""
-    needs: Needs | None = None
-    """What the modes need; None until `start`."""
-    _most_text_blocks: int | None = None
-    """How many of the text encoder's blocks may stay on the device, after memory ran out with more."""
-
-    def start(self, requested: str, segments: Sequence[Segment]) -> MemoryPlan:
-        """Choose the mode for all of these segments, once. Raises InputError when none fits."""
-        if self.plan is None or self.needs is None:
-            counts = count_parameters(self.paths)
-            self.needs = needs_of(counts, self.value_bytes, *largest(segments), int8=self.int8)
-            plan = choose(requested, self.measure(), self.needs)
-            self._adopt(plan)
-            if requested == "auto" and plan.mode != "resident":
-                self.report(Warned(f"memory: {plan.mode}: {plan.why}"))
-            return plan
-        return self.plan
-
-    def reduce(self, doing: str) -> MemoryPlan:
-        """Take the next smaller mode, after memory ran out. Raises TransientError when there is none.
-
-        Transient, for what cannot fit was refused at the start: another process took the memory since.
-        """
-        assert self.plan is not None and self.needs is not None, "start comes first"  # noqa: PT018
-        self.experts.free()
-        before, free = self.plan.mode, self.measure()
-        plan = choose_smaller(self.plan, free, self.needs)
-        if plan is None:
-            raise TransientError(
-                f"memory ran out {doing} with --memory {before}, and no smaller memory mode fits: "
-                f"{gib(free.vram)} are free on the GPU (this needs about {gib(self.needs[before].gpu)}) and "
-                f"{gib(free.ram)} of RAM; {REMEDY}. What was sampled is kept"
-            )
-        self._adopt(plan)
-        self.report(Warned(f"memory ran out {doing}; continuing with --memory {plan.mode}: {plan.why}"))
-        return plan
-
-    def _adopt(self, plan: MemoryPlan) -> None:
-        self.experts.set_plan(plan)
-        self.plan = plan
-        self.on_plan(plan)
-
-    def text_blocks(self) -> int:
-        """How many of the text encoder's blocks fit on the device now, where experts may leave it."""
-        assert self.needs is not None, "start comes first"
-        self.experts.leave_device()
-        blocks = text_blocks(self.measure(), self.needs)
-        return blocks if self._most_text_blocks is None else min(blocks, self._most_text_blocks)
-
-    def reduce_text_blocks(self, used: int) -> None:
-        """Have half as many of them on the device, after memory ran out; with none left, as `reduce`."""
-        doing = "while encoding the prompts"
-        if used == 0:
-            self.reduce(doing)
-            return
-        self._most_text_blocks = used // 2
-        self.report(
-            Warned(
-                f"memory ran out {doing}; continuing with {used // 2} blocks of the text encoder on the GPU"
-            )
-        )
-
-    def run_vae(self, size: Size, frames: int, run: Callable[[int], T]) -> T:
-        """The result of `run(strips)`: of whole pictures; when memory runs out of strips, at last of tiles.
-
-        Where experts are on the device, they leave it first. Raises TransientError when memory runs out in
-        tiles too.
-        """
-        self.experts.leave_device()
-        if self.vae == "strips":
-            self.strips.setdefault(size, self._next_strips(WHOLE, size, frames))
-        start = TILES if self.vae == "tiles" else WHOLE
-        again = True
-        while (result := none_if_out_of_memory(partial(run, self.strips.get(size, start)))) is None:
-            used = self.strips.get(size, start)
-            if self.plan is not None and self.plan.mode == "resident" and self.experts.held:
-                self._clear_device(size)
-            elif again and used == WHOLE and self._vae_fits(size, frames):
-                again = False  # memory was in pieces, which has been given back
-            elif used == TILES:
-                raise TransientError(
-                    f"memory ran out in the VAE at {size}, in tiles and alone on the device, with "
-                    f"{gib(self.measure().vram)} free; {REMEDY}. What was sampled is kept"
-                )
-            else:
-                self.strips[size] = self._next_strips(used, size, frames)
-                what = f"{self.strips[size]} strips"
-                if self.strips[size] == TILES:
-                    what = "tiles, which may show on still backgrounds"
-                self.report(
-                    Warned(
-                        f"memory ran out in the VAE at {size}; from here on it works in {what}; this is "
-                        "recorded with every clip"
-                    )
-                )
-        return result
-
-    def _vae_fits(self, size: Size, frames: int) -> bool:
-        """Whether it should work on whole pictures now, with a margin."""
-        return vae_need(count_parameters(self.paths), size, frames, WHOLE).total <= self.measure().vram
-
-    def _next_strips(self, used: int, size: Size, frames: int) -> int:
-        """The fewest strips, but more than `used`, that may fit into what is free; TILES where none may."""
-        free, parameters = self.measure().vram, count_parameters(self.paths)
-        for strips in STRIPS:
-            if strips > used and vae_need(parameters, size, frames, strips).minimum <= free:
-                return strips
-        return TILES
-
-    def _clear_device(self, size: Size) -> None:
-        """Take the experts off the device, now and whenever the VAE works."""
-        self.experts.free()
-        assert self.plan is not None and self.needs is not None  # noqa: PT018
-        plan = choose_smaller(self.plan, self.measure(), self.needs)
-        if plan is not None:
-            self._adopt(plan)
-        changed = "" if plan is None else f" (--memory {plan.mode} from here on)"
-        self.report(
-            Warned(
-                f"memory ran out in the VAE at {size}; trying again without the experts beside it{changed}"
-            )
-        )

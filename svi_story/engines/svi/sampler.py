@@ -87,10 +87,11 @@ def phases_of(sampler: Sampler, high: int, lora_sets: Mapping[Expert, str]) -> t
     low = sampler.steps - high
     passes_high = high * (1 if sampler.guidance.high == 1 else 2)
     passes_low = low * (1 if sampler.guidance.low == 1 else 2)
+    frames = sampler.variant == "2.0"  # 2.0 Pro continues from latents alone
     phases = (
-        Phase("vae", 0, 0, 0),
-        Phase("high", 1, high, passes_high, lora_sets["high"]),
-        Phase("low", 2, sampler.steps, passes_low, lora_sets["low"]),
+        Phase("vae", 0, 0, 0, needs_frames=frames),
+        Phase("high", 1, high, passes_high, lora_sets["high"], frames),
+        Phase("low", 2, sampler.steps, passes_low, lora_sets["low"], frames),
     )
     return tuple(phase for phase in phases if phase.passes or phase.model == "vae")
 

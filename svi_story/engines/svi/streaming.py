@@ -139,7 +139,7 @@ class PlacedModel:
                 group.device.copy_(group.host, non_blocking=True)
                 group.bind(group.device)
                 if self._device.type == "cuda":
-                    torch.cuda.synchronize()  # nothing computes yet
+                    torch.cuda.current_stream().synchronize()  # not of what is decoded meanwhile
                 arrived += group.size
                 on_bytes(arrived, total)
         streamed = [index for index, group in enumerate(self._groups) if group.streamed]
