@@ -91,7 +91,8 @@ def rendered(board: Path, way: str, folder: Path) -> Way:
     took = run_alone(("sh", "-c", f"exec {shlex.join(map(str, command))} > {shlex.quote(str(told))}"), folder)
     events = [json.loads(line) for line in told.read_text("utf-8").splitlines()]
     done = [each for each in events if each["event"] == "segment_done"]
-    [log] = sorted((out / "cache" / "runs").glob("*.jsonl"), key=lambda path: path.stat().st_mtime)[-1:]
+    logs = (out / "cache" / "runs").glob("*/events.jsonl")
+    log = max(logs, key=lambda path: path.stat().st_mtime)
     times = {"segment_started": list[float](), "segment_done": list[float]()}
     for line in log.read_text("utf-8").splitlines():
         event = json.loads(line)
