@@ -1,10 +1,12 @@
-# Two commands for a newcomer: `make demo` and `make test`. Everything lives in .venv.
+# Commands for a newcomer: `make demo`, `make demo-svi` and `make test`. Everything lives in .venv.
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 DEMO := storyboards/demo.yaml
+# where `make demo-svi` gets a torch without CUDA, which is a tenth of the other; empty: where pip looks anyway
+TORCH_INDEX ?= $(if $(filter Darwin,$(shell uname -s)),,https://download.pytorch.org/whl/cpu)
 
-.PHONY: setup demo test lint types suite slow full-size browser package docs clean
+.PHONY: setup demo demo-svi test lint types suite slow full-size browser package docs clean
 
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
 
@@ -15,13 +17,24 @@ $(BIN)/.core: pyproject.toml constraints.txt
 	$(PIP) -e .
 	touch $@
 
+# a torch that is there already is kept
+$(BIN)/.svi: $(BIN)/.core
+	@$(if $(TORCH_INDEX),$(BIN)/python -c 'import torch' 2>/dev/null || $(PIP) --no-deps --retries 1 --timeout 15 \
+	  --index-url '$(TORCH_INDEX)' torch || echo 'make: no torch from $(TORCH_INDEX); pip may take one with CUDA: several GB' >&2)
+	$(PIP) -e '.[svi]'
+	touch $@
+
 $(BIN)/.installed: $(BIN)/.core
 	$(PIP) -e '.[dev,ray,svi]'
-	touch $@
+	touch $(BIN)/.svi $@
 
 # the core alone: no torch, no Ray, no development tools
 demo: $(BIN)/.core
 	@$(BIN)/svi-story render $(DEMO) --engine animatic
+
+# the svi engine on the CPU, with the toy: a small model of a drawn world, not Wan 2.2
+demo-svi: $(BIN)/.svi
+	@$(BIN)/svi-story render storyboards/toy.yaml --models toy/models --dtype float32
 
 test: lint types suite
 

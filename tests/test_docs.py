@@ -166,7 +166,7 @@ def test_the_director_s_board_renders(svi_story: Run, tmp_path: Path) -> None:
 
 def test_the_readme_s_other_commands_are_those_of_the_makefile() -> None:
     makefile = (ROOT / "Makefile").read_text("utf-8")
-    targets = re.findall(r"^(\w+):", makefile, re.MULTILINE)
+    targets = re.findall(r"^([\w-]+):", makefile, re.MULTILINE)
     for line in LINES:
         if line.startswith("make "):
             assert line.split()[1] in targets

@@ -202,7 +202,7 @@ def check_gpu(expert: int, cuda_build: str) -> Check:
     elif cuda_build:
         remedy = f"the driver is too old for CUDA {cuda_build}, or hidden (CUDA_VISIBLE_DEVICES, containers)"
     else:
-        remedy = CUDA_BUILD
+        remedy = f"pip uninstall torch; {CUDA_BUILD}"
     detail = f"{why}; {listed}" if listed else why
     if 0 < expert < GIB:
         return Check("GPU", "warn", f"{detail}; these small weights run on the CPU", remedy)

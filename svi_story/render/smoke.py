@@ -60,8 +60,8 @@ SHADES = 5
 SUBJECT = 0.02
 """The least share of a picture that has left it, if a subject has."""
 BACK = 0.5
-"""The least share of the subject's colours that is back. Drawn films (toy/world.py) have 0.93 or more if the
-subject returns, 0.15 or less if one of another colour does."""
+"""The least share of the subject's colours that is back: what tells right anchors from wrong ones on the toy
+(benchmarks/smoke.py)."""
 UNKNOWN = "what is usual with Wan 2.2 is unknown"
 PICTURE = "doctor-smoke{}.png"
 """With a number if another file has this name already."""
@@ -281,7 +281,7 @@ def check_return(
             f"{gone.sum():.0%} of the picture changed its colours: nothing has left it, so nothing can return"
         )
         return Check("smoke: return", "warn", what, look)
-    detail += f"; drawn subjects that return have more than {BACK:.0%}, {UNKNOWN}"
+    detail += f"; on the toy {BACK:.0%} tells right from wrong, {UNKNOWN}"
     if near < BACK or near <= far:
         return Check("smoke: return", "warn", f"{detail}; the anchor draws little back", look)
     return Check("smoke: return", "ok", f"{detail}; {look}")
