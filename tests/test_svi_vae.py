@@ -148,7 +148,7 @@ def test_strips_and_tiles_may_be_asked_for(asked: str, recorded: str) -> None:
 
 def test_the_number_of_strips_follows_from_free_memory(monkeypatch: pytest.MonkeyPatch) -> None:
     """At 720p and 81 frames, with the published VAE, on cards of 12, 16 and 24 GB."""
-    monkeypatch.setattr("svi_story.engines.svi.memory.count_parameters", lambda _: A14B)
+    monkeypatch.setattr("svi_story.engines.svi.memory_manager.count_parameters", lambda _: A14B)
     with support.engine() as svi:
         manager = svi._running().memory
         for free, strips in ((22, 2), (15, 2), (12, 4), (10, 8), (8, TILES)):
