@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from threading import Thread
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -71,6 +72,21 @@ def test_after_the_current_clip_the_film_is_joined_but_no_other_segment_started(
 
 def test_now_is_at_the_next_event_at_the_latest(tmp_path: Path) -> None:
     assert logged(tmp_path, "now", STEP, STARTED) == [STEP]
+
+
+def test_now_interrupts_once_however_many_events_other_threads_report(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The main thread may be cleaning up already."""
+    interrupts: list[type[BaseException]] = []
+    monkeypatch.setattr("svi_story.render.runs.stop_main_thread", interrupts.append)
+    with run_log([tmp_path], ignore, []) as log:
+        request_stop(opened(tmp_path, log), "now")
+        wait_for(lambda: interrupts)
+        decoder = Thread(target=lambda: [log(STEP) for _ in range(5)])
+        decoder.start()
+        decoder.join()
+    assert interrupts == [StopRequested]
 
 
 def test_only_the_user_of_the_render_can_stop_it(tmp_path: Path) -> None:

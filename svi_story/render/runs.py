@@ -17,7 +17,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from queue import Empty, Full, Queue
-from threading import Thread
+from threading import Thread, current_thread, main_thread
 from typing import TYPE_CHECKING, Literal
 
 import psutil
@@ -114,6 +114,8 @@ class RunLog:
         """The stop that was requested, if any."""
         self._clip_done = False
         """Whether a clip was finished since then."""
+        self._interrupted = False
+        """Whether the main thread was interrupted from another one."""
 
     def __call__(self, event: Event) -> None:
         """Pass an event on, and have it written. Raises StopRequested where the run is to stop."""
@@ -127,7 +129,7 @@ class RunLog:
         if self.stop:
             self._clip_done |= isinstance(event, ClipDone)
             if self.stop == "now" or (self._clip_done and isinstance(event, NEW_WORK)):
-                stop_main_thread(StopRequested)
+                self._stop_main_thread()
 
     def close(self, ending: str = "") -> None:
         """Write how the run ended; without `ending` as its last event says."""
@@ -188,7 +190,15 @@ class RunLog:
             self.stop = found
             self._report(Warned(f"stopping {STOPS[found]}, as requested; what is rendered is kept"))
             if found == "now":
-                stop_main_thread(StopRequested)
+                self._stop_main_thread()
+
+    def _stop_main_thread(self) -> None:
+        """Interrupt the main thread, from others only once: it may be cleaning up since then."""
+        if current_thread() is not main_thread():
+            if self._interrupted:
+                return
+            self._interrupted = True
+        stop_main_thread(StopRequested)
 
     def _line(self, at: float, event: Event) -> bytes:
         text = json.dumps({"time": round(at, 3), "run": self.run, **as_json(event)}) + "\n"
