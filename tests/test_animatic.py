@@ -237,7 +237,7 @@ def test_the_slate_stays_inside_any_picture(width: int, height: int, length: int
     if layout.id_width and layout.code_top > layout.pad:
         assert layout.prompt_top + layout.pad <= MAX_ID_BAND * height
     assert layout.id_width or not layout.prompt_room, "the prompt goes before the clip id"
-    assert layout.code.start < length or not layout.id_width or width < 5 * layout.size, "the id goes before the time"
+    assert layout.code.start < length or not layout.id_width or width < 5 * layout.size, "id before time"
 
 
 def test_where_room_is_short_the_prompt_goes_first() -> None:

@@ -83,7 +83,12 @@ def test_now_interrupts_once_however_many_events_other_threads_report(
     with run_log([tmp_path], ignore, []) as log:
         request_stop(opened(tmp_path, log), "now")
         wait_for(lambda: interrupts)
-        decoder = Thread(target=lambda: [log(STEP) for _ in range(5)])
+
+        def report() -> None:
+            for _ in range(5):
+                log(STEP)
+
+        decoder = Thread(target=report)
         decoder.start()
         decoder.join()
     assert interrupts == [StopRequested]
