@@ -158,7 +158,11 @@ def test_briefly_trained_it_renders_and_is_evaluated_alike(
         losses = [line["loss"] for line in lines if line["stage"] == stage and "loss" in line]
         assert np.mean(losses[-3:]) < 0.9 * np.mean(losses[:3])
     export.main(["--work", str(work), "--models", str(models)])
-    assert sum(file.stat().st_size for file in models.rglob("*.*")) < 12e6
+    export.main(["--work", str(work), "--models", str(tmp_path / "again")])
+    files = [file for file in models.rglob("*.*") if file.is_file()]
+    assert sum(file.stat().st_size for file in files) < 12e6
+    for file in files:
+        assert (tmp_path / "again" / file.relative_to(models)).read_bytes() == file.read_bytes()
     assert svi_story("models", "check", "--models", models).code == 0
     story = world.Story.begin(np.random.default_rng(0))
     Image.fromarray(story.picture()[0]).save("anchor.png")
@@ -181,3 +185,16 @@ def test_briefly_trained_it_renders_and_is_evaluated_alike(
         with entry.frames() as frames:
             rendered = np.stack([frames[at] for at in range(len(frames))]).astype(int)
         assert (np.abs(rendered - evaluated[0]) <= 1).mean() > 0.999
+
+
+@pytest.mark.slow  # a minute on two idle cores
+def test_training_again_gives_the_losses_of_the_committed_checkpoint(tmp_path: Path) -> None:
+    train.main(["--stage", "vae", "--until", "150", "--work", str(tmp_path)])
+    assert not (tmp_path / "vae.safetensors").exists()  # it only was begun
+    first, again = (
+        [json.loads(line) for line in file.read_text("utf-8").splitlines()[:3]]
+        for file in (export.MODELS / "training.jsonl", tmp_path / "log.jsonl")
+    )
+    for before, now in zip(first, again, strict=True):
+        assert (now["stage"], now["step"]) == (before["stage"], before["step"])
+        assert now["loss"] == pytest.approx(before["loss"], rel=0.03)  # other CPUs round differently

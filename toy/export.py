@@ -45,12 +45,11 @@ CONFIG = {
     "eps": 1e-6,
 }
 """Beside each expert; what the tensors' shapes do not say."""
-ABOUT = {
-    "modelspec.title": "svi-story's toy: a drawn world of 64x64 pixels, not Wan 2.2",
-    "modelspec.description": "Trained by toy/train.py on films drawn by toy/world.py.",
-    "modelspec.license": "MIT",
-}
-"""Metadata of every file, as https://github.com/Stability-AI/ModelSpec names it."""
+ABOUT = {"modelspec.title": "svi-story's toy: a drawn world of 64x64 pixels, not Wan 2.2"}
+"""Metadata of every file, as https://github.com/Stability-AI/ModelSpec names it.
+
+One entry: safetensors writes several in an order that changes, and then the same training gave other files.
+"""
 
 
 def export(options: Options, models: Path) -> int:

@@ -56,7 +56,7 @@ class Plan(NamedTuple):
 
 PLANS = {
     "vae": Plan(9000, 2e-3),
-    "decoder": Plan(2500, 1.5e-3, "vae-normalised"),
+    "decoder": Plan(5000, 1.5e-3, "vae-normalised"),
     "base": Plan(3000, 1.5e-3),
     "high": Plan(1000, 6e-4, "base"),
     "low": Plan(1000, 6e-4, "base"),
