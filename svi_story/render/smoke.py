@@ -60,8 +60,8 @@ SHADES = 5
 SUBJECT = 0.02
 """The least share of a picture that has left it, if a subject has."""
 BACK = 0.5
-"""The least share of the subject's colours that is back: what tells right anchors from wrong ones on the toy
-(benchmarks/smoke.py)."""
+"""The least share of the subject's colours that is back: what tells right anchors from empty ones on the
+toy (docs/gpu.md)."""
 UNKNOWN = "what is usual with Wan 2.2 is unknown"
 PICTURE = "doctor-smoke{}.png"
 """With a number if another file has this name already."""
