@@ -282,12 +282,23 @@ def test_a_segment_is_sampled_while_the_one_before_is_decoded() -> None:
         ("a1", "vae"), ("a", "vae"), ("a1", "high"), ("a1", "low"),
         ("b", "vae"), ("a1", "vae"), ("b", "high"), ("b", "low"), ("b", "vae"),
     ]  # fmt: skip
-    with_frames = replace(case, needs_frames=True).works()
+    with_frames = replace(fresh("a1", in_turns=False), beside=True).works()
     awaited = [(work.key, work.model, work.after) for work in with_frames if work.after]
     assert awaited == [("a1", "vae", "a"), ("a1", "high", "a"), ("a1", "low", "a")]
     told = [(work.key, work.model) for work in with_frames if work.kind in ("sample", "decode")]
     assert told.index(("a", "low")) + 1 == told.index(("a1", "vae")) - 1  # decoded at once
-    assert told[told.index(("a1", "low")) + 1] == ("b", "vae")  # of another chain
+
+
+def test_chains_take_turns_where_a_segment_would_wait_for_the_one_before() -> None:
+    def sampled(case: Case) -> list[str]:
+        return [key for key, _ in groupby(work.key for work in case.works() if work.kind == "sample")]
+
+    case = replace(fresh("a12", "b12", "c", in_turns=False), beside=True)
+    assert sampled(case) == ["a", "b", "a1", "b1", "a12", "b12", "c"]  # two films at a time, not three
+    alone = ["a", "a1", "a12", "b", "b1", "b12", "c"]
+    for another in (replace(case, needs_frames=False), replace(case, beside=False)):
+        assert sampled(another) == alone
+    assert sampled(replace(case, begun={"a1": 3})) == ["a", "b", "a12", "b1", "c", "b12"]
 
 
 def seconds(case: Case) -> float:
@@ -306,6 +317,9 @@ def test_time_counts_once_where_two_things_are_done_at_a_time() -> None:
     assert seconds(latents) == 4 * (30 + 3) + 2
     assert seconds(replace(latents, beside=True)) == 4 * 30 + 3 + 2
     assert seconds(replace(chain, beside=True)) == seconds(chain)
+    two = fresh("a123", "b123", in_turns=False)
+    assert seconds(two) == 2 * seconds(chain) - 2
+    assert seconds(replace(two, beside=True)) == 8 * 30 + 3 + 2  # nothing waits but for the last
     chains = fresh("a", "b", "c", "d", in_turns=False)
     assert seconds(chains) == 4 * (30 + 3) + 2
     assert seconds(replace(chains, beside=True)) == 4 * 30 + 3 + 2

@@ -1,9 +1,10 @@
 """In which order work is done: pure functions of what is wanted, what is missing and what fits.
 
 Segments of a chain follow each other; chains are independent. Where all models of an engine fit on the device
-at once, work goes film by film, so that films are finished early. Where only one fits, every model change
-moves gigabytes: then all segments that can be rendered take the same phase one after another, wave by wave,
-and the number of changes grows with the longest chain, not with the number of chains.
+at once, work goes film by film, so that films are finished early; only where a segment would wait for the
+frames of the one before it, which is still being decoded, another chain's comes between. Where only one fits,
+every model change moves gigabytes: then all segments that can be rendered take the same phase one after
+another, wave by wave, and the number of changes grows with the longest chain, not with the number of chains.
 
 Two things are done at a time: the main thread samples, and a second one decodes and stores what is sampled.
 They share the device where there is room for both; else sampling goes on when only storing is left. Both go
@@ -105,25 +106,51 @@ def segment_works(
     continues from theirs. `beside`: whether there is room to decode a segment while another one is sampled.
     """
     segments = {segment.key: segment for segment in wanted if segment.key in missing}
-    groups: list[tuple[Segment, ...]] = []
+    works: list[Work] = []
     for is_later in (False, True):
         due = [segment for key, segment in segments.items() if (key in later) == is_later]
-        groups += waves(due) if one_at_a_time else [(segment,) for segment in due]
-    works = [
-        _work_after(work, segments)
-        for number, group in enumerate(groups)
-        for work in _together(group, phases, backwards=number % 2 == 1)
-    ]
-    return tuple(_decoded_beside(works) if beside else works)
+        if one_at_a_time:
+            groups = waves(due)
+        else:
+            groups = [(segment,) for segment in (_in_turns(due, phases) if beside else due)]
+        some = [
+            _work_after(work, segments)
+            for number, group in enumerate(groups)
+            for work in _together(group, phases, backwards=number % 2 == 1)
+        ]
+        works += _decoded_beside(some) if beside else some
+    return tuple(works)
+
+
+def _in_turns(due: Sequence[Segment], phases: Phases) -> list[Segment]:
+    """The same segments, parents first. None comes right after its parent if it needs that one's frames and
+    there is another that can come between.
+    """
+    waiting = {segment.key: segment for segment in due}
+    order: list[Segment] = []
+    while waiting:
+        can_start = (each for each in waiting.values() if each.parent not in waiting)
+        chosen = first = next(can_start)
+        while order and chosen.parent == order[-1].key and _needs_frames(chosen, order[-1], phases(chosen)):
+            chosen = next(can_start, first)
+            if chosen is first:
+                break
+        order.append(waiting.pop(chosen.key))
+    return order
+
+
+def _needs_frames(segment: Segment, parent: Segment, due: Sequence[Phase]) -> bool:
+    """Whether what is left to do of a segment needs its parent's frames, not its latents alone."""
+    return bool(due) and (parent.engine != segment.engine or any(phase.needs_frames for phase in due))
 
 
 def _work_after(work: Work, segments: Mapping[str, Segment]) -> Work:
     """The work with the parent that it waits for, if it needs frames of one that is missing."""
-    parent = segments.get(segments[work.key].parent or "")
-    if parent is None or work.phase is None:
+    segment = segments[work.key]
+    parent = segments.get(segment.parent or "")
+    if parent is None or work.phase is None or not _needs_frames(segment, parent, [work.phase]):
         return work
-    is_foreign = parent.engine != segments[work.key].engine
-    return replace(work, after=parent.key) if work.phase.needs_frames or is_foreign else work
+    return replace(work, after=parent.key)
 
 
 def _decoded_beside(works: Sequence[Work]) -> list[Work]:
