@@ -188,10 +188,10 @@ class Judged:
     """Of the review, for each chain."""
     verdicts: tuple[str, ...]
 
-    @property
-    def kinds(self) -> set[str]:
-        """What the review warns of in any chain."""
-        return {kind for chain in self.warnings for kind in chain}
+    def warnings_by_kind(self) -> dict[str, float]:
+        """How often the review warns of each kind, per chain."""
+        counts = Counter(kind for chain in self.warnings for kind in chain)
+        return {kind: count / len(self.warnings) for kind, count in counts.items()}
 
     def rms(self, number: int) -> float:
         """The mean of all chains' clips of a number."""
@@ -385,12 +385,14 @@ def report(
         for each in good
         if each.name in SHOWN
     ]
-    usual = judged[0].kinds
+    usual = judged[0].warnings_by_kind()
     for what, some in (("without a fault", good[1:]), ("with a fault", faults)):
-        hits = [bool(each.kinds - usual) for each in some]
-        findings.append(
-            Finding(f"review: variants {what} with a warning that the reference does not have", _score(hits))
-        )
+        hits = [
+            any(often > 2 * usual.get(kind, 0) for kind, often in each.warnings_by_kind().items())
+            for each in some
+        ]
+        name = f"review: variants {what}, with more than twice the reference's warnings of a kind"
+        findings.append(Finding(name, _score(hits)))
     findings += [Finding(f"live preview, {row[0]}: R² at the end", shown(row[4])) for row in previews]
     notes = [ABOUT, COLUMNS, REVIEWED]
     for why in dict.fromkeys(missing.values()):

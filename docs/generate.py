@@ -269,7 +269,9 @@ def evaluation_table() -> str:
         for variant in ("2.0", "2.0-pro")
         if f"{story}, {variant}, PSNR" in found
     ]
-    kept = f"the VAE keeps {min(psnr):.1f} to {max(psnr):.1f} dB of these films."
+    usual = found["films as in training, PSNR"]
+    kept = f"the VAE keeps {min(psnr):.1f} to {max(psnr):.1f} dB of these clips (mean of the clips), and"
+    kept += f" {usual:.1f} dB of {stories} others that were drawn as those of its training."
     steps = f"{stories} stories, {found['steps']} steps; {kept}"
     return "\n".join([*lines, "", steps]) + "\n"
 

@@ -28,7 +28,7 @@ LORA = "Stable-Video-Infinity/version-2.0/SVI_Wan2.2-I2V-A14B_{}_noise_lora_v2.0
 FILES = {
     "high": "Wan-AI/Wan2.2-I2V-A14B/high_noise_model/diffusion_pytorch_model",
     "low": "Wan-AI/Wan2.2-I2V-A14B/low_noise_model/diffusion_pytorch_model",
-    "decoder": f"{CONVERTED}/Wan2.1_VAE",
+    "fast": f"{CONVERTED}/Wan2.1_VAE",
     "text": f"{CONVERTED}/models_t5_umt5-xxl-enc-bf16",
     "2.0-high": LORA.format("high", ""),
     "2.0-low": LORA.format("low", ""),
