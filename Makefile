@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 DEMO := storyboards/demo.yaml
-# where `make demo-svi` gets a torch without CUDA, which is a tenth of the other; empty: where pip looks anyway
+# where `make demo-svi` gets torch without CUDA, a tenth of the download; empty: where pip looks by default
 TORCH_INDEX ?= $(if $(filter Darwin,$(shell uname -s)),,https://download.pytorch.org/whl/cpu)
 
 .PHONY: setup demo demo-svi test lint types suite slow full-size browser package docs clean

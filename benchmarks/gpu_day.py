@@ -139,6 +139,14 @@ def _rows(path: Path) -> dict[str, dict[str, Any]]:
     return rows
 
 
+def _outcomes(out: Path) -> dict[str, Outcome]:
+    """How the parts of an earlier run with the same folder ended."""
+    with suppress(OSError, ValueError, KeyError, TypeError):
+        known = json.loads((out / "gpu-day.json").read_text("utf-8"))["outcomes"]
+        return {name: Outcome(**outcome) for name, outcome in known.items()}
+    return {}
+
+
 def _page(known: dict[str, Any]) -> Iterator[str]:
     yield from (
         "# A day with a GPU",
@@ -188,11 +196,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     chosen = parser.parse_args(arguments)
     out: Path = chosen.out.absolute()
     out.mkdir(parents=True, exist_ok=True)
-    outcomes: dict[str, Outcome] = {}
+    outcomes = _outcomes(out)
+    asked = [part for part in PARTS if not chosen.parts or part.name in chosen.parts]
     end = time.monotonic() + chosen.seconds
-    for part in PARTS:
-        if chosen.parts and part.name not in chosen.parts:
-            continue
+    for part in asked:
         patience = 10 if chosen.tiny else 1  # a busy CPU is no reason to give up
         left = min(patience * part.deadline, end - time.monotonic())
         if left < 1:
@@ -203,7 +210,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"{part.name}: {outcomes[part.name].said}", file=sys.stderr, flush=True)
         report(out, outcomes)
     report(out, outcomes)
-    return 0 if all(outcome.said == "done" for outcome in outcomes.values()) else 1
+    return 0 if all(outcomes[part.name].said == "done" for part in asked) else 1
 
 
 if __name__ == "__main__":

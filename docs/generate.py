@@ -250,6 +250,7 @@ def evaluation_table() -> str:
         ("the same, the anchor empty from the third clip on", "away and back", "colour", back, empty),
         ("away and back: the right kind on return", "away and back", "kind", back, ""),
         ("in sight: clips that obey", "in sight", "obeyed", every, ""),
+        ("in sight: the right kind at the end of a clip", "in sight", "kind", every, ""),
         ("in sight: the hat is still there at the end", "in sight", "hat", last, ""),
     )
     lines = [

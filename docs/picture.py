@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 import av
-from PIL import Image
+from PIL import Image, ImageDraw, ImageFont
 
 HERE = Path(__file__).parent
 ROOT = HERE.parent
@@ -29,6 +29,8 @@ class Picture(NamedTuple):
     """Of so many frames one is shown."""
     milliseconds: int
     """How long each is."""
+    label: str = ""
+    """Written below each."""
 
 
 PICTURES = (
@@ -40,6 +42,7 @@ PICTURES = (
         (192, 192),
         1,
         83,
+        "a toy model, not Wan 2.2",
     ),
 )
 
@@ -50,7 +53,18 @@ def frames_of(film: Path, picture: Picture) -> list[Image.Image]:
         frames = [Image.fromarray(frame.to_ndarray(format="rgb24")) for frame in container.decode(video=0)]
     larger = picture.size[0] > frames[0].width
     way = Image.Resampling.NEAREST if larger else Image.Resampling.LANCZOS
-    return [frame.resize(picture.size, way) for frame in frames[:: picture.every]]
+    return [labelled(frame.resize(picture.size, way), picture.label) for frame in frames[:: picture.every]]
+
+
+def labelled(frame: Image.Image, label: str) -> Image.Image:
+    """The frame with a line of text below it, if there is any."""
+    if not label:
+        return frame
+    taller = Image.new("RGB", (frame.width, frame.height + 20), "white")
+    taller.paste(frame)
+    place = (frame.width // 2, frame.height + 10)
+    ImageDraw.Draw(taller).text(place, label, "black", ImageFont.load_default(12), anchor="mm")
+    return taller
 
 
 def draw(picture: Picture) -> Path:

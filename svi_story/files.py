@@ -10,6 +10,7 @@ import secrets
 import shutil
 import socket
 import stat
+from concurrent.futures import CancelledError
 from contextlib import ExitStack, contextmanager, suppress
 from enum import Enum
 from pathlib import Path
@@ -421,9 +422,12 @@ class LockState(Enum):
 
 
 @contextmanager
-def locked(path: Path, on_wait: Callable[[], None]) -> Iterator[LockState]:
-    """LockState the lock, waiting for another process as long as it takes; ^C ends the wait at once.
+def locked(
+    path: Path, on_wait: Callable[[], None], given_up: Callable[[], bool] | None = None
+) -> Iterator[LockState]:
+    """Hold the lock, waiting for another process as long as it takes; ^C ends the wait at once.
 
+    In other threads, which ^C does not reach, the wait ends with CancelledError once `given_up` is true.
     Locks only save work: correctness never depends on them, because a network file system may have none.
     `on_wait` is called once if another process has the lock. Never BUSY.
     """
@@ -431,13 +435,15 @@ def locked(path: Path, on_wait: Callable[[], None]) -> Iterator[LockState]:
     state = _try(lock)
     if state is LockState.BUSY:
         on_wait()
-        state = _try(lock, FOREVER)
+        state = _try(lock, FOREVER, given_up)
+        if state is LockState.BUSY:
+            raise CancelledError
     yield from _release_after(lock, state)
 
 
 @contextmanager
 def lock_if_free(path: Path) -> Iterator[LockState]:
-    """LockState the lock unless another process does (BUSY)."""
+    """Hold the lock, unless another process does (BUSY)."""
     lock = _lock(path)
     yield from _release_after(lock, _try(lock))
 
@@ -447,10 +453,10 @@ def _lock(path: Path) -> FileLock:
     return FileLock(path, poll_interval=POLL_SECONDS, fallback_to_soft=False)
 
 
-def _try(lock: FileLock, timeout: float = 0) -> LockState:
+def _try(lock: FileLock, timeout: float = 0, given_up: Callable[[], bool] | None = None) -> LockState:
     existed = os.path.lexists(lock.lock_file)
     try:
-        lock.acquire(timeout=timeout)
+        lock.acquire(timeout=timeout, cancel_check=given_up)
     except Timeout:
         return LockState.BUSY
     except OSError:

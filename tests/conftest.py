@@ -27,6 +27,9 @@ if TYPE_CHECKING:
 
     from typer import Typer
 
+# torch's threads wait for each other without sleeping: beside other processes, all take several times as long
+os.environ.setdefault("OMP_WAIT_POLICY", "passive")
+
 # A parent that ignores SIGINT (`nohup make test &`) passes that on to every process that a test starts.
 if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)

@@ -6,27 +6,29 @@ import os
 import shutil
 import signal
 import tempfile
-from contextlib import contextmanager, suppress
+from contextlib import AbstractContextManager, contextmanager, suppress
 from dataclasses import replace
 from itertools import count, groupby
 from pathlib import Path
-from threading import Event
+from threading import Event, Thread
 from typing import TYPE_CHECKING
 
 import pytest
 from fake_engine import Fake, film
+from filelock import FileLock
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from svi_story.cache.layout import LATENTS
 from svi_story.cache.store import Store
 from svi_story.errors import RenderError, TransientError
-from svi_story.events import PhaseDone, SegmentDone, SegmentStarted, StepDone
+from svi_story.events import PhaseDone, SegmentDone, SegmentStarted, StepDone, Warned
 from svi_story.render.executor import LocalExecutor, SegmentFailed, SegmentReady
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Callable, Iterator, Sequence
 
+    from svi_story.cache.work import WorkFolder
     from svi_story.events import Event as Event_
     from svi_story.plan.model import Segment
     from svi_story.render.executor import Result
@@ -209,6 +211,26 @@ def test_frames_are_waited_for_where_they_are_needed() -> None:
     run(film(["ab"]), engine, Path("store"), told)
     kinds = [(type(event), event.clip) for event in told if isinstance(event, SegmentDone | SegmentStarted)]
     assert kinds == [(SegmentStarted, "a"), (SegmentDone, "a"), (SegmentStarted, "ab"), (SegmentDone, "ab")]
+
+
+def test_no_other_process_that_decodes_is_waited_for_when_all_ends() -> None:
+    class Taken(Store):
+        def work(
+            self, key: str, given_up: Callable[[], bool] | None = None
+        ) -> AbstractContextManager[WorkFolder]:
+            if given_up:  # in the thread that decodes
+                other.acquire()
+            return super().work(key, given_up)
+
+    (segment,), waiting = film(["a"]), Event()
+    store = Taken(Path("store"), lambda event: waiting.set() if isinstance(event, Warned) else None)
+    other = FileLock(store.layout.lock(segment.key), thread_local=False)
+    with LocalExecutor(lambda _: Fake(), [segment], store, lambda _: None) as executor:
+        Thread(target=lambda: list(executor.render([segment])), daemon=True).start()
+        assert waiting.wait(20)
+    other.release()
+    assert store.entry(segment.key) is None
+    assert isinstance(run([segment], Fake(), Path("store"))[0], SegmentReady)
 
 
 @pytest.mark.parametrize("call", ["decode", "frame"])

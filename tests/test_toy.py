@@ -151,7 +151,7 @@ def test_briefly_trained_it_renders_and_is_evaluated_alike(
     for stages in train.ORDER:
         for stage in stages:
             steps = {"vae": 10, "base": 12}.get(stage, 2)
-            words = ["--stage", stage, "--steps", steps, "--batch", 2, "--stories", 0.001, "--threads", 1]
+            words = ["--stage", stage, "--steps", steps, "--batch", 2, "--share", 0.001, "--threads", 1]
             train.main([*map(str, words), "--work", str(work)])
     lines = [json.loads(line) for line in (work / "log.jsonl").read_text("utf-8").splitlines()]
     for stage in ("vae", "base"):

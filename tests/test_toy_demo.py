@@ -37,7 +37,7 @@ BOARD = ROOT / "storyboards/toy.yaml"
 
 def test_the_board_s_picture_is_the_world_s() -> None:
     with Image.open(BOARD.parent / load(BOARD).story.reference) as picture:
-        assert (np.asarray(picture) == toy_anchor.draw()).all()
+        assert (np.asarray(picture) == toy_anchor.begin().picture()[0]).all()
 
 
 def test_the_board_says_what_the_toy_knows() -> None:
@@ -89,10 +89,12 @@ def test_make_demo_svi_s_film_shows_who_left(
     assert ended.code == 0, ended.err
     assert "toy: a drawn world of 64x64 pixels, not Wan 2.2" in ended.err
     film = tmp_path / ended.out.strip()
+    system = b"<Iptc4xmpExt:AISystemUsed>Stable Video Infinity 2.0-pro (svi-story's toy"
+    assert system in film.read_bytes()
     with av.open(str(film)) as container:
         assert "toy" in container.metadata["title"]
         frames = [frame.to_ndarray(format="rgb24").astype(np.uint8) for frame in container.decode(video=0)]
-    story = world.Story.begin(np.random.default_rng(toy_anchor.SEED))
+    story = toy_anchor.begin()
     ends = [17, 29, 41, 53, 65]
     assert len(frames) == ends[-1]
     jumped, walked, left, empty, back = (world.recognise(frames[end - 1], story.place) for end in ends)

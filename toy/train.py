@@ -90,8 +90,8 @@ class Options:
     """Instead of the planned ones."""
     minutes: float | None = None
     """Instead of steps: as many as fit, which is not repeatable."""
-    stories: float = 1
-    """The share of the planned films that are drawn."""
+    share: float = 1
+    """Of the planned films, how many are drawn."""
     batch: int = 32
     """Clips in each step of an expert; the VAE's pieces of films are fewer."""
     until: int | None = None
@@ -216,7 +216,7 @@ def train_vae(stage: str, options: Options) -> None:
         vae.quant_conv.requires_grad_(requires_grad=False)
     rng = np.random.default_rng([SEED, 1])
     films = []
-    for _ in range(max(16, round(1000 * options.stories))):
+    for _ in range(max(16, round(1000 * options.share))):
         story, _anchor = begin_anywhere(rng)
         films.append(story.clip(choose(story, rng)))
         if stage == "fast":
@@ -291,7 +291,7 @@ def train(stage: str, options: Options) -> None:
     if stage in ("vae", "decoder", "fast"):
         train_vae(stage, options)
     elif stage == "data":
-        options.log(stage="data", finished=True, **make_data(options.work, options.stories))
+        options.log(stage="data", finished=True, **make_data(options.work, options.share))
     else:
         train_expert(stage, options)
 
@@ -304,7 +304,7 @@ def main(words: Sequence[str] | None = None) -> None:
     parser.add_argument("--steps", type=int, help="of each stage, instead of the planned ones")
     parser.add_argument("--until", type=int, help="stop after this step; with --stage")
     parser.add_argument("--minutes", type=float, help="for each stage, instead of steps; not repeatable")
-    parser.add_argument("--stories", type=float, default=1, help="the share of the films that are drawn")
+    parser.add_argument("--share", type=float, default=1, help="of the planned films, drawn: 0 to 1")
     parser.add_argument("--batch", type=int, default=32, help="clips in each step")
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--work", type=Path, default=WORK, help="a folder for everything unfinished")
@@ -312,7 +312,7 @@ def main(words: Sequence[str] | None = None) -> None:
     if asked.until and not asked.stage:
         parser.error("--until needs --stage: the next stage starts from what a whole one leaves")
     asked.work.mkdir(parents=True, exist_ok=True)
-    options = Options(asked.work, asked.steps, asked.minutes, asked.stories, asked.batch, asked.until)
+    options = Options(asked.work, asked.steps, asked.minutes, asked.share, asked.batch, asked.until)
     torch.set_num_threads(asked.threads)
     if asked.stage:
         train(asked.stage, options)

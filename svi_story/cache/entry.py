@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import hashlib
 import json
+import os
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -103,16 +104,24 @@ class Entry:
         """The segment's latents by name. CorruptError when they changed since the look-up."""
         latents = load_tensors(self.folder / LATENTS, {"key": self.key})
         if latents is None:
-            raise CorruptError(f"{self.folder} vanished while it was used; run the same command again")
+            raise self._vanished()
         return latents
 
     def frames(self) -> Frames:
         """A reader of the segment's frames, to be closed. CorruptError when they are not complete."""
-        frames = Frames(self.folder / FRAMES)
+        try:
+            frames = Frames(self.folder / FRAMES)
+        except CorruptError:
+            if os.path.lexists(self.folder / FRAMES):
+                raise
+            raise self._vanished() from None
         if len(frames) != self.frame_count:
             frames.close()
             raise CorruptError(f"{self.folder} does not have its {self.frame_count} frames")
         return frames
+
+    def _vanished(self) -> CorruptError:
+        return CorruptError(f"{self.folder} vanished while it was used; run the same command again")
 
 
 def open_entry(folder: Path, key: str) -> Entry:

@@ -96,9 +96,12 @@ class Store:
         return self._look("entry", self._layouts(key), key, open_entry)
 
     @contextmanager
-    def work(self, key: str) -> Iterator[WorkFolder]:
-        """Work on a segment, under its lock. Look up the entry again inside: it may be finished by then."""
-        with private_folder(self.layout, key, self.report) as private:
+    def work(self, key: str, given_up: Callable[[], bool] | None = None) -> Iterator[WorkFolder]:
+        """Work on a segment, under its lock. Look up the entry again inside: it may be finished by then.
+
+        A thread that nobody can interrupt says by `given_up` when to wait for the lock no longer.
+        """
+        with private_folder(self.layout, key, self.report, given_up) as private:
             yield WorkFolder(self.layout, key, private, lambda: self.entry(key), self.report)
 
     def embedding(self, key: str) -> TensorFile:

@@ -42,13 +42,16 @@ if TYPE_CHECKING:
 
 
 @contextmanager
-def private_folder(layout: Layout, key: str, report: Reporter) -> Iterator[Path]:
+def private_folder(
+    layout: Layout, key: str, report: Reporter, given_up: Callable[[], bool] | None = None
+) -> Iterator[Path]:
     """A new folder inside `work/<key>/` in which to build, under the key's lock; removed afterwards.
 
-    Where locks do not work, a second process wastes time, but cannot change what this one builds.
+    Once `given_up` is true, no lock is waited for any more: CancelledError. Where locks do not work, a second
+    process wastes time, but cannot change what this one builds.
     """
     layout.create()
-    with locked(layout.lock(key), warn_of_wait(key, report)) as lock_state:
+    with locked(layout.lock(key), warn_of_wait(key, report), given_up) as lock_state:
         folder = layout.work(key)
         private = folder / temp_name()
         if os.path.lexists(folder) and not folder.is_dir():

@@ -135,6 +135,9 @@ def _smoke(test: SmokeTest) -> Iterator[Check]:
 
     try:
         yield from make(test, complain)
+    except KeyboardInterrupt as error:
+        complain("interrupted; nothing of the test is kept: the same command begins again")
+        raise typer.Exit(ExitCode.INTERRUPTED) from error
     except StoryError as error:
         yield Check("smoke", "lacking", str(error), "fix this, then run the same command again")
     except ImportError as error:

@@ -151,9 +151,10 @@ def is_own_packet(packet: bytes) -> bool:
     return OWN.encode() in packet
 
 
-def extras_of(plan: FilmPlan, ranges: Ranges) -> Extras:
+def extras_of(plan: FilmPlan, ranges: Ranges, model: str = "") -> Extras:
     """Everything in a film besides pictures and sound. Same board, same versions: same bytes, so no dates.
 
+    `model` is what the model that rendered it calls itself, if it does; the metadata then names it so.
     The storyboard's text is in the XMP packet, not in the metadata, which every player loads.
     """
     comment = {
@@ -179,13 +180,13 @@ def extras_of(plan: FilmPlan, ranges: Ranges) -> Extras:
             model_files.setdefault(canonical(used), used)
     if model_files:
         facts["modelFiles"] = canonical(list(model_files.values())).decode()
-    model = spec_of(plan.engine).system(plan.segments[0].options)
+    system = spec_of(plan.engine).system(plan.segments[0].options, model)
     return Extras(
         metadata={"title": plan.title, "comment": json.dumps(comment, ensure_ascii=False)},
         chapters=tuple(_chapters(plan, ranges)),
         captions=captions_of(plan) if plan.cut.soft else (),
         captions_on=not plan.cut.burnt,
-        xmp=xmp_packet(plan.title, TOOL, model, facts),
+        xmp=xmp_packet(plan.title, TOOL, system, facts),
     )
 
 

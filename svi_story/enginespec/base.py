@@ -101,8 +101,8 @@ class EngineSpec:
     """Settings -> the size that their preset stands for."""
     describe: Callable[[Any], Mapping[str, str]] = lambda _options: {}
     """`Segment.options` -> the settings that the review page shows, by name."""
-    system: Callable[[Any], str] = lambda _options: ""
-    """`Segment.options` -> the name of the trained model; empty for an engine without one."""
+    system: Callable[[Any, str], str] = lambda _options, _model: ""
+    """(`Segment.options`, what the model calls itself) -> its name; empty for an engine without one."""
     training: Training | None = None
     """None: no lint compares a board with it."""
     lints: frozenset[str] = frozenset()

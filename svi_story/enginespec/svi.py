@@ -99,9 +99,9 @@ def describe(sampler: Sampler) -> Mapping[str, str]:
     return shown
 
 
-def system(sampler: Sampler) -> str:
+def system(sampler: Sampler, model: str) -> str:
     """The trained model, as the film's metadata names it."""
-    return f"Stable Video Infinity {sampler.variant} (Wan 2.2 I2V A14B)"
+    return f"Stable Video Infinity {sampler.variant} ({model or 'Wan 2.2 I2V A14B'})"
 
 
 SPEC = EngineSpec(

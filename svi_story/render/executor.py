@@ -173,6 +173,7 @@ class LocalExecutor:
         self._decoder = ThreadPoolExecutor(max_workers=1, thread_name_prefix="decoder")
         self._decoding: tuple[str, Future[SegmentReady]] | None = None
         """The key of the segment that is decoded and stored now."""
+        self._ending = Flag()
 
     def __enter__(self) -> Self:
         return self
@@ -180,6 +181,7 @@ class LocalExecutor:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        self._ending.set()
         self._stack.close()  # which ends what is decoded; what is decoded already is stored
         self._decoder.shutdown(cancel_futures=True)
 
@@ -303,7 +305,7 @@ class LocalExecutor:
         segment, device_is_free = queue.wanted[work.key], Flag()
 
         def run() -> SegmentReady:
-            with self._store.work(segment.key) as folder:
+            with self._store.work(segment.key, self._ending.is_set) as folder:
                 entry = self._store.entry(segment.key)
                 fresh = entry is None  # else another process rendered it meanwhile
                 task = self._task(segment, queue, folder)

@@ -145,7 +145,7 @@ class Film:
     def _finish(self) -> None:
         """Join the film, write its record and captions, and remove the partial film."""
         job, context = self._job, self._context
-        extras = extras_of(job.plan, ranges_of(job.plan))
+        extras = extras_of(job.plan, ranges_of(job.plan), self._model)
         encoded = [self._encoded[number].result() for number in range(len(self._pieces))]
         context.report(JoinStarted(self._board, self._film, len(encoded)))
         audio = self._sound[1] if self._sound else None
@@ -167,6 +167,13 @@ class Film:
         if mixed := mixed_environments(environments):
             self._report_warning(mixed)
         _report_film(job, context, made=True)
+
+    @property
+    def _model(self) -> str:
+        """What the model that rendered it calls itself, if it does."""
+        entries = map(self._entries.get, (segment.key for segment in self._job.segments))
+        names = dict.fromkeys(entry.environment.get("model", "") for entry in entries if entry)
+        return ", ".join(filter(None, names))
 
     def _submit(self, number: int, *, is_news: bool = False) -> None:
         self._encoded[number] = self._context.encoder.submit(self._encode, number, is_news=is_news)
@@ -208,7 +215,7 @@ class Film:
             numbers = takewhile(self._files.__contains__, range(len(self._pieces)))
             files = [self._files[number] for number in numbers]
             try:
-                extras, publish = extras_of(self._job.plan, {}), self._context.outputs.file
+                extras, publish = extras_of(self._job.plan, {}, self._model), self._context.outputs.file
                 frames = join(files, self._encoding, target, extras, publish) if files else 0
             except StoryError as error:
                 self._report_warning(f"nothing to watch yet: {error}")

@@ -168,6 +168,8 @@ class Progress:
         sampled while another one is decoded, the one that is sampled."""
         self._sampling: Name | None = None
         """The segment whose phase is under way."""
+        self._to_sample = ""
+        """That phase, for people."""
         self._decoding: Name | None = None
         """The segment that is decoded and stored."""
         self.memory: DeviceMemory | None = None
@@ -291,7 +293,7 @@ class Progress:
             case Starting():
                 self._do(str(event), str(event))
             case Hashing() | ModelLoaded() | ModelMoved() | EngineSettled():
-                self._do("preparing", "preparing")
+                self._do("preparing", self._to_sample if self._sampling else "preparing")
             case PromptsStarted():
                 self._do("encoding prompts", f"encoding {_count(event.prompts, 'prompt')}")
             case ModelWorking(model="text"):
@@ -360,6 +362,7 @@ class Progress:
                 segment.state, self._sampling = "sampling", own
                 segment.start_steps(at)
                 phase, doing = f"sampling {event.model}", f"sampling {shown}"
+                self._to_sample = doing
             case StepDone():
                 segment.add_step(event.step, event.steps, at)
                 self._sampling = own

@@ -133,7 +133,7 @@ def make(test: SmokeTest, show: Print) -> Iterator[Check]:
             for number, segment in enumerate(chain, 1):
                 show(f"clip {number} of {count}: {segment.prompt}")
                 made.append(_clip(engine, segment, made[-1].carry() if made else None))
-            show(f"clip {count} of {count}: the one before again, with an empty anchor")
+            show(f"clip {count} of {count}: the last one again, with an empty anchor")
             carry = made[-2].carry()
             without = _clip(engine, blind, carry)
             seconds = time.monotonic() - start

@@ -14,6 +14,7 @@ from svi_story.engines.svi.weights.candidates import EXPERTS, SVI_LAYERS, Candid
 from svi_story.engines.svi.weights.catalogue import LoraPair, ModelFiles, ModelPaths
 from svi_story.engines.svi.weights.folders import expand
 from svi_story.engines.svi.weights.lora import known_role, named_role
+from svi_story.engines.svi.weights.tensors import title_of
 from svi_story.errors import InputError, Problem
 from svi_story.settings import user_cache
 
@@ -151,14 +152,20 @@ class Weights:
         return Problem(f"not found: {what}; {remedy}", file=str(self.where.folders[0]))
 
     def environment(self) -> dict[str, str]:
-        """The models that are not stored as they were published, for the record; empty where all are."""
+        """What the experts call their model, and the models that are not stored as they were published.
+
+        For the record; empty where they call it nothing, and all are.
+        """
+        experts = [self.used[role] for role in EXPERTS if role in self.used]
+        titles = dict.fromkeys(title_of(file) for each in experts for file in each.files[:1])
+        title = ", ".join(filter(None, titles))
         models = {role: self.used[role] for role in BASE[:4] if role in self.used}
         stored = [
             f"{role} {each.precision}"
             for role, each in models.items()
             if each.format != "plain" or (role == "vae" and each.precision != "F32")
         ]
-        return {"weights": ", ".join(stored)} if stored else {}
+        return {**({"model": title} if title else {}), **({"weights": ", ".join(stored)} if stored else {})}
 
     def status(self, part: WeightPart) -> PartStatus:
         """One part of the download as it lies on the disk."""

@@ -22,6 +22,7 @@ from svi_story.engines.svi.weights.tensors import (
     is_finite,
     read_numbers,
     read_safetensors,
+    title_of,
 )
 from svi_story.errors import InputError, Problem, collect_problems, shorten_problems
 
@@ -273,8 +274,6 @@ OFFICIAL = {
 }
 """The first and last hex digits of the sha256 of the SVI authors' files, and of kijai's copies in float16."""
 
-LONGEST_TITLE = 100
-"""Characters of a model's title that are shown."""
 _SVI_NAME = re.compile(r"(?<![a-z])svi(?![a-z])", re.IGNORECASE)
 _PRO_NAME = re.compile(r"(?<![a-z])pro(?![a-z])", re.IGNORECASE)
 
@@ -312,7 +311,7 @@ def check_svi_pair(variant: Variant, pair: LoraPair, digest: Digest) -> list[str
             what = f"is the {claimed}, not the {wanted}; {remedy}"
             problems.append(Problem(what, file=str(file)))
         elif known is None:
-            titles[file] = _title(file)
+            titles[file] = title_of(file)
             notes.append(f"{file}: not known to be the official {wanted} (by its sha256); used as it is")
     if problems:
         raise InputError(*problems)
@@ -327,14 +326,6 @@ def check_svi_pair(variant: Variant, pair: LoraPair, digest: Digest) -> list[str
         if other != file and digest(other) == digest(file)
     ]
     return notes
-
-
-def _title(file: Path) -> str:
-    """What a file calls the model that it is of (https://github.com/Stability-AI/ModelSpec), or nothing."""
-    try:
-        return " ".join(read_safetensors(file)[1].get("modelspec.title", "").split())[:LONGEST_TITLE]
-    except InputError:  # reported where it is loaded
-        return ""
 
 
 def check_extra(

@@ -87,6 +87,21 @@ class ScaledTensor(StoredTensor):
         return self.values.read(device).to(torch.float32) * scale.to(torch.float32)
 
 
+LONGEST_TITLE = 100
+"""Characters of a model's title that are shown."""
+
+
+def title_of(file: Path) -> str:
+    """What a file calls the model that it is of (https://github.com/Stability-AI/ModelSpec), or nothing.
+
+    Nothing too for a file that cannot be read as safetensors: that is reported where it is loaded.
+    """
+    try:
+        return " ".join(read_safetensors(file)[1].get("modelspec.title", "").split())[:LONGEST_TITLE]
+    except InputError:
+        return ""
+
+
 def read_safetensors(file: Path) -> tuple[dict[str, StoredTensor], dict[str, str]]:
     """Every tensor of a file by key, as it is stored, and the header's metadata. Reads no tensor.
 
