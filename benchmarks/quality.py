@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import re
@@ -21,7 +22,7 @@ sys.path.append(str(Path(__file__).parents[1] / "toy"))
 import numpy as np
 from common import HERE, PROGRAM, Finding, Result, Table, finish, options, progress, shown, workplace
 from PIL import Image
-from quality_variants import FAULT, FIRST_SEED, OVERLAPS, REFERENCE, SVI, VARIANTS, chains
+from quality_variants import FAULT, FIRST_SEED, IN_SIGHT, OVERLAPS, REFERENCE, SVI, VARIANTS, chains
 from world import COLOURS, NEGATIVE, Look, Story, obeys, recognise
 
 from svi_story import api
@@ -455,11 +456,31 @@ def command_line() -> ArgumentParser:
     return parser
 
 
+def check_work(work: Path, models: Path) -> None:
+    """Refuse a work folder in which other models were used."""
+    digest = hashlib.sha256()
+    for file in sorted(models.rglob("*.safetensors")):
+        digest.update(file.read_bytes())
+    known = work / "models.sha256"
+    work.mkdir(parents=True, exist_ok=True)
+    if known.exists() and known.read_text("utf-8") != digest.hexdigest():
+        raise SystemExit(f"{work} has what other models rendered: choose another --work, or delete it")
+    known.write_text(digest.hexdigest(), "utf-8")
+
+
 def main(words: Sequence[str] | None = None) -> None:
-    chosen = command_line().parse_args(words)
+    parser = command_line()
+    chosen = parser.parse_args(words)
+    if not 1 <= chosen.clips <= len(IN_SIGHT):
+        parser.error(f"--clips: the stories have {len(IN_SIGHT)} clips; use 1 to {len(IN_SIGHT)}")
+    if min(chosen.stories, chosen.steps) < 1:
+        parser.error("--stories and --steps are at least 1")
+    if not chosen.models.is_dir():
+        parser.error(f"--models {chosen.models}: there is no such folder")
     if chosen.quick:
         chosen.clips, chosen.steps = 2, 2
     with nullcontext(chosen.work) if chosen.work else workplace() as folder:
+        check_work(folder, chosen.models)
         setting = Setting(
             *(chosen.models.absolute(), folder.absolute(), chosen.clips, chosen.steps, chosen.stories),
             svi=tuple(chosen.svi),
