@@ -19,6 +19,7 @@ from multiprocessing import get_context
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import diffusers
 import numpy as np
 import torch
 from data import PRO_OVERLAP, begin_anywhere, choose, to_video
@@ -70,6 +71,7 @@ class Toy:
     """The checkpoint in a folder, loaded as the engine loads it, in float32 on the CPU."""
 
     def __init__(self, folder: Path) -> None:
+        diffusers.utils.logging.set_verbosity_error()  # its advice is for programmers
         self.weights = find_weights(ModelFolders((folder,)))
         paths, device = self.weights.models(), torch.device("cpu")
         placement = Placement(device, torch.float32)
