@@ -332,7 +332,7 @@ def _start_writer(root: Path, flavour: int) -> int:
     return pid
 
 
-def no_locks(lock: object, timeout: float = 0) -> files.LockState:
+def no_locks(lock: object, timeout: float = 0, given_up: object = None) -> files.LockState:
     """A file system without locks."""
     return files.LockState.UNSUPPORTED
 

@@ -6,7 +6,7 @@ import os
 import shutil
 import signal
 import tempfile
-from contextlib import AbstractContextManager, contextmanager, suppress
+from contextlib import contextmanager, suppress
 from dataclasses import replace
 from itertools import count, groupby
 from pathlib import Path
@@ -215,12 +215,12 @@ def test_frames_are_waited_for_where_they_are_needed() -> None:
 
 def test_no_other_process_that_decodes_is_waited_for_when_all_ends() -> None:
     class Taken(Store):
-        def work(
-            self, key: str, given_up: Callable[[], bool] | None = None
-        ) -> AbstractContextManager[WorkFolder]:
+        @contextmanager
+        def work(self, key: str, given_up: Callable[[], bool] | None = None) -> Iterator[WorkFolder]:
             if given_up:  # in the thread that decodes
                 other.acquire()
-            return super().work(key, given_up)
+            with super().work(key, given_up) as folder:
+                yield folder
 
     (segment,), waiting = film(["a"]), Event()
     store = Taken(Path("store"), lambda event: waiting.set() if isinstance(event, Warned) else None)

@@ -83,6 +83,7 @@ def test_a_good_board_with_a_damaged_place(raw: bytes, data: st.DataObject) -> N
 )
 @example({"transition": {"fade": 1, "<word>": 2}}, "clips")
 @example({"<fade>": 1}, "")
+@example({"let": {"\uaaf7": 0}}, "")
 @example({"<<": {"prompt": "A"}}, "clips")
 @example({"guidance": {"high": 10**300, "low": {}}}, "engine")
 def test_any_value_in_any_field(fields: dict[str, Any], part: str) -> None:

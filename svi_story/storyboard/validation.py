@@ -265,7 +265,8 @@ def _example(loc: Loc, value: object) -> str:
         return "`- prompt: ...`"
     if isinstance(loc[-1], int):
         return f"`- {_as_yaml(_schema_example(loc[:-1])[0])}`"
-    return f"`{loc[-1]}: {_as_yaml(_schema_example(loc) if value is None else value)}`"
+    name = loc[-1] if loc[-1].isprintable() else format_value(loc[-1])
+    return f"`{name}: {_as_yaml(_schema_example(loc) if value is None else value)}`"
 
 
 def _schema_example(loc: Loc) -> Any:
