@@ -218,15 +218,19 @@ def test_no_other_process_that_decodes_is_waited_for_when_all_ends() -> None:
         @contextmanager
         def work(self, key: str, given_up: Callable[[], bool] | None = None) -> Iterator[WorkFolder]:
             if given_up:  # in the thread that decodes
-                other.acquire()
+                decoding.set()
+                assert taken.wait(20)
             with super().work(key, given_up) as folder:
                 yield folder
 
-    (segment,), waiting = film(["a"]), Event()
+    (segment,), decoding, taken, waiting = film(["a"]), Event(), Event(), Event()
     store = Taken(Path("store"), lambda event: waiting.set() if isinstance(event, Warned) else None)
     other = FileLock(store.layout.lock(segment.key), thread_local=False)
     with LocalExecutor(lambda _: Fake(), [segment], store, lambda _: None) as executor:
         Thread(target=lambda: list(executor.render([segment])), daemon=True).start()
+        assert decoding.wait(20)
+        other.acquire()  # as another process would
+        taken.set()
         assert waiting.wait(20)
     other.release()
     assert store.entry(segment.key) is None

@@ -129,13 +129,14 @@ def _in_turns(due: Sequence[Segment], phases: Phases) -> list[Segment]:
     waiting = {segment.key: segment for segment in due}
     order: list[Segment] = []
     while waiting:
-        can_start = (each for each in waiting.values() if each.parent not in waiting)
-        chosen = first = next(can_start)
-        while order and chosen.parent == order[-1].key and _needs_frames(chosen, order[-1], phases(chosen)):
-            chosen = next(can_start, first)
-            if chosen is first:
-                break
-        order.append(waiting.pop(chosen.key))
+        ready = [each for each in waiting.values() if each.parent not in waiting]
+        last = order[-1] if order else None
+        apart = (
+            each
+            for each in ready
+            if last is None or each.parent != last.key or not _needs_frames(each, last, phases(each))
+        )
+        order.append(waiting.pop(next(apart, ready[0]).key))
     return order
 
 
